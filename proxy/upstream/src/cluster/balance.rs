@@ -105,6 +105,7 @@ impl Balancer {
     ) -> Self {
         let weights = Weights::new(endpoints.iter().map(|endpoint| endpoint.weight()));
         let rule = match rule {
+            _ if endpoints.len() < 2 => Rule::Random,
             LoadBalancer::PeakEwma => Rule::PeakEwma,
             LoadBalancer::LeastRequest => Rule::LeastRequest,
             LoadBalancer::RoundRobin if weights.are_equal => Rule::Equals(Mutex::new(0)),
@@ -129,10 +130,26 @@ impl Balancer {
         if let [only] = endpoints {
             return only.is_usable(now).then_some(only);
         }
-        if avoid.is_empty() {
-            return self.usable(endpoints, key, now, rng);
-        }
-        self.untried(endpoints, avoid, key, now, rng).or_else(|| self.usable(endpoints, key, now, rng))
+        self.warm(endpoints, avoid, key, now, rng)
+            .or_else(|| self.untried(endpoints, avoid, key, now, rng))
+            .or_else(|| self.usable(endpoints, key, now, rng))
+    }
+
+    /// With `slow_start`: like [`Self::untried`], where an endpoint that has just become ready takes part in some picks
+    /// only. Otherwise `None`.
+    fn warm<'a, E: Candidate>(
+        &self,
+        endpoints: &'a [Arc<E>],
+        avoid: &Tried,
+        key: Option<KeyHash>,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Option<&'a Arc<E>> {
+        let window = self.slow_start?;
+        let draw = key.map_or_else(|| rng.u64(..), KeyHash::get);
+        let takes_part = |e: &E| slow_start::takes_part(e, draw, window, now);
+        let fits = |e: &E| e.is_usable(now) && !avoid.contains(e.id()) && takes_part(e);
+        self.choose(endpoints, key, now, rng, fits)
     }
 
     /// A usable endpoint that was not tried yet.
@@ -144,11 +161,10 @@ impl Balancer {
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Option<&'a Arc<E>> {
-        let fits = |e: &E| e.is_usable(now) && !avoid.contains(e.id());
-        match self.slow_start {
-            None => self.choose(endpoints, key, now, rng, fits),
-            Some(window) => self.choose_gently(endpoints, key, now, rng, (&fits, window)),
+        if avoid.is_empty() {
+            return self.usable(endpoints, key, now, rng);
         }
+        self.choose(endpoints, key, now, rng, |e| e.is_usable(now) && !avoid.contains(e.id()))
     }
 
     fn usable<'a, E: Candidate>(
@@ -158,26 +174,12 @@ impl Balancer {
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Option<&'a Arc<E>> {
-        match self.slow_start {
-            None => self.choose(endpoints, key, now, rng, |e| e.is_usable(now)),
-            Some(window) => self.choose_gently(endpoints, key, now, rng, (&|e| e.is_usable(now), window)),
-        }
+        self.choose(endpoints, key, now, rng, |e| e.is_usable(now))
     }
 
-    /// Like [`Self::choose`]. An endpoint that has just become ready takes part in some picks only, unless no other one
-    /// fits.
-    fn choose_gently<'a, E: Candidate>(
-        &self,
-        endpoints: &'a [Arc<E>],
-        key: Option<KeyHash>,
-        now: Instant,
-        rng: &mut fastrand::Rng,
-        (fits, window): (&dyn Fn(&E) -> bool, Duration),
-    ) -> Option<&'a Arc<E>> {
-        let draw = key.map_or_else(|| rng.u64(..), KeyHash::get);
-        let takes_part = |e: &E| fits(e) && slow_start::takes_part(e, draw, window, now);
-        self.choose(endpoints, key, now, rng, takes_part)
-            .or_else(|| self.choose(endpoints, key, now, rng, fits))
+    /// The part of its weight that an endpoint counts as.
+    fn ramp<E: Candidate>(&self, endpoint: &E, now: Instant) -> f64 {
+        self.slow_start.map_or(1.0, |window| slow_start::ramp(endpoint.ready_for(now), window))
     }
 
     fn choose<'a, E: Candidate>(

@@ -24,7 +24,7 @@ impl KeyHash {
     /// client's address.
     pub fn of_request(key: &HashKey, headers: &Headers, uri: &Uri, client: IpAddr) -> Option<Self> {
         match key {
-            HashKey::Header(name) => headers.named(name).next().map(Self::of),
+            HashKey::Header(name) => headers.named(name).find(|value| !value.is_empty()).map(Self::of),
             HashKey::Cookie { name, .. } => cookie(headers, name.as_bytes()).map(Self::of),
             HashKey::Source => Some(Self::of_client(client)),
             HashKey::Path => Some(Self::of(uri.path().as_bytes())),
@@ -76,6 +76,11 @@ pub(super) const fn nth(seed: u64, nth: u64) -> u64 {
     mix(seed.wrapping_add(nth.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
 }
 
+/// A hash as a number from 0 to below 1.
+pub(super) const fn unit(hash: u64) -> f64 {
+    (hash >> 11) as f64 / (1_u64 << 53) as f64
+}
+
 #[cfg(test)]
 mod tests {
     use http::HeaderMap;
@@ -116,7 +121,8 @@ mod tests {
     fn a_request_is_hashed_by_what_its_key_names() {
         let sid = HashKey::Cookie { name: "sid".into(), ttl: None };
         let user = HashKey::Header("x-user".into());
-        let table: [(&HashKey, Written, &str, Option<&str>); 9] = [
+        let table: [(&HashKey, Written, &str, Option<&str>); 10] = [
+            (&user, &[("x-user", "")], "/", None),
             (&user, &[("x-user", "alice"), ("x-user", "bob")], "/", Some("alice")),
             (&user, &[("x-other", "alice")], "/", None),
             (&sid, &[("cookie", "a=1; sid=s1; sid=s2")], "/", Some("s1")),

@@ -3,7 +3,8 @@
 //!
 //! A level gets all requests that the levels before it leave, while enough of its endpoints are usable: its share is
 //! [`SPARE`] times its usable part, as in Envoy. So a level keeps everything until 29 % of its weight is out, and then
-//! hands on the rest. If no level is left, the levels that have usable endpoints share what remains in proportion:
+//! hands on the rest. With `slow_start`, an endpoint that has just become ready counts as a part of its weight, which
+//! grows. If no level is left, the levels that have usable endpoints share what remains in proportion:
 //! endpoints that are out never get requests.
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use pillion_model::cluster::LoadBalancer;
 
-use super::super::hashing::{KeyHash, nth};
+use super::super::hashing::{KeyHash, nth, unit};
 use super::occasion::Occasion;
 use super::{Balancer, Candidate, Tried};
 
@@ -77,15 +78,21 @@ impl<E: Candidate> Levels<E> {
         let others = self.all.iter().enumerate().filter(|(index, _)| *index != drawn);
         let in_order = || self.all.get(drawn).into_iter().chain(others.clone().map(|(_, level)| level));
         in_order()
-            .find_map(|level| level.balancer.untried(&level.endpoints, avoid, key, now, rng))
+            .find_map(|level| level.balancer.warm(&level.endpoints, avoid, key, now, rng))
+            .or_else(|| in_order().find_map(|l| l.balancer.untried(&l.endpoints, avoid, key, now, rng)))
             .or_else(|| in_order().find_map(|level| level.balancer.usable(&level.endpoints, key, now, rng)))
+    }
+
+    /// The number of endpoints that are on the last level.
+    pub fn last(&self) -> usize {
+        self.all.last().map_or(0, |level| level.endpoints.len())
     }
 
     /// Computes the shares anew.
     fn share_out(&self, now: Instant) {
         let mut left = 1.0;
         for level in &self.all {
-            let share = share(left, level.usable(now), level.weight);
+            let share = share_of(left, level.usable(now), level.weight);
             left -= share;
             level.share.store(share.to_bits(), Relaxed);
         }
@@ -103,14 +110,14 @@ impl<E: Candidate> Levels<E> {
 }
 
 /// The share of a level of which this weight is usable, where the levels before it left so much.
-fn share(left: f64, usable: f64, weight: f64) -> f64 {
+fn share_of(left: f64, usable: f64, weight: f64) -> f64 {
     if weight > 0.0 { (SPARE * usable / weight).min(left) } else { 0.0 }
 }
 
 /// A number from 0 to below 1 that is the same for all requests with one key: they stay on their level while the shares
 /// do not change.
 fn fraction(key: KeyHash) -> f64 {
-    (nth(key.get(), 1) >> 11) as f64 / (1_u64 << 53) as f64
+    unit(nth(key.get(), 1))
 }
 
 impl<E: Candidate> Level<E> {
@@ -126,6 +133,6 @@ impl<E: Candidate> Level<E> {
 
     fn usable(&self, now: Instant) -> f64 {
         let usable = self.endpoints.iter().filter(|endpoint| endpoint.is_usable(now));
-        usable.map(|endpoint| f64::from(endpoint.weight().get())).sum()
+        usable.map(|endpoint| f64::from(endpoint.weight().get()) * self.balancer.ramp(&**endpoint, now)).sum()
     }
 }

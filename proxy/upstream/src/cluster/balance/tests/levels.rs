@@ -53,6 +53,26 @@ fn due(fakes: &[Fake], ranks: &[Rank]) -> Vec<f64> {
 }
 
 #[test]
+fn an_endpoint_that_has_just_come_and_is_alone_on_its_level_starts_slowly() {
+    for rule in &all_rules() {
+        let at = |second: u64| {
+            let new = Fake { ready_for: Some(Duration::from_secs(second)), ..fake(0, 1) };
+            let (all, mut rng) = (arcs(&[new, fake(1, 1), fake(2, 1)]), fastrand::Rng::with_seed(7));
+            let ranks = [rank(0, false), rank(1, false), rank(1, false)];
+            let levels = Levels::new(rule, Some(Duration::from_secs(30)), &all, ranks).expect("two levels");
+            let keys = (0..PICKS).map(|nth| rule.hash_key().map(|_| KeyHash::of(&nth.to_le_bytes())));
+            let picks = keys.map(|key| levels.pick(&Tried::default(), key, Instant::now(), &mut rng));
+            picks.filter(|picked| picked.is_some_and(|endpoint| endpoint.id == 0)).count() as f64
+                / f64::from(PICKS)
+        };
+        let (first, middle, last) = (at(0), at(15), at(30));
+        assert!(first > 0.0 && first < 0.1, "{rule:?}: {first}");
+        assert!((middle - 0.55 * 1.4 * 0.55).abs() < 0.04, "{rule:?}: {middle}");
+        assert!((last - 1.0).abs() < f64::EPSILON, "{rule:?}: {last}");
+    }
+}
+
+#[test]
 fn one_level_needs_no_order() {
     let all = arcs(&[fake(0, 1), fake(1, 1)]);
     assert!(Levels::new(&LoadBalancer::Random, None, &all, [rank(1, true), rank(1, true)]).is_none());

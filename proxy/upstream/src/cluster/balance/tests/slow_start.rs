@@ -1,6 +1,7 @@
 //! Tests of endpoints that have just become ready.
 
-use super::super::slow_start::ramp;
+use super::super::super::hashing::{nth, unit};
+use super::super::slow_start::{ramp, takes_part};
 use super::*;
 
 const WINDOW: Duration = Duration::from_secs(30);
@@ -57,6 +58,18 @@ fn a_key_moves_to_a_new_endpoint_once_and_stays_there() {
             let moves = before.iter().zip(after).filter(|(before, after)| before != after);
             assert!(moves.into_iter().all(|(_, after)| *after == Some(0)), "{rule:?}");
         }
+    }
+}
+
+#[test]
+fn the_keys_of_a_new_endpoint_are_a_part_of_those_of_each_level() {
+    let keys = (0..20_000_u32).map(|nth| KeyHash::of(&nth.to_le_bytes()).get());
+    let of_the_level: Vec<_> = keys.filter(|key| unit(nth(*key, 1)) < 0.1).collect();
+    for id in 0..4 {
+        let new = new_since(0.0, fake(id, 1));
+        let taken = of_the_level.iter().filter(|key| takes_part(&new, **key, WINDOW, Instant::now()));
+        let part = taken.count() as f64 / of_the_level.len() as f64;
+        assert!((part - 0.1).abs() < 0.04, "{id}: {part}");
     }
 }
 
