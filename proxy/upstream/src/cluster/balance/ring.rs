@@ -17,6 +17,8 @@ use super::{Candidate, nearest_of_all, seeds};
 const POINTS: u64 = 128;
 /// 262,144 points take 4 MiB. With larger sums of weights, each endpoint has fewer points in proportion.
 const MOST_POINTS: u64 = 1 << 18;
+/// 1,024 take 16 KiB: weights that are written as hundreds or thousands take no more memory than small ones need.
+const MOST_POINTS_EACH: u64 = 1024;
 /// How far an endpoint's requests in flight may be above its share. The value is that of Envoy's documentation.
 const BOUND: f64 = 1.25;
 /// Points that are looked at before all endpoints are. Only where nearly all endpoints are out does a pick look further.
@@ -36,9 +38,10 @@ impl Ring {
     pub(super) fn new<E: Candidate>(endpoints: &[Arc<E>]) -> Self {
         let seeds = seeds(endpoints);
         let sum: u64 = endpoints.iter().map(|endpoint| u64::from(endpoint.weight().get())).sum();
+        let halvings = halvings(sum, endpoints.len());
         let mut points: Vec<(u64, u32)> = Vec::new();
         for ((endpoint, seed), index) in endpoints.iter().zip(&seeds).zip(0..) {
-            let count = points_of(u64::from(endpoint.weight().get()), sum);
+            let count = ((u64::from(endpoint.weight().get()) * POINTS) >> halvings).max(1);
             points.extend((0..count).map(|point| (nth(*seed, point), index)));
         }
         points.sort_unstable();
@@ -88,14 +91,12 @@ impl Ring {
     }
 }
 
-/// The points of an endpoint whose weight is part of this sum; at least one. The points of a lower number are among
-/// those of a higher one, so few keys move when the numbers change.
-const fn points_of(weight: u64, sum: u64) -> u64 {
-    if sum <= MOST_POINTS / POINTS {
-        return weight * POINTS;
-    }
-    let points = weight as u128 * MOST_POINTS as u128 / sum as u128;
-    if points == 0 { 1 } else { points as u64 }
+/// How often the points of each unit of weight are halved, so that so many endpoints with this sum of weights have no more
+/// than they may. Halving keeps half of the points where they are, and few lists that differ in one endpoint differ in it.
+fn halvings(sum: u64, endpoints: usize) -> u32 {
+    let most = u128::from(MOST_POINTS.min(MOST_POINTS_EACH.saturating_mul(endpoints as u64)));
+    let points = u128::from(sum) * u128::from(POINTS);
+    (0..u64::BITS).find(|halvings| points >> halvings <= most).unwrap_or(u64::BITS - 1)
 }
 
 /// The requests in flight that each unit of weight may have, the next one included, among the usable endpoints.
@@ -106,4 +107,24 @@ fn allowed<E: Candidate>(all: &[Arc<E>], now: Instant) -> f64 {
         weight += f64::from(endpoint.weight().get());
     }
     if weight > 0.0 { BOUND * in_flight / weight } else { f64::INFINITY }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_points_are_bounded_whatever_the_weights() {
+        let rows = [
+            (2, 2, 256),
+            (8, 2, 1024),
+            (2_000, 2, 2_000),
+            (2_500, 3, 2_500),
+            (2 * u64::from(u32::MAX), 2, 2_047),
+        ];
+        for (sum, endpoints, expected) in rows {
+            assert_eq!((sum * POINTS) >> halvings(sum, endpoints), expected, "{sum} {endpoints}");
+        }
+        assert!((3_000 * POINTS) >> halvings(3_000, 3_000) <= MOST_POINTS);
+    }
 }

@@ -160,6 +160,15 @@ fn an_address_that_is_listed_twice_has_two_endpoints_with_keys() {
     }
 }
 
+#[test]
+fn with_weights_in_hundreds_only_the_keys_of_an_endpoint_that_leaves_move() {
+    let [ring, _] = hashing();
+    let all = [fake(0, 100), fake(1, 100), fake(2, 50)];
+    for (before, after) in map(&ring, &all, 5_000).into_iter().zip(map(&ring, &all[..2], 5_000)) {
+        assert!(before == after || before == 2, "{before} {after}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
