@@ -163,7 +163,7 @@ impl Cluster {
         let outliers = policies.outliers.share(of.outlier_detection.as_ref().unwrap_or(&never));
         let ejections = before::ejections(outliers, before);
         let endpoints = before::endpoints(of, said, &ejections, before, common);
-        ejections.allow_of(endpoints.all.len());
+        ejections.allow_of(endpoints.all.len(), endpoints.before_last());
         let limits = before::limits(&of.limits, before);
         let adaptive = before::adaptive(&of.limits, &limits.requests, before);
         Arc::new(Self {
@@ -299,7 +299,7 @@ impl Cluster {
             workers: self.workers,
         };
         let next = EndpointSet::new(said, Some(&before), true, &make);
-        self.ejections.allow_of(next.all.len());
+        self.ejections.allow_of(next.all.len(), next.before_last());
         let next = Arc::new(next);
         self.endpoints.store(next.clone());
         before.leave_for(Some(&next));

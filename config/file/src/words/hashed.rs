@@ -30,6 +30,14 @@ impl Word for CookieName {
     const EXPECTED: &'static str = "a cookie's name";
 
     fn parse(text: &str) -> Result<Self, BadWord> {
+        let is_prefixed =
+            |prefix: &str| text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+        if ["__Host-", "__Secure-"].into_iter().any(is_prefixed) {
+            return Err(BadWord::new(
+                "has a prefix that clients accept only with `Secure`, which is not set",
+            )
+            .help("write a name without __Host- and __Secure-: sid"));
+        }
         match is_token(text) {
             true => Ok(Self(text.to_owned())),
             false => Err(BadWord::not(text, "a cookie's name")
@@ -54,6 +62,9 @@ mod tests {
             assert!(help.as_deref().is_some_and(|help| help.contains(expected)), "{text:?} {help:?}");
         }
         assert_eq!(HashedHeader::parse("X-User"), Ok(HashedHeader("x-user".into())));
+        for text in ["__Host-sid", "__secure-sid"] {
+            assert!(CookieName::parse(text).is_err(), "{text}");
+        }
         assert_eq!(CookieName::parse("Sid_1"), Ok(CookieName("Sid_1".into())));
         for text in ["", "s id", "sid=", "sid;"] {
             assert!(CookieName::parse(text).is_err(), "{text:?}");

@@ -60,6 +60,11 @@ fn each_mistake_in_a_balancer_that_hashes_is_a_fault() {
         ),
         ("{ maglev: { cookies: sid } }", "4:32 services.a.load_balancer.maglev has no key `cookies`"),
         ("{ maglev: { cookie: { ttl: 1h } } }", "4:32 services.a.load_balancer.maglev.cookie needs `name`"),
+        (
+            "{ maglev: { cookie: { name: sid, ttl: 500ms } } }",
+            "4:58 services.a.load_balancer.maglev.cookie.ttl is 500ms, too short",
+        ),
+        ("{ maglev: { cookie: __Host-sid } }", "4:40 services.a.load_balancer.maglev.cookie has a prefix"),
         ("{ maglev: { header: host } }", "4:40 services.a.load_balancer.maglev.header is `host`"),
     ];
     for (value, expected) in cases {

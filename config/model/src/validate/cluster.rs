@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::policy;
-use crate::cluster::{AddressPattern, Cluster, Discovery, HashKey, UpstreamProtocol, UpstreamTls};
+use crate::cluster::{
+    AddressPattern, Cluster, Discovery, HashKey, LoadBalancer, UpstreamProtocol, UpstreamTls,
+};
 use crate::endpoint::Endpoint;
 use crate::fault::Faults;
 use crate::path::Trail;
@@ -49,13 +51,26 @@ fn endpoints(endpoints: &[Endpoint], at: &Trail<'_>, faults: &mut Faults) {
     }
 }
 
-/// Opaque connections have no headers, cookies and paths.
+/// Opaque connections have no headers, cookies and paths. A cookie's age is written in whole seconds, and with an age of
+/// zero clients drop it at once.
 fn balancer(cluster: &Cluster, at: &Trail<'_>, faults: &mut Faults) {
     let is_tcp = cluster.protocol == UpstreamProtocol::Tcp;
     if is_tcp && cluster.load_balancer.hash_key().is_some_and(HashKey::is_of_http) {
         faults
             .warn(at, "hashes what opaque connections do not have, so they go to random endpoints")
             .help("protocol is tcp: write source: true in its place");
+    }
+    if let Some(HashKey::Cookie { ttl: Some(ttl), .. }) = cluster.load_balancer.hash_key()
+        && *ttl < Duration::from_secs(1)
+    {
+        let rule = at.key(if matches!(cluster.load_balancer, LoadBalancer::Maglev(_)) {
+            "maglev"
+        } else {
+            "ring_hash"
+        });
+        faults
+            .error(&rule.key("cookie").key("ttl"), format!("is {ttl:?}, too short"))
+            .help("write 1s or more");
     }
 }
 

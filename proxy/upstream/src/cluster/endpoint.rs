@@ -131,8 +131,14 @@ impl Endpoint {
         self.is_unhealthy.store(false, Relaxed);
     }
 
-    /// It takes the place of another endpoint at its address.
-    pub(super) fn inherit_health(&self, of: &Self) {
+    /// When it was made.
+    pub(super) const fn epoch(&self) -> Instant {
+        self.epoch
+    }
+
+    /// It takes the place of another endpoint at its address, whose `epoch` it has, too.
+    pub(super) fn inherit_readiness(&self, of: &Self) {
+        self.ready_at.store(of.ready_at.load(Relaxed), Relaxed);
         let health = of.health();
         self.is_unhealthy.store(health.is_unhealthy, Relaxed);
         *self.health.lock() = health;

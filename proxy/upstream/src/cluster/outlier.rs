@@ -100,7 +100,8 @@ pub struct Ejected {
 }
 
 /// The policy of a cluster, which a reload may change, and how many of its endpoints are ejected and may be: the share
-/// `max_ejected`, rounded down, and never the last one.
+/// `max_ejected`, rounded down, and never the last one. Where there are zones or priorities, so many may be ejected as are
+/// on all levels but the last, so that each of these levels can fail over as a whole.
 #[derive(Debug)]
 pub struct Ejections {
     policy: ArcSwap<OutlierDetection>,
@@ -118,9 +119,10 @@ impl Ejections {
         Arc::new(Self { policy: ArcSwap::new(policy), counts_all, allowed: zero(), ejected: zero() })
     }
 
-    /// Sets how many of the cluster's endpoints may be ejected at once.
-    pub fn allow_of(&self, endpoints: usize) {
-        self.allowed.store(allowed(self.policy.load().max_ejected, endpoints), Relaxed);
+    /// Sets how many of the cluster's endpoints may be ejected at once. `before_last`: how many of them are on levels that
+    /// have another level behind them.
+    pub fn allow_of(&self, endpoints: usize, before_last: usize) {
+        self.allowed.store(allowed(self.policy.load().max_ejected, endpoints, before_last), Relaxed);
     }
 
     /// Changes the policy from now on. The next call of [`Self::allow_of`] applies the new share. Ejections that have
@@ -153,11 +155,13 @@ impl Ejections {
     }
 }
 
-fn allowed(share: f64, endpoints: usize) -> u32 {
+fn allowed(share: f64, endpoints: usize, before_last: usize) -> u32 {
+    let before_last = u32::try_from(before_last).unwrap_or(u32::MAX);
     let endpoints = u32::try_from(endpoints).unwrap_or(u32::MAX);
     // A millionth is added because floating point makes 29 % of 100 slightly less than 29.
     let by_share = (share * f64::from(endpoints) + 1e-6) as u32;
-    by_share.min(endpoints.saturating_sub(1))
+    let by_level = if share > 0.0 { before_last } else { 0 };
+    by_share.max(by_level).min(endpoints.saturating_sub(1))
 }
 
 /// The state of an endpoint, for the admin pages.
@@ -432,7 +436,7 @@ mod tests {
         fn of(endpoints: usize, policy: &OutlierDetection) -> Self {
             let start = Instant::now();
             let ejections = Ejections::new(Arc::new(policy.clone()));
-            ejections.allow_of(endpoints);
+            ejections.allow_of(endpoints, 0);
             let outlier = |_| Outlier::new(Arc::clone(&ejections), start);
             Self { start, endpoints: (0..endpoints).map(outlier).collect(), ejections }
         }
@@ -702,8 +706,25 @@ mod tests {
             (0.0, 10, 0),
         ];
         for (share, endpoints, expected) in rows {
-            assert_eq!(allowed(share, endpoints), expected, "{share} of {endpoints}");
+            assert_eq!(allowed(share, endpoints, 0), expected, "{share} of {endpoints}");
         }
+    }
+
+    #[test]
+    fn each_level_but_the_last_may_be_ejected_as_a_whole() {
+        assert_eq!(
+            [allowed(0.5, 3, 2), allowed(0.5, 12, 2), allowed(0.1, 10, 10), allowed(0.0, 3, 2)],
+            [2, 6, 9, 0]
+        );
+        let cluster = Cluster::of(3, &policy(1, 0.5));
+        cluster.ejections.allow_of(3, 2);
+        for endpoint in 0..3 {
+            cluster.fails(endpoint, 1, 0);
+        }
+        assert_eq!(
+            cluster.endpoints.iter().map(Outlier::is_closed).collect::<Vec<_>>(),
+            [false, false, true]
+        );
     }
 
     #[test]

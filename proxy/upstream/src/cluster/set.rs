@@ -52,7 +52,7 @@ impl EndpointSet {
     /// The set that `said` describes. An address that is also in `before` keeps its endpoint, with its connections,
     /// load and standing. An address that is listed twice has two endpoints. `keeps` says whether the cluster still
     /// opens connections as it did when `before` was made; otherwise the address gets a new endpoint,
-    /// which keeps what health checks have found.
+    /// which keeps what health checks have found and since when it has been ready.
     pub(super) fn new(said: EndpointUpdate, before: Option<&Self>, keeps: bool, make: &Make<'_>) -> Self {
         let mut known: HashMap<SocketAddr, Vec<&Arc<Endpoint>>> = HashMap::new();
         for endpoint in before.iter().flat_map(|before| before.all.iter().rev()) {
@@ -73,10 +73,11 @@ impl EndpointSet {
             }
             let outlier = Outlier::new(make.ejections.clone(), epoch);
             next_id += 1;
-            let endpoint = Endpoint::new(next_id - 1, spec, outlier, make.workers, epoch);
+            let since = same.map_or(epoch, |same| same.epoch());
+            let endpoint = Endpoint::new(next_id - 1, spec, outlier, make.workers, since);
             endpoint.limit_connections(make.max_connections);
             match same {
-                Some(same) => endpoint.inherit_health(same),
+                Some(same) => endpoint.inherit_readiness(same),
                 None if joins_others => endpoint.start_slowly(epoch),
                 None => {}
             }
@@ -109,6 +110,14 @@ impl EndpointSet {
         }
     }
 
+    /// How many endpoints are on other levels than the last one.
+    pub(super) fn before_last(&self) -> usize {
+        match &self.choice {
+            Choice::OfAll(_) => 0,
+            Choice::ByLevel(levels) => self.all.len().saturating_sub(levels.last()),
+        }
+    }
+
     /// Marks the endpoints that are not in `next` as removed, so that they get no new request.
     pub(super) fn leave_for(&self, next: Option<&Self>) {
         let stays: std::collections::HashSet<usize> = next
@@ -128,5 +137,55 @@ fn choice(all: &[Arc<Endpoint>], said: &EndpointUpdate, make: &Make<'_>) -> Choi
     match Levels::new(make.balancer, make.slow_start, all, said.endpoints.iter().map(rank)) {
         Some(levels) => Choice::ByLevel(Box::new(levels)),
         None => Choice::OfAll(Balancer::new(make.balancer, make.slow_start, all)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pillion_model::policy::OutlierDetection;
+
+    use super::super::balance::Candidate;
+    use super::*;
+
+    fn make(ejections: &Arc<Ejections>) -> Make<'_> {
+        Make {
+            balancer: &LoadBalancer::Random,
+            zone: None,
+            slow_start: Some(Duration::from_secs(30)),
+            ejections,
+            max_connections: None,
+            is_checked: false,
+            workers: 1,
+        }
+    }
+
+    fn said(ports: std::ops::Range<u16>) -> EndpointUpdate {
+        EndpointUpdate::known("", ports.map(|port| Spec::at(([10, 0, 0, 1], port).into())))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_of_how_connections_are_made_does_not_end_slow_start() {
+        let ejections = Ejections::new(Arc::new(OutlierDetection::never()));
+        let make = make(&ejections);
+        let first = EndpointSet::new(said(1..2), None, true, &make);
+        let second = EndpointSet::new(said(1..3), Some(&first), true, &make);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        let third = EndpointSet::new(said(1..3), Some(&second), false, &make);
+        let ready_for: Vec<_> =
+            third.all.iter().map(|endpoint| endpoint.ready_for(Instant::now().into_std())).collect();
+        assert_eq!(ready_for, [None, Some(Duration::from_secs(10))]);
+    }
+
+    #[test]
+    fn the_endpoints_of_all_levels_but_the_last_are_counted() {
+        let ejections = Ejections::new(Arc::new(OutlierDetection::never()));
+        let make = make(&ejections);
+        let of = |priorities: [u32; 3]| {
+            let ports = (1..4).zip(priorities);
+            let endpoints =
+                ports.map(|(port, priority)| Spec { priority, ..Spec::at(([10, 0, 0, 1], port).into()) });
+            EndpointSet::new(EndpointUpdate::known("", endpoints), None, true, &make).before_last()
+        };
+        assert_eq!([of([0, 0, 1]), of([0, 1, 2]), of([0, 0, 0])], [2, 2, 0]);
     }
 }
