@@ -104,6 +104,7 @@ async fn what_may_not_be_sent_twice_is_not_hedged() {
         (PUT, "hedge_after: 2s, max_body: 4B"),
         (PUT, "hedge_after: 2s, methods: [GET]"),
         (PUT, "hedge_after: off"),
+        (POST, "hedge_after: 2s, methods: all"),
         (marked, "hedge_after: 2s"),
         (upgrade, "hedge_after: 2s"),
     ];
@@ -127,9 +128,36 @@ async fn a_request_whose_body_is_still_on_its_way_is_hedged_when_it_has_come() {
     client.send(head).await;
     pass(5).await;
     assert_eq!(b.hits(), 0, "half a body is not sent twice");
+    let watch = Watch::start();
     client.send(end).await;
     assert_eq!(client.answer().await.status_and_reason(), (200, None));
-    assert_eq!(b.requests()[0].body, "12345");
+    assert_eq!(
+        (&*b.requests()[0].body, watch.seconds()),
+        ("12345", 2),
+        "the time of the upload does not count"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_never_answers_is_ejected_although_others_answer_for_it() {
+    let mesh = Mesh::default();
+    let (a, b) = (mesh.silent(A), mesh.answering(B, OK));
+    let sidecar = mesh.caller(HEDGED);
+    let watch = Watch::start();
+    for _ in 0..8 {
+        assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
+    }
+    assert_eq!((a.hits(), b.hits(), watch.seconds()), (5, 8, 10), "five errors in a row");
+    assert_eq!(sidecar.sum("pillion_endpoint_ejections_total"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_method_that_a_list_names_is_hedged() {
+    let mesh = Mesh::default();
+    let (_a, b) = (mesh.silent(A), mesh.answering(B, OK));
+    let sidecar = mesh.caller(&format!("{TWO}, retry: {{ hedge_after: 2s, methods: [POST] }}"));
+    assert_eq!(sidecar.client().await.ask(POST).await.status_and_reason(), (200, None));
+    assert_eq!(b.hits(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -153,7 +181,7 @@ async fn a_second_try_that_the_limit_of_requests_refuses_leaves_the_first_alone(
     let (_a, b) = (slow(&mesh, A, 9, OK), mesh.answering(B, OK));
     let sidecar = mesh.caller(&format!("{HEDGED}, circuit_breaker: {{ max_requests: 1 }}"));
     assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
-    assert_eq!(b.hits(), 0);
+    assert_eq!((b.hits(), retries(&sidecar, "hedged")), (0, 0), "what was not made is not counted");
 }
 
 #[tokio::test(start_paused = true)]

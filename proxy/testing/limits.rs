@@ -94,11 +94,13 @@ async fn the_adaptive_limit_falls_when_answers_become_slow_and_its_refusals_name
     assert_eq!(refused.status_and_reason(), (503, Some("limit_requests")));
     let sentence = format!("has {limit} requests in flight (circuit_breaker.adaptive is {limit})");
     assert!(refused.body.contains(&sentence), "{}", refused.body);
-    drop(waiting);
     sidecar.reload(&caller(&format!("{ADAPTIVE}, timeout: 3s"))).expect("a good file");
     assert_eq!(sidecar.sum(REQUESTS), limit, "a reload keeps it");
     sidecar.reload(&caller("endpoints: [10.0.0.1:80]")).expect("a good file");
     assert_eq!(sidecar.sum(REQUESTS), 1024, "and turns it off");
+    pass(2).await;
+    assert_eq!(waiting.remove(0).answer().await.status_and_reason(), (200, None));
+    assert_eq!(sidecar.sum(REQUESTS), 1024, "answers to requests from before the reload leave it off");
 }
 
 #[tokio::test(start_paused = true)]

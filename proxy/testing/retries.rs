@@ -214,6 +214,37 @@ async fn an_answer_that_asks_for_a_longer_pause_than_the_caller_waits_goes_back_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_waits_for_its_retry_holds_no_place_at_the_service() {
+    let mesh = Mesh::default();
+    let (_a, _b) = (mesh.answering(A, busy("retry-after: 8")), mesh.answering(B, OK));
+    let sidecar = mesh.caller(TWO);
+    let mut client = sidecar.client().await;
+    client.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+    pass(2).await;
+    let used = |limit| sidecar.sum(&format!("pillion_circuit_breaker_used limit={limit}"));
+    assert_eq!((used("requests"), used("retries")), (0, 1));
+    assert_eq!(client.answer().await.status_and_reason(), (200, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_that_wait_long_leave_half_of_max_retries_to_others() {
+    let mesh = Mesh::default();
+    let (_a, _b) = (mesh.answering(A, busy("retry-after: 8")), mesh.answering(B, busy("retry-after: 8")));
+    let sidecar = mesh.caller(&format!("{TWO}, circuit_breaker: {{ max_retries: 4 }}"));
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        let mut client = sidecar.client().await;
+        client.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+        waiting.push(client);
+        settle().await;
+    }
+    let watch = Watch::start();
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (503, None));
+    assert_eq!(watch.seconds(), 0, "the answer goes back at once");
+    assert_eq!(sidecar.sum("pillion_retries_total outcome=limit"), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn retry_off_means_off() {
     let mesh = Mesh::default();
     let (a, b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));

@@ -390,6 +390,8 @@ struct Trial<'a> {
     attempt: AttemptId,
     in_flight: Option<InFlight>,
     began: Instant,
+    /// Whether it is the first try of its request.
+    is_first: bool,
     is_sent: bool,
     is_judged: bool,
 }
@@ -404,6 +406,7 @@ impl<'a> Trial<'a> {
             attempt: call.attempt,
             in_flight,
             began,
+            is_first: call.number <= 1,
             is_sent: false,
             is_judged: false,
         }
@@ -434,10 +437,12 @@ impl<'a> Trial<'a> {
         self.is_judged = true;
         let (took, endpoint) = (now - self.began, self.endpoint.address);
         tracing::debug!(request = self.exchange.id(), %endpoint, status = status.as_u16(), ?took, "try answered");
-        if !refused {
+        let cause = Cause::of_status(status);
+        // How quickly an endpoint fails says nothing about how long its work takes.
+        if !refused && cause.is_none() {
             self.cluster.note_latency(took, now);
         }
-        match Cause::of_status(status) {
+        match cause {
             // A sidecar may be busy (503) without fault; a failure of its application (502, 504) counts.
             Some(_) if refused && status == http::StatusCode::SERVICE_UNAVAILABLE => {
                 self.endpoint.outlier.on_neither(now.into_std());
@@ -483,7 +488,7 @@ impl Drop for Trial<'_> {
             let ended = self.exchange.end_attempt(self.attempt, gone, Instant::now());
             if ended == Some(AttemptOutcome::Outrun) && self.is_sent {
                 let now = Instant::now();
-                return self.endpoint.outrun(now - self.began, now.into_std());
+                return self.endpoint.outrun(now - self.began, self.is_first, self.cluster, now.into_std());
             }
             // Time in the sidecar's own queue and a client that stalls are not the endpoint's fault.
             let is_its_fault = match ended {

@@ -32,6 +32,14 @@ pub(super) fn retry(retry: Option<&Retry>, timeouts: &Timeouts, at: &Trail<'_>, 
             format!("is {after:?}, not below `timeout` ({whole:?}): no second try is ever made"),
         );
     }
+    if let (Some(HedgeAfter::Time(after)), Some(single)) = (retry.hedge_after, retry.per_try_timeout)
+        && after >= single
+    {
+        faults.warn(
+            &at.key("hedge_after"),
+            format!("is {after:?}, not below `per_try_timeout` ({single:?}): no second try is ever made"),
+        );
+    }
     warn_of_idle_settings(retry, timeouts, at, faults);
 }
 

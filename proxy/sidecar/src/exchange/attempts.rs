@@ -46,6 +46,8 @@ pub struct Attempt {
     pub ended: Option<Instant>,
     /// `None` while it is under way.
     pub outcome: Option<AttemptOutcome>,
+    /// Whether another attempt, made beside it, gave the answer.
+    pub is_lost: bool,
 }
 
 /// How an attempt ended.
@@ -82,6 +84,7 @@ impl Attempt {
         first_byte: None,
         ended: None,
         outcome: None,
+        is_lost: false,
     };
 
     /// How long the endpoint took to its first byte: counted from the first byte that was sent to it or, where the
@@ -168,12 +171,31 @@ impl Attempts {
         }
     }
 
+    /// Notes that another attempt, made beside this one, gave the answer. An attempt that is under way ends by it.
+    pub fn lose(&mut self, id: AttemptId, now: Instant) {
+        self.note(id, |attempt| {
+            attempt.is_lost = true;
+            attempt.end(AttemptOutcome::Outrun, now);
+        });
+    }
+
     /// The latest attempt for which an endpoint was picked, and that no other outran: the one that the access line shows.
     pub fn last_picked(&self) -> Option<&Attempt> {
-        let counts = |attempt: &&Attempt| {
-            attempt.endpoint.is_some() && attempt.outcome != Some(AttemptOutcome::Outrun)
-        };
-        self.more.iter().rev().chain(&self.first).find(counts)
+        self.more
+            .iter()
+            .rev()
+            .chain(&self.first)
+            .find(|attempt| attempt.endpoint.is_some() && !attempt.is_lost)
+    }
+
+    /// How long the upstream took for the answer. Where the answer is that of a second attempt beside a slow first one,
+    /// the time begins with the first.
+    pub fn upstream_time(&self) -> Option<Duration> {
+        let answered = self.last_picked()?;
+        match self.first.as_ref().filter(|first| first.is_lost) {
+            Some(first) => Some(answered.first_byte?.saturating_duration_since(first.sent?)),
+            None => answered.took(),
+        }
     }
 
     /// When the first attempt began to wait for a connection.
@@ -261,6 +283,29 @@ mod tests {
         attempts.pick(AttemptId::FIRST, ([10, 0, 0, 1], 1).into(), now);
         attempts.begin();
         assert_eq!((attempts.made(), attempts.began()), (1, Some(now)));
+    }
+
+    #[test]
+    fn the_answer_of_one_of_two_attempts_is_timed_from_the_first_and_shown_with_its_endpoint() {
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let hedged = |lost: AttemptId, answered: AttemptId| {
+            let mut attempts = Attempts::default();
+            for (port, began) in [(1, 0), (2, 5)] {
+                let id = attempts.begin();
+                attempts.pick(id, ([10, 0, 0, 1], port).into(), at(began));
+                attempts.note(id, |attempt| {
+                    (attempt.connected, attempt.sent) = (Some(at(began)), Some(at(began)));
+                });
+            }
+            attempts.end(AttemptId(1), AttemptOutcome::Answered(503), at(6)); // a bad answer, before the race was decided
+            attempts.note(answered, |attempt| attempt.first_byte = Some(at(8)));
+            attempts.lose(lost, at(8));
+            let shown = attempts.last_picked().and_then(|attempt| attempt.endpoint).map(|it| it.port());
+            (shown, attempts.upstream_time().map(|took| took.as_secs()))
+        };
+        assert_eq!(hedged(AttemptId(1), AttemptId::FIRST), (Some(1), Some(8)));
+        assert_eq!(hedged(AttemptId::FIRST, AttemptId(1)), (Some(2), Some(8)));
     }
 
     #[test]

@@ -164,6 +164,16 @@ impl Exchange {
         attempts.find(id)?.outcome
     }
 
+    /// Whether the head of this attempt was handed to a connection.
+    pub fn was_sent(&self, id: AttemptId) -> bool {
+        self.facts.lock().common.attempts.find(id).is_some_and(|attempt| attempt.sent.is_some())
+    }
+
+    /// Notes that another attempt, made beside this one, gave the answer.
+    pub fn lose_attempt(&self, id: AttemptId, now: Instant) {
+        self.facts.lock().common.attempts.lose(id, now);
+    }
+
     /// Ends all attempts, because a timeout of the whole request has expired.
     pub fn expire(&self, reason: Reason) {
         self.facts.lock().common.attempts.expire_all(reason, Instant::now());
@@ -213,7 +223,7 @@ impl Exchange {
         let mut facts = self.facts.lock();
         facts.status = status.as_u16();
         facts.grpc_status = grpc_status;
-        let upstream = facts.common.attempts.last_picked().and_then(Attempt::took);
+        let upstream = facts.common.attempts.upstream_time();
         let own = (now - self.started).saturating_sub(upstream.unwrap_or_default());
         self.worker.overhead(self.connection.direction).observe(own.as_secs_f64());
     }

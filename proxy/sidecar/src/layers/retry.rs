@@ -21,7 +21,6 @@ use super::hedge::{Raced, race};
 use super::pushback::Pushback;
 use super::timeout;
 use super::verdict::{RetryState, RetrySubject, TryOutcome, Verdict};
-use crate::exchange::attempts::AttemptOutcome;
 use crate::http::call::RequestContext;
 use crate::http::{Body, Call, FailedCall, Response, replay};
 use crate::state::Route;
@@ -38,6 +37,9 @@ use pillion_upstream::cluster::retry::Retried;
 /// 1 min: the longest pause that an answer may ask for where the request has no deadline. A request that waits holds a
 /// place among `max_retries`.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// 10 ms: how often a hedge looks whether the body of its request has come whole, whose end wakes no task.
+const LOOK_AT_BODY: Duration = Duration::from_millis(10);
 
 /// 64 KiB, the default of `retry.max_body`: with `retry: off`, a refused request is still sent elsewhere, and its body
 /// is kept up to this size.
@@ -85,17 +87,20 @@ async fn hedged<S: HttpService>(
         (Some(result), _) => result,
         (None, exchange) => match request.begin_hedge() {
             None => first.await,
-            Some((_hedge, call)) => {
+            Some((mut hedge, call)) => {
                 let other = call.attempt;
                 let second = pin!(next.call(call));
-                let end = |attempt| exchange.end_attempt(attempt, AttemptOutcome::Outrun, Instant::now());
-                match race(first.as_mut(), second, |result| request.is_good_enough(result)).await {
+                let raced = race(first.as_mut(), second, |result| request.is_good_enough(result)).await;
+                if !exchange.was_sent(other) {
+                    hedge.was_not_made();
+                }
+                match raced {
                     Raced::First(result) => {
-                        end(other);
+                        exchange.lose_attempt(other, Instant::now());
                         result
                     }
                     Raced::Second(result) => {
-                        end(attempt);
+                        exchange.lose_attempt(attempt, Instant::now());
                         result
                     }
                     Raced::Neither(first, second) => better(first, second),
@@ -104,7 +109,7 @@ async fn hedged<S: HttpService>(
         },
     };
     // A first try that was dropped is counted too: it took at least this time, so hedging does not lower the percentile.
-    if after == HedgeAfter::P95 {
+    if after == HedgeAfter::P95 && request.is_good_enough(&result) {
         request.spare.cluster().latencies().observe(began.elapsed(), Instant::now().into_std());
     }
     result
@@ -133,8 +138,13 @@ async fn again<S: HttpService>(
     while verdict != Verdict::Keep {
         arrived |= may_have_arrived(&result);
         // Without a permit of budget and limit, the caller gets the last answer.
-        let Some(retried) = request.prepare(verdict, &result).await else { break };
-        let call = request.next_call(result.err());
+        let Some((mut retried, pause)) = request.prepare(verdict, &result) else { break };
+        // The answer goes before the pause, with its connection and its place among `max_requests`.
+        let failed = result.err();
+        if let Some(retried) = &mut retried {
+            retried.pause(pause).await;
+        }
+        let call = request.next_call(failed);
         result = next.call(call).await;
         if let Some(retried) = retried {
             retried.ended(is_good(&result));
@@ -236,21 +246,35 @@ impl Spare {
     /// the request may not be sent twice.
     fn hedge_after(&self) -> Option<HedgeAfter> {
         let after = self.route.retry.as_ref()?.hedge_after?;
-        let may = self.subject().may_repeat() && !self.is_streaming;
+        let may = self.subject().may_hedge() && !self.is_streaming;
         (may && self.common.tunnel.is_none() && !self.common.waits_to_send).then_some(after)
     }
 
-    /// Waits until the first try is slow and its request has come whole. Never ends while it is not known what is slow.
+    /// Waits until the first try is slow: its request has come whole, and so much time has passed since then. Never ends
+    /// while it is not known what is slow, nor when the body can no longer be sent again.
     async fn slow(&self, after: HedgeAfter) {
         let time = match after {
             HedgeAfter::Time(time) => Some(time),
             HedgeAfter::P95 => self.cluster().latencies().p95(Instant::now().into_std()),
         };
         let Some(time) = time else { return std::future::pending().await };
+        let (exchange, began) = (&self.common.exchange, Instant::now());
         loop {
-            self.common.exchange.worker.ground.timers.deadline(Instant::now() + time).await;
-            if self.body.as_ref().is_none_or(|body| body.is_complete()) {
-                return;
+            let whole_at = match &self.body {
+                None => Some(began),
+                Some(body) if !body.can_replay() => return std::future::pending().await,
+                Some(body) if body.is_complete() => {
+                    let complete = exchange.progress.view().complete;
+                    Some(complete.map_or(began, |at| began.max(exchange.started + at)))
+                }
+                Some(_) => None,
+            };
+            match whole_at {
+                Some(at) if at + time <= Instant::now() => return,
+                Some(at) => exchange.worker.ground.timers.deadline(at + time).await,
+                None => {
+                    exchange.worker.ground.timers.deadline(Instant::now() + time.max(LOOK_AT_BODY)).await;
+                }
             }
         }
     }
@@ -305,25 +329,26 @@ impl RetriedRequest {
         }
     }
 
-    /// Asks the budget and the limit for a retry, and pauses. The outer `None` means that there is no further try, the
-    /// inner one that the further try is a replacement, which needs neither.
-    async fn prepare(
+    /// Asks the budget and the limit for a retry, and says how long it waits before it is made. The outer `None` means
+    /// that there is no further try, the inner one that the further try is a replacement, which needs neither.
+    fn prepare(
         &mut self,
         verdict: Verdict,
         result: &Result<Response, FailedCall>,
-    ) -> Option<Option<Retried>> {
+    ) -> Option<(Option<Retried>, Duration)> {
         if verdict == Verdict::Replace {
             self.progress.replaced += 1;
             self.progress.stale_replaced |= is_stale(result);
             self.spare.cluster().metrics().retries(RetryOutcome::Replaced).inc();
-            return Some(None);
+            return Some((None, Duration::ZERO));
         }
         let route = &self.spare.route;
         let pause = self.pause_before_next(result)?;
-        let mut retried = route.cluster.begin_retry(route.budget.as_deref(), Instant::now()).ok()?;
-        retried.pause(pause).await;
+        let is_long = route.retry.as_ref().is_some_and(|retry| pause > retry.backoff.cap());
+        let begin = if is_long { Cluster::begin_long_retry } else { Cluster::begin_retry };
+        let retried = begin(&route.cluster, route.budget.as_deref(), Instant::now()).ok()?;
         self.progress.tries += 1;
-        Some(Some(retried))
+        Some((Some(retried), pause))
     }
 
     /// The pause before the next try. `None`: the answer asks for a longer pause than the caller waits, or for no try.

@@ -73,6 +73,15 @@ impl<'a> RetrySubject<'a> {
         self.policy().is_some_and(|retry| self.method_allowed(retry))
     }
 
+    /// Whether the request may be sent a second time although nothing failed. `methods: all` agrees to a repetition after
+    /// a failure only; a list names the methods for which both are right.
+    pub fn may_hedge(&self) -> bool {
+        self.policy().is_some_and(|retry| match retry.methods {
+            RetryMethods::All => self.keyed || is_idempotent(self.method),
+            _ => self.method_allowed(retry),
+        })
+    }
+
     /// The timeout of try number `try_number` (1 is the first). The last try has none, and neither has a request that
     /// may not be sent again.
     pub fn per_try_timeout(&self, try_number: u32) -> Option<Duration> {

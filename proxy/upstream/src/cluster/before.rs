@@ -118,8 +118,14 @@ pub(super) fn adaptive(
     requests: &Limit,
     before: Option<PreviousCluster<'_>>,
 ) -> Option<Arc<Mutex<Gradient>>> {
-    let Adaptive::Gradient = of.adaptive?;
     let kept = before.and_then(|before| before.cluster.adaptive.clone());
+    let Some(Adaptive::Gradient) = of.adaptive else {
+        if let Some(former) = kept {
+            former.lock().retire();
+            requests.set_max(of.max_requests); // what the former limit may have set since `limits`
+        }
+        return None;
+    };
     let new = || Arc::new(Mutex::new(Gradient::new(of.max_requests, Instant::now().into_std())));
     let adaptive = kept.unwrap_or_else(new);
     let mut gradient = adaptive.lock();

@@ -210,11 +210,16 @@ impl Endpoint {
         }
     }
 
-    /// Another try of the same request was answered before this one, which took at least so long. Without this sample an
-    /// endpoint that is always too slow would keep the latency of its better days.
-    pub fn outrun(&self, took: Duration, now: Instant) {
-        self.latency.observe(took, now);
-        self.outlier.on_neither(now);
+    /// Another try of the same request was answered before this one, which took at least so long. A first try had its
+    /// time before the other one began: that counts as a timeout, as otherwise an endpoint that never answers would stay
+    /// in use. The second try had less time, and says nothing.
+    pub fn outrun(&self, took: Duration, is_first: bool, cluster: &Cluster, now: Instant) {
+        self.latency.observe_at_least(took, now);
+        match is_first.then(|| self.outlier.on_error(now, Cause::Timeout)) {
+            Some(Some(ejected)) => self.tell(ejected, "outrun", cluster),
+            Some(None) => {}
+            None => self.outlier.on_neither(now),
+        }
     }
 
     pub fn failed(&self, took: Duration, cause: Cause, cluster: &Cluster, now: Instant) {

@@ -64,6 +64,14 @@ impl Ewma {
         }
     }
 
+    /// Adds a try that was ended after this time without an answer. It would have taken longer, so it cannot lower the
+    /// latency, and it is no measure of an endpoint that was never measured.
+    pub fn observe_at_least(&self, took: Duration, now: Instant) {
+        if self.latency(now).is_some_and(|known| took.as_nanos() as f64 > known) {
+            self.observe(took, now);
+        }
+    }
+
     /// The latency in nanoseconds, faded since the last answer. `None` when it is not measured yet.
     pub fn latency(&self, now: Instant) -> Option<f64> {
         let average = Average::unpack(self.word.load(Relaxed))?;
@@ -172,6 +180,20 @@ mod tests {
         }
         let expected = 100.0 * (-1.0_f64).exp() + 10.0 * (1.0 - (-1.0_f64).exp());
         assert!((scenario.latency_ms(10_000) - expected).abs() < 1.0, "{}", scenario.latency_ms(10_000));
+    }
+
+    #[test]
+    fn a_try_that_was_ended_early_raises_the_latency_and_never_lowers_it() {
+        let (epoch, milli) = (Instant::now(), Duration::from_millis(1));
+        let ewma = Ewma::new(epoch);
+        ewma.observe_at_least(milli, epoch);
+        assert_eq!(ewma.latency(epoch), None, "it says nothing about an unmeasured endpoint");
+        ewma.observe(milli * 100, epoch);
+        ewma.observe_at_least(milli, epoch + Duration::from_secs(1));
+        let after = ewma.latency(epoch + Duration::from_secs(1)).expect("measured");
+        assert!(after > 90e6, "only the time that has passed lowers it: {after}");
+        ewma.observe_at_least(milli * 900, epoch + Duration::from_secs(1));
+        assert!(ewma.latency(epoch + Duration::from_secs(1)).expect("measured") > 800e6);
     }
 
     #[test]

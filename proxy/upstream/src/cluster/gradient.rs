@@ -31,7 +31,8 @@ const STEEPEST: f64 = 0.5;
 const USUAL_WINDOWS: f64 = 600.0;
 const FIRST_WINDOWS: u32 = 10;
 
-/// A usual latency above twice that of the window comes from an overload that is over, and falls by this factor.
+/// While the limit is lowered, a usual latency above twice that of the window comes from an overload that is over, and
+/// falls by this factor. At the upper bound it does not: there, quick answers are another kind of request.
 const RECOVERY: f64 = 0.95;
 
 #[derive(Debug)]
@@ -44,13 +45,24 @@ pub struct Gradient {
     began: Instant,
     sum: f64,
     samples: u32,
+    /// Whether a reload has taken the limit out of use.
+    is_retired: bool,
 }
 
 impl Gradient {
     /// `most` is `max_requests`.
     pub fn new(most: u32, now: Instant) -> Self {
         let most = f64::from(most);
-        Self { most, limit: most, usual: 0.0, windows: 0, began: now, sum: 0.0, samples: 0 }
+        Self {
+            most,
+            limit: most,
+            usual: 0.0,
+            windows: 0,
+            began: now,
+            sum: 0.0,
+            samples: 0,
+            is_retired: false,
+        }
     }
 
     /// Changes the upper bound.
@@ -61,6 +73,11 @@ impl Gradient {
         self.most = most;
     }
 
+    /// Ends its use: requests that were sent before a reload move the limit no more.
+    pub const fn retire(&mut self) {
+        self.is_retired = true;
+    }
+
     pub const fn limit(&self) -> u32 {
         self.limit as u32
     }
@@ -68,6 +85,9 @@ impl Gradient {
     /// Adds a request that was answered, or timed out, after this time. `Some` at the end of a window: the limit from
     /// now on.
     pub fn observe(&mut self, took: Duration, now: Instant) -> Option<u32> {
+        if self.is_retired {
+            return None;
+        }
         self.sum += took.as_nanos() as f64;
         self.samples += 1;
         let is_over = now.saturating_duration_since(self.began) >= WINDOW && self.samples >= LEAST_SAMPLES;
@@ -87,7 +107,7 @@ impl Gradient {
         self.windows = self.windows.saturating_add(1);
         self.usual += (latency - self.usual) * share;
         let gradient = (TOLERANCE * self.usual / latency).clamp(STEEPEST, 1.0);
-        if self.usual > 2.0 * latency {
+        if self.limit < self.most && self.usual > 2.0 * latency {
             self.usual *= RECOVERY;
         }
         let least = f64::from(LEAST).min(self.most);
@@ -153,6 +173,24 @@ mod tests {
         simulated.latency = MILLI * 30;
         assert!(simulated.run(40, 20) < 100);
         assert_eq!(simulated.run(40, 1000), 1024);
+    }
+
+    #[test]
+    fn quick_answers_for_a_while_do_not_make_the_usual_latency_look_slow() {
+        let mut simulated = Simulated::new(500, 500, MILLI * 100);
+        simulated.run(30, 50);
+        simulated.latency = MILLI;
+        simulated.run(30, 80);
+        simulated.latency = MILLI * 100;
+        assert_eq!(simulated.run(30, 20), 500);
+    }
+
+    #[test]
+    fn a_retired_limit_does_not_move() {
+        let start = Instant::now();
+        let mut gradient = Gradient::new(100, start);
+        gradient.retire();
+        (0..50).for_each(|_| assert_eq!(gradient.observe(MILLI, start + WINDOW), None));
     }
 
     #[test]

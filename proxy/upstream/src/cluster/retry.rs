@@ -50,6 +50,27 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// Asks for a retry that waits long, because the answer asked for the pause. It is refused where half of
+    /// `max_retries` is taken, so that an endpoint which asks for pauses leaves room for retries at other endpoints.
+    ///
+    /// # Errors
+    /// The limit that refused.
+    pub fn begin_long_retry(
+        self: &Arc<Self>,
+        budget: Option<&Budget>,
+        now: Instant,
+    ) -> Result<Retried, Withheld> {
+        let retries = &self.limits.retries;
+        if retries.used() >= retries.max().div_ceil(2) {
+            self.rejected(LimitLabel::Retries);
+            self.metrics().retries(RetryOutcome::Limit).inc();
+            return Err(Withheld::Limit);
+        }
+        self.begin_retry(budget, now)
+    }
+}
+
 impl Retried {
     /// Waits before the retry. After the wait the retry counts as made.
     pub async fn pause(&mut self, pause: Duration) {
@@ -60,6 +81,11 @@ impl Retried {
     /// The retry is made at once, beside a try that is still under way, and counts as `hedged` however it ends.
     pub const fn hedges(&mut self) {
         self.outcome = Some(RetryOutcome::Hedged);
+    }
+
+    /// The try beside the first one was not sent: a limit refused it, or there was no endpoint for it.
+    pub const fn was_not_made(&mut self) {
+        self.outcome = None;
     }
 
     pub fn ended(mut self, is_good: bool) {
