@@ -356,6 +356,33 @@ impl Work {
         })
     }
 
+    /// The application ends its connection at once when the client has ended, and works on.
+    fn over_http1_without_its_connection(&self, mesh: &Mesh, seconds: u64) -> Backend {
+        let work = self.clone();
+        mesh.scripted(A, move |mut peer: Peer, _| {
+            let work = work.clone();
+            async move {
+                if peer.head().await.is_some() {
+                    tokio::spawn(work.take(seconds));
+                    peer.ends().await;
+                }
+            }
+        })
+    }
+
+    /// The application sends the head of its answer before its work.
+    fn over_http2_after_the_head(&self, mesh: &Mesh, seconds: u64) -> Backend {
+        let work = self.clone();
+        mesh.http2(A, 1000, move |_, request, mut respond| {
+            let work = work.clone();
+            async move {
+                let body = respond.send_response(http::Response::new(()), false);
+                work.take(seconds).await;
+                drop((request, respond, body));
+            }
+        })
+    }
+
     fn over_http2(&self, mesh: &Mesh, seconds: u64) -> Backend {
         let work = self.clone();
         mesh.http2(A, 1000, move |_, request, respond| {
@@ -401,6 +428,20 @@ async fn a7_over_http2_what_clients_reset_counts_against_max_requests_for_five_s
     let (mesh, work) = (Mesh::default(), Work::default());
     let _a = work.over_http2(&mesh, 5);
     resets_fill_the_places(", protocol: http2", work, &mesh).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a7_an_application_that_has_sent_the_head_of_its_answer_is_at_work() {
+    let (mesh, work) = (Mesh::default(), Work::default());
+    let _a = work.over_http2_after_the_head(&mesh, 5);
+    resets_fill_the_places(", protocol: http2", work, &mesh).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a7_an_application_that_has_ended_its_connection_may_be_at_work() {
+    let (mesh, work) = (Mesh::default(), Work::default());
+    let _a = work.over_http1_without_its_connection(&mesh, 5);
+    resets_fill_the_places("", work, &mesh).await;
 }
 
 #[tokio::test(start_paused = true)]

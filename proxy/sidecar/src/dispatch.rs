@@ -169,7 +169,8 @@ fn preference(call: &Call, cluster: &Cluster) -> Preference {
 fn patience(route: &Route, lease: &Lease) -> Patience {
     match route.cluster.kind {
         ClusterKind::Service | ClusterKind::Passthrough if lease.is_http2() => Patience::NONE,
-        _ => Patience::of(route.timeouts.request.bound()),
+        ClusterKind::Service | ClusterKind::Passthrough => Patience::of(route.timeouts.request.bound()),
+        ClusterKind::Application => Patience::of(route.timeouts.request.bound()).of_application(),
     }
 }
 

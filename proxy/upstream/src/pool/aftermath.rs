@@ -2,25 +2,30 @@
 //!
 //! The upstream may work on the request for some time, so the request keeps its place among `max_requests`: otherwise a
 //! client that resets its requests could have any number of requests in the application at once. Over HTTP/1 the
-//! upstream sees at once that no more bytes come; when it closes the connection or answers, it has finished. Over HTTP/2
-//! the stream is reset at once, and nothing that comes later would tell when the upstream has finished.
+//! upstream sees at once that no more bytes come; when it answers, it has finished. When it closes the connection without
+//! an answer, and over HTTP/2, where the stream is reset at once, nothing tells when it has finished.
 
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::runtime::Handle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use pillion_base::limits::Permit;
 
 /// How long an upstream may work on a request for which no client waits any more. Whole seconds in two bytes, because it
 /// moves with each request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience(u16);
+pub struct Patience {
+    seconds: u16,
+    /// Whether an upstream that has ended its connection without an answer may be at work: some servers (Node's) end it
+    /// at once and let their handler work on. Said of the application alone: a service has other callers, too.
+    works_after_end: bool,
+}
 
 impl Patience {
     /// The place is given back at once.
-    pub const NONE: Self = Self(0);
+    pub const NONE: Self = Self { seconds: 0, works_after_end: false };
     /// As long as a request may take by default.
     const DEFAULT: Duration = Duration::from_secs(15);
     /// 5 minutes, even where the timeout is longer: a place that is held for hours would be lost to all other clients.
@@ -33,11 +38,16 @@ impl Patience {
     pub fn of(timeout: Option<Duration>) -> Self {
         let most = timeout.unwrap_or(Self::DEFAULT).min(Self::MOST);
         let seconds = most.as_secs() + u64::from(most.subsec_nanos() > 0);
-        Self(u16::try_from(seconds).unwrap_or(u16::MAX))
+        Self { seconds: u16::try_from(seconds).unwrap_or(u16::MAX), works_after_end: false }
+    }
+
+    /// For the application beside the sidecar.
+    pub const fn of_application(self) -> Self {
+        Self { works_after_end: true, ..self }
     }
 
     const fn time(self) -> Duration {
-        Duration::from_secs(self.0 as u64)
+        Duration::from_secs(self.seconds as u64)
     }
 }
 
@@ -47,12 +57,15 @@ pub(super) async fn close_gracefully<T: AsyncRead + AsyncWrite + Unpin>(
     permit: Permit,
     patience: Patience,
 ) {
-    let done = async {
-        if io.shutdown().await.is_ok() {
-            drop(io.read_u8().await); // an answer, an end or an error: each means that it has finished
-        }
+    let cut = Instant::now();
+    let answer = async {
+        io.shutdown().await?;
+        io.read_u8().await
     };
-    drop(timeout(patience.time(), done).await);
+    let answered = timeout(patience.time(), answer).await;
+    if matches!(answered, Ok(Err(_))) && patience.works_after_end {
+        sleep_until(cut + patience.time().min(Patience::RESET)).await;
+    }
     drop(permit);
 }
 

@@ -21,7 +21,7 @@ pub struct Lease {
     shard: Arc<Shard>,
     about: About,
     /// Whether the request was handed to the connection, and its exchange has not ended completely. Over HTTP/2, whether
-    /// the upstream has done nothing yet that shows how its work ends: it has not answered and has not reset the stream.
+    /// the upstream may be at work: it has the request, and has neither ended its answer nor reset the stream.
     is_busy: bool,
     /// Whether the connection is closed even if its exchange ends completely.
     is_last: bool,
@@ -103,7 +103,8 @@ impl Lease {
             Some(LeaseKind::Http2(_)) => {
                 let target = target.take().unwrap_or_else(|| head.uri.clone());
                 let sent = Box::pin(self.send_http2((head, target), body, &**observer)).await;
-                self.is_busy = sent.as_ref().is_err_and(|failure| failure.is_cut);
+                // The application may also work on after the head of its answer.
+                self.is_busy = sent.as_ref().map_or_else(|failure| failure.is_cut, |_answered| true);
                 sent
             }
             None => unreachable!("a lease has its connection until it is dropped"),
