@@ -85,7 +85,7 @@ impl Checker {
         }
     }
 
-    /// Takes up the endpoints that are new, and lets go of those that left.
+    /// Takes up the endpoints that are new, and lets go of those that left or are not checked any more.
     fn look(&mut self) {
         let snapshot = self.store.load_full();
         let mut before = std::mem::take(&mut self.followed);
@@ -95,6 +95,11 @@ impl Checker {
                 other => self.follow(cluster, other),
             };
             self.followed.insert(cluster.name.clone(), followed);
+        }
+        // A check that was under way may have ended after the reload that turned checks off, and nobody would correct it.
+        for Followed { set, tasks, .. } in before.into_values() {
+            drop(tasks);
+            set.all.iter().for_each(|endpoint| endpoint.forget_health());
         }
     }
 

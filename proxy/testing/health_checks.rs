@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use tokio::sync::Notify;
+
 use super::backend::{Backend, OK, UNAVAILABLE};
 use super::mesh::{A, B, Mesh, ORDERS, Pair, Sidecar, caller, expired, identity, pass, settle};
+use super::peer::Peer;
 
 const TWO: &str = "endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin";
 const CHECK: &str = "health_check: { http: /healthz, interval: 2s }";
@@ -94,6 +97,33 @@ async fn a_reload_keeps_the_results_of_checks_and_ends_checks_that_are_removed()
     let asked = a.hits();
     pass(60).await;
     assert_eq!(a.hits(), asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_fails_after_checks_were_turned_off_makes_no_endpoint_unhealthy() {
+    let mesh = Mesh::default();
+    let (asked, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let told = (asked.clone(), go_on.clone());
+    let _a = mesh.scripted(A, move |mut peer: Peer, _| {
+        let (asked, go_on) = told.clone();
+        async move {
+            while let Some(request) = peer.message().await {
+                if !request.head.contains("/healthz") {
+                    peer.send(OK).await;
+                    continue;
+                }
+                asked.notify_one();
+                go_on.notified().await;
+                peer.send(UNAVAILABLE).await;
+            }
+        }
+    });
+    let mut sidecar = mesh.caller("endpoints: [10.0.0.1:80], health_check: { http: /healthz }");
+    asked.notified().await;
+    sidecar.reload(&caller("endpoints: [10.0.0.1:80]")).expect("a good file");
+    go_on.notify_one();
+    pass(5).await;
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
 }
 
 #[tokio::test(start_paused = true)]

@@ -126,7 +126,8 @@ impl Endpoint {
         self.ready_at.store(u64::try_from(since).unwrap_or(u64::MAX).saturating_add(1), Relaxed);
     }
 
-    pub(super) fn forget_health(&self) {
+    /// It is not checked any more, and so counts as healthy.
+    pub fn forget_health(&self) {
         *self.health.lock() = Health::default();
         self.is_unhealthy.store(false, Relaxed);
     }
