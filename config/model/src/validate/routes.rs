@@ -21,7 +21,7 @@ pub(super) fn validate(config: &Config, at: &Trail<'_>, faults: &mut Faults) {
     refuse_many_expressions(&config.routes, at, faults);
 }
 
-/// The most regular expressions of a file. Each may take [`Pattern::LARGEST`], so together 64 MiB at most.
+/// The most regular expressions of a file. Each may take [`Pattern::LARGEST`](crate::pattern::Pattern::LARGEST), so together 64 MiB at most.
 const MOST_EXPRESSIONS: usize = 1024;
 
 fn refuse_many_expressions(routes: &[Route], at: &Trail<'_>, faults: &mut Faults) {
