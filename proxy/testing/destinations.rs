@@ -3,6 +3,7 @@
 use super::backend::{Backend, OK};
 use super::mesh::{self, A, B, IDENTITY, Mesh, ORDERS, Pair, Sidecar, identity, pass, settle};
 use super::peer::Peer;
+use tokio::time::Instant;
 
 const GET_EXAMPLE: &str = "GET / HTTP/1.1\r\nhost: example.org\r\n\r\n";
 
@@ -231,4 +232,52 @@ async fn the_client_of_a_half_sent_post_learns_that_the_upstream_died() {
     let mut client = sidecar.client().await;
     client.send("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 1000000\r\n\r\n0123456789").await;
     assert_eq!(client.answer().await.status_and_reason(), (502, Some("upstream_closed")));
+}
+
+/// A name with two addresses of IPv6, which answer nothing, and one of IPv4, which does.
+fn half_reachable(mesh: &Mesh) -> Backend {
+    for ip in ["2001:db8::1", "2001:db8::2"] {
+        mesh.memory.black_hole(format!("[{ip}]:80").parse().expect("an address"));
+        mesh.memory.name("web.example", ip.parse().expect("an address"));
+    }
+    mesh.memory.name("web.example", "192.0.2.9".parse().expect("an address"));
+    mesh.answering("192.0.2.9:80", OK)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_whose_ipv6_addresses_do_not_answer_is_reached_by_ipv4_after_a_quarter_of_a_second() {
+    let mesh = Mesh::default();
+    let web = half_reachable(&mesh);
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    for request in [
+        "CONNECT web.example:80 HTTP/1.1\r\nhost: web.example:80\r\n\r\n",
+        "GET http://web.example/ HTTP/1.1\r\nhost: web.example\r\n\r\n",
+    ] {
+        let (mut client, began) = (sidecar.client().await, Instant::now());
+        client.send(request).await;
+        assert!(client.head().await.expect("an answer").starts_with("HTTP/1.1 200 "), "{request}");
+        let took = began.elapsed().as_millis();
+        assert!((250..260).contains(&took), "{request}: {took} ms");
+    }
+    settle().await;
+    assert!(web.connections() > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_address_of_a_name_is_followed_by_the_next_one_at_once() {
+    let mesh = Mesh::default();
+    let _web = half_reachable(&mesh);
+    for (ip, name) in
+        [("2001:db8::9", "both.example"), ("192.0.2.9", "both.example"), ("2001:db8::9", "none.example")]
+    {
+        mesh.memory.name(name, ip.parse().expect("an address"));
+    }
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    for (host, expected) in [("both.example", (200, None)), ("none.example", (502, Some("connect_refused")))]
+    {
+        let (mut client, began) = (sidecar.client().await, Instant::now());
+        let request = format!("GET http://{host}/ HTTP/1.1\r\nhost: {host}\r\n\r\n");
+        assert_eq!(client.ask(&request).await.status_and_reason(), expected, "{host}");
+        assert!(began.elapsed().as_millis() < 50, "{host}");
+    }
 }

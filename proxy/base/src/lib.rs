@@ -16,6 +16,7 @@ pub mod unfinished;
 pub mod accept;
 pub mod relay;
 pub mod net;
+pub mod race;
 pub mod drain;
 pub mod deadline;
 pub mod memory;

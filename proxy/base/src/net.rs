@@ -118,14 +118,14 @@ impl Network {
         }
     }
 
-    /// The addresses of a host name, at least one, in the order in which they should be tried.
+    /// At most four addresses of a host name, at least one, in the order in which they should be tried.
     ///
     /// # Errors
     /// The name has no address, or none was found within five seconds. A wait for other look-ups counts.
     pub async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         match self {
             Self::Os => resolve::addresses(host, port).await,
-            Self::Memory(memory) => memory.resolve(host, port).map(|address| vec![address]),
+            Self::Memory(memory) => memory.resolve(host, port).map(resolve::to_try),
         }
     }
 }

@@ -38,7 +38,7 @@ pub struct MemoryNetwork {
 #[derive(Debug, Default)]
 struct Hosts {
     bound: HashMap<SocketAddr, Host>,
-    names: HashMap<String, IpAddr>,
+    names: HashMap<String, Vec<IpAddr>>,
     /// The keep-alive time that the last connection to each address asked for.
     keepalives: HashMap<SocketAddr, Option<Duration>>,
     /// Addresses where the client learns of a new connection later than the listener.
@@ -108,13 +108,14 @@ impl MemoryNetwork {
         self.hosts.lock().late.insert(address);
     }
 
+    /// Adds an address to those of `host`.
     pub fn name(&self, host: &str, ip: IpAddr) {
-        self.hosts.lock().names.insert(host.to_owned(), ip);
+        self.hosts.lock().names.entry(host.to_owned()).or_default().push(ip);
     }
 
-    pub fn resolve(&self, host: &str, port: u16) -> io::Result<SocketAddr> {
-        let known = self.hosts.lock().names.get(host).copied();
-        known.map(|ip| (ip, port).into()).ok_or_else(|| io::ErrorKind::NotFound.into())
+    pub fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let known = self.hosts.lock().names.get(host).cloned().ok_or(io::ErrorKind::NotFound)?;
+        Ok(known.into_iter().map(|ip| (ip, port).into()).collect())
     }
 
     pub fn note_keepalive(&self, address: SocketAddr, keepalive: Option<Duration>) {

@@ -140,6 +140,17 @@ impl Attempts {
         }
     }
 
+    /// Adds attempts that were made beside these. Returns the id of the last of them, if it is still in the list.
+    pub fn append(&mut self, others: Self) -> AttemptId {
+        let mut last = AttemptId(self.total.saturating_sub(1));
+        for other in others.first.into_iter().chain(others.more) {
+            last = self.begin();
+            self.note(last, |attempt| *attempt = other);
+        }
+        self.picked = self.picked.saturating_add(others.picked);
+        last
+    }
+
     /// Notes the endpoint that was picked for an attempt. The attempt now waits for a connection to it.
     pub fn pick(&mut self, id: AttemptId, endpoint: SocketAddr, now: Instant) {
         self.picked = self.picked.saturating_add(1);

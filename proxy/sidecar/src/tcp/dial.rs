@@ -289,6 +289,13 @@ impl Dialled {
         self.in_flight.endpoint().address
     }
 
+    /// The connection, whose attempts follow those that were made beside it.
+    pub fn after(mut self, mut others: Attempts) -> Self {
+        self.attempt = others.append(std::mem::take(&mut self.facts.attempts));
+        self.facts.attempts = others;
+        self
+    }
+
     /// Gives the connection this place in the cluster, and one at its endpoint.
     fn take_place(&mut self, in_cluster: OwnedSemaphorePermit) -> Result<(), Error> {
         let at_endpoint = self.cluster.slot_now_at(self.in_flight.endpoint())?;

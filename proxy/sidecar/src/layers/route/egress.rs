@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use pillion_model::listener::Unknown;
+use tokio::time::Instant;
 
 use crate::connection::{Connection, Destination, Place};
+use crate::exchange::DialFailure;
 use crate::exchange::attempts::Attempts;
-use crate::http::{Body, Call, Response};
+use crate::http::{Body, Call, Exchange, Response};
 use crate::state::{DestinationKey, Fixed, Route, split_port};
 use crate::tcp::{self, Dialled};
 use crate::worker::Worker;
@@ -21,6 +23,7 @@ use pillion_base::error::Error;
 use pillion_base::net::Io;
 use pillion_base::net::own::is_virtual;
 use pillion_base::net::special::is_special;
+use pillion_base::race;
 use pillion_http::message::Opened;
 use pillion_model::Direction;
 use pillion_model::Reason;
@@ -68,21 +71,47 @@ pub(super) async fn absolute(call: &Call) -> Result<Arc<Route>, Error> {
     }
 }
 
-/// Dials the addresses in turn, and returns the first that accepts a connection. If none does, the attempts are noted
-/// in the request's exchange.
+/// Dials the addresses as RFC 8305 says, and returns the first that accepts a connection. If none does, the attempts
+/// are noted in the request's exchange.
 async fn dial_any(call: &Call, addresses: &[SocketAddr]) -> Result<(SocketAddr, Arc<Route>, Dialled), Error> {
     let exchange = &call.common.exchange;
-    let (mut failed, mut attempts) =
-        (Error::new(Reason::DnsError, "the name has no address"), Attempts::default());
-    for to in addresses {
-        let route = exchange.worker.state.unknown.route(*to);
-        match tcp::dial(&route, exchange.connection.downstream, attempts, &exchange.worker).await {
-            Ok(dialled) => return Ok((*to, route, dialled)),
-            Err(failure) => (failed, attempts) = (failure.error, failure.facts.attempts),
-        }
+    let (mut addresses, mut racing) = (addresses.iter().copied(), Vec::new());
+    let next = || {
+        let to = addresses.next()?;
+        racing.push((to, Instant::now()));
+        Some(dial(to, exchange))
+    };
+    let mut failures = Vec::new();
+    let won = race::first(next, |failure| failures.push(failure)).await;
+    let mut error = Error::new(Reason::DnsError, "the name has no address");
+    let mut attempts = Attempts::default();
+    for (to, failure) in failures {
+        racing.retain(|(racing, _)| *racing != to);
+        attempts.append(failure.facts.attempts);
+        error = failure.error;
     }
-    exchange.note(|facts| facts.common.attempts = attempts);
-    Err(failed)
+    let Some((to, route, dialled)) = won else {
+        exchange.note(|facts| facts.common.attempts = attempts);
+        return Err(error);
+    };
+    for (lost, began) in racing.into_iter().filter(|(racing, _)| *racing != to) {
+        let id = attempts.begin();
+        attempts.pick(id, lost, began);
+        attempts.lose(id, Instant::now());
+    }
+    Ok((to, route, dialled.after(attempts)))
+}
+
+async fn dial(
+    to: SocketAddr,
+    exchange: &Exchange,
+) -> Result<(SocketAddr, Arc<Route>, Dialled), (SocketAddr, DialFailure)> {
+    let route = exchange.worker.state.unknown.route(to);
+    let dialled = tcp::dial(&route, exchange.connection.downstream, Attempts::default(), &exchange.worker);
+    match dialled.await {
+        Ok(dialled) => Ok((to, route, dialled)),
+        Err(failure) => Err((to, failure)),
+    }
 }
 
 fn target(call: &Call, default_port: Option<u16>) -> Result<(String, u16), Error> {
