@@ -103,7 +103,7 @@ impl ClusterKind {
 pub struct Discovery {
     /// The records that say where the endpoints are.
     pub records: DnsRecords,
-    /// The time between two queries, whatever the time to live of the records; at least 1 s. Default:
+    /// The longest time between two queries; at least 1 s. Records that live shorter are asked for when they end. Default:
     /// [`Discovery::REFRESH`].
     pub refresh: Duration,
 }

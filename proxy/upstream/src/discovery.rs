@@ -1,8 +1,8 @@
-//! Endpoints by DNS: each name is looked up at intervals, and its cluster is notified when the addresses change.
+//! Endpoints by DNS: each name is looked up again and again, and its cluster is notified when the addresses change.
 //!
 //! There is one [`Following`] for each name, on a runtime beside the workers, so that a slow DNS server delays no
 //! request. [`membership`] decides what an answer means, without clock or socket.
-//! Deliberately absent: the records' times to live, and requests to endpoints that were removed.
+//! Deliberately absent: requests to endpoints that were removed.
 
 mod answer;
 mod membership;
@@ -172,7 +172,7 @@ mod tests {
     }
 
     fn found(ip: &str) -> Answer {
-        Answer::Found { addresses: vec![ip.parse().unwrap()], unanswered: None }
+        Answer::Found { addresses: vec![ip.parse().unwrap()], unanswered: None, lifetime: None }
     }
 
     #[test]
@@ -214,6 +214,22 @@ mod tests {
         assert_eq!(endpoints(&membership), ["192.0.2.2:80"]);
         let took = started.elapsed().as_secs_f64();
         assert!((13.5..=16.6).contains(&took), "three refreshes of 5 s, a tenth more or less: {took}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn records_that_live_shorter_than_refresh_are_asked_for_again_when_they_end() {
+        let short = |ip: &str| Answer::Found {
+            addresses: vec![ip.parse().unwrap()],
+            unanswered: None,
+            lifetime: Some(Duration::from_secs(10)),
+        };
+        let name = following(60, vec![short("192.0.2.1"), short("192.0.2.2")]);
+        let mut membership = name.membership();
+        membership.wait_for(|now| !now.endpoints.is_empty()).await.unwrap();
+        let learnt = Instant::now();
+        membership.wait_for(|now| now.endpoints[0].address.ip().to_string() == "192.0.2.2").await.unwrap();
+        let took = learnt.elapsed().as_secs_f64();
+        assert!((9.0..=11.1).contains(&took), "10 s, a tenth more or less: {took}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -337,7 +337,7 @@ static LEARNT: Static<LearntEndpoints> = Static::new(|| {
             field!(srv),
             "A name whose SRV records are the endpoints, with their ports, weights and priorities.",
         )
-        .word::<Duration>("refresh", field!(refresh), "The time between two queries, at least 1s.")
+        .word::<Duration>("refresh", field!(refresh), "The longest time between two queries, at least 1s. Records with a shorter time to live are asked for when they end.")
         .takes("1s or more")
         .later("kubernetes", |learnt| learnt.is_later = true)
 });

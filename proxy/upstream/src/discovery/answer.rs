@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
@@ -26,8 +27,8 @@ impl Family {
 /// The result of one question, for A or for AAAA records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum FamilyAnswer {
-    /// Never empty.
-    Addresses(Vec<IpAddr>),
+    /// Never empty. With the time for which they may be used; see [`Answer::Found`].
+    Addresses(Vec<IpAddr>, Option<Duration>),
     /// The server says that there are none: NXDOMAIN, or an answer without such records.
     Nothing(String),
     /// The server could not tell: SERVFAIL, refused, no answer, no route.
@@ -42,6 +43,9 @@ pub enum Answer {
         addresses: Vec<IpAddr>,
         /// The family whose question failed, and why.
         unanswered: Option<(Family, String)>,
+        /// How long the records may be used: the least of their times to live. `None` when no record says it, because
+        /// the hosts file has none, and 0 means that there is nothing to count down.
+        lifetime: Option<Duration>,
     },
     /// SRV records of which at least one target has an address.
     Services {
@@ -49,6 +53,8 @@ pub enum Answer {
         services: Vec<Service>,
         /// Whether there were more.
         too_many: bool,
+        /// As in [`Answer::Found`], over all records and their targets.
+        lifetime: Option<Duration>,
     },
     /// The server says that the name has no addresses, or no SRV records whose targets have some.
     Nothing(String),
@@ -79,7 +85,7 @@ pub struct SrvRecord {
 
 impl FamilyAnswer {
     /// Leaves out addresses to which nothing can be sent: filtering servers answer 0.0.0.0 for blocked names.
-    pub(super) fn from_addresses(found: impl Iterator<Item = IpAddr>) -> Self {
+    pub(super) fn from_addresses(found: impl Iterator<Item = IpAddr>, lifetime: Option<Duration>) -> Self {
         let usable: Vec<IpAddr> = found
             .map(|ip| ip.to_canonical())
             .filter(|ip| !ip.is_unspecified() && !ip.is_multicast())
@@ -87,7 +93,7 @@ impl FamilyAnswer {
         if usable.is_empty() {
             return Self::Nothing("the answer holds no usable address".into());
         }
-        Self::Addresses(usable)
+        Self::Addresses(usable, lifetime)
     }
 }
 
@@ -96,12 +102,16 @@ impl Answer {
     /// used: the name may have addresses.
     pub(super) fn join(v4: FamilyAnswer, v6: FamilyAnswer) -> Self {
         match (v4, v6) {
-            (FamilyAnswer::Addresses(mut addresses), FamilyAnswer::Addresses(more)) => {
+            (FamilyAnswer::Addresses(mut addresses, one), FamilyAnswer::Addresses(more, other)) => {
                 addresses.extend(more);
-                Self::Found { addresses, unanswered: None }
+                Self::Found { addresses, unanswered: None, lifetime: shorter(one, other) }
             }
-            (FamilyAnswer::Addresses(addresses), other) => Self::of_one(addresses, other, Family::V6),
-            (other, FamilyAnswer::Addresses(addresses)) => Self::of_one(addresses, other, Family::V4),
+            (FamilyAnswer::Addresses(addresses, lifetime), other) => {
+                Self::Found { addresses, unanswered: unanswered(other, Family::V6), lifetime }
+            }
+            (other, FamilyAnswer::Addresses(addresses, lifetime)) => {
+                Self::Found { addresses, unanswered: unanswered(other, Family::V4), lifetime }
+            }
             (FamilyAnswer::Failed(why), _) | (_, FamilyAnswer::Failed(why)) => Self::Failed(why),
             (FamilyAnswer::Nothing(why), FamilyAnswer::Nothing(_)) => Self::Nothing(why),
         }
@@ -109,10 +119,13 @@ impl Answer {
 
     /// Joins the answers for the targets of SRV records. One target with addresses is enough. When a question failed,
     /// the "none" of the other targets is not used.
-    pub(super) fn of_services(services: Vec<Service>, too_many: bool) -> Self {
+    /// `lifetime`: that of the SRV records.
+    pub(super) fn of_services(services: Vec<Service>, too_many: bool, lifetime: Option<Duration>) -> Self {
         let is_found = |service: &Service| matches!(service.addresses, Self::Found { .. });
         if services.iter().any(is_found) {
-            return Self::Services { services, too_many };
+            let targets = services.iter().filter_map(|service| service.addresses.lifetime());
+            let lifetime = targets.chain(lifetime).min();
+            return Self::Services { services, too_many, lifetime };
         }
         let mut nothing = None;
         for Service { record, addresses } in services {
@@ -125,13 +138,25 @@ impl Answer {
         Self::Nothing(nothing.unwrap_or_else(|| "the answer holds no usable SRV record".into()))
     }
 
-    fn of_one(addresses: Vec<IpAddr>, other: FamilyAnswer, family: Family) -> Self {
-        let unanswered = match other {
-            FamilyAnswer::Failed(why) => Some((family, format!("{} records: {why}", family.record()))),
-            FamilyAnswer::Addresses(_) | FamilyAnswer::Nothing(_) => None,
-        };
-        Self::Found { addresses, unanswered }
+    /// How long the answer may be used.
+    pub(super) const fn lifetime(&self) -> Option<Duration> {
+        match self {
+            Self::Found { lifetime, .. } | Self::Services { lifetime, .. } => *lifetime,
+            Self::Nothing(_) | Self::NotOffered(_) | Self::Failed(_) => None,
+        }
     }
+}
+
+/// Why one family was not answered, if its question failed.
+fn unanswered(answer: FamilyAnswer, family: Family) -> Option<(Family, String)> {
+    match answer {
+        FamilyAnswer::Failed(why) => Some((family, format!("{} records: {why}", family.record()))),
+        FamilyAnswer::Addresses(..) | FamilyAnswer::Nothing(_) => None,
+    }
+}
+
+fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    one.into_iter().chain(other).min()
 }
 
 #[cfg(test)]
@@ -139,7 +164,7 @@ mod tests {
     use super::*;
 
     fn one_address(ip: &str) -> FamilyAnswer {
-        FamilyAnswer::from_addresses([ip.parse().unwrap()].into_iter())
+        FamilyAnswer::from_addresses([ip.parse().unwrap()].into_iter(), None)
     }
 
     fn failed() -> FamilyAnswer {
@@ -156,6 +181,7 @@ mod tests {
         let found = |ips: &[&str], unanswered: Option<Family>| Answer::Found {
             addresses: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
             unanswered: unanswered.map(|family| (family, format!("{} records: timed out", family.record()))),
+            lifetime: None,
         };
         let cases = [
             (one_address(v4), one_address(v6), found(&[v4, v6], None)),
@@ -180,12 +206,39 @@ mod tests {
         };
         let found = Answer::join(one_address("192.0.2.1"), nothing());
         let (failed, none) = (Answer::Failed("timed out".into()), Answer::Nothing("NXDOMAIN".into()));
-        let judged = |all: &[&Answer]| Answer::of_services(all.iter().map(|it| service(it)).collect(), false);
-        let both = Answer::Services { services: vec![service(&failed), service(&found)], too_many: false };
+        let judged =
+            |all: &[&Answer]| Answer::of_services(all.iter().map(|it| service(it)).collect(), false, None);
+        let both = Answer::Services {
+            services: vec![service(&failed), service(&found)],
+            too_many: false,
+            lifetime: None,
+        };
         assert_eq!(judged(&[&failed, &found]), both);
         assert_eq!(judged(&[&none, &failed]), Answer::Failed("target a.test.: timed out".into()));
         assert_eq!(judged(&[&none, &none]), Answer::Nothing("target a.test.: NXDOMAIN".into()));
         assert!(matches!(judged(&[]), Answer::Nothing(_)));
+    }
+
+    #[test]
+    fn an_answer_may_be_used_as_long_as_all_of_its_records() {
+        let secs = |secs| Some(Duration::from_secs(secs));
+        let family = |lifetime| {
+            let ip: IpAddr = "192.0.2.1".parse().unwrap();
+            FamilyAnswer::from_addresses([ip].into_iter(), lifetime)
+        };
+        assert_eq!(Answer::join(family(secs(9)), family(secs(4))).lifetime(), secs(4));
+        assert_eq!(Answer::join(family(None), family(secs(4))).lifetime(), secs(4));
+        assert_eq!(Answer::join(family(secs(9)), failed()).lifetime(), secs(9));
+        let service = |lifetime| Service {
+            record: SrvRecord { priority: 0, target: "a.test.".into(), port: 80, weight: 1 },
+            addresses: Answer::join(family(lifetime), nothing()),
+        };
+        let of = |own, targets: [Option<Duration>; 2]| {
+            Answer::of_services(targets.map(service).into(), false, own).lifetime()
+        };
+        assert_eq!(of(secs(7), [secs(9), secs(8)]), secs(7));
+        assert_eq!(of(secs(7), [secs(3), None]), secs(3));
+        assert_eq!(of(None, [None, None]), None);
     }
 
     #[test]

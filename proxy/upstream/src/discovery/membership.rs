@@ -26,6 +26,9 @@ const LAST_PRIORITY: u32 = 127;
 /// really ended simply fail.
 pub(super) const DENIALS_BEFORE_REMOVAL: u32 = 3;
 
+/// The shortest pause before the records of an answer end, so that a short time to live makes no storm of questions.
+const SHORTEST_LIFETIME: Duration = Duration::from_secs(1);
+
 /// The longest pause after a first "no such name", so that a long `refresh` does not delay the decision.
 const REFRESH_IN_DOUBT: Duration = Duration::from_secs(5);
 
@@ -102,19 +105,22 @@ pub(super) struct NameState {
     /// "No such name" answers in a row.
     denials: u32,
     too_many: bool,
+    /// How long the last answer may be used.
+    lifetime: Option<Duration>,
 }
 
 impl NameState {
     pub(super) fn new(port: u16, refresh: Duration, before: Option<Membership>) -> Self {
         let refresh = refresh.clamp(SHORTEST, LONGEST);
         let membership = before.unwrap_or_else(Membership::unknown);
-        Self { port, refresh, membership, failures: 0, denials: 0, too_many: false }
+        Self { port, refresh, membership, failures: 0, denials: 0, too_many: false, lifetime: None }
     }
 
     pub(super) fn apply(&mut self, answer: Answer, now: Instant) -> Effect {
+        self.lifetime = answer.lifetime();
         match answer {
-            Answer::Found { addresses, unanswered } => self.found(addresses, unanswered, now),
-            Answer::Services { services, too_many } => self.found_services(services, too_many, now),
+            Answer::Found { addresses, unanswered, .. } => self.found(addresses, unanswered, now),
+            Answer::Services { services, too_many, .. } => self.found_services(services, too_many, now),
             Answer::Nothing(why) | Answer::NotOffered(why) => self.denied(why, now),
             Answer::Failed(why) => self.failed(why),
         }
@@ -131,7 +137,8 @@ impl NameState {
             return doubled.min(self.refresh.max(LONGEST_BACKOFF));
         }
         let in_doubt = self.denials > 0 && !self.membership.endpoints.is_empty();
-        if in_doubt { self.refresh.min(REFRESH_IN_DOUBT) } else { self.refresh }
+        let most = if in_doubt { Some(REFRESH_IN_DOUBT) } else { self.lifetime };
+        self.refresh.min(most.map_or(LONGEST, |most| most.max(SHORTEST_LIFETIME)))
     }
 
     /// Takes over an answer. If the question of one family failed, the endpoints of that family stay.
@@ -172,7 +179,7 @@ impl NameState {
     fn addresses_of(&self, target: &str, answer: Answer) -> (Vec<IpAddr>, Option<String>) {
         let known = || self.membership.targets.get(target).into_iter().flatten().copied();
         match answer {
-            Answer::Found { mut addresses, unanswered } => {
+            Answer::Found { mut addresses, unanswered, .. } => {
                 if let Some((family, _)) = &unanswered {
                     addresses.extend(known().filter(|ip| Family::of(*ip) == *family));
                 }
@@ -273,12 +280,12 @@ mod tests {
 
     fn found(ips: &[&str]) -> Answer {
         let addresses = ips.iter().map(|ip| ip.parse().unwrap()).collect();
-        Answer::Found { addresses, unanswered: None }
+        Answer::Found { addresses, unanswered: None, lifetime: None }
     }
 
     fn half(ips: &[&str], family: Family) -> Answer {
         let Answer::Found { addresses, .. } = found(ips) else { unreachable!() };
-        Answer::Found { addresses, unanswered: Some((family, "timed out".into())) }
+        Answer::Found { addresses, unanswered: Some((family, "timed out".into())), lifetime: None }
     }
 
     fn failed() -> Answer {
@@ -382,6 +389,34 @@ mod tests {
         assert_eq!(known.pause(0.5).as_secs(), 600);
     }
 
+    fn living(seconds: u64) -> Answer {
+        let Answer::Found { addresses, unanswered, .. } = found(&["192.0.2.1"]) else { unreachable!() };
+        Answer::Found { addresses, unanswered, lifetime: Some(Duration::from_secs(seconds)) }
+    }
+
+    #[test]
+    fn an_answer_is_used_no_longer_than_its_time_to_live_or_refresh_and_failures_have_their_own_pauses() {
+        let mut known = NameState::new(80, Duration::from_secs(60), None);
+        let mut pause_after = |answer| {
+            known.apply(answer, Instant::now());
+            known.pause(0.5).as_secs()
+        };
+        let answers =
+            [living(20), living(300), living(1), found(&["192.0.2.1"]), living(7), failed(), nothing()];
+        assert_eq!(answers.map(&mut pause_after), [20, 60, 1, 60, 7, 1, 5]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_pause_after_an_answer_is_within_its_bounds(refresh in 1_u64..90_000, lifetime in 1_u64..u64::from(u32::MAX), luck in 0.0..1.0) {
+            let mut known = NameState::new(80, Duration::from_secs(refresh), None);
+            known.apply(living(lifetime), Instant::now());
+            let exact = refresh.min(lifetime).min(LONGEST.as_secs()) as f64;
+            let pause = known.pause(luck).as_secs_f64();
+            proptest::prop_assert!((0.899 * exact..=1.101 * exact).contains(&pause), "{pause} of {exact}");
+        }
+    }
+
     #[test]
     fn a_family_whose_question_failed_keeps_its_endpoints() {
         let mut known = NameState::new(80, REFRESH, None);
@@ -410,7 +445,7 @@ mod tests {
     }
 
     fn services(services: impl IntoIterator<Item = Service>) -> Answer {
-        Answer::Services { services: services.into_iter().collect(), too_many: false }
+        Answer::Services { services: services.into_iter().collect(), too_many: false, lifetime: None }
     }
 
     /// Each endpoint as `address priority weight`.
@@ -485,7 +520,7 @@ mod tests {
     fn an_excess_of_srv_records_is_reported_once() {
         let mut known = NameState::new(0, REFRESH, None);
         let some = || vec![service(0, 1, "a.", found(&["192.0.2.1"]))];
-        let excess = || Answer::Services { services: some(), too_many: true };
+        let excess = || Answer::Services { services: some(), too_many: true, lifetime: None };
         assert_eq!(after(&mut known, [excess()]), effect(true, News::TooMany));
         assert_eq!(after(&mut known, [excess()]), effect(false, None));
     }

@@ -3,13 +3,14 @@
 //!
 //! Works like glibc: first the hosts file, then the servers in their order. Unlike glibc, a search stops at a domain
 //! that could not be asked: otherwise an outage would resolve the name in another domain.
-//! Deliberately absent: a cache. Names are looked up at each refresh, whatever their records' time to live is.
+//! Deliberately absent: a cache. An answer says how long it may be used, and its reader asks again by then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
+use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::{Query, ResponseCode};
 use hickory_resolver::proto::rr::rdata::SRV;
@@ -123,7 +124,8 @@ async fn find(system: &Arc<System>, name: &Name, kind: Kind) -> Answer {
 fn in_hosts(system: &System, name: &Name) -> Answer {
     let said = |family| match system.hosts.lookup_static_host(&Query::query(name.clone(), family)) {
         Some(found) => {
-            FamilyAnswer::from_addresses(found.answers().iter().filter_map(|record| record.data.ip_addr()))
+            let addresses = found.answers().iter().filter_map(|record| record.data.ip_addr());
+            FamilyAnswer::from_addresses(addresses, None)
         }
         None => FamilyAnswer::Nothing("not in the hosts file".into()),
     };
@@ -160,7 +162,7 @@ async fn services(system: &Arc<System>, server: &TokioResolver, name: &Name) -> 
             return match failure(name, "SRV records", error) {
                 FamilyAnswer::Nothing(why) => Answer::Nothing(why),
                 FamilyAnswer::Failed(why) => Answer::Failed(why),
-                FamilyAnswer::Addresses(_) => Answer::Failed("no answer".into()),
+                FamilyAnswer::Addresses(..) => Answer::Failed("no answer".into()),
             };
         }
     };
@@ -175,7 +177,7 @@ async fn services(system: &Arc<System>, server: &TokioResolver, name: &Name) -> 
     match usable(name, records) {
         Ok((records, too_many)) => {
             let answers = answers_for_targets(system, server, &records).await;
-            Answer::of_services(with_answers(records, &answers), too_many)
+            Answer::of_services(with_answers(records, &answers), too_many, lifetime(&found))
         }
         Err(answer) => answer,
     }
@@ -256,13 +258,20 @@ fn with_answers(records: Vec<SrvRecord>, answers: &BTreeMap<Arc<str>, Answer>) -
 async fn question(server: &TokioResolver, name: &Name, family: RecordType) -> FamilyAnswer {
     match server.lookup(name.clone(), family).await {
         Ok(found) => match found.message().metadata.response_code {
-            ResponseCode::NoError | ResponseCode::NXDomain => FamilyAnswer::from_addresses(
-                found.answers().iter().filter_map(|record| record.data.ip_addr()),
-            ),
+            ResponseCode::NoError | ResponseCode::NXDomain => {
+                let addresses = found.answers().iter().filter_map(|record| record.data.ip_addr());
+                FamilyAnswer::from_addresses(addresses, lifetime(&found))
+            }
             code => FamilyAnswer::Failed(code.to_string()),
         },
         Err(error) => failure(name, "addresses", error),
     }
+}
+
+/// The least time to live of the answer's records, aliases (CNAME) included. `None` for 0.
+fn lifetime(found: &Lookup) -> Option<Duration> {
+    let least = found.answers().iter().map(|record| record.ttl).min()?;
+    (least > 0).then(|| Duration::from_secs(least.into()))
 }
 
 /// The meaning of an error of the resolver, which reports an empty answer as an error.
@@ -282,7 +291,7 @@ mod tests {
 
     use super::*;
     use crate::discovery::answer::Family;
-    use crate::discovery::testing::{DnsServer, Folder, Script};
+    use crate::discovery::testing::{DnsServer, Folder, LIFETIME, Script};
 
     fn ips(ips: &[&str]) -> Vec<IpAddr> {
         ips.iter().map(|ip| ip.parse().unwrap()).collect()
@@ -293,7 +302,12 @@ mod tests {
     }
 
     fn found(addresses: &[&str]) -> Answer {
-        Answer::Found { addresses: ips(addresses), unanswered: None }
+        Answer::Found { addresses: ips(addresses), unanswered: None, lifetime: Some(LIFETIME) }
+    }
+
+    /// From the hosts file, which has no times to live.
+    fn found_in_hosts(addresses: &[&str]) -> Answer {
+        Answer::Found { addresses: ips(addresses), unanswered: None, lifetime: None }
     }
 
     async fn ask(resolver: &Resolver, name: &str) -> Answer {
@@ -317,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_look_up_asks_the_server_whatever_the_time_to_live() {
+    async fn every_look_up_asks_the_server_and_tells_the_least_time_to_live() {
         let server = DnsServer::start().await;
         server.say("orders.test.", &records(&["192.0.2.1"]));
         let (resolver, _folder) = server.resolver("", "");
@@ -328,6 +342,12 @@ mod tests {
         assert!(matches!(ask(&resolver, "orders.test.").await, Answer::Nothing(_)));
         server.say("orders.test.", &records(&["192.0.2.3"]));
         assert_eq!(ask(&resolver, "orders.test.").await, found(&["192.0.2.3"]));
+        server.say_of("_a._tcp.test.", RecordType::SRV, Script::Services(vec![(0, 0, 80, "orders.test.")]));
+        for (seconds, expected) in [(7, Some(Duration::from_secs(7))), (0, None)] {
+            server.set_lifetime(seconds);
+            assert_eq!(ask(&resolver, "orders.test.").await.lifetime(), expected);
+            assert_eq!(ask_srv(&resolver, "_a._tcp.test.").await.lifetime(), expected);
+        }
     }
 
     #[tokio::test]
@@ -365,7 +385,7 @@ mod tests {
         server.say("half.test.", &records(&["192.0.2.1"]));
         server.say_of("half.test.", RecordType::AAAA, Script::Code(ResponseCode::ServFail));
         let (resolver, _folder) = server.resolver("", "");
-        let Answer::Found { addresses, unanswered: Some((Family::V6, _)) } =
+        let Answer::Found { addresses, unanswered: Some((Family::V6, _)), .. } =
             ask(&resolver, "half.test").await
         else {
             panic!("half an answer")
@@ -393,7 +413,7 @@ mod tests {
         let server = DnsServer::start().await;
         server.say("orders.test.", &records(&["192.0.2.1"]));
         let (resolver, folder) = server.resolver("", "203.0.113.1 orders.test\n2001:db8::7 orders.test\n");
-        assert_eq!(ask(&resolver, "orders.test").await, found(&["203.0.113.1", "2001:db8::7"]));
+        assert_eq!(ask(&resolver, "orders.test").await, found_in_hosts(&["203.0.113.1", "2001:db8::7"]));
         assert!(server.asked().is_empty());
         std::fs::write(folder.0.join("hosts"), "203.0.113.1 other.test").unwrap();
         assert_eq!(ask(&resolver, "orders.test").await, found(&["192.0.2.1"]));
@@ -410,7 +430,7 @@ mod tests {
         let folder = Folder::new();
         std::fs::write(folder.0.join("hosts"), "203.0.113.1 orders").unwrap();
         let resolver = Resolver::of(folder.files(53));
-        assert_eq!(ask(&resolver, "orders").await, found(&["203.0.113.1"]));
+        assert_eq!(ask(&resolver, "orders").await, found_in_hosts(&["203.0.113.1"]));
         let Answer::Failed(why) = ask(&resolver, "other").await else { panic!("no server") };
         assert!(why.contains("resolv.conf"), "{why}");
     }
@@ -438,10 +458,10 @@ mod tests {
     type Told = (u16, String, u16, u16, Option<Vec<IpAddr>>);
 
     fn targets(answer: &Answer) -> Vec<Told> {
-        let Answer::Services { services, too_many: false } = answer else { panic!("{answer:?}") };
+        let Answer::Services { services, too_many: false, .. } = answer else { panic!("{answer:?}") };
         let tell = |Service { record, addresses }: &Service| {
             let addresses = match addresses {
-                Answer::Found { addresses, unanswered: None } => Some(addresses.clone()),
+                Answer::Found { addresses, unanswered: None, .. } => Some(addresses.clone()),
                 _ => None,
             };
             (record.priority, record.target.to_string(), record.port, record.weight, addresses)

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
 
 use hickory_resolver::proto::op::{Message, OpCode, ResponseCode};
 use hickory_resolver::proto::rr::rdata::SRV;
@@ -18,6 +19,9 @@ use tokio::task::JoinSet;
 
 use super::Resolver;
 use super::system::Files;
+
+/// The time to live of the server's records, unless a test sets another one.
+pub const LIFETIME: Duration = Duration::from_secs(30);
 
 /// What the server does with a question.
 #[derive(Debug, Clone)]
@@ -39,6 +43,8 @@ struct ServerState {
     zone: Mutex<Zone>,
     asked: Mutex<Vec<String>>,
     one_more: Notify,
+    /// The time to live of all records in seconds, plus one; 0: not set.
+    lifetime: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -85,6 +91,11 @@ impl DnsServer {
 
     pub fn say_of(&self, name: &str, family: RecordType, script: Script) {
         self.state.zone.lock().insert((name.into(), family), script);
+    }
+
+    /// Sets the time to live of all records from now on.
+    pub fn set_lifetime(&self, seconds: u32) {
+        self.state.lifetime.store(seconds + 1, Relaxed);
     }
 
     /// The questions so far, as `A name.`, in order of arrival.
@@ -155,6 +166,7 @@ impl ServerState {
         let mut answer = Message::response(question.metadata.id, OpCode::Query);
         answer.metadata.recursion_available = true;
         answer.add_query(query.clone());
+        let lifetime = self.lifetime.load(Relaxed).checked_sub(1).unwrap_or(LIFETIME.as_secs() as u32);
         let mut services = Vec::new();
         let addresses = match script.unwrap_or(Script::Code(ResponseCode::NXDomain)) {
             Script::Silent => return None,
@@ -173,11 +185,13 @@ impl ServerState {
             Script::Truncated(addresses) | Script::Records(addresses) => addresses,
         };
         let of_family = addresses.into_iter().filter(|ip| ip.is_ipv4() == (family == RecordType::A));
-        answer.add_answers(of_family.map(|ip| Record::from_rdata(query.name().clone(), 30, RData::from(ip))));
+        answer.add_answers(
+            of_family.map(|ip| Record::from_rdata(query.name().clone(), lifetime, RData::from(ip))),
+        );
         answer.add_answers(services.into_iter().map(|(priority, weight, port, target)| {
             let target = Name::from_str_relaxed(target).unwrap();
             let data = RData::SRV(SRV::new(priority, weight, port, target));
-            Record::from_rdata(query.name().clone(), 30, data)
+            Record::from_rdata(query.name().clone(), lifetime, data)
         }));
         Some(answer.to_vec().unwrap())
     }
