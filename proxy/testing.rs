@@ -24,6 +24,7 @@ mod detection;
 mod dns;
 mod draining;
 mod early_answers;
+mod families;
 mod forms;
 mod framing;
 mod garbage;

@@ -1,6 +1,8 @@
 //! The innermost service of both stacks: picks an endpoint, takes a connection, sends the request, and tells outlier
 //! detection how the endpoint did.
 
+mod families;
+
 use std::sync::Arc;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -32,7 +34,9 @@ use pillion_model::Reason;
 use pillion_upstream::cluster::endpoint::{Endpoint, InFlight, Preference};
 use pillion_upstream::cluster::outlier::Cause;
 use pillion_upstream::cluster::{Cluster, ClusterProtocol};
-use pillion_upstream::lease::{self, Lease, Patience, SendFailure};
+use pillion_upstream::lease::{Lease, Patience, SendFailure};
+
+use families::Wish;
 
 /// The innermost service. Its future is boxed because it is by far the largest, and the layers above would move it.
 pub fn service() -> impl HttpService {
@@ -47,14 +51,25 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, FailedCall> {
     let cluster = &route.cluster;
     let is_first = call.attempt == AttemptId::FIRST; // the exchange has just begun: its time saves a read of the clock
     let now = if is_first { call.common.exchange.started } else { Instant::now() };
-    let Some(endpoint) = pick(cluster, &call, now) else {
+    let Some(picked) = pick(cluster, &call, now) else {
         return Err(FailedCall::untouched(cluster.no_endpoint(), call));
     };
-    let mut trial = Trial::begin(&endpoint, cluster, &call, now);
+    let other;
+    let mut trial = Trial::begin(&picked, cluster, &call, now);
     let most_fields = call.common.exchange.worker.limits().response_header_count;
     let (preference, ground) = (preference(&call, cluster), &call.common.exchange.worker.ground);
-    let mut carried = match lease::acquire(cluster, &endpoint, ground, preference, most_fields).await {
-        Ok(lease) => Box::new(Carried { lease, in_flight: None }),
+    let wish = Wish { cluster, ground, preference, most_fields };
+    let connected = match wish.at_once(&picked) {
+        Some(lease) => Ok((lease, None)),
+        None => Box::pin(wish.connect(&picked, &call)).await,
+    };
+    let mut carried = match connected {
+        Ok((lease, None)) => Box::new(Carried { lease, in_flight: None }),
+        Ok((lease, Some(endpoint))) => {
+            other = endpoint;
+            trial.moves_to(&other);
+            Box::new(Carried { lease, in_flight: None })
+        }
         Err(error) => {
             trial.failed(&error);
             return Err(FailedCall::untouched(error, call));
@@ -74,8 +89,8 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, FailedCall> {
         }
         Err(failure) => {
             let failure = match failure.is_large_head {
-                true => large_head(most_fields, &carried.lease, cluster, &endpoint).into(),
-                false => explain(failure, call, before, cluster, &endpoint),
+                true => large_head(most_fields, &carried.lease, cluster, trial.endpoint).into(),
+                false => explain(failure, call, before, cluster, trial.endpoint),
             };
             trial.failed(&failure.error);
             Err(failure)
@@ -411,6 +426,13 @@ impl<'a> Trial<'a> {
             is_sent: false,
             is_judged: false,
         }
+    }
+
+    /// The request goes to another endpoint than the one that was picked first.
+    fn moves_to(&mut self, endpoint: &'a Arc<Endpoint>) {
+        self.endpoint = endpoint;
+        self.in_flight = Some(InFlight::at(endpoint));
+        self.exchange.moved(self.attempt, endpoint);
     }
 
     /// Notes that the request is about to be sent. The endpoint's time begins here.

@@ -61,6 +61,12 @@ impl Facts {
         self.attempts.pick(attempt, endpoint.address, now);
     }
 
+    /// Notes that an attempt goes to another endpoint than the one that was picked for it.
+    pub fn moved(&mut self, attempt: AttemptId, endpoint: &Endpoint) {
+        self.tried.insert(endpoint.id);
+        self.attempts.note(attempt, |attempt| attempt.endpoint = Some(endpoint.address));
+    }
+
     /// Notes the error with which the sidecar ends the exchange.
     pub fn failed(&mut self, error: &Error) {
         self.reason = Some(error.reason);

@@ -21,29 +21,37 @@ use pillion_telemetry::LimitLabel;
 
 pub use crate::pool::{Lease, Patience, SendFailure};
 
-/// A connection to `endpoint`: at once if one is free, otherwise as soon as one is. `most_fields` limits the fields of
-/// an answer; for HTTP/2 it applies to a connection that is opened for this request.
+/// A connection to `endpoint` that is free now. `most_fields` limits the fields of an answer.
+pub fn free(
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    ground: &Ground,
+    preference: Preference,
+    most_fields: u32,
+) -> Option<Lease> {
+    let lease = endpoint.pool.shard(ground.index)?.take(endpoint.want(cluster, preference))?;
+    lease.limit_answer(most_fields);
+    Some(lease)
+}
+
+/// A connection to `endpoint` as soon as one is free: the slow path, which the first requests take, and requests under
+/// pressure. Over HTTP/2 `most_fields` applies to a connection that is opened for this request, too.
 ///
 /// # Errors
 /// `limit_pending` when too many requests wait already, or the error of the failed connection attempt.
-pub async fn acquire(
+pub async fn wait(
     cluster: &Arc<Cluster>,
     endpoint: &Arc<Endpoint>,
     ground: &Arc<Ground>,
     preference: Preference,
     most_fields: u32,
 ) -> Result<Lease, Error> {
-    let shard = endpoint.pool.shard(ground.index);
-    let lease = match shard.and_then(|shard| shard.take(endpoint.want(cluster, preference))) {
-        Some(lease) => lease,
-        None => Box::pin(wait(cluster, endpoint, ground, preference, most_fields)).await?,
-    };
+    let lease = served(cluster, endpoint, ground, preference, most_fields).await?;
     lease.limit_answer(most_fields);
     Ok(lease)
 }
 
-/// The slow path, which the first requests take, and requests under pressure.
-async fn wait(
+async fn served(
     cluster: &Arc<Cluster>,
     endpoint: &Arc<Endpoint>,
     ground: &Arc<Ground>,

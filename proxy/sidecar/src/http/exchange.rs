@@ -143,6 +143,11 @@ impl Exchange {
         self.facts.lock().common.picked(attempt, endpoint, now);
     }
 
+    /// Notes that an attempt goes to another endpoint than the one that was picked for it.
+    pub fn moved(&self, attempt: AttemptId, endpoint: &Endpoint) {
+        self.facts.lock().common.moved(attempt, endpoint);
+    }
+
     pub fn begin_attempt(&self) -> AttemptId {
         self.facts.lock().common.attempts.begin()
     }

@@ -19,6 +19,8 @@ use super::outlier::{Ejections, Outlier};
 pub struct EndpointSet {
     pub all: Box<[Arc<Endpoint>]>,
     choice: Choice,
+    /// Whether there are endpoints of IPv4 and of IPv6.
+    pub has_both_families: bool,
     /// The update that the source reported. Its endpoints are in the order of `all`.
     pub said: EndpointUpdate,
     /// Whether the source of these endpoints was replaced and the new source has not answered yet.
@@ -85,7 +87,10 @@ impl EndpointSet {
         };
         let all: Box<[_]> = said.endpoints.iter().map(endpoint).collect();
         let choice = choice(&all, &said, make);
-        Self { all, choice, said, is_of_former_source: false, next_id }
+        let has_both_families = all
+            .windows(2)
+            .any(|two| matches!(two, [one, next] if one.address.is_ipv4() != next.address.is_ipv4()));
+        Self { all, choice, has_both_families, said, is_of_former_source: false, next_id }
     }
 
     /// The set of a cluster that has one endpoint and no source.
@@ -93,7 +98,8 @@ impl EndpointSet {
         let said = EndpointUpdate::known("", [Spec::at(endpoint.address)]);
         let all = [Arc::new(endpoint)];
         let choice = Choice::OfAll(Balancer::new(&LoadBalancer::Random, None, &all));
-        Self { all: all.into(), choice, said, is_of_former_source: false, next_id: 1 }
+        let has_both_families = false;
+        Self { all: all.into(), choice, has_both_families, said, is_of_former_source: false, next_id: 1 }
     }
 
     /// See [`Balancer::pick`].

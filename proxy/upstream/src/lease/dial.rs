@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::time::Instant;
 
 use crate::cluster::Cluster;
 use crate::cluster::endpoint::{Endpoint, Speaks};
+use crate::cluster::outlier::Cause;
 use crate::connect::{Connected, connect, opened, tls_failed};
 use crate::pool::http1::Http1;
 use crate::pool::http2::Http2;
@@ -26,7 +28,8 @@ use pillion_tls::Alpn;
 use pillion_tls::admission::Admission;
 use pillion_tls::client::Purpose;
 
-/// Dials on a task of its own, and serves the request that waits longest.
+/// Dials on a task of its own, and serves the request that waits longest. A failure that no request waits for any more
+/// counts against the endpoint here: else one that never connects would stay in use where requests give up sooner.
 pub(super) fn start(
     cluster: &Arc<Cluster>,
     endpoint: &Arc<Endpoint>,
@@ -47,8 +50,12 @@ pub(super) fn start(
             want: ticket.want,
             most_fields,
         };
-        if let Err(error) = dial.run(slot).await {
-            ticket.fail(&error);
+        let began = Instant::now();
+        if let Err(error) = dial.run(slot).await
+            && !ticket.fail(&error)
+            && let Some(cause) = Cause::of(&error)
+        {
+            endpoint.failed(began.elapsed(), cause, &cluster, Instant::now().into_std());
         }
     });
 }

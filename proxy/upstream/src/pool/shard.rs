@@ -1,6 +1,7 @@
 //! The connections of one worker to one endpoint: idle ones, shared ones, and the requests that wait for one.
 
 use std::collections::VecDeque;
+use std::ops::BitOr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
@@ -320,20 +321,20 @@ impl Turn {
 }
 
 impl Ticket {
-    /// The dial failed: one waiting HTTP/1 request, or all that wanted to share the connection, get the error.
-    pub(crate) fn fail(self, error: &Error) {
+    /// The dial failed: one waiting HTTP/1 request, or all that wanted to share the connection, get the error. Returns
+    /// whether any request got it.
+    pub(crate) fn fail(self, error: &Error) -> bool {
         let mut state = self.shard.state.lock();
-        if !self.want.is_shared() {
-            while let Some(waiter) = state.wants_http1.pop_front() {
-                if waiter.send(Err(error.clone())).is_ok() {
-                    return;
-                }
-            }
-        } else {
-            for waiter in std::mem::take(&mut state.wants_stream) {
-                drop(waiter.send(Err(error.clone())));
+        if self.want.is_shared() {
+            let waiters = std::mem::take(&mut state.wants_stream).into_iter();
+            return waiters.map(|waiter| waiter.send(Err(error.clone())).is_ok()).fold(false, BitOr::bitor);
+        }
+        while let Some(waiter) = state.wants_http1.pop_front() {
+            if waiter.send(Err(error.clone())).is_ok() {
+                return true;
             }
         }
+        false
     }
 }
 
