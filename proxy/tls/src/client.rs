@@ -280,9 +280,10 @@ impl<'a> Setup<'a> {
     fn simple(&mut self, trust_bundle: Option<&PathBuf>) -> Result<Arc<dyn ServerCertVerifier>, SetupError> {
         let roots = self.roots(trust_bundle)?;
         let algorithms = self.provider.signature_verification_algorithms;
-        let revocations = Revocations::new(self.credentials, roots.clone(), algorithms);
-        let inner = WebPkiServerVerifier::builder_with_provider(roots, self.provider.clone()).build()?;
-        Ok(Arc::new(Revoking { inner, revocations }))
+        let revocations = Revocations::new(self.credentials, algorithms);
+        let provider = self.provider.clone();
+        let inner = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider).build()?;
+        Ok(Arc::new(Revoking { inner, roots, revocations }))
     }
 
     fn roots(&mut self, trust_bundle: Option<&PathBuf>) -> Result<Arc<RootCertStore>, SetupError> {

@@ -3,7 +3,7 @@
 use std::io;
 
 use pillion_model::SpiffeId;
-use rustls::{AlertDescription, CertificateError};
+use rustls::{AlertDescription, CertificateError, InvalidMessage};
 
 use super::notes::Notes;
 use super::rejection::Rejection;
@@ -25,6 +25,9 @@ pub enum TlsErrorKind {
     /// Our own certificate is missing. The peer was not contacted.
     NotReady,
 }
+
+const TOO_LONG: &str =
+    "the peer sends more in its handshake than TLS allows; check how many certificates it shows";
 
 /// A handshake that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -86,6 +89,9 @@ impl TlsError {
             E::InvalidCertificate(fault) => Self::from_certificate(fault),
             E::NoCertificatesPresented => Self::no_certificate(),
             E::AlertReceived(alert) => Self::refused(*alert),
+            E::InvalidMessage(
+                InvalidMessage::HandshakePayloadTooLarge | InvalidMessage::CertificatePayloadTooLarge,
+            ) => handshake("too long", TOO_LONG.to_owned()),
             E::InvalidMessage(_) => handshake(
                 "no TLS",
                 format!("the peer does not speak TLS here ({fault}); check the port and its tls setting"),
@@ -239,7 +245,7 @@ const fn refused_certificate(alert: AlertDescription) -> Option<Words> {
         A::UnsupportedCertificate => {
             ("unsupported certificate", "its extended key usage needs client and server authentication")
         }
-        A::BadCertificate => ("bad certificate", "the peer's log says why; compare the clocks of both sides"),
+        A::BadCertificate => ("bad certificate", "the peer's log says why; check its signature algorithm"),
         A::CertificateUnknown => ("not acceptable", "the peer's log says why"),
         A::AccessDenied => ("access denied", "the peer's log says why"),
         _ => return None,

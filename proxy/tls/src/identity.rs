@@ -10,6 +10,8 @@ pub mod revocation;
 pub mod view;
 pub mod watch;
 
+use std::ops::RangeInclusive;
+
 use pillion_model::SpiffeId;
 use pillion_model::identity::BadSpiffeId;
 use rustls::pki_types::UnixTime;
@@ -18,6 +20,7 @@ use time::format_description::well_known::Rfc3339;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, SubjectAlternativeName};
 use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
 
 /// What a workload's certificate (an X.509-SVID) claims about its holder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +96,17 @@ pub enum NotAnIdentity {
          (X.509-SVID, 4.3)"
     )]
     MaySign,
+    #[error("it is a CA's certificate (X.509-SVID, 4.1); a workload's own must come first")]
+    IsCa,
+    #[error(
+        "its key usage does not allow its key to sign a handshake: it lacks digitalSignature, which every workload's has \
+         (X.509-SVID, 4.3)"
+    )]
+    MayNotSignHandshakes,
+    #[error(
+        "its key ({0}) is not accepted; use ECDSA P-256, P-384 or P-521, Ed25519, or RSA with 2048 to 8192 bits"
+    )]
+    WeakKey(String),
 }
 
 impl Subject {
@@ -100,12 +114,11 @@ impl Subject {
     ///
     /// # Errors
     /// [`NotAnIdentity`] unless the certificate has exactly one URI name, this is a SPIFFE ID with a path, and the
-    /// certificate may not sign others.
+    /// certificate is a workload's by its basic constraints, its key usage and its key (X.509-SVID, 5.2).
     pub fn read(der: &[u8]) -> Result<Self, NotAnIdentity> {
         let certificate = parse(der)?;
-        if may_sign(&certificate)? {
-            return Err(NotAnIdentity::MaySign);
-        }
+        check_use(&certificate)?;
+        check_key(&certificate)?;
         let Validity { not_before, not_after } = Validity::of(&certificate);
         Ok(Self { id: workload_id(&certificate)?, not_before, not_after })
     }
@@ -135,12 +148,59 @@ pub fn names<'a>(certificate: &'a X509Certificate<'_>) -> Result<&'a [GeneralNam
     }))
 }
 
-/// Whether the certificate may sign others. Its holder could make other identities with it, whatever its basic
-/// constraints are.
-fn may_sign(certificate: &X509Certificate<'_>) -> Result<bool, NotAnIdentity> {
-    let usage = certificate.key_usage();
-    let usage = usage.map_err(|fault| NotAnIdentity::Unreadable(fault.to_string()))?;
-    Ok(usage.is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign()))
+/// Checks that the certificate is for handshakes, and for nothing else: a holder of a certificate that may sign others
+/// could make other identities with it. A certificate without a key usage passes, because the standard does not ask
+/// verifiers to refuse it.
+fn check_use(certificate: &X509Certificate<'_>) -> Result<(), NotAnIdentity> {
+    let unreadable = |fault: x509_parser::error::X509Error| NotAnIdentity::Unreadable(fault.to_string());
+    let usage = certificate.key_usage().map_err(unreadable)?;
+    let constraints = certificate.basic_constraints().map_err(unreadable)?;
+    if usage.as_ref().is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign()) {
+        return Err(NotAnIdentity::MaySign);
+    }
+    if constraints.is_some_and(|constraints| constraints.value.ca) {
+        return Err(NotAnIdentity::IsCa);
+    }
+    match usage {
+        Some(usage) if !usage.value.digital_signature() => Err(NotAnIdentity::MayNotSignHandshakes),
+        _ => Ok(()),
+    }
+}
+
+/// The bits of the RSA keys whose signatures are verified.
+const RSA_BITS: RangeInclusive<usize> = 2048..=8192;
+
+/// The curves on which signatures are verified: P-256, P-384 and P-521 (RFC 5480, 2.1.1.1).
+const CURVES: [&str; 3] = ["1.2.840.10045.3.1.7", "1.3.132.0.34", "1.3.132.0.35"];
+
+/// Checks that the key can be used in a handshake. Otherwise the handshake would fail by a signature that seems bad.
+fn check_key(certificate: &X509Certificate<'_>) -> Result<(), NotAnIdentity> {
+    let key = certificate.public_key();
+    let curve = || key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
+    let is_accepted = match key.parsed() {
+        Ok(PublicKey::RSA(rsa)) => RSA_BITS.contains(&rsa.key_size()),
+        Ok(PublicKey::EC(_)) => curve().is_some_and(|curve| CURVES.contains(&&*curve.to_id_string())),
+        _ => key.algorithm.algorithm.to_id_string() == ED25519,
+    };
+    match is_accepted {
+        true => Ok(()),
+        false => Err(NotAnIdentity::WeakKey(key_algorithm(certificate))),
+    }
+}
+
+const ED25519: &str = "1.3.101.112";
+
+/// The algorithm of the certificate's key, such as `ecdsa-256`, `rsa-2048` or `ed25519`, or its object identifier.
+fn key_algorithm(certificate: &X509Certificate<'_>) -> String {
+    let key = certificate.public_key();
+    match key.parsed() {
+        Ok(PublicKey::RSA(rsa)) => format!("rsa-{}", rsa.key_size()),
+        Ok(PublicKey::EC(point)) => format!("ecdsa-{}", point.key_size()),
+        _ => match key.algorithm.algorithm.to_id_string() {
+            id if id == ED25519 => "ed25519".to_owned(),
+            id => id,
+        },
+    }
 }
 
 fn workload_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, NotAnIdentity> {

@@ -1,10 +1,10 @@
 //! TLS between workloads: the identity of the peer ([`Peer`]), the protocol agreed on ([`Alpn`]), and why a handshake
 //! failed.
 //!
-//! [`server`] accepts TLS, [`client`] originates TLS, [`verify`] judges certificates on both sides, [`known`] remembers
-//! verified clients, and [`provider`] chooses the cryptography. [`admission`] tells whether a server has accepted our
-//! certificate, which a TLS 1.3 client learns only after the handshake. Deliberately absent: time limits (the caller
-//! limits a handshake) and sockets (any byte stream will do).
+//! [`server`] accepts TLS, [`client`] originates TLS, [`verify`] judges certificates on both sides (`path` their chains),
+//! [`known`] remembers verified clients, and [`provider`] chooses the cryptography. [`admission`] tells whether a server
+//! has accepted our certificate, which a TLS 1.3 client learns only after the handshake. Deliberately absent: time
+//! limits (the caller limits a handshake) and sockets (any byte stream will do).
 //!
 //! Modules are listed from top to bottom: each may use those below it.
 
@@ -19,6 +19,7 @@ mod error;
 mod notes;
 mod known;
 mod rejection;
+mod path;
 pub mod identity;
 pub mod files;
 pub mod provider;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pillion_model::SpiffeId;
 use rustls::{CertificateError, OtherError};
 
+use super::path::PathFault;
 use crate::identity::NotAnIdentity;
 
 /// Why a genuine certificate is still refused.
@@ -23,42 +24,39 @@ pub(crate) enum Rejection {
     Revoked { who: &'static str, serial: String, issuer: String },
     #[error("cannot check whether the {who}'s certificate is revoked: the list of {issuer} fails ({fault})")]
     UnusableList { who: &'static str, issuer: String, fault: webpki::Error },
-    #[error(
-        "the peer's certificate is of an unknown issuer: the trust bundle has a CA of the same name, but with \
-         another key"
-    )]
-    Namesake,
+    #[error("the {who}'s certificate is refused: {fault}")]
+    NoPath { who: &'static str, fault: PathFault },
 }
 
 impl Rejection {
     /// Whether the peer is another one than expected. All other reasons are about a certificate of the right peer.
     pub(super) fn is_mismatch(&self) -> bool {
-        !matches!(self, Self::Revoked { .. } | Self::UnusableList { .. } | Self::Namesake)
+        !matches!(self, Self::Revoked { .. } | Self::UnusableList { .. } | Self::NoPath { .. })
     }
 
     /// As [`TlsError::cause`](super::TlsError::cause).
     pub(super) const fn cause(&self) -> &'static str {
         match self {
+            Self::NotAnIdentity { fault: NotAnIdentity::WeakKey(_), .. } => "key not accepted",
             Self::NotAnIdentity { .. } => "no identity",
             Self::WrongIdentity { .. } => "another identity",
             Self::WrongTrustDomain { .. } => "another trust domain",
             Self::Revoked { .. } => "revoked",
             Self::UnusableList { .. } => "revocation unknown",
-            Self::Namesake => "unknown CA",
+            Self::NoPath { fault, .. } => fault.cause(),
         }
     }
 
     /// The error for rustls, which chooses the alert by it: the peer learns what is wrong with its certificate as far as
     /// TLS can state it.
     pub(super) fn tls_error(&self) -> CertificateError {
-        match self {
-            Self::Revoked { .. } => CertificateError::Revoked,
-            Self::UnusableList { .. } => CertificateError::UnknownRevocationStatus,
-            Self::Namesake => CertificateError::UnknownIssuer,
-            Self::NotAnIdentity { .. } | Self::WrongIdentity { .. } | Self::WrongTrustDomain { .. } => {
-                CertificateError::Other(OtherError(Arc::new(self.clone())))
-            }
-        }
+        let plain = match self {
+            Self::Revoked { .. } => Some(CertificateError::Revoked),
+            Self::UnusableList { .. } => Some(CertificateError::UnknownRevocationStatus),
+            Self::NoPath { fault, .. } => fault.tls_error(),
+            Self::NotAnIdentity { .. } | Self::WrongIdentity { .. } | Self::WrongTrustDomain { .. } => None,
+        };
+        plain.unwrap_or_else(|| CertificateError::Other(OtherError(Arc::new(self.clone()))))
     }
 }
 

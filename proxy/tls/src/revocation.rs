@@ -1,4 +1,4 @@
-//! Checks whether one of a peer's certificates is revoked, after its chain was verified.
+//! Verifies the chain of a peer's certificate, and then checks whether one of its certificates is revoked.
 //!
 //! Each list is checked alone, if its CA signed one of the certificates shown. webpki looks only at the first list with
 //! a given name, and several lists may share a name: those of a CA that changed its key, or an old list before a new
@@ -15,6 +15,7 @@ use webpki::{
     UnknownStatusPolicy,
 };
 
+use super::path::{self, Shown};
 use super::rejection::Rejection;
 use crate::identity::credentials::Credentials;
 use crate::identity::parse;
@@ -24,31 +25,38 @@ use crate::identity::revocation::RevocationList;
 #[derive(Debug, Clone)]
 pub(super) struct Revocations {
     lists: Arc<[RevocationList]>,
-    roots: Arc<RootCertStore>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-/// The certificates that a peer showed, and the peer's role.
-pub(super) struct Shown<'a> {
-    pub(super) who: &'static str,
-    pub(super) end_entity: &'a CertificateDer<'a>,
-    pub(super) intermediates: &'a [CertificateDer<'a>],
-}
-
 impl Revocations {
-    pub(super) fn new(
-        credentials: Option<&Credentials>,
-        roots: Arc<RootCertStore>,
-        algorithms: WebPkiSupportedAlgorithms,
-    ) -> Self {
+    pub(super) fn new(credentials: Option<&Credentials>, algorithms: WebPkiSupportedAlgorithms) -> Self {
         let lists = credentials.map_or_else(|| Arc::from([]), |own| own.revocations.clone());
-        Self { lists, roots, algorithms }
+        Self { lists, algorithms }
     }
 
-    /// `usage` and `now` must be those of the verification before.
-    pub(super) fn check(&self, shown: &Shown<'_>, usage: KeyUsage, now: UnixTime) -> Result<(), Rejection> {
+    /// Verifies the chain up to one of `roots`, and that none of its certificates is revoked.
+    pub(super) fn verify(
+        &self,
+        shown: &Shown<'_>,
+        roots: &RootCertStore,
+        usage: &KeyUsage,
+        now: UnixTime,
+    ) -> Result<(), Rejection> {
+        let valid = path::verify(shown, roots, &self.algorithms, *usage, now)
+            .map_err(|fault| Rejection::NoPath { who: shown.who, fault })?;
+        self.check(shown, roots, usage, valid)
+    }
+
+    /// `roots`, `usage` and `now` must be those of the verification before.
+    pub(super) fn check(
+        &self,
+        shown: &Shown<'_>,
+        roots: &RootCertStore,
+        usage: &KeyUsage,
+        now: UnixTime,
+    ) -> Result<(), Rejection> {
         for list in self.lists.iter().filter(|list| shown.is_under(list)) {
-            match self.ask(list, shown, usage, now) {
+            match self.ask(list, shown, roots, usage, now) {
                 Ok(()) => {}
                 Err(webpki::Error::CertRevoked) => return Err(shown.revoked(list)),
                 Err(fault) if is_from_ca_of_same_name(&fault) => {}
@@ -65,7 +73,8 @@ impl Revocations {
         &self,
         list: &RevocationList,
         shown: &Shown<'_>,
-        usage: KeyUsage,
+        roots: &RootCertStore,
+        usage: &KeyUsage,
         now: UnixTime,
     ) -> Result<(), webpki::Error> {
         let lists = [&list.list];
@@ -75,9 +84,9 @@ impl Revocations {
             .with_status_policy(UnknownStatusPolicy::Allow)
             .with_expiration_policy(ExpirationPolicy::Ignore) // the reason is in `identity::revocation`
             .build();
-        let (algorithms, roots) = (self.algorithms.all, &self.roots.roots);
+        let (algorithms, roots) = (self.algorithms.all, &roots.roots);
         EndEntityCert::try_from(shown.end_entity)?
-            .verify_for_usage(algorithms, roots, shown.intermediates, now, usage, Some(options), None)
+            .verify_for_usage(algorithms, roots, shown.intermediates, now, *usage, Some(options), None)
             .map(drop)
     }
 }

@@ -30,9 +30,9 @@ const TICKETS: usize = 1;
 /// verified once more ([`known`](super::known)): this saves a third of the CPU.
 ///
 /// # Errors
-/// The bundle cannot verify any client. This does not happen with [`Credentials`] that were checked.
+/// The cryptography that was built in cannot do what the policy asks for.
 pub fn server_config(credentials: &Credentials, policy: &TlsPolicy) -> Result<Arc<ServerConfig>, SetupError> {
-    config_with(client_verifier(credentials, policy)?, credentials, policy)
+    config_with(client_verifier(credentials, policy), credentials, policy)
 }
 
 pub(super) fn config_with(
@@ -52,9 +52,9 @@ pub(super) fn config_with(
 }
 
 /// The verifier of inbound's clients, which accepts any workload of our trust domain.
-fn client_verifier(credentials: &Credentials, policy: &TlsPolicy) -> Result<Arc<ClientVerifier>, SetupError> {
+fn client_verifier(credentials: &Credentials, policy: &TlsPolicy) -> Arc<ClientVerifier> {
     let expected = Expected::TrustDomain(credentials.trust_domain().to_owned());
-    ClientVerifier::new(credentials, expected, provider::provider(policy)).map(Arc::new)
+    Arc::new(ClientVerifier::new(credentials, expected, &provider::provider(policy)))
 }
 
 /// The TLS config of inbound, and the verifier that judges clients again that were admitted under an older one.
@@ -71,7 +71,7 @@ impl Server {
     /// Like [`server_config`].
     pub fn new(credentials: &Credentials, policy: &TlsPolicy) -> Result<Arc<Self>, SetupError> {
         static SERIAL: AtomicU64 = AtomicU64::new(1);
-        let peers = client_verifier(credentials, policy)?;
+        let peers = client_verifier(credentials, policy);
         let config = config_with(peers.clone(), credentials, policy)?;
         Ok(Arc::new(Self { config, serial: SERIAL.fetch_add(1, Relaxed), peers }))
     }

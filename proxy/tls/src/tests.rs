@@ -1,5 +1,6 @@
 //! Handshakes over in-memory streams: which peers are admitted or refused, and what each side learns.
 
+mod corpus;
 mod known;
 mod rotation;
 

@@ -1,4 +1,5 @@
-//! Judges a peer's certificate: webpki verifies the chain, then the SPIFFE ID is compared.
+//! Judges a peer's certificate: `path` verifies its chain, `revocation` looks for it in lists, then the SPIFFE ID is
+//! compared, byte for byte.
 //!
 //! Host names are compared only by the inner verifier of [`Revoking`]: a workload keeps its identity when its address
 //! changes.
@@ -7,21 +8,20 @@ use std::sync::Arc;
 
 use pillion_model::SpiffeId;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
 };
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
 };
 
 use super::known::{KnownClients, Verified};
+use super::path::{PathFault, Shown};
 use super::rejection::Rejection;
-use super::revocation::{Revocations, Shown};
-use super::{Peer, SetupError, TlsError, notes};
+use super::revocation::Revocations;
+use super::{Peer, TlsError, notes};
 use crate::identity::credentials::Credentials;
 use crate::identity::{Subject, unix_seconds};
 
@@ -45,7 +45,9 @@ impl From<Error> for NotAdmitted {
     /// reports this as an attack on the handshake; for the peer and the operator it is an unknown CA.
     fn from(error: Error) -> Self {
         match error {
-            Error::InvalidCertificate(CertificateError::BadSignature) => Self::Rejected(Rejection::Namesake),
+            Error::InvalidCertificate(CertificateError::BadSignature) => {
+                Self::Rejected(Rejection::NoPath { who: "server", fault: PathFault::Namesake })
+            }
             error => Self::Tls(error),
         }
     }
@@ -58,10 +60,13 @@ impl From<Rejection> for NotAdmitted {
 }
 
 /// Passes a verdict on to rustls, and notes what rustls' error cannot state.
-fn keep_verdict<T>(end_entity: &CertificateDer<'_>, verdict: Result<T, NotAdmitted>) -> Result<T, Error> {
+fn keep_verdict<T>(
+    end_entity: &CertificateDer<'_>,
+    verdict: Result<T, impl Into<NotAdmitted>>,
+) -> Result<T, Error> {
     verdict.map_err(|verdict| {
         notes::refused(end_entity);
-        match verdict {
+        match verdict.into() {
             NotAdmitted::Tls(error) => error,
             NotAdmitted::Rejected(rejection) => {
                 let error = rejection.tls_error();
@@ -103,7 +108,7 @@ impl ServerVerifier {
         provider: &CryptoProvider,
     ) -> Self {
         let algorithms = provider.signature_verification_algorithms;
-        let revocations = Revocations::new(Some(own), roots.clone(), algorithms);
+        let revocations = Revocations::new(Some(own), algorithms);
         Self { roots, expected, algorithms, revocations }
     }
 
@@ -112,12 +117,9 @@ impl ServerVerifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, NotAdmitted> {
-        let certificate = ParsedCertificate::try_from(end_entity)?;
-        let (roots, algorithms) = (&self.roots, self.algorithms.all);
-        verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms)?;
+    ) -> Result<ServerCertVerified, Rejection> {
         let shown = Shown { who: "server", end_entity, intermediates };
-        self.revocations.check(&shown, webpki::KeyUsage::server_auth(), now)?;
+        self.revocations.verify(&shown, &self.roots, &webpki::KeyUsage::server_auth(), now)?;
         self.expected.check("server", end_entity)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -163,22 +165,28 @@ impl ServerCertVerifier for ServerVerifier {
 /// Judges the clients that call us. A client without a certificate is refused. The rules of one verifier never change.
 #[derive(Debug)]
 pub struct ClientVerifier {
-    pub(super) chain: Arc<dyn ClientCertVerifier>,
+    roots: Arc<RootCertStore>,
     expected: Expected,
+    algorithms: WebPkiSupportedAlgorithms,
     revocations: Revocations,
     pub(super) known: KnownClients,
+    /// How many chains were verified.
+    #[cfg(test)]
+    pub(super) verified: std::sync::atomic::AtomicUsize,
 }
 
 impl ClientVerifier {
-    pub fn new(
-        own: &Credentials,
-        expected: Expected,
-        provider: Arc<CryptoProvider>,
-    ) -> Result<Self, SetupError> {
+    pub fn new(own: &Credentials, expected: Expected, provider: &CryptoProvider) -> Self {
         let algorithms = provider.signature_verification_algorithms;
-        let revocations = Revocations::new(Some(own), own.roots.clone(), algorithms);
-        let chain = WebPkiClientVerifier::builder_with_provider(own.roots.clone(), provider).build()?;
-        Ok(Self { chain, expected, revocations, known: KnownClients::default() })
+        Self {
+            roots: own.roots.clone(),
+            expected,
+            algorithms,
+            revocations: Revocations::new(Some(own), algorithms),
+            known: KnownClients::default(),
+            #[cfg(test)]
+            verified: std::sync::atomic::AtomicUsize::new(0),
+        }
     }
 
     fn judge(
@@ -186,13 +194,14 @@ impl ClientVerifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<Arc<Verified>, NotAdmitted> {
+    ) -> Result<Arc<Verified>, Rejection> {
         if let Some(known) = self.known.find(end_entity, intermediates, unix_seconds(now)) {
             return Ok(known);
         }
-        self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        #[cfg(test)]
+        self.verified.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let shown = Shown { who: "client", end_entity, intermediates };
-        self.revocations.check(&shown, webpki::KeyUsage::client_auth(), now)?;
+        self.revocations.verify(&shown, &self.roots, &webpki::KeyUsage::client_auth(), now)?;
         let subject = self.expected.check("client", end_entity)?;
         Ok(Verified::new(subject, end_entity, intermediates))
     }
@@ -222,8 +231,7 @@ impl ClientVerifier {
                 self.known.keep(verified); // its handshake has ended, so it has proven its key
                 Ok(())
             }
-            Err(NotAdmitted::Rejected(rejection)) => Err(TlsError::from_rejection(&rejection)),
-            Err(NotAdmitted::Tls(error)) => Err(TlsError::from_rustls(&error)),
+            Err(rejection) => Err(TlsError::from_rejection(&rejection)),
         }
     }
 }
@@ -251,7 +259,7 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.keep_proven(self.chain.verify_tls12_signature(message, certificate, signed))
+        self.keep_proven(verify_tls12_signature(message, certificate, signed, &self.algorithms))
     }
 
     fn verify_tls13_signature(
@@ -260,11 +268,11 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.keep_proven(self.chain.verify_tls13_signature(message, certificate, signed))
+        self.keep_proven(verify_tls13_signature(message, certificate, signed, &self.algorithms))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
@@ -272,6 +280,7 @@ impl ClientCertVerifier for ClientVerifier {
 #[derive(Debug)]
 pub struct Revoking {
     pub(super) inner: Arc<dyn ServerCertVerifier>,
+    pub(super) roots: Arc<RootCertStore>,
     pub(super) revocations: Revocations,
 }
 
@@ -284,10 +293,10 @@ impl ServerCertVerifier for Revoking {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let judge = || {
+        let judge = || -> Result<ServerCertVerified, NotAdmitted> {
             let verified = self.inner.verify_server_cert(end_entity, intermediates, name, ocsp, now)?;
             let shown = Shown { who: "server", end_entity, intermediates };
-            self.revocations.check(&shown, webpki::KeyUsage::server_auth(), now)?;
+            self.revocations.check(&shown, &self.roots, &webpki::KeyUsage::server_auth(), now)?;
             Ok(verified)
         };
         keep_verdict(end_entity, judge())

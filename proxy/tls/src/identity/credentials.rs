@@ -15,6 +15,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use x509_parser::x509::X509Version;
 
 use super::revocation::{self, BadList, RevocationList};
 use super::{NotAnIdentity, Subject, Validity, date, parse, unix_now};
@@ -62,6 +63,18 @@ pub enum CredentialsError {
         path.display()
     )]
     NoKey { path: PathBuf },
+    #[error(
+        "the key in {} is encrypted, and there is no passphrase for it; write it without one: \
+         `openssl pkey -in FILE -out FILE`",
+        path.display()
+    )]
+    EncryptedKey { path: PathBuf },
+    #[error(
+        "only {read} of {written} certificates in {} can be read: the others do not begin with a line \
+         `-----BEGIN CERTIFICATE-----`, without spaces before it",
+        path.display()
+    )]
+    Unread { path: PathBuf, read: usize, written: usize },
     #[error("the key in {} cannot be used ({source}); use an ECDSA, Ed25519 or RSA key", path.display())]
     BadKey { path: PathBuf, source: rustls::Error },
     #[error(
@@ -88,6 +101,12 @@ pub enum CredentialsError {
         path.display()
     )]
     BadBundle { path: PathBuf, number: usize, source: rustls::Error },
+    #[error(
+        "certificate {number} of the trust bundle {} is not a CA's: whoever has its key could make identities; \
+         remove it",
+        path.display()
+    )]
+    NotACa { path: PathBuf, number: usize },
     #[error(
         "the certificate in {} is {id}, but identity.trust_domain says {configured:?}; correct one of them, \
          or leave trust_domain out",
@@ -179,6 +198,7 @@ impl Credentials {
         check_trust_domain(source, &subject.id)?;
         let key = Arc::new(certified(source, chain, parts.key)?);
         let bundle = Bundle::check(&source.trust_bundle, parts.bundle)?;
+        bundle.check_cas(&source.trust_bundle)?;
         let Subject { id, not_before, not_after, .. } = subject;
         let Bundle { certificates: bundle, roots } = bundle;
         Ok(Self { id, not_before, not_after, key, bundle, roots, revocations: Arc::from([]) })
@@ -224,6 +244,18 @@ impl Bundle {
             })?;
         }
         Ok(Self { certificates, roots: Arc::new(roots) })
+    }
+
+    /// Checks that each certificate is a CA's: the verifier would let every certificate of the bundle sign others. A
+    /// certificate that cannot say so (version 1 has no extensions) passes.
+    fn check_cas(&self, path: &Path) -> Result<(), CredentialsError> {
+        let may_sign = |der: &CertificateDer<'_>| {
+            parse(der).is_ok_and(|ca| ca.version() != X509Version::V3 || ca.is_ca())
+        };
+        match self.certificates.iter().position(|der| !may_sign(der)) {
+            Some(index) => Err(CredentialsError::NotACa { path: path.to_owned(), number: index + 1 }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -274,10 +306,34 @@ fn read(path: &Path) -> Result<Vec<u8>, CredentialsError> {
     Ok(bytes)
 }
 
+/// A certificate that begins in another way than PEM allows would be left out silently, and with it perhaps a CA.
 fn all_certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
-    CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .map_err(|fault| CredentialsError::BadPem { path: path.to_owned(), fault })
+    let pem = without_mark(pem);
+    let certificates = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|fault| CredentialsError::BadPem { path: path.to_owned(), fault })?;
+    let written = pem.split(|byte| *byte == b'\n').filter(|line| begins_certificate(line)).count();
+    match certificates.len() {
+        read if read < written => Err(CredentialsError::Unread { path: path.to_owned(), read, written }),
+        _ => Ok(certificates),
+    }
+}
+
+fn begins_certificate(line: &[u8]) -> bool {
+    let line = line.trim_ascii();
+    line.starts_with(b"-----BEGIN ") && line.ends_with(b" CERTIFICATE-----")
+}
+
+/// The text after the byte order mark that some editors write before it. With the mark, the first line would not be
+/// PEM.
+fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
+/// Whether the PEM text has a key that is encrypted, in PKCS #8 or as OpenSSL wrote it before.
+fn is_encrypted(pem: &[u8]) -> bool {
+    let mut lines = pem.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    lines.any(|line| line == b"-----BEGIN ENCRYPTED PRIVATE KEY-----" || line == b"Proc-Type: 4,ENCRYPTED")
 }
 
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
@@ -326,7 +382,9 @@ fn certified(
     pem: &[u8],
 ) -> Result<CertifiedKey, CredentialsError> {
     let path = || source.key.clone();
+    let pem = without_mark(pem);
     let key = PrivateKeyDer::from_pem_slice(pem).map_err(|fault| match fault {
+        _ if is_encrypted(pem) => CredentialsError::EncryptedKey { path: path() },
         pem::Error::NoItemsFound => CredentialsError::NoKey { path: path() },
         fault => CredentialsError::BadPem { path: path(), fault },
     })?;

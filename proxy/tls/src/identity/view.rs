@@ -4,12 +4,10 @@
 
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
-use x509_parser::certificate::X509Certificate;
-use x509_parser::public_key::PublicKey;
 
 use super::credentials::Credentials;
 use super::revocation::RevocationList;
-use super::{NotAnIdentity, date, names, only_spiffe_id, parse};
+use super::{NotAnIdentity, date, key_algorithm, names, only_spiffe_id, parse};
 use crate::{hex, sha256};
 
 /// The role of a certificate.
@@ -136,19 +134,6 @@ impl RevocationListView {
             "next_update": self.next_update.map(date),
             "revoked": self.revoked,
         })
-    }
-}
-
-fn key_algorithm(certificate: &X509Certificate<'_>) -> String {
-    const ED25519: &str = "1.3.101.112";
-    let key = certificate.public_key();
-    match key.parsed() {
-        Ok(PublicKey::RSA(rsa)) => format!("rsa-{}", rsa.key_size()),
-        Ok(PublicKey::EC(point)) => format!("ecdsa-{}", point.key_size()),
-        _ => match key.algorithm.algorithm.to_id_string() {
-            id if id == ED25519 => "ed25519".to_owned(),
-            id => id,
-        },
     }
 }
 
