@@ -60,6 +60,7 @@ mod rules;
 mod scale;
 mod serving_http1;
 mod simulation;
+mod spelling;
 mod strangers;
 mod timeouts;
 mod tunnels;

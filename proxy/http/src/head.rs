@@ -12,10 +12,10 @@ use pillion_model::Reason;
 
 /// 10 fields that a sidecar adds to a request (to an answer it adds fewer): `x-request-id`, `x-forwarded-proto`,
 /// `x-forwarded-host`, `x-pillion-via`, `x-pillion-attempt`, and those for the other version of HTTP: `host`, a length,
-/// `te`, `connection`, `expect`.
+/// `te`, `connection`, `expect`. Over HTTP/2 `x-pillion-case` may be there, but neither `host` nor `connection`.
 const SIDECAR_FIELDS: u32 = 10;
-/// 2 KiB for the text of these fields. The longest are two host names (255 bytes each), a request ID (128 bytes) and
-/// `x-pillion-via`.
+/// 2 KiB for the text of these fields. The longest are two host names (255 bytes each), a request ID (128 bytes),
+/// `x-pillion-case` (512 bytes) and `x-pillion-via`.
 const SIDECAR_BYTES: u32 = 2 * 1024;
 /// 32 bytes: what HTTP/2 counts for each field in addition to its text (RFC 9113, 6.5.2). HTTP/1 has 4 (colon, blank,
 /// CR LF).

@@ -23,6 +23,7 @@ pub mod head;
 pub mod headers;
 pub mod framing;
 pub mod seen;
+pub mod agreed;
 pub mod message;
 pub mod error;
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use h2::ext::Protocol;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
-use pillion_http1::{Misuse, RequestHead as Asked, ResponseHead as Read};
+use pillion_http1::{Lines, Misuse, RequestHead as Asked, ResponseHead as Read, Spelling};
 
 pub use self::headers::{Headers, remove_if};
 use pillion_base::net::Io;
@@ -25,6 +25,8 @@ pub struct RequestHead {
     /// The HTTP version of the connection on which the request came.
     pub version: Version,
     pub headers: Headers,
+    /// How HTTP/1 writes the names of a map.
+    pub spelling: Spelling,
     /// The protocol that an extended CONNECT asks for (RFC 8441).
     pub protocol: Option<Box<Protocol>>,
 }
@@ -38,6 +40,8 @@ pub struct ResponseHead {
     /// The upstream's reason phrase, if it differs from the usual one of the status.
     pub reason: Option<Bytes>,
     pub headers: Headers,
+    /// How HTTP/1 writes the names of a map.
+    pub spelling: Spelling,
     /// The tunnel that the request asked for, if the answer opens it.
     pub opened: Option<Box<Opened>>,
 }
@@ -82,7 +86,13 @@ impl RequestHead {
             return Err(head.fields.text().clone());
         };
         let Asked { method, version, fields, .. } = head;
-        Ok(Arc::new(Self { method, uri, version, headers: Headers::Text(fields), protocol: None }))
+        let (headers, spelling) = (Headers::Text(fields), Spelling::LOWER);
+        Ok(Arc::new(Self { method, uri, version, headers, spelling, protocol: None }))
+    }
+
+    /// The fields in the form in which HTTP/1 is written.
+    pub const fn lines(&self) -> Lines<'_> {
+        self.headers.lines(&self.spelling)
     }
 
     /// The head in the form of HTTP/2, for this target. `self` is not changed, so that further tries can share it: over
@@ -112,6 +122,7 @@ impl From<http::request::Parts> for RequestHead {
             version: parts.version,
             protocol: parts.extensions.remove::<Protocol>().map(Box::new),
             headers: Headers::Map(parts.headers),
+            spelling: Spelling::LOWER,
         }
     }
 }
@@ -120,7 +131,8 @@ impl<B> Response<B> {
     /// An answer that the sidecar makes itself.
     pub fn new(status: StatusCode, body: B) -> Self {
         let (version, headers) = (Version::HTTP_11, Headers::default());
-        let head = ResponseHead { status, version, reason: None, headers, opened: None };
+        let head =
+            ResponseHead { status, version, reason: None, headers, spelling: Spelling::LOWER, opened: None };
         Self { head: Box::new(head), body }
     }
 
@@ -128,7 +140,17 @@ impl<B> Response<B> {
     pub fn read(head: Read, body: B) -> Self {
         let reason = head.own_reason();
         let (status, version, headers) = (head.status, head.version, Headers::Text(head.fields));
-        Self { head: Box::new(ResponseHead { status, version, reason, headers, opened: None }), body }
+        Self {
+            head: Box::new(ResponseHead {
+                status,
+                version,
+                reason,
+                headers,
+                spelling: Spelling::LOWER,
+                opened: None,
+            }),
+            body,
+        }
     }
 
     pub fn status(&self) -> StatusCode {
@@ -182,11 +204,26 @@ impl<B> From<http::Response<B>> for Response<B> {
     fn from(response: http::Response<B>) -> Self {
         let (head, body) = response.into_parts();
         let (status, version, headers) = (head.status, head.version, Headers::Map(head.headers));
-        Self { head: Box::new(ResponseHead { status, version, reason: None, headers, opened: None }), body }
+        Self {
+            head: Box::new(ResponseHead {
+                status,
+                version,
+                reason: None,
+                headers,
+                spelling: Spelling::LOWER,
+                opened: None,
+            }),
+            body,
+        }
     }
 }
 
 impl ResponseHead {
+    /// The fields in the form in which HTTP/1 is written.
+    pub const fn lines(&self) -> Lines<'_> {
+        self.headers.lines(&self.spelling)
+    }
+
     /// The head in the form of HTTP/2.
     ///
     /// # Errors

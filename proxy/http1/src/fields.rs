@@ -191,11 +191,14 @@ impl Fields {
         &self.added
     }
 
-    /// The positions of the names in the text.
-    pub(crate) fn names_in_text(&self) -> impl Iterator<Item = (u32, u32)> {
-        let in_text =
-            self.fields.iter().filter(|field| matches!(field.place, FieldPlace::Text | FieldPlace::Loose));
-        in_text.map(|field| (field.at, field.at + u32::from(field.name_length)))
+    /// The names whose spelling a peer has chosen: those that came, and those in capital letters. A sidecar adds names in
+    /// lower case.
+    pub(crate) fn spelled(&self) -> impl Iterator<Item = (Option<Known>, &[u8])> {
+        let all = self.present().map(|field| (field, self.name(field)));
+        let came = all.filter(|(field, name)| {
+            field.place != FieldPlace::Added || name.iter().any(u8::is_ascii_uppercase)
+        });
+        came.map(|(field, name)| (field.known, name))
     }
 
     /// An empty list with room for this number of fields and bytes, for fields that are appended one by one.

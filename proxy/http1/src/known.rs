@@ -4,8 +4,21 @@
 
 use http::HeaderName;
 
+/// The usual spelling of a name, where one is given; otherwise [`titled`] makes it.
+macro_rules! usual {
+    ($text:literal) => {
+        &const { titled::<{ concat!($text, ": ").len() }>(concat!($text, ": ").as_bytes()) }
+    };
+    ($text:literal lower) => {
+        concat!($text, ": ").as_bytes()
+    };
+    ($text:literal $usual:literal) => {
+        concat!($usual, ": ").as_bytes()
+    };
+}
+
 macro_rules! known {
-    ($($variant:ident $text:literal,)*) => {
+    ($($variant:ident $text:literal $(=> $usual:tt)?,)*) => {
         /// A field that the proxy needs by name.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[repr(u8)]
@@ -24,6 +37,11 @@ macro_rules! known {
                 match self { $(Self::$variant => concat!($text, ": ").as_bytes()),* }
             }
 
+            /// The beginning of a line with this name in the spelling that most programs use over HTTP/1.
+            pub(crate) const fn usual_line_start(self) -> &'static [u8] {
+                match self { $(Self::$variant => usual!($text $($usual)?)),* }
+            }
+
             /// The name for a map of headers. It is a constant.
             pub const fn header_name(self) -> HeaderName {
                 match self { $(Self::$variant => const { HeaderName::from_static($text) }),* }
@@ -34,7 +52,8 @@ macro_rules! known {
 
 known! {
     // fields for one connection
-    Connection "connection", KeepAlive "keep-alive", ProxyConnection "proxy-connection", Te "te", Upgrade "upgrade",
+    Connection "connection", KeepAlive "keep-alive", ProxyConnection "proxy-connection", Te "te" => "TE",
+    Upgrade "upgrade",
     // fields that frame
     TransferEncoding "transfer-encoding", ContentLength "content-length", Trailer "trailer",
     // the field that routes
@@ -46,21 +65,36 @@ known! {
     // fields that authorise
     Authorization "authorization", ProxyAuthorization "proxy-authorization",
     AuthenticationInfo "authentication-info", ProxyAuthenticationInfo "proxy-authentication-info",
-    WwwAuthenticate "www-authenticate", ProxyAuthenticate "proxy-authenticate",
+    WwwAuthenticate "www-authenticate" => "WWW-Authenticate", ProxyAuthenticate "proxy-authenticate",
     Cookie "cookie", SetCookie "set-cookie",
     // fields that describe the content
     ContentEncoding "content-encoding", ContentType "content-type", ContentRange "content-range",
-    // fields that sidecars read and write
-    XRequestId "x-request-id", XForwardedFor "x-forwarded-for", XForwardedProto "x-forwarded-proto",
-    XForwardedHost "x-forwarded-host", XForwardedClientCert "x-forwarded-client-cert",
-    XPillionAttempt "x-pillion-attempt", XPillionVia "x-pillion-via", XPillionRefused "x-pillion-refused",
-    XPillionReason "x-pillion-reason", ProxyStatus "proxy-status", GrpcStatus "grpc-status",
-    GrpcMessage "grpc-message", GrpcTimeout "grpc-timeout", IdempotencyKey "idempotency-key",
-    SecWebsocketKey "sec-websocket-key", SecWebsocketAccept "sec-websocket-accept",
+    // fields that sidecars read and write; those that they add are in lower case, as sidecars write them over HTTP/1
+    XRequestId "x-request-id" => lower, XForwardedFor "x-forwarded-for" => lower,
+    XForwardedProto "x-forwarded-proto" => lower, XForwardedHost "x-forwarded-host" => lower,
+    XForwardedClientCert "x-forwarded-client-cert" => lower, XPillionAttempt "x-pillion-attempt" => lower,
+    XPillionVia "x-pillion-via" => lower, XPillionRefused "x-pillion-refused" => lower,
+    XPillionReason "x-pillion-reason" => lower, ProxyStatus "proxy-status" => lower,
+    GrpcStatus "grpc-status" => lower, GrpcMessage "grpc-message" => lower, GrpcTimeout "grpc-timeout" => lower,
+    IdempotencyKey "idempotency-key", SecWebsocketKey "sec-websocket-key" => "Sec-WebSocket-Key",
+    SecWebsocketAccept "sec-websocket-accept" => "Sec-WebSocket-Accept",
     // common fields, whose names a map of headers need not parse again
     Via "via", Date "date", Server "server", Location "location", RetryAfter "retry-after", UserAgent "user-agent",
-    Accept "accept", AcceptEncoding "accept-encoding", Vary "vary", Etag "etag", LastModified "last-modified",
-    Traceparent "traceparent", Tracestate "tracestate", Priority "priority",
+    Accept "accept", AcceptEncoding "accept-encoding", Vary "vary", Etag "etag" => "ETag",
+    LastModified "last-modified", Traceparent "traceparent" => lower, Tracestate "tracestate" => lower,
+    Priority "priority",
+}
+
+/// Title-Case: each word begins with a capital letter.
+#[allow(clippy::indexing_slicing)] // runs in the compiler alone
+const fn titled<const N: usize>(line: &[u8]) -> [u8; N] {
+    let (mut out, mut place) = ([0; N], 0);
+    while place < N {
+        let begins = place == 0 || line[place - 1] == b'-';
+        out[place] = if begins { line[place].to_ascii_uppercase() } else { line[place] };
+        place += 1;
+    }
+    out
 }
 
 /// 25 bytes: no known name is longer.

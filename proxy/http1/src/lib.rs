@@ -39,7 +39,7 @@
 //! [`Fields`] is the text of the head with the positions of names and values in it, and a list of edits. Names that the
 //! proxy needs are [`Known`] from the reading on: to check for one costs one bit, to find it compares bytes. Lines
 //! without edits are copied together with their neighbours. For HTTP/2 there is a map ([`Fields::to_map`],
-//! [`Fields::of_map`]), and [`Spelling`] keeps case and order beside it.
+//! [`Fields::of_map`]), and a [`Spelling`] tells how the names were spelled.
 //!
 //! # How strict it is
 //! A message that two readers could understand in two ways is refused ([`Fault`]), or is written in a form that has
@@ -57,6 +57,7 @@ pub mod server;
 pub mod client;
 mod map;
 mod write;
+mod spelling;
 mod head;
 mod encode;
 mod decode;
@@ -81,8 +82,8 @@ pub use head::{Options, RequestHead, ResponseHead};
 pub use hop::{Named, remove_hop_by_hop};
 pub use known::{Known, Names};
 pub use limits::Limits;
-pub use map::Spelling;
 pub use server::{FromClient, Server};
+pub use spelling::Spelling;
 pub use target::Form;
 pub use value::Value;
 pub use write::Lines;

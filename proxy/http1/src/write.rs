@@ -6,6 +6,7 @@ use crate::error::Misuse;
 use crate::fields::Fields;
 use crate::framing::{Decimal, Length, is_number};
 use crate::known::{Known, Names};
+use crate::spelling::Spelling;
 
 /// The fields that this connection adds to a head.
 #[derive(Debug, Clone, Copy, Default)]
@@ -36,11 +37,12 @@ impl LengthLine {
     }
 }
 
-/// The fields of a head, in either form. The fields of a map were checked when they came.
+/// The fields of a head, in either form. The fields of a map were checked when they came, and its names are written in
+/// the given spelling.
 #[derive(Debug, Clone, Copy)]
 pub enum Lines<'a> {
     Fields(&'a Fields),
-    Map(&'a HeaderMap),
+    Map(&'a HeaderMap, &'a Spelling),
 }
 
 impl<'a> From<&'a Fields> for Lines<'a> {
@@ -51,7 +53,7 @@ impl<'a> From<&'a Fields> for Lines<'a> {
 
 impl<'a> From<&'a HeaderMap> for Lines<'a> {
     fn from(map: &'a HeaderMap) -> Self {
-        Self::Map(map)
+        Self::Map(map, &Spelling::LOWER)
     }
 }
 
@@ -62,50 +64,80 @@ impl Lines<'_> {
     fn likely_bytes(self) -> usize {
         match self {
             Self::Fields(fields) => fields.most_bytes(),
-            Self::Map(map) => map.len() * USUAL_LINE,
+            Self::Map(map, _) => map.len() * USUAL_LINE,
         }
     }
 
-    fn has_host(self) -> bool {
+    /// Writes the line that comes first in a request: `Host`. Fields have it in its place. A target without an authority
+    /// has an empty `Host` (RFC 9112, 3.2).
+    fn write_host(self, out: &mut Vec<u8>) {
+        let host = match self {
+            Self::Fields(fields) if fields.has(Known::Host) => return,
+            Self::Fields(_) => None,
+            Self::Map(map, _) => map.get(http::header::HOST),
+        };
         match self {
-            Self::Fields(fields) => fields.has(Known::Host),
-            Self::Map(map) => map.contains_key(http::header::HOST),
+            Self::Map(_, spelling) => spelling.write_name(Some(Known::Host), b"host", out),
+            Self::Fields(_) => out.extend_from_slice(b"host: "),
         }
+        out.extend_from_slice(host.map(|host| host.as_bytes().trim_ascii()).unwrap_or_default());
+        out.extend_from_slice(b"\r\n");
     }
 
-    /// Whether the fields already have exactly one line with this length. For a map this is not checked: its line is
-    /// replaced.
-    fn says(self, length: u64) -> bool {
-        let Self::Fields(fields) = self else { return false };
+    /// Writes every line except those of `skip`.
+    fn write(self, skip: Names, length: LengthLine, out: &mut Vec<u8>) -> WrittenFields {
+        match self {
+            Self::Fields(fields) => write_text(fields, skip, length, out),
+            Self::Map(map, spelling) => write_map(map, spelling, skip, length, out),
+        }
+    }
+}
+
+fn write_text(fields: &Fields, skip: Names, length: LengthLine, out: &mut Vec<u8>) -> WrittenFields {
+    let says = |length| {
         let said = fields.get(Known::ContentLength).filter(|_| !fields.has_several(Known::ContentLength));
         said.is_some_and(|said| is_number(said, length))
-    }
+    };
+    let has_length = match length {
+        LengthLine::AsItCame => true,
+        LengthLine::Known(length) => says(length),
+        LengthLine::Absent | LengthLine::Chunked => false,
+    };
+    fields.write(out, if has_length { skip } else { skip.with(Names::of(&[Known::ContentLength])) });
+    WrittenFields { seen: fields.seen(), has_hosts: fields.has_several(Known::Host), has_length }
+}
 
-    /// Writes every line except those of `skip`. Returns the names that were found.
-    fn write(self, out: &mut Vec<u8>, skip: Names) -> WrittenFields {
-        let map = match self {
-            Self::Fields(fields) => {
-                fields.write(out, skip);
-                return WrittenFields { seen: fields.seen(), has_hosts: fields.has_several(Known::Host) };
-            }
-            Self::Map(map) => map,
-        };
-        let (mut seen, mut has_hosts) = (Names::default(), false);
-        for (name, value) in map {
-            let name = name.as_str().as_bytes();
-            if let Some(known) = Known::find_lower(name) {
-                has_hosts |= known == Known::Host && seen.has(known);
-                seen.insert(known);
-                if skip.has(known) {
-                    continue;
+fn write_map(
+    map: &HeaderMap,
+    spelling: &Spelling,
+    skip: Names,
+    length: LengthLine,
+    out: &mut Vec<u8>,
+) -> WrittenFields {
+    let (mut seen, mut has_hosts, mut has_length) = (Names::default(), false, length == LengthLine::AsItCame);
+    for (name, value) in map {
+        let name = name.as_str().as_bytes();
+        let known = Known::find_lower(name);
+        if let Some(known) = known {
+            has_hosts |= known == Known::Host && seen.has(known);
+            seen.insert(known);
+            let is_skipped = match (known, length) {
+                (Known::ContentLength, LengthLine::Known(length)) if !has_length => {
+                    has_length = is_number(value.as_bytes(), length);
+                    !has_length
                 }
-            }
-            for part in [name, b": ", value.as_bytes().trim_ascii(), b"\r\n"] {
-                out.extend_from_slice(part);
+                (Known::ContentLength, _) => length != LengthLine::AsItCame,
+                _ => skip.has(known),
+            };
+            if is_skipped {
+                continue;
             }
         }
-        WrittenFields { seen, has_hosts }
+        spelling.write_name(known, name, out);
+        out.extend_from_slice(value.as_bytes().trim_ascii());
+        out.extend_from_slice(b"\r\n");
     }
+    WrittenFields { seen, has_hosts, has_length }
 }
 
 /// What was found in the fields while they were written.
@@ -114,6 +146,8 @@ struct WrittenFields {
     seen: Names,
     /// There is more than one `Host`.
     has_hosts: bool,
+    /// The length that this connection announces was among them.
+    has_length: bool,
 }
 
 /// Names that are never written from the fields: the connection writes its own lines.
@@ -138,10 +172,10 @@ pub(crate) fn request(
     for part in [method.as_str().as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1\r\n"] {
         out.extend_from_slice(part);
     }
-    if !fields.has_host() {
-        out.extend_from_slice(b"host: \r\n"); // a target without an authority has an empty Host (RFC 9112, 3.2)
-    }
-    let WrittenFields { seen, has_hosts } = write_fields(fields, own, out);
+    fields.write_host(out);
+    let skip =
+        if let Lines::Map(..) = fields { OWN_LINES.with(Names::of(&[Known::Host])) } else { OWN_LINES };
+    let WrittenFields { seen, has_hosts, .. } = write_fields(fields, skip, own, out);
     if has_hosts {
         out.truncate(start);
         return Err(Misuse::Hosts);
@@ -168,22 +202,16 @@ pub(crate) fn answer(
     for part in [b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason, b"\r\n"] {
         out.extend_from_slice(part);
     }
-    write_fields(fields, own, out);
+    write_fields(fields, OWN_LINES, own, out);
     out.extend_from_slice(b"\r\n");
     Ok(())
 }
 
-/// Writes all field lines, without the empty line at the end.
-fn write_fields(fields: Lines<'_>, own: Own, out: &mut Vec<u8>) -> WrittenFields {
-    let keeps_length = match own.length {
-        LengthLine::AsItCame => true,
-        LengthLine::Known(length) => fields.says(length),
-        LengthLine::Absent | LengthLine::Chunked => false,
-    };
-    let skip = if keeps_length { OWN_LINES } else { OWN_LINES.with(Names::of(&[Known::ContentLength])) };
-    let written = fields.write(out, skip);
+/// Writes all field lines except those of `skip`, without the empty line at the end.
+fn write_fields(fields: Lines<'_>, skip: Names, own: Own, out: &mut Vec<u8>) -> WrittenFields {
+    let written = fields.write(skip, own.length, out);
     match own.length {
-        LengthLine::Known(length) if !keeps_length => {
+        LengthLine::Known(length) if !written.has_length => {
             for part in [b"content-length: ", Decimal::of(length).as_bytes(), b"\r\n"] {
                 out.extend_from_slice(part);
             }
@@ -266,6 +294,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_map_is_written_in_the_spelling_and_the_order_in_which_it_came() {
+        let mut map = HeaderMap::new();
+        for (name, value) in [("x-own", "1"), ("content-length", "3"), ("soapaction", "a"), ("accept", "*/*")]
+        {
+            map.append(name, HeaderValue::from_static(value));
+        }
+        map.append("host", HeaderValue::from_static("orders"));
+        let spelling = Spelling::of_text(b"t,SOAPAction").unwrap();
+        let mut out = Vec::new();
+        let lines = Lines::Map(&map, &spelling);
+        Client::new().write_head(&Method::POST, "/", lines, Length::Known(3), &mut out).unwrap();
+        let expected = "POST / HTTP/1.1\r\nHost: orders\r\nX-Own: 1\r\nContent-Length: 3\r\nSOAPAction: a\r\n\
+                        Accept: */*\r\n\r\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 
     #[test]

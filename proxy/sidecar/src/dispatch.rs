@@ -133,6 +133,9 @@ fn receive(
     let (is_sidecar, is_ours) = (lease.is_sidecar(), seen.has(Seen::OURS));
     let refused = is_ours && is_sidecar && response.headers().has(Known::XPillionRefused);
     trial.answered(response.status(), refused);
+    if is_sidecar {
+        lease.learn_spelling(response, is_ours);
+    }
     // Only bad answers have a reason. For gRPC these have status 200, too.
     if is_sidecar && (response.status().as_u16() >= 400 || call.common.is_grpc) {
         trial.exchange.answered_by_sidecar(reason_of_sidecar(response.headers()));

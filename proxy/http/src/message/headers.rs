@@ -1,7 +1,7 @@
 //! The fields of a head in the form of the connection on which they came, with one interface for both forms.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use pillion_http1::{Fields, Known, Lines, Misuse, Names, Value};
+use pillion_http1::{Fields, Known, Lines, Misuse, Names, Spelling, Value};
 
 #[derive(Debug, Clone)]
 pub enum Headers {
@@ -192,11 +192,11 @@ impl Headers {
         }
     }
 
-    /// The fields in the form in which HTTP/1 is written.
-    pub const fn lines(&self) -> Lines<'_> {
+    /// The fields in the form in which HTTP/1 is written; the names of a map in this spelling.
+    pub(super) const fn lines<'a>(&'a self, spelling: &'a Spelling) -> Lines<'a> {
         match self {
             Self::Text(fields) => Lines::Fields(fields),
-            Self::Map(map) => Lines::Map(map),
+            Self::Map(map) => Lines::Map(map, spelling),
         }
     }
 }

@@ -48,7 +48,7 @@ fn s3_2_a_target_holds_no_blank_no_control_and_no_fragment() {
     for target in ["/", "/a?b=c&d", "//a", "/%00", "/a|b", "/{a}", "/a\"b", "/a\\b", "/\u{e4}", "/[a]"] {
         let head = head(&format!("GET {target} HTTP/1.1"), "a").unwrap();
         assert_eq!(head.target(), target);
-        assert!(head.to_parts().is_ok(), "{target:?} is a target for the crate http too");
+        assert!(head.target().parse::<http::Uri>().is_ok(), "{target:?} is a target for the crate http too");
     }
     let bytes = b"GET /\xe4 HTTP/1.1\r\nHost: a\r\n\r\n";
     assert_eq!(request(bytes), Err(Fault::Target), "a URI is UTF-8");
@@ -102,7 +102,7 @@ fn s3_2_2_the_host_of_an_absolute_form_goes_before_the_host_field() {
             (Form::Absolute, authority, origin),
             "{target}"
         );
-        assert!(head.to_parts().is_ok());
+        assert!(target.parse::<http::Uri>().is_ok());
     }
     for target in [
         "http://",

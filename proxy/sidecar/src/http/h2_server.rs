@@ -28,6 +28,7 @@ use pillion_base::error::Error;
 use pillion_base::exchanges::ExchangePlace;
 use pillion_base::net::{Io, Prefixed, Transport};
 use pillion_base::unfinished::Share;
+use pillion_http::agreed::{Agreed, Asked, CASE};
 use pillion_http::framing::content_length;
 use pillion_http::h2::guard::{Downstream, GuardedIo};
 use pillion_http::h2::memory::Piece;
@@ -59,6 +60,8 @@ struct Http2Client {
     connection: Arc<Connection>,
     worker: Arc<Worker>,
     room: Arc<Room>,
+    /// What is agreed on with another sidecar.
+    agreed: Agreed,
     /// Streams that the client has reset since it was last judged.
     resets: AtomicU32,
     /// Bytes of heads of open streams.
@@ -66,6 +69,17 @@ struct Http2Client {
 }
 
 impl Http2Client {
+    /// Learns how the names of a request were spelled, if the client is a workload of the mesh.
+    fn learn_spelling(&self, head: &mut RequestHead, seen: &Seen) -> Asked {
+        if !self.connection.is_from_mesh() {
+            return Asked::Nothing;
+        }
+        let told = if seen.has(Seen::OURS) { head.headers.named(CASE.as_str()).next() } else { None };
+        let (spelling, asked) = self.agreed.hear_request(told);
+        head.spelling = spelling;
+        asked
+    }
+
     /// Counts and logs a refused stream, like any refused request. The client may send it again.
     fn note_refused(&self, request: Request<RecvStream>, why: &Error) {
         let (head, _unread) = request.into_parts();
@@ -115,6 +129,7 @@ pub async fn serve<S: AnsweringService>(
         room: Room::new(&worker.ground),
         connection: connection.clone(),
         worker,
+        agreed: Agreed::default(),
         resets: AtomicU32::new(0),
         heads: AtomicUsize::new(0),
     });
@@ -327,7 +342,7 @@ async fn carry<S: AnsweringService>(
     let place = head.place.take();
     let client = &head.client;
     let (request_head, body, inside) = opened(request, client);
-    let (call, exchange, asked) = begun(request_head, body, client, place);
+    let Begun { call, exchange, tunnel, asked } = begun(request_head, body, client, place);
     if poll_fn(|cx| Poll::Ready(respond.poll_reset(cx).is_ready())).await {
         client.resets.fetch_add(1, Relaxed);
         call.note_request();
@@ -344,37 +359,42 @@ async fn carry<S: AnsweringService>(
         client.resets.fetch_add(1, Relaxed);
         return;
     };
-    match asked {
+    match tunnel {
         Some((asked, opens)) if response.opens_tunnel() => {
             let response = tunnel::open(asked, response, &exchange);
             open(response, respond, inside, opens, &client.room);
         }
         _ => {
-            if let Err(Unsent::Refused) = send(response, respond, &client.room).await {
+            if let Err(Unsent::Refused) = send(response, respond, asked, client).await {
                 client.resets.fetch_add(1, Relaxed);
             }
         }
     }
 }
 
+/// A request for the stack.
+struct Begun {
+    call: Box<Call>,
+    exchange: Arc<Exchange>,
+    tunnel: Option<AskedTunnel>,
+    /// What another sidecar has told of the spelling of its names.
+    asked: Asked,
+}
+
 /// Makes the call for the stack, with its exchange and the tunnel that the request asks for.
-fn begun(
-    mut head: RequestHead,
-    body: Body,
-    client: &Http2Client,
-    place: Option<ExchangePlace>,
-) -> (Box<Call>, Arc<Exchange>, Option<AskedTunnel>) {
+fn begun(mut head: RequestHead, body: Body, client: &Http2Client, place: Option<ExchangePlace>) -> Begun {
     let mut seen = Seen::of(&head.headers);
+    let asked = client.learn_spelling(&mut head, &seen);
     let request_id = headers::request_id(&head.headers, &seen, &mut client.worker.ground.rng.lock());
     let (worker, connection) = (client.worker.clone(), client.connection.clone());
     let exchange = Arc::new(Exchange::in_place(worker, connection, request_id, Ok(place)));
-    let asked = tunnel::may_be_asked(&head, &seen).then(|| tunnel::asked_http2(&mut head)).flatten();
-    if asked.is_some() {
+    let tunnel = tunnel::may_be_asked(&head, &seen).then(|| tunnel::asked_http2(&mut head)).flatten();
+    if tunnel.is_some() {
         seen = Seen::of(&head.headers); // `asked_http2` may have changed the headers
     }
     let mut call = Call::new(head, body, seen, exchange.clone());
-    call.common.tunnel = asked.as_ref().map(|(asked, _)| Box::new(asked.kind.clone()));
-    (call, exchange, asked)
+    call.common.tunnel = tunnel.as_ref().map(|(asked, _)| Box::new(asked.kind.clone()));
+    Begun { call, exchange, tunnel, asked }
 }
 
 /// Splits a request into its head and its body. A CONNECT has no body: its stream is kept for the tunnel.
@@ -464,12 +484,22 @@ fn refused(error: &Error, call: &Call, exchange: &Arc<Exchange>) -> Response {
     response
 }
 
-async fn send(response: Response, mut respond: SendResponse<Piece>, room: &Arc<Room>) -> Result<(), Unsent> {
+async fn send(
+    response: Response,
+    mut respond: SendResponse<Piece>,
+    asked: Asked,
+    client: &Http2Client,
+) -> Result<(), Unsent> {
+    let room = &client.room;
     let (head, mut body) = response.into_parts();
+    let told = client.agreed.answer(asked, &head);
     let Ok(mut head) = head.into_http2() else {
         respond.send_reset(Reason::INTERNAL_ERROR);
         return Err(Unsent::Broken);
     };
+    if let Some(told) = told {
+        head.headers_mut().insert(CASE, told);
+    }
     let is_empty = body.is_end_stream();
     if let (false, Some(length)) = (is_empty, body.size_hint().exact())
         && !head.headers().contains_key(CONTENT_LENGTH)

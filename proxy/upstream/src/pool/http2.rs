@@ -9,6 +9,7 @@ use pillion_model::policy::ConnectionPolicy;
 use tokio::time::Instant;
 
 use super::{About, Idle};
+use pillion_http::agreed::Agreed;
 use pillion_http::h2::client::Sender;
 use pillion_tls::admission::{Admission, AdmissionFailure};
 
@@ -16,6 +17,8 @@ pub(crate) struct Http2 {
     pub(super) send: Sender,
     about: Mutex<About>,
     admission: Option<Arc<Admission>>,
+    /// What is agreed on with another sidecar.
+    pub(super) agreed: Agreed,
     /// The number of requests that it carries now.
     streams: AtomicU32,
     /// Whether the connection takes no new request, because it is old, received GOAWAY or broke.
@@ -29,6 +32,7 @@ impl Http2 {
             send,
             about: Mutex::new(about),
             admission,
+            agreed: Agreed::default(),
             streams: AtomicU32::new(0),
             retired: AtomicBool::new(false),
             idle: Mutex::default(),

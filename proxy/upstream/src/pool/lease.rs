@@ -11,6 +11,7 @@ use super::http2::Http2;
 use super::send_failure::{SendFailure, by_tls, explain_failed, is_goaway, was_refused};
 use super::shard::Shard;
 use pillion_base::limits::Permit;
+use pillion_http::agreed::{Asked, CASE};
 use pillion_http::message::RequestHead;
 use pillion_http::transfer::Observer;
 use pillion_http::{Body, Response};
@@ -30,6 +31,8 @@ pub struct Lease {
     /// The place among `max_requests`, held for as long as the upstream may work on the request.
     permit: Option<Permit>,
     patience: Patience,
+    /// What the request has told another sidecar over HTTP/2 of the spelling of its names.
+    asked: Asked,
 }
 
 enum LeaseKind {
@@ -58,6 +61,7 @@ impl Lease {
             carries: None,
             permit: None,
             patience: Patience::NONE,
+            asked: Asked::Nothing,
         }
     }
 
@@ -127,13 +131,20 @@ impl Lease {
     }
 
     async fn send_http2(
-        &self,
+        &mut self,
         (head, target): (&RequestHead, Uri),
         body: &mut Body,
         observer: &dyn Observer,
     ) -> Result<Response, SendFailure> {
         let Some(LeaseKind::Http2(conn)) = &self.kind else { unreachable!("asked of HTTP/2 alone") };
-        let head = head.to_http2(target).map_err(|misuse| SendFailure::unwritable(&misuse))?;
+        let mut told = None;
+        if self.about.is_sidecar {
+            (self.asked, told) = conn.agreed.ask(head);
+        }
+        let mut head = head.to_http2(target).map_err(|misuse| SendFailure::unwritable(&misuse))?;
+        if let Some(told) = told {
+            head.headers_mut().insert(CASE, told);
+        }
         let failed = match conn.send.send(head, body, observer).await {
             Ok(response) => return Ok(Response::from(response.map(Body::from))),
             Err(failed) => failed,
@@ -144,6 +155,15 @@ impl Lease {
             self.shard.was_refused(conn);
         }
         Err(explain_failed(&failed, self.is_reused()))
+    }
+
+    /// Learns from the answer of another sidecar how its names are spelled. `tells`: it has fields `x-pillion-…`.
+    pub fn learn_spelling(&self, answer: &mut Response, tells: bool) {
+        if let Some(LeaseKind::Http2(conn)) = &self.kind {
+            let told = if tells { answer.headers().named(CASE.as_str()).next() } else { None };
+            let spelling = conn.agreed.hear_answer(self.asked, told);
+            answer.head_mut().spelling = spelling;
+        }
     }
 
     /// Makes this exchange the last one on its connection, if the connection is HTTP/1.

@@ -139,7 +139,7 @@ impl Wire {
         };
         let mut whole = String::new();
         let target = target(&head.method, &head.uri, &mut whole);
-        self.engine.write_head(&head.method, target, head.headers.lines(), length, self.outbox.end())
+        self.engine.write_head(&head.method, target, head.lines(), length, self.outbox.end())
     }
 
     /// Whether a byte of the request has been written.

@@ -84,7 +84,7 @@ impl Downstream {
         if is_last || closes(head) {
             self.server.close_after();
         }
-        let lines = head.headers.lines();
+        let lines = head.lines();
         self.server.write_head(head.status, head.reason.as_deref(), lines, length, self.outbox.end())?;
         if self.server.is_until_close() {
             self.resets = true; // only a reset shows that a part of the answer is missing
