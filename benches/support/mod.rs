@@ -1,6 +1,7 @@
 //! The parts of the pair benchmark, each a process: the origin, the load, the two relays of the floor, the two
 //! sidecars.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -172,7 +173,14 @@ pub(crate) fn play(role: &str, arguments: &[String]) -> anyhow::Result<()> {
 fn credentials(folder: &str) -> anyhow::Result<Credentials> {
     let path = |name: &str| PathBuf::from(folder).join(name);
     let (certificate, key, trust_bundle) = (path("tls.crt"), path("tls.key"), path("ca.crt"));
-    Ok(Credentials::load(&Source { certificate, key, trust_bundle, crl: Crl::None, trust_domain: None })?)
+    Ok(Credentials::load(&Source {
+        certificate,
+        key,
+        trust_bundle,
+        crl: Crl::None,
+        federation: BTreeMap::new(),
+        trust_domain: None,
+    })?)
 }
 
 async fn listen() -> anyhow::Result<TcpListener> {

@@ -393,7 +393,7 @@ impl Controller {
         let Some(credentials) = self.credentials() else { return };
         let metrics = &self.around.metrics;
         metrics.certificate_not_after(CertificateUse::Own).set(credentials.not_after);
-        let ends = credentials.bundle.iter().filter_map(|ca| pillion_tls::identity::not_after(ca).ok());
+        let ends = credentials.all_cas().filter_map(|ca| pillion_tls::identity::not_after(ca).ok());
         if let Some(first) = ends.min() {
             metrics.certificate_not_after(CertificateUse::Ca).set(first);
         }

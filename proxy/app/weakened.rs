@@ -19,7 +19,14 @@ pub(super) fn weakened(now: &Config, next: &Config) -> Vec<String> {
         _ => Vec::new(),
     };
     let whole = weakened_whole(now, next).into_iter().map(str::to_owned);
-    whole.chain(inbound).chain(weakened_services(now, next)).collect()
+    whole.chain(inbound).chain(federated(now, next)).chain(weakened_services(now, next)).collect()
+}
+
+/// The trust domains whose workloads are admitted since.
+fn federated(now: &Config, next: &Config) -> Vec<String> {
+    let (Some(now), Some(next)) = (&now.identity, &next.identity) else { return Vec::new() };
+    let new = next.federation.keys().filter(|domain| !now.federation.contains_key(*domain));
+    new.map(|domain| format!("identity.federation: workloads of {domain} are admitted too")).collect()
 }
 
 fn weakened_whole(now: &Config, next: &Config) -> Vec<&'static str> {

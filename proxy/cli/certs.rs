@@ -367,6 +367,7 @@ mod tests {
             key,
             trust_bundle,
             crl: pillion_model::identity::Crl::None,
+            federation: std::collections::BTreeMap::new(),
             trust_domain: None,
         };
         let own = pillion_tls::identity::credentials::Credentials::load(&source).expect("usable");

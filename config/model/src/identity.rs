@@ -1,5 +1,6 @@
 //! The identity of this workload: SPIFFE IDs, and where its certificates are.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -11,6 +12,9 @@ pub struct Source {
     pub key: PathBuf,
     pub trust_bundle: PathBuf,
     pub crl: Crl,
+    /// The trust bundles of other trust domains, by trust domain. A peer is verified with the bundle of its own trust
+    /// domain alone.
+    pub federation: BTreeMap<String, PathBuf>,
     /// `None`: the trust domain of the certificate's SPIFFE ID.
     pub trust_domain: Option<String>,
 }

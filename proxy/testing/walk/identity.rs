@@ -20,6 +20,7 @@ pub(super) fn rows() -> Vec<Row> {
         shows("identity.trust_bundle", ["web/ca.crt", "other.crt"], who_is_seen),
         shows("identity.crl", ["empty.crl", "orders.crl"], who_is_seen),
         shows("identity.trust_domain", ["cluster.local", "elsewhere"], who_is_seen),
+        shows("identity.federation.*", ["web/ca.crt", "none.crt"], who_is_seen),
     ]
 }
 

@@ -60,6 +60,7 @@ impl Key {
         let path = path.replace("query.*", "query.x-test");
         let path = path.replace("ports.*", "ports.9090");
         let path = path.replace("set.*", "set.x-test").replace("add.*", "add.x-test");
+        let path = path.replace("federation.*", "federation.partner");
         let steps: Vec<&str> = path.split('.').collect();
         set(&mut file, &steps, self.value.clone());
         pillion_config::parse(&file.to_string(), folder).map(|(config, _warnings)| config)

@@ -19,7 +19,7 @@ use pillion_tls::identity::credentials::Credentials;
 use pillion_tls::identity::issue::Ca;
 use pillion_tls::provider;
 use pillion_tls::server::{accept, server_config};
-use pillion_tls::verify::{Expected, ServerVerifier};
+use pillion_tls::verify::{Expected, ServerVerifier, Trust};
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
@@ -97,8 +97,8 @@ impl Mesh {
         let provider = Arc::new(provider);
         let connector = |own: &Credentials| {
             let provider = provider.clone();
-            let expected = Expected::TrustDomain("cluster.local".to_owned());
-            let verifier = ServerVerifier::new(own.roots.clone(), expected, own, &provider);
+            let expected = Expected::TrustDomains(vec!["cluster.local".to_owned()]);
+            let verifier = ServerVerifier::new(Trust::of(own), expected, own, &provider);
             let mut config = ClientConfig::builder_with_provider(provider)
                 .with_protocol_versions(provider::versions(&POLICY))
                 .expect("TLS 1.3 is built in")

@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 use super::admission::ClientStream;
 use super::notes::noting;
 use super::revocation::Revocations;
-use super::verify::{Expected, Revoking, ServerVerifier};
+use super::verify::{Expected, Revoking, ServerVerifier, Trust};
 use super::{Alpn, SetupError, TlsError, provider, recheck_resumed, wire_names};
 use crate::identity::credentials::{Bundle, Credentials};
 use crate::identity::unix_now;
@@ -268,12 +268,15 @@ impl<'a> Setup<'a> {
         trust_bundle: Option<&PathBuf>,
     ) -> Result<(Arc<dyn ServerCertVerifier>, Arc<CertifiedKey>), SetupError> {
         let credentials = self.credentials.ok_or(SetupError::NeedsIdentity)?;
-        let roots = self.roots(trust_bundle)?;
         let expected = match identities {
-            [] => Expected::TrustDomain(credentials.trust_domain().to_owned()),
+            [] => Expected::TrustDomains(vec![credentials.trust_domain().to_owned()]),
             listed => Expected::AnyOf(listed.to_vec()),
         };
-        let verifier = ServerVerifier::new(roots, expected, credentials, &self.provider);
+        let trust = match trust_bundle {
+            Some(_) => Trust::Bundle(self.roots(trust_bundle)?),
+            None => federated_trust(credentials, identities)?,
+        };
+        let verifier = ServerVerifier::new(trust, expected, credentials, &self.provider);
         Ok((Arc::new(verifier), credentials.key.clone()))
     }
 
@@ -296,6 +299,14 @@ impl<'a> Setup<'a> {
         let roots = Bundle::load(path)?.roots;
         self.bundles.insert(path.clone(), roots.clone());
         Ok(roots)
+    }
+}
+
+/// Our trust bundle and the federated ones, of which each of these identities needs the one of its trust domain.
+fn federated_trust(credentials: &Credentials, identities: &[SpiffeId]) -> Result<Trust, SetupError> {
+    match identities.iter().find(|id| credentials.roots_of(id.trust_domain()).is_none()) {
+        Some(id) => Err(SetupError::NoBundle(id.clone())),
+        None => Ok(Trust::of(credentials)),
     }
 }
 

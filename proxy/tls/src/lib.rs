@@ -153,6 +153,12 @@ pub enum SetupError {
     NeedsTrustBundle,
     #[error("tls: simple needs the server's name to verify; set tls.sni")]
     NeedsServerName,
+    #[error(
+        "{0} is of a trust domain without a trust bundle; add identity: {{ federation: {{ {domain}: FILE }} }}, or set \
+         tls.trust_bundle",
+        domain = .0.trust_domain()
+    )]
+    NoBundle(SpiffeId),
     #[error("tls.sni {0:?} is not a host name")]
     BadServerName(String),
     #[error(transparent)]

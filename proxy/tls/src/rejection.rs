@@ -16,8 +16,12 @@ pub(crate) enum Rejection {
     NotAnIdentity { who: &'static str, fault: NotAnIdentity },
     #[error("the {who} is {id}, expected {}", list(expected))]
     WrongIdentity { who: &'static str, id: SpiffeId, expected: Vec<SpiffeId> },
-    #[error("the {who} is {id}, expected any identity of the trust domain {expected:?}")]
-    WrongTrustDomain { who: &'static str, id: SpiffeId, expected: String },
+    #[error("the {who} is {id}, expected any identity of {}", domains(expected))]
+    WrongTrustDomain { who: &'static str, id: SpiffeId, expected: Vec<String> },
+    #[error(
+        "the {who} is {id}, and its trust domain has no trust bundle here; add one to identity.federation"
+    )]
+    NoBundle { who: &'static str, id: SpiffeId },
     #[error(
         "the {who}'s certificate has been revoked: the list of {issuer} names serial {serial}; issue a new one"
     )]
@@ -40,7 +44,7 @@ impl Rejection {
             Self::NotAnIdentity { fault: NotAnIdentity::WeakKey(_), .. } => "key not accepted",
             Self::NotAnIdentity { .. } => "no identity",
             Self::WrongIdentity { .. } => "another identity",
-            Self::WrongTrustDomain { .. } => "another trust domain",
+            Self::WrongTrustDomain { .. } | Self::NoBundle { .. } => "another trust domain",
             Self::Revoked { .. } => "revoked",
             Self::UnusableList { .. } => "revocation unknown",
             Self::NoPath { fault, .. } => fault.cause(),
@@ -54,9 +58,19 @@ impl Rejection {
             Self::Revoked { .. } => Some(CertificateError::Revoked),
             Self::UnusableList { .. } => Some(CertificateError::UnknownRevocationStatus),
             Self::NoPath { fault, .. } => fault.tls_error(),
-            Self::NotAnIdentity { .. } | Self::WrongIdentity { .. } | Self::WrongTrustDomain { .. } => None,
+            Self::NotAnIdentity { .. }
+            | Self::WrongIdentity { .. }
+            | Self::WrongTrustDomain { .. }
+            | Self::NoBundle { .. } => None,
         };
         plain.unwrap_or_else(|| CertificateError::Other(OtherError(Arc::new(self.clone()))))
+    }
+}
+
+fn domains(expected: &[String]) -> String {
+    match expected {
+        [only] => format!("the trust domain {only:?}"),
+        several => format!("one of the trust domains {}", several.join(", ")),
     }
 }
 

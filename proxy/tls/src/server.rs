@@ -1,4 +1,5 @@
-//! Accepts mutual TLS: every client proves by its certificate that it is a workload of our trust domain.
+//! Accepts mutual TLS: every client proves by its certificate that it is a workload of our trust domain, or of a
+//! federated one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,7 +14,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::notes::noting;
 use super::sessions::Sessions;
-use super::verify::{ClientVerifier, Expected};
+use super::verify::ClientVerifier;
 use super::{Alpn, Peer, SetupError, TlsError, provider, wire_names};
 use crate::identity::credentials::Credentials;
 
@@ -51,10 +52,8 @@ pub(super) fn config_with(
     Ok(Arc::new(config))
 }
 
-/// The verifier of inbound's clients, which accepts any workload of our trust domain.
 fn client_verifier(credentials: &Credentials, policy: &TlsPolicy) -> Arc<ClientVerifier> {
-    let expected = Expected::TrustDomain(credentials.trust_domain().to_owned());
-    Arc::new(ClientVerifier::new(credentials, expected, &provider::provider(policy)))
+    Arc::new(ClientVerifier::new(credentials, &provider::provider(policy)))
 }
 
 /// The TLS config of inbound, and the verifier that judges clients again that were admitted under an older one.

@@ -1,6 +1,7 @@
 //! Handshakes over in-memory streams: which peers are admitted or refused, and what each side learns.
 
 mod corpus;
+mod federation;
 mod known;
 mod rotation;
 
@@ -221,8 +222,8 @@ fn foreign_client(
     provider: Arc<CryptoProvider>,
     version: &'static SupportedProtocolVersion,
 ) -> TlsConnector {
-    let expected = verify::Expected::TrustDomain("cluster.local".to_owned());
-    let verifier = verify::ServerVerifier::new(own.roots.clone(), expected, own, &provider);
+    let expected = verify::Expected::TrustDomains(vec!["cluster.local".to_owned()]);
+    let verifier = verify::ServerVerifier::new(verify::Trust::of(own), expected, own, &provider);
     let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[version])
         .expect("it is built in")

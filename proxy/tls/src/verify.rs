@@ -4,6 +4,7 @@
 //! Host names are compared only by the inner verifier of [`Revoking`]: a workload keeps its identity when its address
 //! changes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pillion_model::SpiffeId;
@@ -16,6 +17,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
 };
+use webpki::KeyUsage;
 
 use super::known::{KnownClients, Verified};
 use super::path::{PathFault, Shown};
@@ -23,14 +25,77 @@ use super::rejection::Rejection;
 use super::revocation::Revocations;
 use super::{Peer, TlsError, notes};
 use crate::identity::credentials::Credentials;
-use crate::identity::{Subject, unix_seconds};
+use crate::identity::{NotAnIdentity, Subject, unix_seconds};
 
 /// The identities that are accepted at the other end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expected {
     AnyOf(Vec<SpiffeId>),
-    /// Any workload of this trust domain.
-    TrustDomain(String),
+    /// Any workload of these trust domains.
+    TrustDomains(Vec<String>),
+}
+
+/// The CAs that may vouch for a peer.
+#[derive(Debug, Clone)]
+pub enum Trust {
+    /// A service's own bundle, for every identity that the service names.
+    Bundle(Arc<RootCertStore>),
+    /// The bundle of the peer's trust domain alone: our own, or a federated one.
+    Domains { own: Arc<RootCertStore>, domains: Arc<BTreeMap<String, Arc<RootCertStore>>> },
+}
+
+impl Trust {
+    pub fn of(credentials: &Credentials) -> Self {
+        let own = (credentials.trust_domain().to_owned(), credentials.roots.clone());
+        let federated = credentials.federated.iter();
+        let federated = federated.map(|(domain, bundle)| (domain.clone(), bundle.roots.clone()));
+        let domains = Arc::new(std::iter::once(own).chain(federated).collect());
+        Self::Domains { own: credentials.roots.clone(), domains }
+    }
+
+    /// `None`: no CA may vouch for a workload of this trust domain.
+    fn bundle_of(&self, trust_domain: &str) -> Option<&RootCertStore> {
+        match self {
+            Self::Bundle(bundle) => Some(bundle),
+            Self::Domains { domains, .. } => domains.get(trust_domain).map(|bundle| &**bundle),
+        }
+    }
+
+    fn own(&self) -> &RootCertStore {
+        match self {
+            Self::Bundle(own) | Self::Domains { own, .. } => own,
+        }
+    }
+}
+
+/// What a verifier judges peers by.
+#[derive(Debug)]
+struct Rules {
+    trust: Trust,
+    expected: Expected,
+    algorithms: WebPkiSupportedAlgorithms,
+    revocations: Revocations,
+}
+
+impl Rules {
+    fn new(trust: Trust, expected: Expected, own: &Credentials, provider: &CryptoProvider) -> Self {
+        let algorithms = provider.signature_verification_algorithms;
+        Self { trust, expected, algorithms, revocations: Revocations::new(Some(own), algorithms) }
+    }
+
+    /// A peer without an identity, or of a trust domain without a bundle, is refused in any case. Its path is verified
+    /// before that with our own bundle, because a stranger's certificate should be reported as such.
+    fn judge(&self, shown: &Shown<'_>, usage: &KeyUsage, now: UnixTime) -> Result<Subject, Rejection> {
+        let claimed = Subject::read(shown.end_entity);
+        let domain = claimed.as_ref().ok().map(|subject| subject.id.trust_domain());
+        let bundle = domain.and_then(|domain| self.trust.bundle_of(domain));
+        self.revocations.verify(shown, bundle.unwrap_or_else(|| self.trust.own()), usage, now)?;
+        let subject = self.expected.check(shown.who, claimed)?;
+        match bundle {
+            Some(_) => Ok(subject),
+            None => Err(Rejection::NoBundle { who: shown.who, id: subject.id }),
+        }
+    }
 }
 
 /// Why a verifier does not admit a certificate.
@@ -78,14 +143,19 @@ fn keep_verdict<T>(
 }
 
 impl Expected {
-    fn check(&self, who: &'static str, certificate: &CertificateDer<'_>) -> Result<Subject, Rejection> {
-        let subject = Subject::read(certificate).map_err(|fault| Rejection::NotAnIdentity { who, fault })?;
+    fn check(
+        &self,
+        who: &'static str,
+        claimed: Result<Subject, NotAnIdentity>,
+    ) -> Result<Subject, Rejection> {
+        let subject = claimed.map_err(|fault| Rejection::NotAnIdentity { who, fault })?;
+        let is_of = |domain: &String| domain == subject.id.trust_domain();
         match self {
             Self::AnyOf(ids) if ids.contains(&subject.id) => Ok(subject),
-            Self::TrustDomain(own) if own == subject.id.trust_domain() => Ok(subject),
+            Self::TrustDomains(domains) if domains.iter().any(is_of) => Ok(subject),
             Self::AnyOf(ids) => Err(Rejection::WrongIdentity { who, id: subject.id, expected: ids.clone() }),
-            Self::TrustDomain(own) => {
-                Err(Rejection::WrongTrustDomain { who, id: subject.id, expected: own.clone() })
+            Self::TrustDomains(domains) => {
+                Err(Rejection::WrongTrustDomain { who, id: subject.id, expected: domains.clone() })
             }
         }
     }
@@ -93,35 +163,11 @@ impl Expected {
 
 /// Judges the servers that we call.
 #[derive(Debug)]
-pub struct ServerVerifier {
-    roots: Arc<RootCertStore>,
-    expected: Expected,
-    algorithms: WebPkiSupportedAlgorithms,
-    revocations: Revocations,
-}
+pub struct ServerVerifier(Rules);
 
 impl ServerVerifier {
-    pub fn new(
-        roots: Arc<RootCertStore>,
-        expected: Expected,
-        own: &Credentials,
-        provider: &CryptoProvider,
-    ) -> Self {
-        let algorithms = provider.signature_verification_algorithms;
-        let revocations = Revocations::new(Some(own), algorithms);
-        Self { roots, expected, algorithms, revocations }
-    }
-
-    fn judge(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Rejection> {
-        let shown = Shown { who: "server", end_entity, intermediates };
-        self.revocations.verify(&shown, &self.roots, &webpki::KeyUsage::server_auth(), now)?;
-        self.expected.check("server", end_entity)?;
-        Ok(ServerCertVerified::assertion())
+    pub fn new(trust: Trust, expected: Expected, own: &Credentials, provider: &CryptoProvider) -> Self {
+        Self(Rules::new(trust, expected, own, provider))
     }
 }
 
@@ -136,7 +182,9 @@ impl ServerCertVerifier for ServerVerifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        keep_verdict(end_entity, self.judge(end_entity, intermediates, now))
+        let shown = Shown { who: "server", end_entity, intermediates };
+        keep_verdict(end_entity, self.0.judge(&shown, &KeyUsage::server_auth(), now))
+            .map(|_subject| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -145,7 +193,7 @@ impl ServerCertVerifier for ServerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+        verify_tls12_signature(message, certificate, signed, &self.0.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -154,21 +202,18 @@ impl ServerCertVerifier for ServerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+        verify_tls13_signature(message, certificate, signed, &self.0.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.0.algorithms.supported_schemes()
     }
 }
 
 /// Judges the clients that call us. A client without a certificate is refused. The rules of one verifier never change.
 #[derive(Debug)]
 pub struct ClientVerifier {
-    roots: Arc<RootCertStore>,
-    expected: Expected,
-    algorithms: WebPkiSupportedAlgorithms,
-    revocations: Revocations,
+    rules: Rules,
     pub(super) known: KnownClients,
     /// How many chains were verified.
     #[cfg(test)]
@@ -176,13 +221,12 @@ pub struct ClientVerifier {
 }
 
 impl ClientVerifier {
-    pub fn new(own: &Credentials, expected: Expected, provider: &CryptoProvider) -> Self {
-        let algorithms = provider.signature_verification_algorithms;
+    /// Admits any workload of our trust domain and of the federated ones.
+    pub fn new(own: &Credentials, provider: &CryptoProvider) -> Self {
+        let domains = std::iter::once(own.trust_domain()).chain(own.federated.keys().map(String::as_str));
+        let expected = Expected::TrustDomains(domains.map(str::to_owned).collect());
         Self {
-            roots: own.roots.clone(),
-            expected,
-            algorithms,
-            revocations: Revocations::new(Some(own), algorithms),
+            rules: Rules::new(Trust::of(own), expected, own, provider),
             known: KnownClients::default(),
             #[cfg(test)]
             verified: std::sync::atomic::AtomicUsize::new(0),
@@ -201,8 +245,7 @@ impl ClientVerifier {
         #[cfg(test)]
         self.verified.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let shown = Shown { who: "client", end_entity, intermediates };
-        self.revocations.verify(&shown, &self.roots, &webpki::KeyUsage::client_auth(), now)?;
-        let subject = self.expected.check("client", end_entity)?;
+        let subject = self.rules.judge(&shown, &KeyUsage::client_auth(), now)?;
         Ok(Verified::new(subject, end_entity, intermediates))
     }
 
@@ -259,7 +302,7 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.keep_proven(verify_tls12_signature(message, certificate, signed, &self.algorithms))
+        self.keep_proven(verify_tls12_signature(message, certificate, signed, &self.rules.algorithms))
     }
 
     fn verify_tls13_signature(
@@ -268,11 +311,11 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.keep_proven(verify_tls13_signature(message, certificate, signed, &self.algorithms))
+        self.keep_proven(verify_tls13_signature(message, certificate, signed, &self.rules.algorithms))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.rules.algorithms.supported_schemes()
     }
 }
 
@@ -296,7 +339,7 @@ impl ServerCertVerifier for Revoking {
         let judge = || -> Result<ServerCertVerified, NotAdmitted> {
             let verified = self.inner.verify_server_cert(end_entity, intermediates, name, ocsp, now)?;
             let shown = Shown { who: "server", end_entity, intermediates };
-            self.revocations.check(&shown, &self.roots, &webpki::KeyUsage::server_auth(), now)?;
+            self.revocations.check(&shown, &self.roots, &KeyUsage::server_auth(), now)?;
             Ok(verified)
         };
         keep_verdict(end_entity, judge())

@@ -1,5 +1,6 @@
 //! `workload`, `identity` and `tls` of the whole sidecar.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use pillion_model::Workload;
@@ -8,10 +9,10 @@ use serde_json::Value;
 
 use super::{Block, Static, field};
 use crate::page::{Page, Scopes};
-use crate::reading::{Node, Reading};
-use crate::spell;
+use crate::reading::{Entry, Node, Reading};
 use crate::value::{Opt, Text};
 use crate::words::{PostQuantum, TrustDomain};
+use crate::{schema, spell};
 
 pub(super) static WORKLOAD: Static<Workload> = Static::new(|| {
     Block::new(Workload::default)
@@ -40,6 +41,7 @@ struct Files {
     crl: Option<String>,
     is_later: bool,
     trust_domain: Option<String>,
+    federation: BTreeMap<String, String>,
 }
 
 static FILES: Static<Files> = Static::new(|| {
@@ -63,7 +65,23 @@ static FILES: Static<Files> = Static::new(|| {
             field!(trust_domain),
             "The trust domain. Default: that of the certificate's SPIFFE ID.",
         )
+        .key(
+            "federation",
+            "The trust bundles (PEM) of other trust domains, whose workloads are admitted too. A peer is verified with \
+             the bundle of its own trust domain alone.",
+            || schema::entries::<TrustDomain>(schema::word::<Text>()),
+            |files: &mut Files, node, reading| files.federation = federation(node, reading),
+            |_, _, _| {}, // told by `tell`, which has resolved the paths
+        )
 });
+
+fn federation(node: &Node<'_>, reading: &mut Reading<'_>) -> BTreeMap<String, String> {
+    let bundle = |(TrustDomain(domain), entry): (TrustDomain, Entry<'_>), reading: &mut Reading<'_>| {
+        let Text(file) = entry.value.word(reading)?;
+        Some((domain, file))
+    };
+    node.map(reading).into_iter().filter_map(|entry| bundle(entry, reading)).collect()
+}
 
 pub(super) fn schema() -> Option<Value> {
     FILES.schema()
@@ -90,7 +108,13 @@ pub(super) fn read(node: &Node<'_>, reading: &mut Reading<'_>) -> Option<Source>
         (None, Some(directory)) => Crl::IfPresent(resolve(&format!("{directory}/ca.crl"))),
         (None, None) => Crl::None,
     };
-    Some(Source { certificate, key, trust_bundle, crl, trust_domain: files.trust_domain })
+    let federation = files.federation.iter().map(|(domain, file)| (domain.clone(), resolve(file))).collect();
+    let source = Source { certificate, key, trust_bundle, crl, federation, trust_domain: files.trust_domain };
+    if let Some(own) = source.trust_domain.as_ref().filter(|own| source.federation.contains_key(*own)) {
+        node.remark(&format!("has the own trust domain {own} in `federation`"), reading)
+            .help("the bundle of the own trust domain is `trust_bundle`");
+    }
+    Some(source)
 }
 
 struct Gap {
@@ -125,7 +149,7 @@ fn missing(single: [&Option<String>; 3]) -> String {
 
 pub(super) fn tell(identity: Option<&Source>, at: &Scopes<'_>, page: &mut Page<'_>) {
     let at = &at.key("identity");
-    let Some(Source { certificate, key, trust_bundle, crl, trust_domain }) = identity else {
+    let Some(Source { certificate, key, trust_bundle, crl, federation, trust_domain }) = identity else {
         return page.tell(at, Value::Null);
     };
     let directory = at.key("directory");
@@ -140,4 +164,7 @@ pub(super) fn tell(identity: Option<&Source>, at: &Scopes<'_>, page: &mut Page<'
         Crl::Required(file) => page.tell_or(&at.key("crl"), &directory, spell::path(file)),
     }
     page.tell(&at.key("trust_domain"), trust_domain.clone());
+    let bundles: serde_json::Map<_, _> =
+        federation.iter().map(|(domain, file)| (domain.clone(), spell::path(file))).collect();
+    page.tell(&at.key("federation"), Value::from(bundles));
 }

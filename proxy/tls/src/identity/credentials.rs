@@ -3,6 +3,7 @@
 //! A [`Credentials`] never changes. A rotation loads a new one and replaces the old one as a whole. Deliberately
 //! absent: watching files, and the checks of peers (`tls::verify`).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -38,6 +39,8 @@ pub struct Credentials {
     pub bundle: Vec<CertificateDer<'static>>,
     /// The certificates of `bundle`, in the form that the verifier needs.
     pub roots: Arc<RootCertStore>,
+    /// The trust bundles of other trust domains, by trust domain.
+    pub federated: Arc<BTreeMap<String, Bundle>>,
     /// The revocation lists, which are replaced together with the bundle. Empty when no certificate is known to be
     /// revoked.
     pub revocations: Arc<[RevocationList]>,
@@ -113,6 +116,11 @@ pub enum CredentialsError {
         path.display()
     )]
     TrustDomain { path: PathBuf, id: SpiffeId, configured: String },
+    #[error(
+        "identity.federation has a trust bundle for {domain}, the own trust domain; its bundle is \
+         identity.trust_bundle"
+    )]
+    FederatedWithItself { domain: String },
 }
 
 impl CredentialsError {
@@ -145,15 +153,20 @@ impl Credentials {
     /// Reads and checks the files.
     ///
     /// # Errors
-    /// The first fault, in the order certificate, key, bundle, revocation lists. A missing file is reported before any
+    /// The first fault, in the order certificate, key, bundle, federated bundles, revocation lists. A missing file is reported before any
     /// wrong content. Blocks on file IO.
     pub fn load(source: &Source) -> Result<Self, CredentialsError> {
         let certificate = read(&source.certificate)?;
         let key = read(&source.key)?;
         let bundle = read(&source.trust_bundle)?;
+        let federated = source.federation.iter().map(|(domain, path)| Ok((domain, path, read(path)?)));
+        let federated = federated.collect::<Result<Vec<_>, CredentialsError>>()?;
         let crl = read_crl(&source.crl)?;
         let parts = Parts { certificate: &certificate, key: &key, bundle: &bundle };
-        let loaded = Self::check(&parts, source, unix_now())?;
+        let mut loaded = Self::check(&parts, source, unix_now())?;
+        for (domain, path, pem) in federated {
+            loaded = loaded.federated_with(domain, path, &pem)?;
+        }
         match crl {
             None => Ok(loaded),
             Some((path, bytes)) => loaded.with_crl(path, &bytes, unix_now()),
@@ -165,7 +178,7 @@ impl Credentials {
     /// # Errors
     /// [`CredentialsError::BadCrl`]
     pub fn with_crl(self, path: &Path, lists: &[u8], now: i64) -> Result<Self, CredentialsError> {
-        let lists = revocation::read(path, lists, &self.bundle)?;
+        let lists = revocation::read(path, lists, &self.all_cas().cloned().collect::<Vec<_>>())?;
         lists.iter().for_each(|list| list.warn_if_outdated(path, now));
         Ok(Self { revocations: lists.into(), ..self })
     }
@@ -176,6 +189,33 @@ impl Credentials {
     /// Like [`Credentials::load`], except for errors of reading.
     pub fn from_pem(certificate: &[u8], key: &[u8], bundle: &[u8]) -> Result<Self, CredentialsError> {
         Self::check(&Parts { certificate, key, bundle }, &in_memory(), unix_now())
+    }
+
+    /// These credentials with the trust bundle of another trust domain, in PEM. `path` is used in messages.
+    ///
+    /// # Errors
+    /// The bundle cannot be used, or the trust domain is our own.
+    pub fn federated_with(mut self, domain: &str, path: &Path, pem: &[u8]) -> Result<Self, CredentialsError> {
+        if domain == self.trust_domain() {
+            return Err(CredentialsError::FederatedWithItself { domain: domain.to_owned() });
+        }
+        let bundle = Bundle::check(path, pem)?;
+        bundle.check_cas(path)?;
+        Arc::make_mut(&mut self.federated).insert(domain.to_owned(), bundle);
+        Ok(self)
+    }
+
+    /// The CAs that may vouch for the workloads of a trust domain. `None`: no workload of it is admitted.
+    pub fn roots_of(&self, trust_domain: &str) -> Option<&Arc<RootCertStore>> {
+        match trust_domain == self.trust_domain() {
+            true => Some(&self.roots),
+            false => self.federated.get(trust_domain).map(|bundle| &bundle.roots),
+        }
+    }
+
+    /// The certificates of all trust bundles.
+    pub fn all_cas(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        self.bundle.iter().chain(self.federated.values().flat_map(|bundle| &bundle.certificates))
     }
 
     pub fn trust_domain(&self) -> &str {
@@ -201,7 +241,8 @@ impl Credentials {
         bundle.check_cas(&source.trust_bundle)?;
         let Subject { id, not_before, not_after, .. } = subject;
         let Bundle { certificates: bundle, roots } = bundle;
-        Ok(Self { id, not_before, not_after, key, bundle, roots, revocations: Arc::from([]) })
+        let (federated, revocations) = (Arc::default(), Arc::from([]));
+        Ok(Self { id, not_before, not_after, key, bundle, roots, federated, revocations })
     }
 }
 
@@ -214,6 +255,7 @@ impl fmt::Debug for Credentials {
 }
 
 /// The CAs that we trust to sign a peer's certificate.
+#[derive(Clone)]
 pub struct Bundle {
     pub certificates: Vec<CertificateDer<'static>>,
     pub roots: Arc<RootCertStore>,
@@ -271,6 +313,7 @@ fn in_memory() -> Source {
         key: "key".into(),
         trust_bundle: "trust bundle".into(),
         trust_domain: None,
+        federation: BTreeMap::new(),
         crl: Crl::None,
     }
 }
@@ -501,7 +544,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("pillion-credentials-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         let [certificate, key, trust_bundle] = ["tls.crt", "tls.key", "ca.crt"].map(|name| folder.join(name));
-        let source = Source { certificate, key, trust_bundle, crl: Crl::None, trust_domain: None };
+        let source = Source { certificate, key, trust_bundle, crl: Crl::None, ..in_memory() };
 
         let missing = Credentials::load(&source).expect_err("nothing there");
         assert!(missing.is_missing() && missing.to_string().contains("tls.crt"), "{missing}");

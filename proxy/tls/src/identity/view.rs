@@ -17,6 +17,8 @@ pub enum CertificateRole {
     /// Sent along with our own certificate, so that peers find the path to a root.
     Intermediate,
     TrustBundle,
+    /// Of the trust bundle of another trust domain.
+    Federated,
 }
 
 impl CertificateRole {
@@ -25,6 +27,7 @@ impl CertificateRole {
             Self::Own => "own",
             Self::Intermediate => "intermediate",
             Self::TrustBundle => "trust_bundle",
+            Self::Federated => "federated",
         }
     }
 }
@@ -33,6 +36,8 @@ impl CertificateRole {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateView {
     pub used_as: CertificateRole,
+    /// The trust domain whose workloads a CA of a trust bundle may vouch for.
+    pub trust_domain: Option<String>,
     /// The distinguished name. A workload's is often empty.
     pub subject: String,
     pub spiffe_id: Option<String>,
@@ -62,15 +67,20 @@ pub struct RevocationListView {
 }
 
 impl Credentials {
-    /// Our own certificate first, then the intermediates, then the trust bundle.
+    /// Our own certificate first, then the intermediates, then the trust bundle, then those of other trust domains.
     pub fn describe(&self) -> Vec<CertificateView> {
         let chain = self.chain().iter().enumerate().map(|(index, der)| match index {
-            0 => (CertificateRole::Own, der),
-            _ => (CertificateRole::Intermediate, der),
+            0 => (CertificateRole::Own, None, der),
+            _ => (CertificateRole::Intermediate, None, der),
         });
-        let bundle = self.bundle.iter().map(|der| (CertificateRole::TrustBundle, der));
+        let own = self.trust_domain();
+        let bundle = self.bundle.iter().map(|der| (CertificateRole::TrustBundle, Some(own), der));
+        let federated = self.federated.iter().flat_map(|(domain, bundle)| {
+            bundle.certificates.iter().map(|der| (CertificateRole::Federated, Some(domain.as_str()), der))
+        });
         // an intermediate that cannot be read is left out: a peer cannot use it either
-        chain.chain(bundle).filter_map(|(used_as, der)| CertificateView::read(used_as, der).ok()).collect()
+        let read = |(used_as, domain, der)| CertificateView::read(used_as, domain, der).ok();
+        chain.chain(bundle).chain(federated).filter_map(read).collect()
     }
 
     pub fn describe_revocations(&self) -> Vec<RevocationListView> {
@@ -86,10 +96,15 @@ impl Credentials {
 }
 
 impl CertificateView {
-    fn read(used_as: CertificateRole, der: &CertificateDer<'_>) -> Result<Self, NotAnIdentity> {
+    fn read(
+        used_as: CertificateRole,
+        trust_domain: Option<&str>,
+        der: &CertificateDer<'_>,
+    ) -> Result<Self, NotAnIdentity> {
         let certificate = parse(der)?;
         Ok(Self {
             used_as,
+            trust_domain: trust_domain.map(str::to_owned),
             subject: certificate.subject().to_string(),
             spiffe_id: names(&certificate).and_then(only_spiffe_id).ok().map(|id| id.to_string()),
             issuer: certificate.issuer().to_string(),
@@ -104,6 +119,7 @@ impl CertificateView {
     pub fn to_json(&self) -> Value {
         json!({
             "use": self.used_as.name(),
+            "trust_domain": self.trust_domain,
             "subject": self.subject,
             "spiffe_id": self.spiffe_id,
             "issuer": self.issuer,

@@ -16,18 +16,19 @@ use crate::files::{Content, Looked};
 /// expire, and seldom enough for the log.
 const AGAIN: i64 = 10;
 
-/// The content of each file, or why it cannot be read: certificate, key, bundle, revocation lists. `None` for a file
-/// that is not configured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fingerprint([Option<Content>; 4]);
+/// The content of each file, or why it cannot be read: certificate, key, bundle, revocation lists, and the bundles of
+/// other trust domains. `None` for a file that is not configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fingerprint(Vec<Option<Content>>);
 
-fn files(source: &Source) -> [Option<Looked>; 4] {
+fn files(source: &Source) -> Vec<Option<Looked>> {
     let crl = match &source.crl {
         Crl::None => None,
         Crl::IfPresent(path) | Crl::Required(path) => Some(path),
     };
-    let all = [Some(&source.certificate), Some(&source.key), Some(&source.trust_bundle), crl];
-    all.map(|path| path.map(|path| Looked::new(path, MAX_FILE + 1)))
+    let own = [Some(&source.certificate), Some(&source.key), Some(&source.trust_bundle), crl];
+    let all = own.into_iter().chain(source.federation.values().map(Some));
+    all.map(|path| path.map(|path| Looked::new(path, MAX_FILE + 1))).collect()
 }
 
 /// Whether the content must be loaded.
@@ -39,13 +40,13 @@ pub enum KnownOrNew {
 }
 
 /// The content that is in use, and the content that was refused since.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rotation {
     good: Option<Fingerprint>,
     refused: Option<Refused>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Refused {
     seen: Fingerprint,
     /// The Unix second from which the same content can be used, if only time is wrong.
@@ -54,13 +55,13 @@ struct Refused {
 
 impl Rotation {
     /// `now` is in Unix seconds. When the files return to the content in use, an earlier refusal is forgotten.
-    pub fn look(&mut self, seen: Fingerprint, now: i64) -> KnownOrNew {
-        if self.good == Some(seen) {
+    pub fn look(&mut self, seen: &Fingerprint, now: i64) -> KnownOrNew {
+        if self.good.as_ref() == Some(seen) {
             self.refused = None;
             return KnownOrNew::Same;
         }
-        match self.refused {
-            Some(refused) if refused.seen == seen && refused.again.is_none_or(|again| now < again) => {
+        match &self.refused {
+            Some(refused) if refused.seen == *seen && refused.again.is_none_or(|again| now < again) => {
                 KnownOrNew::Same
             }
             _ => KnownOrNew::Load,
@@ -106,7 +107,7 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Rotating {
     source: Source,
-    files: [Option<Looked>; 4],
+    files: Vec<Option<Looked>>,
     /// The content at the last check.
     seen: Option<Fingerprint>,
     rotation: Rotation,
@@ -128,14 +129,14 @@ impl Rotating {
         self.rotation.put_back(unix(now) + AGAIN);
     }
 
-    /// Checks the files. Meant to be called every second or two: it costs at most four `stat` calls while nothing
-    /// changes. Blocks on file IO.
+    /// Checks the files. Meant to be called every second or two: while nothing changes it costs one `stat` call for each
+    /// file. Blocks on file IO.
     pub fn look(&mut self, now: SystemTime) -> Outcome {
         let look = |file: &mut Option<Looked>| file.as_mut().map(|file| file.look(now));
-        let seen = Fingerprint(self.files.each_mut().map(look));
-        let stands_still = self.seen.replace(seen) == Some(seen);
+        let seen = Fingerprint(self.files.iter_mut().map(look).collect());
+        let stands_still = self.seen.replace(seen.clone()).as_ref() == Some(&seen);
         let may_wait = self.rotation.good.is_some();
-        if (may_wait && !stands_still) || self.rotation.look(seen, unix(now)) == KnownOrNew::Same {
+        if (may_wait && !stands_still) || self.rotation.look(&seen, unix(now)) == KnownOrNew::Same {
             return Outcome::Same;
         }
         match Credentials::load(&self.source) {

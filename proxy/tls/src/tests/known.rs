@@ -9,7 +9,7 @@ use rustls::server::danger::ClientCertVerifier;
 use super::rotation::authority;
 use super::*;
 use crate::server::config_with;
-use crate::verify::{ClientVerifier, Expected};
+use crate::verify::ClientVerifier;
 
 /// A server that counts how often it verifies a chain.
 struct Watched {
@@ -19,8 +19,7 @@ struct Watched {
 
 impl Watched {
     fn new(own: &Credentials) -> Self {
-        let expected = Expected::TrustDomain("cluster.local".to_owned());
-        let verifier = Arc::new(ClientVerifier::new(own, expected, &provider::provider(&POLICY)));
+        let verifier = Arc::new(ClientVerifier::new(own, &provider::provider(&POLICY)));
         let config = config_with(verifier.clone(), own, &POLICY).expect("a server config");
         Self { verifier, config }
     }

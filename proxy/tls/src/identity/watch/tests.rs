@@ -1,5 +1,6 @@
 //! Tests of files that change in every usual way.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
@@ -33,6 +34,7 @@ fn source(scratch: &Scratch, crl: Crl) -> Source {
         key: scratch.path("tls.key"),
         trust_bundle: scratch.path("ca.crt"),
         crl,
+        federation: BTreeMap::new(),
         trust_domain: None,
     }
 }
@@ -58,6 +60,26 @@ fn looked(rotating: &mut Rotating, now: SystemTime) -> String {
     let [first, second] = [(); 2].map(|()| outcome_text(rotating.look(now)));
     assert!(first == "same" || second == "same", "{first}, then {second}");
     if first == "same" { second } else { first }
+}
+
+#[test]
+fn the_bundle_of_another_trust_domain_is_watched_and_a_missing_or_bad_one_keeps_the_set_in_use() {
+    let (scratch, now) = (Scratch::new(), SystemTime::now());
+    write(&scratch, &web(&ca()));
+    let bundle = |domain: &str| Ca::generate(domain).expect("a CA").certificate_pem().to_owned();
+    let federation = BTreeMap::from([("partner.example".to_owned(), scratch.path("partner.crt"))]);
+    let mut rotating = Rotating::new(Source { federation, ..source(&scratch, Crl::None) });
+    let outcome = looked(&mut rotating, now);
+    assert!(outcome.starts_with("missing: ") && outcome.contains("partner.crt"), "{outcome}");
+    scratch.write("partner.crt", bundle("partner.example"));
+    assert_eq!(looked(&mut rotating, now), "swapped");
+    scratch.write("partner.crt", "no PEM");
+    let outcome = looked(&mut rotating, now);
+    assert!(outcome.starts_with("refused: ") && outcome.contains("partner.crt is empty"), "{outcome}");
+    scratch.write("partner.crt", bundle("partner.example"));
+    assert_eq!(looked(&mut rotating, now), "swapped", "another CA");
+    std::fs::remove_file(scratch.path("partner.crt")).expect("removed");
+    assert!(looked(&mut rotating, now).starts_with("missing: "));
 }
 
 #[test]
@@ -193,13 +215,13 @@ fn half_a_bundle_that_can_be_read_is_not_put_to_use_while_it_is_being_written() 
 fn a_set_that_is_not_valid_yet_is_tried_again_when_its_time_has_come() {
     let seen = fingerprint(1);
     let mut rotation = Rotation::default();
-    assert_eq!(rotation.look(seen, 0), KnownOrNew::Load);
-    rotation.refused(seen, Some(100));
-    assert_eq!((rotation.look(seen, 99), rotation.look(seen, 100)), (KnownOrNew::Same, KnownOrNew::Load));
+    assert_eq!(rotation.look(&seen, 0), KnownOrNew::Load);
+    rotation.refused(seen.clone(), Some(100));
+    assert_eq!((rotation.look(&seen, 99), rotation.look(&seen, 100)), (KnownOrNew::Same, KnownOrNew::Load));
 }
 
 fn fingerprint(content: u8) -> Fingerprint {
-    Fingerprint([Some(Content::Bytes([content; 32])); 4])
+    Fingerprint(vec![Some(Content::Bytes([content; 32])); 4])
 }
 
 proptest! {
@@ -211,7 +233,7 @@ proptest! {
         let (mut in_use, mut before) = (None, None);
         for set in sets {
             let seen = fingerprint(set);
-            let verdict = rotation.look(seen, 0);
+            let verdict = rotation.look(&seen, 0);
             let is_new = before != Some(set) && in_use != Some(set);
             prop_assert_eq!(verdict == KnownOrNew::Load, is_new);
             if verdict == KnownOrNew::Load {
@@ -223,7 +245,7 @@ proptest! {
                 }
             }
             before = Some(set);
-            prop_assert_eq!(rotation.good, in_use.map(fingerprint));
+            prop_assert_eq!(&rotation.good, &in_use.map(fingerprint));
         }
     }
 }
