@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use bytes::Bytes;
 use h2::client::{self, ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
-use http::{Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use tokio::sync::{Notify, Semaphore};
 
 use super::backend::{Backend, OK};
@@ -87,19 +87,41 @@ async fn a3_streams_of_a_client_that_reads_nothing_hold_little() {
     assert!(held > 0 && held < 6 * MIB, "{held} bytes");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a3_heads_of_answers_that_a_client_does_not_read_end_its_connection() {
-    let mesh = Mesh::default();
-    let heads = Arc::<AtomicUsize>::default();
-    let counted = heads.clone();
-    let _a = mesh.http2(A, 1000, move |_, _, mut respond| {
+/// Answers every request with 12 KiB of fields, in its head or in its trailers, and counts the answers.
+fn of_large_fields(mesh: &Mesh, in_head: bool) -> (Backend, Arc<AtomicUsize>) {
+    let answers = Arc::<AtomicUsize>::default();
+    let counted = answers.clone();
+    let backend = mesh.http2(A, 1000, move |_, _, mut respond| {
         let counted = counted.clone();
         async move {
             counted.fetch_add(1, Relaxed);
-            let answer = Response::builder().header("x-large", "x".repeat(12 * 1024)).body(());
-            drop(respond.send_response(answer.expect("an answer"), true));
+            let large = HeaderValue::try_from("x".repeat(12 * 1024)).expect("a value");
+            let large = HeaderMap::from_iter([(HeaderName::from_static("x-large"), large)]);
+            let mut answer = Response::new(());
+            if in_head {
+                *answer.headers_mut() = large;
+                drop(respond.send_response(answer, true));
+            } else if let Ok(mut stream) = respond.send_response(answer, false) {
+                drop(stream.send_trailers(large));
+            }
         }
     });
+    (backend, answers)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a3_heads_of_answers_that_a_client_does_not_read_end_its_connection() {
+    fields_end_the_connection(true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a3_trailers_of_answers_that_a_client_does_not_read_end_its_connection() {
+    fields_end_the_connection(false).await;
+}
+
+async fn fields_end_the_connection(in_head: bool) {
+    let mesh = Mesh::default();
+    let (_a, answers) = of_large_fields(&mesh, in_head);
     let sidecar = mesh.caller(&format!("{HTTP2}, circuit_breaker: {{ max_requests: 100000 }}"));
     let (mut send, reads) = client(&sidecar, 1 << 30).await;
     let _asked: Vec<_> = (0..900).map(|_| ask(&mut send, request("GET", "/"))).collect();
@@ -107,8 +129,10 @@ async fn a3_heads_of_answers_that_a_client_does_not_read_end_its_connection() {
     reads.try_acquire().expect("it reads so far").forget();
     pass(5).await;
     let open = sidecar.sum("pillion_connections_active direction=outbound protocol=http2");
-    assert_eq!(open, 1, "only the application's, after {} heads", heads.load(Relaxed));
-    assert!(sidecar.sum("pillion_requests_total reason=overloaded") > 0);
+    assert_eq!(open, 1, "only the application's, after {} answers", answers.load(Relaxed));
+    if in_head {
+        assert!(sidecar.sum("pillion_requests_total reason=overloaded") > 0);
+    }
     assert_eq!(sidecar.sum("pillion_requests_active"), 0);
 }
 

@@ -36,6 +36,31 @@ async fn a_request_counts_until_the_last_byte_of_its_answer() {
     assert_eq!(sidecar.sum("pillion_circuit_breaker_rejections_total limit=requests"), 1);
 }
 
+/// After a reload that lowers the limit, more requests may be in flight than it allows.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_names_the_requests_in_flight_and_the_limit() {
+    let mesh = Mesh::default();
+    let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        peer.message().await;
+        std::future::pending::<()>().await;
+    });
+    let limited =
+        |most: u32| format!("endpoints: [10.0.0.1:80], circuit_breaker: {{ max_requests: {most} }}");
+    let mut sidecar = mesh.caller(&limited(3));
+    let mut waiting = [sidecar.client().await, sidecar.client().await, sidecar.client().await];
+    for client in &mut waiting {
+        client.send(GET).await;
+    }
+    settle().await;
+    for most in [3, 1] {
+        sidecar.reload(&caller(&limited(most))).expect("a good file");
+        let refused = sidecar.client().await.get("/").await;
+        assert_eq!(refused.status_and_reason(), (503, Some("limit_requests")));
+        let sentence = format!("has 3 requests in flight (max_requests is {most})");
+        assert!(refused.body.contains(&sentence), "{}", refused.body);
+    }
+}
+
 /// A sidecar with an adaptive limit, whose endpoint answered in 10 ms for a while and takes a second now.
 async fn with_a_slow_endpoint(mesh: &Mesh) -> Sidecar {
     let asked = Arc::new(AtomicUsize::new(0));

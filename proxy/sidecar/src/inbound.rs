@@ -386,7 +386,7 @@ impl Inbound {
         let connection = Connection::new(arrived.from, arrived.place);
         match detected {
             Ok(Ok(Detected { found: Found::Http1, io, .. })) => {
-                return Box::pin(refusal::refuse_plaintext(io, &connection, &self.worker)).await;
+                return Box::pin(refusal::refuse_plaintext(io, &connection, &self.worker, until)).await;
             }
             Ok(Ok(Detected { found: Found::Http2, .. })) => {
                 return refusal::note_http2_plaintext(&connection, &self.worker);

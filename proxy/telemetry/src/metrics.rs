@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -36,6 +36,8 @@ pub struct Metrics {
     removals: AtomicU64,
     /// The names of the configured routes when series were last removed.
     routes: Mutex<Arc<HashSet<Symbol>>>,
+    /// A request of a removed route has ended since, and was counted in a new series.
+    is_stale: AtomicBool,
 }
 
 impl Metrics {
@@ -50,8 +52,8 @@ impl Metrics {
         families.access_log_dropped.of(());
         ReloadOutcome::ALL.iter().for_each(|outcome| drop(families.config_reloads.of((*outcome,))));
         let (services, hooks, routes) = (RwLock::default(), Mutex::default(), Mutex::default());
-        let removals = AtomicU64::new(0);
-        Arc::new(Self { exposition, symbols, families, services, hooks, removals, routes })
+        let (removals, is_stale) = (AtomicU64::new(0), AtomicBool::new(false));
+        Arc::new(Self { exposition, symbols, families, services, hooks, removals, routes, is_stale })
     }
 
     /// The symbol of a name from the configuration; [`Symbol::OTHER`] where the process has seen too many names. Call it
@@ -71,6 +73,9 @@ impl Metrics {
 
     /// The counter of finished requests with these labels. The data path uses its [`super::Recorder`] instead.
     pub fn requests(&self, labels: RequestLabels) -> IntCounter {
+        if !labels.route.is_known() && !self.routes.lock().contains(&labels.route) {
+            self.is_stale.store(true, Ordering::Relaxed);
+        }
         self.families.requests.of(labels.tidy())
     }
 
@@ -86,10 +91,11 @@ impl Metrics {
     }
 
     /// Removes the series of routes other than `routes`, those of the configuration. Nothing happens while they are the
-    /// same object as before.
+    /// same object as before and no series of another route was added.
     pub fn forget_removed_routes(&self, routes: &Arc<HashSet<Symbol>>) {
         let before = std::mem::replace(&mut *self.routes.lock(), routes.clone());
-        if Arc::ptr_eq(&before, routes) || before.is_subset(routes) {
+        let has_removed = !Arc::ptr_eq(&before, routes) && !before.is_subset(routes);
+        if !self.is_stale.swap(false, Ordering::Relaxed) && !has_removed {
             return;
         }
         self.families.requests.remove(|labels| !labels.route.is_known() && !routes.contains(&labels.route));
@@ -485,6 +491,29 @@ mod tests {
         assert_eq!(lines_with(&metrics, "route=\"route-"), [""; 0]);
         let kept = lines_with(&metrics, "pillion_requests_total{");
         assert!(kept.len() == 1 && kept.iter().all(|line| line.ends_with(" 100")), "{kept:?}");
+    }
+
+    /// A request that was under way when a reload removed its route is counted, and its series does not stay.
+    #[test]
+    fn c4_the_series_of_a_removed_route_does_not_come_back_for_good() {
+        let metrics = Metrics::new(1_000);
+        let mut worker = crate::Recorder::new(metrics.clone());
+        let (removed, kept) = (metrics.intern("removed"), metrics.intern("kept"));
+        let count = |worker: &mut crate::Recorder, route| {
+            worker.count(RequestLabels { route, reason: None, ..request(&metrics, "") });
+        };
+        metrics.forget_removed_routes(&Arc::new(HashSet::from([removed, kept])));
+        [removed, kept].map(|route| count(&mut worker, route));
+        let routes = Arc::new(HashSet::from([kept]));
+        metrics.forget_removed_routes(&routes);
+        for _ in 0..3 {
+            count(&mut worker, removed);
+            assert_eq!(lines_with(&metrics, "route=\"removed\"").len(), 1);
+            metrics.forget_removed_routes(&routes);
+            assert_eq!(lines_with(&metrics, "route=\"removed\""), [""; 0]);
+        }
+        count(&mut worker, kept);
+        assert!(lines_with(&metrics, "route=\"kept\"").iter().all(|line| line.ends_with(" 2")));
     }
 
     /// There may be more names than series: they come from the operator's file, whose size is bounded.

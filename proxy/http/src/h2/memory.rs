@@ -30,11 +30,11 @@ const LARGE_WINDOW: u32 = 1024 * 1024;
 /// 4 MiB: the largest window, including the bytes that wait for slow readers: 64 streams with a full window each.
 const LARGEST_WINDOW: u32 = 4 * 1024 * 1024;
 const WINDOW_STEP: u32 = 256 * 1024;
-/// 64 heads of answers may be given to `h2` in one move of the connection without being measured, so that ordinary
-/// traffic pays only for counting them.
+/// 64 heads and trailers of answers may be given to `h2` in one move of the connection without being measured, so that
+/// ordinary traffic pays only for counting them.
 const UNMEASURED_HEADS: usize = 64;
-/// 4 MiB for the heads of answers that wait for a peer that does not read: 1,024 heads of 4 KiB. `h2` queues heads
-/// without a bound, so the connection ends beyond it.
+/// 4 MiB for the heads and trailers of answers that wait for a peer that does not read: 1,024 heads of 4 KiB. `h2` queues
+/// them without a bound, so the connection ends beyond it.
 const MOST_HEADS: usize = 4 * 1024 * 1024;
 /// 32 KiB must have been passed on before a connection's window grows from the initial 64 KiB of RFC 9113.
 const PROVEN: usize = 32 * 1024;
@@ -52,7 +52,7 @@ pub struct Account {
     proven: AtomicUsize,
     /// The connection's window; zero while it is the initial one of RFC 9113.
     window: AtomicU32,
-    /// Heads of answers that were given to `h2` since the socket took all that `h2` had.
+    /// Heads and trailers of answers that were given to `h2` since the socket took all that `h2` had.
     heads: AtomicUsize,
     /// The bytes of those heads that were measured.
     head_bytes: AtomicUsize,
@@ -141,7 +141,7 @@ impl Account {
         self.pass(bytes);
     }
 
-    /// Counts the head of an answer that is given to `h2`, and calls `measure` for its bytes only if heads may pile up.
+    /// Counts the head or the trailers of an answer that are given to `h2`, and calls `measure` for its bytes only if heads may pile up.
     /// `false`: they are too many, and the connection must end.
     pub fn hold_head(&self, measure: impl FnOnce() -> usize) -> bool {
         let heads = self.heads.fetch_add(1, Relaxed);

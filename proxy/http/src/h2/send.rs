@@ -12,12 +12,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
+use http::HeaderMap;
 use http_body::Body;
 use tokio::time::Instant;
 
 use super::memory::Piece;
 use super::{Room, SEND_BUFFER};
 use crate::error::{BodyError, Interrupted};
+use crate::head::field_bytes;
 use crate::stall::LEAST_TAKEN;
 use pillion_base::deadline::Deadline;
 use pillion_model::Reason as Why;
@@ -58,6 +60,7 @@ pub struct Outgoing<B> {
     hand: Bytes,
     /// No piece comes after the current one.
     is_last: bool,
+    is_answer: bool,
     patience: Patience,
 }
 
@@ -74,7 +77,9 @@ impl<B: OutgoingBody> Outgoing<B> {
     /// Sends an answer's body. While bytes wait for the peer, it must accept some of them from time to time.
     pub fn answer(stream: SendStream<Piece>, body: B, room: &Arc<Room>) -> Self {
         let patience = Patience::new(Some(body.bounds()));
-        Self::new(stream, body, room, patience)
+        let mut answer = Self::new(stream, body, room, patience);
+        answer.is_answer = true;
+        answer
     }
 
     pub fn request(stream: SendStream<Piece>, body: B, room: &Arc<Room>) -> Self {
@@ -82,7 +87,15 @@ impl<B: OutgoingBody> Outgoing<B> {
     }
 
     fn new(stream: SendStream<Piece>, body: B, room: &Arc<Room>, patience: Patience) -> Self {
-        Self { stream, body, room: room.clone(), hand: Bytes::new(), is_last: false, patience }
+        Self {
+            stream,
+            body,
+            room: room.clone(),
+            hand: Bytes::new(),
+            is_last: false,
+            is_answer: false,
+            patience,
+        }
     }
 
     /// Adds an idle timeout, because the peer has answered, and no other timeout bounds the rest of its request.
@@ -119,6 +132,15 @@ impl<B: OutgoingBody> Outgoing<B> {
 
     fn end(&mut self) -> Result<(), Unsent> {
         self.stream.send_data(Piece::empty(), true).map_err(|_closed| Unsent::Refused)
+    }
+
+    /// Ends the body with `trailers`. `h2` queues those of an answer as it queues its head, so they count like one.
+    fn end_with(&mut self, trailers: HeaderMap) -> Result<(), Unsent> {
+        if self.is_answer && !self.room.account.hold_head(|| field_bytes(&trailers)) {
+            self.stream.send_reset(Reason::ENHANCE_YOUR_CALM);
+            return Err(Unsent::Stalled);
+        }
+        self.stream.send_trailers(trailers).map_err(|_closed| Unsent::Refused)
     }
 
     /// Checks the timeouts while no progress is possible. `waits`: bytes wait for the peer.
@@ -191,8 +213,7 @@ impl<B: OutgoingBody> Future for Outgoing<B> {
                 Err(frame) => {
                     let trailers = frame.into_trailers().unwrap_or_default();
                     this.stream.reserve_capacity(0);
-                    let sent = this.stream.send_trailers(trailers).map_err(|_closed| Unsent::Refused);
-                    return Poll::Ready(sent);
+                    return Poll::Ready(this.end_with(trailers));
                 }
             }
         }

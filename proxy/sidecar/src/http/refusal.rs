@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::Version;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answer;
 use super::headers::{fresh_request_id, is_well_formed};
@@ -128,9 +128,9 @@ fn late() -> Refusal {
 }
 
 /// Refuses plaintext HTTP/1 where mTLS is required: reads the head for the access log, answers, and closes. Each step
-/// takes at most [`PATIENCE`].
-pub async fn refuse_plaintext(mut io: Io, connection: &Connection, worker: &Worker) {
-    let head = read_head(&mut io).await;
+/// takes at most [`PATIENCE`], and the head is not waited for after `until`.
+pub async fn refuse_plaintext(mut io: Io, connection: &Connection, worker: &Worker, until: Instant) {
+    let head = read_head(&mut io, until.min(Instant::now() + PATIENCE)).await;
     let answer = refuse(&plaintext(), &head, connection, worker);
     if let Ok(Ok(())) = timeout(PATIENCE, io.write_all(&answer)).await {
         drop(timeout(PATIENCE, linger(io, &connection.place.work)).await);
@@ -158,7 +158,7 @@ fn plaintext() -> Refusal {
 }
 
 /// Reads a head until it is complete, has [`KEPT`] bytes, or is late. Returns what has come.
-async fn read_head(io: &mut Io) -> Vec<u8> {
+async fn read_head(io: &mut Io, until: Instant) -> Vec<u8> {
     let mut head = Vec::with_capacity(KEPT);
     let whole = async {
         while head.len() < KEPT && !is_whole(&head) {
@@ -168,7 +168,7 @@ async fn read_head(io: &mut Io) -> Vec<u8> {
             }
         }
     };
-    drop(timeout(PATIENCE, whole).await);
+    drop(timeout_at(until, whole).await);
     head
 }
 

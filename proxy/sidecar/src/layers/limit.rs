@@ -42,15 +42,10 @@ fn admit(call: &Call, cluster: &Cluster) -> Result<Permit, Error> {
     let requests = &cluster.limits.requests;
     requests.try_acquire().ok_or_else(|| {
         cluster.rejected(LimitLabel::Requests);
-        let most = requests.max();
-        Error::new(
-            Reason::LimitRequests,
-            format!(
-                "\"{}\" has {most} requests in flight ({} is {most})",
-                cluster.name,
-                cluster.key_of_requests()
-            ),
-        )
+        let (most, key) = (requests.max(), cluster.key_of_requests());
+        let used = requests.used().max(most); // one may have ended since
+        let detail = format!("\"{}\" has {used} requests in flight ({key} is {most})", cluster.name);
+        Error::new(Reason::LimitRequests, detail)
     })
 }
 
