@@ -577,6 +577,25 @@ mod tests {
         assert_eq!(began.elapsed(), crate::stall::STALL_TIMEOUT);
     }
 
+    /// A GOAWAY that is written in the last move is still gathered when the connection is shut down.
+    #[tokio::test(start_paused = true)]
+    async fn a4_what_was_gathered_is_sent_before_the_shutdown_and_not_waited_for_without_end() {
+        for (room, takes) in [(256 * 1024, true), (64, false)] {
+            let (near, mut far) = Pipe::pair(room);
+            let io = Io::plain(Stream::Memory(near, None));
+            let mut guarded = GuardedIo::downstream(io, Box::new(Silent), &Timers::default());
+            let began = Instant::now();
+            guarded.begin_move();
+            guarded.write_all(&[b'a'; 1000]).await.unwrap();
+            let ended = guarded.shutdown().await.map_err(|error| error.kind());
+            let expected = if takes { Ok(()) } else { Err(io::ErrorKind::TimedOut) };
+            assert_eq!(ended, expected);
+            assert_eq!(arrived(&mut far).await.len(), if takes { 1000 } else { room });
+            let waited = if takes { LEAVES_WITHIN } else { crate::stall::STALL_TIMEOUT };
+            assert_eq!(began.elapsed(), waited);
+        }
+    }
+
     #[test]
     fn a9_a_head_is_under_way_from_its_first_byte_to_its_last() {
         let preface = [b'p'; PREFACE];
