@@ -166,7 +166,10 @@ async fn a2_a_probe_request_ends_when_no_client_waits_for_it() {
     let mesh = Mesh::default();
     let app = mesh.silent(A);
     let sidecar = sidecar(&mesh);
-    drop(asking(&mesh, &sidecar, "live").await);
+    let asker = asking(&mesh, &sidecar, "live").await;
+    settle().await;
+    assert_eq!(app.open(), 1);
+    drop(asker);
     settle().await;
     assert_eq!(app.open(), 0);
     let asker = asking(&mesh, &sidecar, "live").await;
