@@ -186,7 +186,7 @@ impl Client {
 
 fn request(ask: &Ask) -> Request<()> {
     let request = Request::builder().method(method(ask.kind)).uri(format!("http://orders/ask/{}", ask.token));
-    let mut request = request.header("x-token", ask.token);
+    let mut request = request.header("x-token", ask.token).header("x-key", ask.key);
     match ask.kind {
         Kind::Grpc => request = request.header("content-type", "application/grpc").header("te", "trailers"),
         Kind::Keyed => request = request.header("idempotency-key", ask.token),
@@ -265,9 +265,9 @@ async fn send(writer: &mut WriteHalf<Pipe>, ask: &Ask) -> bool {
         _ if ask.is_chunked => "transfer-encoding: chunked\r\n".to_owned(),
         _ => format!("content-length: {}\r\n", ask.size),
     };
-    let (method, token) = (method(ask.kind), ask.token);
+    let (method, token, shared) = (method(ask.kind), ask.token, ask.key);
     let mut next =
-        format!("{method} /ask/{token} HTTP/1.1\r\nhost: orders\r\nx-token: {token}\r\n{key}{length}\r\n")
+        format!("{method} /ask/{token} HTTP/1.1\r\nhost: orders\r\nx-token: {token}\r\nx-key: {shared}\r\n{key}{length}\r\n")
             .into_bytes();
     for piece in body(token, false, ask.size).chunks(4_000) {
         match ask.is_chunked {

@@ -18,7 +18,8 @@ use super::world::World;
 use crate::testing::http2::read_body;
 
 pub(super) struct Origin {
-    name: String,
+    /// Which replica it is.
+    number: usize,
     /// What the next so many answers are like.
     manner: Mutex<Option<(Manner, usize)>>,
     world: Arc<World>,
@@ -43,8 +44,8 @@ pub(super) fn failure(token: usize) -> Vec<u8> {
 type Io = Prefixed<Pipe>;
 
 impl Origin {
-    pub(super) fn new(name: String, world: &Arc<World>) -> Arc<Self> {
-        Arc::new(Self { name, manner: Mutex::default(), world: world.clone() })
+    pub(super) fn new(number: usize, world: &Arc<World>) -> Arc<Self> {
+        Arc::new(Self { number, manner: Mutex::default(), world: world.clone() })
     }
 
     pub(super) fn behave(&self, manner: Option<(Manner, usize)>) {
@@ -82,7 +83,7 @@ impl Origin {
                 continue;
             };
             self.check_head(&ask, headers(&head, "x-token").next());
-            self.world.arrived(ask.token, &self.name);
+            self.world.arrived(ask.token, self.number);
             let manner = self.manner();
             if matches!(manner, Some(Manner::Refuse)) {
                 return;
@@ -134,7 +135,7 @@ impl Origin {
             return;
         };
         self.check_head(&ask, request.headers().get("x-token").and_then(|value| value.to_str().ok()));
-        self.world.arrived(ask.token, &self.name);
+        self.world.arrived(ask.token, self.number);
         if let Some(Manner::FailEarly(status)) = manner {
             let body = failure(ask.token);
             return write_http2(respond, &ask, status, &body, body.len(), manner).await;
@@ -151,7 +152,7 @@ impl Origin {
         let token = path.strip_prefix("/ask/")?;
         let ask = token.parse().ok().and_then(|token| self.world.ask(token));
         if ask.is_none() {
-            self.world.fault(format!("{} got a request that no client sent: {path}", self.name));
+            self.world.fault(format!("replica {} got a request that no client sent: {path}", self.number));
         }
         ask
     }

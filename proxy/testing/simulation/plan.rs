@@ -14,11 +14,37 @@ pub(super) struct Plan {
     pub(super) replicas: usize,
     /// Endpoints are learnt, as from DNS, and not written in the file.
     pub(super) learns: bool,
+    /// Every second replica has an address of IPv6, so that both families are dialled side by side.
+    pub(super) has_both_families: bool,
+    /// Where each replica is, as the caller's sidecar sees it.
+    pub(super) levels: Vec<Level>,
     /// The policies of the service: the first holds from the start, and a reload brings each further one.
     pub(super) policies: Vec<Policy>,
     pub(super) callers: Vec<Caller>,
     /// The events in order of time, each with its millisecond.
     pub(super) events: Vec<(u64, Event)>,
+}
+
+/// The zone and priority of a replica. The derived order is that in which requests go to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Level {
+    OwnZone,
+    OtherZone,
+    /// Of a higher priority number.
+    Reserve,
+}
+
+/// The zone of the caller's sidecar.
+pub(super) const ZONE: &str = "a";
+
+impl Level {
+    pub(super) const fn zone(self) -> &'static str {
+        if matches!(self, Self::OwnZone) { ZONE } else { "b" }
+    }
+
+    pub(super) const fn priority(self) -> u32 {
+        if matches!(self, Self::Reserve) { 1 } else { 0 }
+    }
 }
 
 /// The keys of the service, without its endpoints.
@@ -28,6 +54,9 @@ pub(super) struct Policy {
     pub(super) health_check: &'static str,
     pub(super) attempts: usize,
     pub(super) repeats_keyed: bool,
+    /// Requests with the same key go to the same replica.
+    pub(super) is_hashed: bool,
+    pub(super) has_slow_start: bool,
 }
 
 /// The highest `timeout` of a policy, in milliseconds.
@@ -57,6 +86,8 @@ pub(super) enum Kind {
 #[derive(Debug, Clone)]
 pub(super) struct Ask {
     pub(super) token: usize,
+    /// What the balancers that hash see of it.
+    pub(super) key: usize,
     pub(super) kind: Kind,
     pub(super) size: usize,
     pub(super) is_chunked: bool,
@@ -150,7 +181,11 @@ impl Plan {
             .map(|_| (rng.u64(..BUSY), event(&mut rng, replicas, has_pairs, policies.len())))
             .collect();
         events.sort_by_key(|(at, _)| *at);
-        Self { has_pairs, replicas, learns: rng.u8(..3) == 0, policies, callers, events }
+        let has_levels = rng.u8(..3) == 0;
+        let levels =
+            (0..replicas).map(|_| if has_levels { level(&mut rng) } else { Level::OwnZone }).collect();
+        let (learns, has_both_families) = (rng.u8(..3) == 0, rng.u8(..3) == 0);
+        Self { has_pairs, replicas, learns, has_both_families, levels, policies, callers, events }
     }
 
     pub(super) fn asks(&self) -> impl Iterator<Item = &Ask> {
@@ -158,8 +193,31 @@ impl Plan {
     }
 }
 
+fn level(rng: &mut Rng) -> Level {
+    *rng.choice(&[Level::OwnZone, Level::OwnZone, Level::OtherZone, Level::Reserve]).expect("there are some")
+}
+
+/// Balancers with which two requests of the same key go to the same replica.
+const HASHED: [&str; 4] = [
+    "{ ring_hash: { header: x-key } }",
+    "{ maglev: { header: x-key } }",
+    "{ ring_hash: { source: true } }",
+    "{ maglev: { source: true } }",
+];
+
+/// Balancers for which each request is one of its own. No client keeps its cookie.
+const SPREAD: [&str; 6] = [
+    "peak_ewma",
+    "least_request",
+    "round_robin",
+    "random",
+    "{ ring_hash: { cookie: sid } }",
+    "{ maglev: { path: true } }",
+];
+
 fn policy(rng: &mut Rng) -> Policy {
-    let balancer = pick(rng, &["peak_ewma", "least_request", "round_robin", "random"]);
+    let is_hashed = rng.u8(..4) == 0;
+    let balancer = if is_hashed { pick(rng, &HASHED) } else { pick(rng, &SPREAD) };
     let protocol = pick(rng, &["auto", "auto", "http1", "http2"]);
     let attempts = rng.usize(0..=3);
     let repeats_keyed = rng.bool();
@@ -168,10 +226,11 @@ fn policy(rng: &mut Rng) -> Policy {
         pick(rng, &["", ", conditions: [connect_failure, refused_stream, reset, 5xx, per_try_timeout]"]);
     let per_try = pick(rng, &["off", "300ms", "1s"]);
     let kept = pick(rng, &["64KiB", "1KiB", "0B"]);
+    let hedged = pick(rng, &["off", "off", "30ms", "p95"]);
     let retry = match attempts {
         0 => "off".to_owned(),
         _ => format!(
-            "{{ attempts: {attempts}, methods: {methods}, per_try_timeout: {per_try}, max_body: {kept}{conditions} }}"
+            "{{ attempts: {attempts}, methods: {methods}, per_try_timeout: {per_try}, max_body: {kept}, hedge_after: {hedged}{conditions} }}"
         ),
     };
     let most = pick(rng, &["1024", "4", "1"]);
@@ -198,13 +257,17 @@ fn policy(rng: &mut Rng) -> Policy {
     );
     let timeout = pick(rng, &["1s", "2s", "3s"]);
     let uses = pick(rng, &["off", "off", "3"]);
+    let adaptive = pick(rng, &["off", "off", "gradient"]);
+    let slow_start = pick(rng, &["off", "off", "2s"]);
     let yaml = format!(
         "load_balancer: {balancer}, protocol: {protocol}, retry: {retry}, timeout: {timeout}, connect_timeout: 500ms, \
          stream_idle_timeout: 3s, connection: {{ idle_timeout: 3s, max_requests: {uses} }}, \
          circuit_breaker: {{ max_connections: {most}, max_connections_per_endpoint: {connections}, \
-         max_requests: {requests}, max_pending_requests: {pending} }}, outlier_detection: {outliers}"
+         max_requests: {requests}, max_pending_requests: {pending}, adaptive: {adaptive} }}, slow_start: {slow_start}, \
+         outlier_detection: {outliers}"
     );
-    Policy { yaml, health_check, attempts, repeats_keyed }
+    let has_slow_start = slow_start != "off";
+    Policy { yaml, health_check, attempts, repeats_keyed, is_hashed, has_slow_start }
 }
 
 fn caller(rng: &mut Rng, token: &mut usize) -> Caller {
@@ -221,6 +284,7 @@ fn ask(rng: &mut Rng, token: &mut usize, is_http2: bool) -> Ask {
     *token += 1;
     Ask {
         token: *token - 1,
+        key: rng.usize(..3),
         kind,
         size: if kind == Get { 0 } else { size(rng) },
         is_chunked: rng.bool(),

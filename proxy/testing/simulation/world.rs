@@ -23,6 +23,8 @@ struct Known {
     /// It arrived at a replica or was answered.
     was_seen: bool,
     arrived: usize,
+    /// Where it arrived last.
+    place: Option<usize>,
     /// How often its head was written to a connection of HTTP/1: to a replica, and to the sidecar before one.
     written: [usize; 2],
     ended: usize,
@@ -38,10 +40,19 @@ struct Record {
 impl World {
     pub(super) fn new(plan: &Plan, is_loud: bool) -> Self {
         let mut asks: Vec<_> = plan.asks().cloned().collect();
-        asks.push(farewell(asks.len()));
+        asks.extend([farewell(asks.len()), farewell(asks.len() + 1)]);
         let known = |ask: Ask| {
             let most = most_arrivals(&ask, plan);
-            Known { ask, most, is_sent: false, was_seen: false, arrived: 0, written: [0; 2], ended: 0 }
+            Known {
+                ask,
+                most,
+                is_sent: false,
+                was_seen: false,
+                arrived: 0,
+                place: None,
+                written: [0; 2],
+                ended: 0,
+            }
         };
         let requests = Mutex::new(asks.into_iter().map(known).collect());
         let record = Mutex::new(Record { hash: 0xcbf2_9ce4_8422_2325, ..Record::default() });
@@ -72,11 +83,12 @@ impl World {
     }
 
     /// A request arrived at a replica.
-    pub(super) fn arrived(&self, token: usize, at: &str) {
-        self.note(&format!("request {token} arrives at {at}"));
+    pub(super) fn arrived(&self, token: usize, replica: usize) {
+        self.note(&format!("request {token} arrives at replica {replica}"));
         let mut requests = self.requests.lock();
         let known = &mut requests[token];
         known.arrived += 1;
+        known.place = Some(replica);
         known.was_seen = true;
         let (arrived, most, kind) = (known.arrived, known.most, known.ask.kind);
         drop(requests);
@@ -111,9 +123,15 @@ impl World {
         self.requests.lock().get(token).map(|known| known.ask.clone())
     }
 
-    /// The last request of a run, which must succeed.
-    pub(super) fn farewell(&self) -> Ask {
-        self.requests.lock().last().expect("there is one").ask.clone()
+    /// The last two requests of a run, which must succeed. They have the same key.
+    pub(super) fn farewells(&self) -> Vec<Ask> {
+        let requests = self.requests.lock();
+        requests.iter().skip(requests.len() - 2).map(|known| known.ask.clone()).collect()
+    }
+
+    /// The replica at which a request arrived last.
+    pub(super) fn place(&self, token: usize) -> Option<usize> {
+        self.requests.lock().get(token)?.place
     }
 
     /// The requests that the sidecar has certainly counted, and those that it can have counted.
@@ -139,6 +157,7 @@ impl World {
 fn farewell(token: usize) -> Ask {
     Ask {
         token,
+        key: 0,
         kind: Kind::Get,
         size: 0,
         is_chunked: false,
