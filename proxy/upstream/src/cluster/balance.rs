@@ -130,9 +130,10 @@ impl Balancer {
         if let [only] = endpoints {
             return only.is_usable(now).then_some(only);
         }
-        self.warm(endpoints, avoid, key, now, rng)
-            .or_else(|| self.untried(endpoints, avoid, key, now, rng))
-            .or_else(|| self.usable(endpoints, key, now, rng))
+        let context = &mut PickContext { avoid, key, now, rng };
+        self.warm(endpoints, context)
+            .or_else(|| self.untried(endpoints, context))
+            .or_else(|| self.usable(endpoints, context))
     }
 
     /// With `slow_start`: like [`Self::untried`], where an endpoint that has just become ready takes part in some picks
@@ -140,41 +141,35 @@ impl Balancer {
     fn warm<'a, E: Candidate>(
         &self,
         endpoints: &'a [Arc<E>],
-        avoid: &Tried,
-        key: Option<KeyHash>,
-        now: Instant,
-        rng: &mut fastrand::Rng,
+        context: &mut PickContext<'_>,
     ) -> Option<&'a Arc<E>> {
-        let window = self.slow_start?;
-        let draw = key.map_or_else(|| rng.u64(..), KeyHash::get);
+        let (window, now, avoid) = (self.slow_start?, context.now, context.avoid);
+        let draw = context.key.map_or_else(|| context.rng.u64(..), KeyHash::get);
         let takes_part = |e: &E| slow_start::takes_part(e, draw, window, now);
         let fits = |e: &E| e.is_usable(now) && !avoid.contains(e.id()) && takes_part(e);
-        self.choose(endpoints, key, now, rng, fits)
+        self.choose(endpoints, context, fits)
     }
 
     /// A usable endpoint that was not tried yet.
     fn untried<'a, E: Candidate>(
         &self,
         endpoints: &'a [Arc<E>],
-        avoid: &Tried,
-        key: Option<KeyHash>,
-        now: Instant,
-        rng: &mut fastrand::Rng,
+        context: &mut PickContext<'_>,
     ) -> Option<&'a Arc<E>> {
+        let (now, avoid) = (context.now, context.avoid);
         if avoid.is_empty() {
-            return self.usable(endpoints, key, now, rng);
+            return self.usable(endpoints, context);
         }
-        self.choose(endpoints, key, now, rng, |e| e.is_usable(now) && !avoid.contains(e.id()))
+        self.choose(endpoints, context, |e| e.is_usable(now) && !avoid.contains(e.id()))
     }
 
     fn usable<'a, E: Candidate>(
         &self,
         endpoints: &'a [Arc<E>],
-        key: Option<KeyHash>,
-        now: Instant,
-        rng: &mut fastrand::Rng,
+        context: &mut PickContext<'_>,
     ) -> Option<&'a Arc<E>> {
-        self.choose(endpoints, key, now, rng, |e| e.is_usable(now))
+        let now = context.now;
+        self.choose(endpoints, context, |e| e.is_usable(now))
     }
 
     /// The part of its weight that an endpoint counts as.
@@ -185,22 +180,23 @@ impl Balancer {
     fn choose<'a, E: Candidate>(
         &self,
         endpoints: &'a [Arc<E>],
-        key: Option<KeyHash>,
-        now: Instant,
-        rng: &mut fastrand::Rng,
+        context: &mut PickContext<'_>,
         fits: impl Fn(&E) -> bool,
     ) -> Option<&'a Arc<E>> {
+        let now = context.now;
         let load: fn(&E, Instant) -> f64 = match &self.rule {
             Rule::Equals(next) => return after_last(&mut next.lock(), endpoints, fits),
             Rule::RoundRobin(turns) => return in_turn(&mut turns.lock(), endpoints, fits),
             Rule::RingHash(_) | Rule::Maglev(_) | Rule::Random => {
-                return self.hashed_or_drawn(endpoints, key, now, rng, &fits);
+                return self.hashed_or_drawn(endpoints, context, &fits);
             }
             Rule::PeakEwma => |e, now| ewma::load(e.latency(now), e.in_flight(), e.weight()),
             Rule::LeastRequest => |e, _| ewma::load(Some(1.0), e.in_flight(), e.weight()),
         };
-        let (index, first) = self.draw(endpoints, None, rng, &fits)?;
-        let Some((_, second)) = self.draw(endpoints, Some(index), rng, &fits) else { return Some(first) };
+        let (index, first) = self.draw(endpoints, None, context.rng, &fits)?;
+        let Some((_, second)) = self.draw(endpoints, Some(index), context.rng, &fits) else {
+            return Some(first);
+        };
         // On a tie the first one wins: it was drawn by weight alone, so idle endpoints are used by weight.
         Some(if load(second, now) < load(first, now) { second } else { first })
     }
@@ -208,15 +204,13 @@ impl Balancer {
     fn hashed_or_drawn<'a, E: Candidate>(
         &self,
         endpoints: &'a [Arc<E>],
-        key: Option<KeyHash>,
-        now: Instant,
-        rng: &mut fastrand::Rng,
+        context: &mut PickContext<'_>,
         fits: &impl Fn(&E) -> bool,
     ) -> Option<&'a Arc<E>> {
-        match (&self.rule, key) {
-            (Rule::RingHash(ring), Some(key)) => ring.pick(key.get(), endpoints, now, fits),
+        match (&self.rule, context.key) {
+            (Rule::RingHash(ring), Some(key)) => ring.pick(key.get(), endpoints, context.now, fits),
             (Rule::Maglev(table), Some(key)) => table.pick(key.get(), endpoints, fits),
-            _ => self.draw(endpoints, None, rng, fits).map(|(_, endpoint)| endpoint),
+            _ => self.draw(endpoints, None, context.rng, fits).map(|(_, endpoint)| endpoint),
         }
     }
 
@@ -236,6 +230,14 @@ impl Balancer {
         }
         search(endpoints, except, rng, fits)
     }
+}
+
+/// What one pick is made for, and with.
+struct PickContext<'p> {
+    avoid: &'p Tried,
+    key: Option<KeyHash>,
+    now: Instant,
+    rng: &'p mut fastrand::Rng,
 }
 
 /// A number for each endpoint, made of its address, so that all sidecars have the same ones. An address that is listed

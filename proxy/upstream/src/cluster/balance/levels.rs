@@ -16,7 +16,7 @@ use pillion_model::cluster::LoadBalancer;
 
 use super::super::hashing::{KeyHash, nth, unit};
 use super::occasion::Occasion;
-use super::{Balancer, Candidate, Tried};
+use super::{Balancer, Candidate, PickContext, Tried};
 
 /// Endpoints can carry so many times their usual load. Envoy's overprovisioning factor, 140 %.
 const SPARE: f64 = 1.4;
@@ -77,10 +77,11 @@ impl<E: Candidate> Levels<E> {
         let drawn = self.draw(key.map_or_else(|| rng.f64(), fraction));
         let others = self.all.iter().enumerate().filter(|(index, _)| *index != drawn);
         let in_order = || self.all.get(drawn).into_iter().chain(others.clone().map(|(_, level)| level));
+        let context = &mut PickContext { avoid, key, now, rng };
         in_order()
-            .find_map(|level| level.balancer.warm(&level.endpoints, avoid, key, now, rng))
-            .or_else(|| in_order().find_map(|l| l.balancer.untried(&l.endpoints, avoid, key, now, rng)))
-            .or_else(|| in_order().find_map(|level| level.balancer.usable(&level.endpoints, key, now, rng)))
+            .find_map(|level| level.balancer.warm(&level.endpoints, context))
+            .or_else(|| in_order().find_map(|level| level.balancer.untried(&level.endpoints, context)))
+            .or_else(|| in_order().find_map(|level| level.balancer.usable(&level.endpoints, context)))
     }
 
     /// The number of endpoints that are on the last level.
