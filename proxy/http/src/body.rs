@@ -40,6 +40,8 @@ enum BodyKind {
     Empty,
     /// At most one piece, made by the sidecar itself.
     Full(Option<Bytes>),
+    /// The body of an answer that came over HTTP/2 in one piece, until it is read.
+    Whole(Option<h2::Whole>),
     Http2(h2::Incoming),
     /// The body of a request that came over HTTP/1.
     Request(Box<request::Incoming>),
@@ -121,7 +123,10 @@ impl Body {
     }
 
     pub const fn is_empty(&self) -> bool {
-        matches!(self.kind, BodyKind::Empty | BodyKind::Full(None) | BodyKind::Tunnel(_))
+        matches!(
+            self.kind,
+            BodyKind::Empty | BodyKind::Full(None) | BodyKind::Whole(None) | BodyKind::Tunnel(_)
+        )
     }
 
     /// Removes these names from the trailers, because `Connection` names headers and trailers alike (RFC 9110, 7.6.1).
@@ -184,6 +189,7 @@ impl Body {
         match &mut self.kind {
             BodyKind::Empty | BodyKind::Tunnel(_) => Poll::Ready(None),
             BodyKind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            BodyKind::Whole(whole) => Poll::Ready(whole.take().map(|whole| Ok(Frame::data(whole.take())))),
             BodyKind::Http2(incoming) => {
                 let frame = incoming.poll_frame(cx).map_err(BodyError::Http2);
                 frame.map_ok(|frame| only_trailers(frame, &[], is_answer))
@@ -221,8 +227,8 @@ impl http_body::Body for Body {
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            BodyKind::Empty | BodyKind::Full(None) | BodyKind::Tunnel(_) => true,
-            BodyKind::Full(Some(_)) => false,
+            BodyKind::Empty | BodyKind::Full(None) | BodyKind::Whole(None) | BodyKind::Tunnel(_) => true,
+            BodyKind::Full(Some(_)) | BodyKind::Whole(Some(_)) => false,
             BodyKind::Http2(incoming) => incoming.is_end_stream(),
             BodyKind::Request(incoming) => incoming.is_end_stream(),
             BodyKind::Answer(incoming) => incoming.is_end_stream(),
@@ -235,7 +241,10 @@ impl http_body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            BodyKind::Empty | BodyKind::Full(None) | BodyKind::Tunnel(_) => SizeHint::with_exact(0),
+            BodyKind::Empty | BodyKind::Full(None) | BodyKind::Whole(None) | BodyKind::Tunnel(_) => {
+                SizeHint::with_exact(0)
+            }
+            BodyKind::Whole(Some(whole)) => SizeHint::with_exact(whole.size()),
             BodyKind::Full(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
             BodyKind::Http2(incoming) => incoming.size_hint(),
             BodyKind::Request(incoming) => incoming.size_hint(),
@@ -286,7 +295,7 @@ impl From<Answer> for Body {
     fn from(answer: Answer) -> Self {
         match answer {
             Answer::Empty => Self::empty(),
-            Answer::Full(data) => Self::full(data),
+            Answer::Whole(whole) => Self { kind: BodyKind::Whole(Some(whole)), tail: None },
             Answer::Incoming(incoming) => Self::http2(incoming),
             Answer::Tunnel(tunnel) => {
                 let io = Prefixed::new(Transport::Inside(Box::new(tunnel)));

@@ -27,7 +27,7 @@ use pillion_base::ground::Ground;
 use self::guard::GuardedIo;
 use self::memory::Account;
 use self::receive::Arrivals;
-pub use self::receive::Incoming;
+pub use self::receive::{Incoming, Whole};
 pub use self::tunnel::Tunnel;
 
 /// 64 KiB: what the peer of one stream may send before any of it is passed on. Envoy recommends it for untrusted peers.

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{Method, Request, StatusCode};
@@ -21,7 +20,7 @@ use tokio::time::timeout;
 
 use super::guard::GuardedIo;
 use super::memory::Piece;
-use super::receive::{Arrived, Upload};
+use super::receive::{Arrived, Upload, Whole};
 use super::send::{Outgoing, OutgoingBody};
 use super::tunnel::Tunnel;
 use super::{DATA_FRAME_BUDGET, Incoming, Room, SEND_BUFFER, STREAM_WINDOW};
@@ -77,7 +76,7 @@ pub struct FailedRequest {
 pub enum Answer {
     Empty,
     /// The whole body came with the head.
-    Full(Bytes),
+    Whole(Whole),
     Incoming(Incoming),
     /// The answer opened the tunnel that the request asked for.
     Tunnel(Tunnel),
@@ -374,7 +373,7 @@ impl<B: OutgoingBody> Asking<B> {
             }
             _ if stream.is_end_stream() => Answer::Empty,
             _ => match Incoming::arrived(stream, length, room) {
-                Arrived::Whole(data) => Answer::Full(data),
+                Arrived::Whole(whole) => Answer::Whole(whole),
                 Arrived::Begun(incoming) => Answer::Incoming(incoming),
             },
         })

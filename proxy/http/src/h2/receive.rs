@@ -36,8 +36,33 @@ pub struct Incoming {
 /// The part of a body that is there when its head has been read.
 pub enum Arrived {
     /// All of the body, with its announced length.
-    Whole(Bytes),
+    Whole(Whole),
     Begun(Incoming),
+}
+
+/// A whole body that waits for its reader. Its bytes count as unread until then.
+pub struct Whole {
+    data: Bytes,
+    room: Arc<Room>,
+}
+
+impl Whole {
+    pub fn size(&self) -> u64 {
+        self.data.len() as u64
+    }
+
+    pub fn take(mut self) -> Bytes {
+        self.room.account.drop_unread(self.data.len());
+        std::mem::take(&mut self.data)
+    }
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        if !self.data.is_empty() {
+            self.room.account.drop_unread(self.data.len());
+        }
+    }
 }
 
 /// A task that sends the rest of a request.
@@ -89,19 +114,33 @@ impl Incoming {
         if length.is_some()
             && let Poll::Ready(Some(Ok(data))) = stream.poll_data(&mut Context::from_waker(Waker::noop()))
         {
-            if stream.is_end_stream() {
-                room.account.pass(data.len());
-                return Arrived::Whole(data); // the drop of the stream opens the connection's window again
+            if !room.account.hold_unread(data.len()) {
+                room.account.drop_unread(data.len());
+                return Arrived::Begun(Self::given_up(length, room)); // the drop of the stream resets it
             }
-            room.account.hold_unread(data.len());
+            if stream.is_end_stream() {
+                // the drop of the stream opens the connection's window again
+                return Arrived::Whole(Whole { data, room: room.clone() });
+            }
             kept.push(data);
         }
         Arrived::Begun(Self::after(kept, stream, length, room))
     }
 
     fn after(kept: Kept, stream: RecvStream, length: Option<u64>, room: &Arc<Room>) -> Self {
-        let state =
-            State { stream: Some(stream), kept, trailers: None, end: None, left: length, reader: None };
+        Self::of(
+            State { stream: Some(stream), kept, trailers: None, end: None, left: length, reader: None },
+            room,
+        )
+    }
+
+    /// A body for whose first piece there is no memory.
+    fn given_up(length: Option<u64>, room: &Arc<Room>) -> Self {
+        let (kept, end) = (Kept::default(), Some(Err(Interrupted::TooMuch)));
+        Self::of(State { stream: None, kept, trailers: None, end, left: length, reader: None }, room)
+    }
+
+    fn of(state: State, room: &Arc<Room>) -> Self {
         let inbox = Inbox { state: Mutex::new(state), room: room.clone(), is_listed: AtomicBool::new(false) };
         let inbox = Arc::new(inbox);
         inbox.take();
@@ -323,7 +362,59 @@ impl Arrivals {
 
 #[cfg(test)]
 mod tests {
+    use h2::{client, server};
+    use http::{Request, Response};
+    use pillion_base::deadline::Timers;
+    use pillion_base::memory::Memory;
+
+    use super::super::memory::Account;
     use super::*;
+
+    /// An answer of `bytes` bytes that came whole, as the client of a connection with this room gets it.
+    async fn arrives(bytes: usize, room: &Arc<Room>) -> Arrived {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        tokio::spawn(async move {
+            let mut connection = server::handshake(far).await.unwrap();
+            while let Some(Ok((_request, mut respond))) = connection.accept().await {
+                let mut stream = respond.send_response(Response::new(()), false).unwrap();
+                stream.send_data(Bytes::from(vec![0; bytes]), true).unwrap();
+            }
+        });
+        let (mut send, connection) = client::handshake(near).await.unwrap();
+        tokio::spawn(connection);
+        let (answer, _) = send.send_request(Request::new(()), true).unwrap();
+        let stream = answer.await.unwrap().into_body();
+        let mut stream = stream;
+        while stream.flow_control().used_capacity() < bytes {
+            tokio::task::yield_now().await;
+        }
+        Incoming::arrived(stream, Some(bytes as u64), room)
+    }
+
+    #[tokio::test]
+    async fn a3_a_small_answer_counts_until_it_is_read() {
+        let (memory, arrivals) = (Memory::of_one_in(1), Arrivals::default());
+        let account = Account::new(memory.clone());
+        let room = Arc::new(Room { account, arrivals, timers: Timers::default() });
+        let held = || memory.most() - memory.free();
+        for is_read in [true, false] {
+            let Arrived::Whole(whole) = arrives(1000, &room).await else { panic!("a part") };
+            assert_eq!(held(), 1000);
+            if is_read {
+                assert_eq!(whole.take().len(), 1000)
+            } else {
+                drop(whole)
+            }
+            assert_eq!(held(), 0);
+        }
+        memory.hold(2 * memory.most());
+        let Arrived::Begun(mut begun) = arrives(1000, &room).await else { panic!("there is no memory") };
+        let polled = begun.poll_frame(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(polled, Poll::Ready(Some(Err(Interrupted::TooMuch)))));
+        memory.release(2 * memory.most());
+        drop(begun);
+        assert_eq!(held(), 0);
+    }
 
     #[test]
     fn b1_small_pieces_that_wait_are_joined_and_large_ones_are_not_copied() {
