@@ -129,6 +129,23 @@ async fn the_adaptive_limit_falls_when_answers_become_slow_and_its_refusals_name
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_adaptive_limit_falls_although_callers_give_up_before_the_slow_answers_come() {
+    let mesh = Mesh::default();
+    let sidecar = with_a_slow_endpoint(&mesh).await;
+    for _ in 0..10 {
+        let mut all = Vec::new();
+        for _ in 0..60 {
+            let mut client = sidecar.client().await;
+            client.send(GET).await;
+            all.push(client);
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let limit = sidecar.sum(REQUESTS);
+    assert!((10..60).contains(&limit), "{limit}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_reaches_the_client_before_the_endpoint_has_finished_it() {
     let mesh = Mesh::default();
     let _a = mesh.scripted(A, |mut peer: Peer, _| async move {

@@ -512,6 +512,11 @@ impl Drop for Trial<'_> {
         if !self.is_judged {
             let gone = AttemptOutcome::Failed(Reason::ClientGone);
             let ended = self.exchange.end_attempt(self.attempt, gone, Instant::now());
+            // A client that has not sent its whole request may itself be slow.
+            if self.is_sent && !self.exchange.progress.is_unfinished() {
+                let now = Instant::now();
+                self.cluster.note_latency_of_at_least(now - self.began, now);
+            }
             if ended == Some(AttemptOutcome::Outrun) && self.is_sent {
                 let now = Instant::now();
                 return self.endpoint.outrun(now - self.began, self.is_first, self.cluster, now.into_std());
@@ -521,10 +526,6 @@ impl Drop for Trial<'_> {
                 Some(AttemptOutcome::Expired(reason)) => self.is_sent && reason != Reason::RequestStalled,
                 _ => false,
             };
-            if is_its_fault {
-                let now = Instant::now();
-                self.cluster.note_latency(now - self.began, now);
-            }
             self.judge(is_its_fault.then_some(Cause::Timeout));
         }
     }

@@ -407,9 +407,18 @@ impl Cluster {
 
     /// A request was answered, or timed out, after this time. Moves the adaptive limit, if there is one.
     pub fn note_latency(&self, took: Duration, now: Instant) {
+        self.move_limit(|gradient| gradient.observe(took, now.into_std()));
+    }
+
+    /// A request was given up without an answer after this time.
+    pub fn note_latency_of_at_least(&self, took: Duration, now: Instant) {
+        self.move_limit(|gradient| gradient.observe_at_least(took, now.into_std()));
+    }
+
+    fn move_limit(&self, observe: impl FnOnce(&mut Gradient) -> Option<u32>) {
         let Some(adaptive) = &self.adaptive else { return };
         let mut gradient = adaptive.lock();
-        if let Some(limit) = gradient.observe(took, now.into_std()) {
+        if let Some(limit) = observe(&mut gradient) {
             self.limits.requests.set_max(limit); // under the lock, so that limits are set in their order
         }
     }

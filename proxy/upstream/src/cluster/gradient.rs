@@ -99,6 +99,13 @@ impl Gradient {
         })
     }
 
+    /// Adds a request that was given up after this time, and would have taken at least so long. A shorter time than usual
+    /// says nothing.
+    pub fn observe_at_least(&mut self, took: Duration, now: Instant) -> Option<u32> {
+        let says_more = self.windows > 0 && took.as_nanos() as f64 > self.usual;
+        if says_more { self.observe(took, now) } else { None }
+    }
+
     fn follow(&mut self, latency: f64) {
         let share = match self.windows {
             windows if windows < FIRST_WINDOWS => 1.0 / f64::from(windows + 1),
@@ -183,6 +190,20 @@ mod tests {
         simulated.run(30, 80);
         simulated.latency = MILLI * 100;
         assert_eq!(simulated.run(30, 20), 500);
+    }
+
+    #[test]
+    fn requests_that_are_given_up_late_lower_the_limit_and_early_ones_say_nothing() {
+        for (took, falls) in [(MILLI * 100, true), (MILLI, false)] {
+            let mut simulated = Simulated::new(1024, 2000, MILLI * 10);
+            simulated.run(40, 50);
+            let Simulated { mut gradient, mut now, .. } = simulated;
+            for _ in 0..1000 {
+                now += MILLI * 10;
+                gradient.observe_at_least(took, now);
+            }
+            assert_eq!(gradient.limit() < 100, falls, "{took:?}: {gradient:?}");
+        }
     }
 
     #[test]
