@@ -53,6 +53,7 @@ mod regressions;
 mod reload;
 mod replaced;
 mod replay;
+mod resets;
 mod retries;
 mod route_actions;
 mod routes;

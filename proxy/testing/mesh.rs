@@ -176,6 +176,11 @@ impl Pair {
         self.mesh.sidecar(&(yaml + IDENTITY), Some(own))
     }
 
+    /// `inbound` is the content of its block, without the listening address.
+    pub(super) fn application_of(&self, listen: &str, inbound: &str) -> Sidecar {
+        self.mesh.sidecar(&(application_at(listen, inbound) + IDENTITY), Some(identity(&self.ca, "orders")))
+    }
+
     pub(super) fn caller(&self, orders: &str) -> Sidecar {
         self.caller_as(orders, identity(&self.ca, "web"))
     }
