@@ -4,6 +4,7 @@
 
 mod refusals;
 mod sockets;
+mod srv;
 
 use std::process::Command;
 

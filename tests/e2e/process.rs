@@ -1,15 +1,16 @@
 //! The executable: exit codes, signals, output, start and end.
 
+use std::net::SocketAddr;
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::support::backend::{Backend, free};
+use crate::support::backend::{Backend, free, nobody};
 use crate::support::certs::Authority;
 use crate::support::launched::Launched;
 use crate::support::program::Program;
-use crate::support::sidecar::{Pair, Plan};
+use crate::support::sidecar::{Pair, Plan, Sidecar};
 use crate::support::tools::{require, run};
 use crate::support::wire::Wire;
 use crate::support::{Scratch, eventually, soon};
@@ -421,6 +422,81 @@ async fn c7_debug_logs_the_decisions_about_a_request() {
     }
 }
 
+/// Checks what a sidecar exposes.
+async fn promtool(sidecar: &Sidecar) {
+    let scratch = Scratch::new();
+    let file = scratch.write("metrics", &sidecar.scrape().await.text);
+    let mut lint = Command::new("sh");
+    lint.arg("-c").arg(r#"promtool check metrics < "$0""#).arg(file);
+    let output = run(lint).await;
+    let said = text(&[output.stdout, output.stderr].concat());
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+/// Services and routes of which each is in another state of traffic management.
+fn in_every_state(app: SocketAddr, silent: SocketAddr, dead: SocketAddr) -> String {
+    format!(
+        r#"
+workload: {{ zone: a }}
+inbound: off
+outbound: {{ listen: 127.0.0.1:0 }}
+services:
+  ejected: {{ endpoints: ["{dead}", "{app}"], load_balancer: round_robin, outlier_detection: {{ consecutive_errors: 1, base_ejection: 1h }} }}
+  hedged: {{ endpoints: ["{silent}", "{app}"], load_balancer: round_robin, retry: {{ hedge_after: 1ms }} }}
+  adaptive: {{ endpoints: ["{app}"], circuit_breaker: {{ adaptive: gradient }} }}
+  zones: {{ endpoints: [{{ address: "{app}", zone: a }}, {{ address: "{silent}", zone: b }}], slow_start: 1s }}
+  failover: {{ endpoints: [{{ address: "{dead}" }}, {{ address: "{app}", priority: 1 }}], outlier_detection: {{ consecutive_errors: 1, base_ejection: 1h }} }}
+  unhealthy: {{ endpoints: ["{dead}"], health_check: {{ tcp: true, interval: 1s, timeout: 1s }} }}
+  hashed: {{ endpoints: ["{app}"], load_balancer: {{ ring_hash: {{ header: x-user }} }} }}
+  full: {{ endpoints: ["{app}"], circuit_breaker: {{ max_pending_requests: 0 }} }}
+  shadow: {{ endpoints: ["{app}"] }}
+routes:
+  - {{ name: mirrored, hosts: [mirrored], to: adaptive, mirror: {{ service: shadow, share: 100% }} }}
+  - {{ name: aborted, hosts: [aborted], to: adaptive, fault: {{ abort: {{ status: 503, share: 100% }} }} }}
+  - {{ name: limited, hosts: [limited], to: adaptive, rate_limit: {{ requests: 1, per: 1h }} }}
+"#
+    )
+}
+
+#[tokio::test]
+async fn promtool_finds_no_fault_in_any_state_of_traffic_management() {
+    if !require("promtool") {
+        return;
+    }
+    let (app, silent) = (Backend::echo().await, Backend::stall().await);
+    let sidecar = Plan::new(&in_every_state(app.address, silent.address, nobody())).start().await;
+    let mut wire = Wire::connect(sidecar.outbound()).await;
+    let hosts = [
+        "ejected", "hedged", "adaptive", "zones", "failover", "hashed", "full", "mirrored", "aborted",
+        "limited",
+    ];
+    for host in hosts.iter().chain(&hosts) {
+        wire.get(host, "/").await;
+    }
+    let states: [(&str, &[(&str, &str)]); 10] = [
+        ("pillion_endpoint_ejections_total", &[("service", "ejected")]),
+        ("pillion_endpoints", &[("service", "failover"), ("state", "ejected")]),
+        ("pillion_retries_total", &[("service", "hedged"), ("outcome", "hedged")]),
+        ("pillion_circuit_breaker_limit", &[("service", "adaptive"), ("limit", "requests")]),
+        ("pillion_requests_total", &[("service", "failover"), ("status", "200")]),
+        ("pillion_requests_total", &[("service", "shadow"), ("route", "mirrored#mirror")]),
+        ("pillion_requests_total", &[("route", "aborted"), ("reason", "fault_injected")]),
+        ("pillion_requests_total", &[("route", "limited"), ("reason", "rate_limited")]),
+        ("pillion_circuit_breaker_rejections_total", &[("service", "full"), ("limit", "pending")]),
+        ("pillion_requests_total", &[("service", "unhealthy"), ("reason", "all_unhealthy")]),
+    ];
+    for (name, labels) in states {
+        eventually(&format!("{name} {labels:?}"), async || {
+            if labels.contains(&("service", "unhealthy")) {
+                Wire::connect(sidecar.outbound()).await.get("unhealthy", "/").await;
+            }
+            (sidecar.scrape().await.sum(name, labels) > 0.0).then_some(())
+        })
+        .await;
+    }
+    promtool(&sidecar).await;
+}
+
 #[tokio::test]
 async fn promtool_finds_no_fault() {
     if !require("promtool") {
@@ -432,13 +508,7 @@ async fn promtool_finds_no_fault() {
         Wire::connect(pair.caller.outbound()).await.get(host, "/").await;
     }
     for sidecar in [&pair.caller, &pair.application] {
-        let scratch = Scratch::new();
-        let file = scratch.write("metrics", &sidecar.scrape().await.text);
-        let mut lint = Command::new("sh");
-        lint.arg("-c").arg(r#"promtool check metrics < "$0""#).arg(file);
-        let output = run(lint).await;
-        let said = text(&[output.stdout, output.stderr].concat());
-        assert!(output.status.success() && said.is_empty(), "{said}");
+        promtool(sidecar).await;
     }
 }
 

@@ -1,5 +1,5 @@
-"""A name server over UDP and TCP: `name_server.py HOST:PORT … -- NAME=ADDRESS,ADDRESS …`. Prints one line
-`ready`, then a line such as `udp A name.` for each question.
+"""A name server over UDP and TCP: `name_server.py HOST:PORT … -- NAME=RECORD,RECORD …`. A record is an
+address, or `srv/PRIORITY/WEIGHT/PORT/TARGET.`. Prints one line `ready`, then a line such as `udp A name.` for each question.
 
 Other names do not exist. An answer above 512 bytes, or above the size in the client's EDNS, is cut.
 """
@@ -9,8 +9,8 @@ import ipaddress
 import struct
 import sys
 
-A, SOA, AAAA, OPT = 1, 6, 28, 41
-KINDS = {A: "A", AAAA: "AAAA"}
+A, SOA, AAAA, SRV, OPT = 1, 6, 28, 33, 41
+KINDS = {A: "A", AAAA: "AAAA", SRV: "SRV"}
 TTL = 60
 
 
@@ -34,9 +34,9 @@ def answer(zone, message, over):
     kind = struct.unpack_from("!H", message, end)[0]
     print(over, KINDS.get(kind, kind), name, flush=True)
     known = zone.get(name.lower())
-    records = [ip.packed for ip in known or [] if (A if ip.version == 4 else AAAA) == kind]
+    records = [data for its, data in known or [] if its == kind]
     code = 0 if known is not None else 3
-    body = b"".join(struct.pack("!HHHIH", 0xC00C, kind, 1, TTL, len(ip)) + ip for ip in records)
+    body = b"".join(struct.pack("!HHHIH", 0xC00C, kind, 1, TTL, len(data)) + data for data in records)
     authorities = 0
     if not records:
         soa = b"\0\0" + struct.pack("!IIIII", 1, TTL, TTL, TTL, TTL)
@@ -46,6 +46,15 @@ def answer(zone, message, over):
     if over == "udp" and len(whole) > room(message, end + 4):
         return written((message[:2], 0x8380 | code, 1, 0, 0)) + message[12 : end + 4]
     return whole
+
+
+def record(text):
+    if not text.startswith("srv/"):
+        ip = ipaddress.ip_address(text)
+        return (A if ip.version == 4 else AAAA), ip.packed
+    priority, weight, port, target = text.split("/")[1:]
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in target.split("."))
+    return SRV, struct.pack("!HHH", int(priority), int(weight), int(port)) + labels
 
 
 def written(head):
@@ -79,8 +88,8 @@ def connections(zone):
 async def main(words):
     places, names = words[: words.index("--")], words[words.index("--") + 1 :]
     zone = {}
-    for name, addresses in (word.split("=") for word in names):
-        zone[name.lower()] = [ipaddress.ip_address(ip) for ip in addresses.split(",") if ip]
+    for name, records in (word.split("=") for word in names):
+        zone[name.lower()] = [record(text) for text in records.split(",") if text]
     loop = asyncio.get_running_loop()
     for place in places:
         host, port = place.rsplit(":", 1)
