@@ -125,6 +125,39 @@ async fn listeners_come_and_go_and_keep_their_ports_when_their_service_is_rename
     assert_eq!(late.get("/").await.status_and_reason(), (404, Some("no_route")));
 }
 
+/// After a reload each listener has its new port alone, and connections to the old port go on.
+#[tokio::test(start_paused = true)]
+async fn a_listener_that_gets_another_port_serves_there_and_keeps_its_connections() {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, OK);
+    let yaml = |ports: [u16; 3]| {
+        let [inbound, outbound, service] = ports.map(|port| format!("listen: 127.0.0.1:{port}"));
+        format!(
+            "inbound: {{ {inbound}, app: {A} }}\noutbound: {{ {outbound} }}\nadmin: {{ listen: 127.0.0.1:0 }}\nmetrics: off\n\
+             services:\n  orders: {{ endpoints: [{A}], {service} }}\n"
+        )
+    };
+    let (before, after) = ([8001, 8002, 8003], [9001, 9002, 9003]);
+    let mut sidecar = mesh.sidecar(&yaml(before), None);
+    let mut kept = Vec::new();
+    for port in before {
+        let io = mesh.memory.connect(([127, 0, 0, 1], port).into()).await.expect("it listens");
+        let mut peer = Peer::new(io);
+        assert_eq!(peer.get("/").await.body, "ok", "{port}");
+        kept.push(peer);
+    }
+    sidecar.reload(&yaml(after)).expect("a good file");
+    settle().await;
+    for (old, new) in before.into_iter().zip(after) {
+        assert!(mesh.memory.connect(([127, 0, 0, 1], old).into()).await.is_err(), "{old} is closed");
+        let io = mesh.memory.connect(([127, 0, 0, 1], new).into()).await.expect("it listens");
+        assert_eq!(Peer::new(io).get("/").await.body, "ok", "{new}");
+    }
+    for peer in &mut kept {
+        assert_eq!(peer.get("/").await.body, "ok");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_file_that_cannot_be_applied_changes_nothing() {
     let mesh = Mesh::default();

@@ -18,6 +18,7 @@ mod house;
 mod init;
 mod isolation;
 mod lenient;
+mod loops;
 mod many;
 mod matrix;
 mod opaque;

@@ -19,7 +19,7 @@ use pillion_base::error::Error;
 use pillion_base::exchanges::{ExchangePlace, Holder};
 use pillion_base::ground::Ground;
 use pillion_base::limits::Permit;
-use pillion_base::net::returning::{is_loop, loop_detected};
+use pillion_base::net::returning::{is_loop, is_own, loop_detected};
 use pillion_base::strangers::Stranger;
 use pillion_base::unfinished::Side;
 use pillion_http::head::HeadLimits;
@@ -56,6 +56,11 @@ pub struct Connection {
     pub in_flight: AtomicU32,
     /// The client is the sidecar itself: its requests are refused.
     pub comes_back: bool,
+    /// The address at which the client connected to an outbound listener of the sidecar.
+    pub at: Option<SocketAddr>,
+    /// The client is the sidecar itself, and connected to this listener as to an endpoint: its requests count how often
+    /// they have passed.
+    pub is_own: bool,
     /// When its first byte came, where detection waited for it: one deadline covers the detection and the first head.
     pub began: Option<Instant>,
     pub judged: Judged,
@@ -162,6 +167,8 @@ impl Connection {
             requests: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
             comes_back: false,
+            at: None,
+            is_own: false,
             began: None,
             judged: Judged::default(),
             is_dismissed: AtomicBool::new(false),
@@ -227,6 +234,13 @@ impl Connection {
     /// sidecar made.
     pub fn is_loop(&self) -> bool {
         is_loop(self.direction, self.downstream, self.original)
+    }
+
+    /// Marks a connection that the sidecar made itself. The client must have sent a byte: from then on it is known which
+    /// connections are the sidecar's own.
+    pub fn note_origin(&mut self) {
+        self.comes_back = self.is_loop();
+        self.is_own = self.at.is_some_and(|at| is_own(self.downstream, at));
     }
 
     /// Checks that an inbound connection may go on under the current rules, which may have changed since it came.

@@ -250,7 +250,8 @@ struct OriginalHead {
 fn prepare(call: &mut Call, lease: &Lease, cluster: &Cluster) -> (OriginalHead, Option<Uri>) {
     let mut before = OriginalHead { method: call.head.method.clone(), uri: None };
     let Call { head, body, common, seen, .. } = call;
-    match (lease.is_sidecar(), head.headers.has(Known::XPillionVia)) {
+    let tells = lease.is_sidecar() || common.exchange.connection.is_own;
+    match (tells, head.headers.has(Known::XPillionVia)) {
         (true, false) => tell_passes(&mut Arc::make_mut(head).headers, common),
         (false, true) => drop(Arc::make_mut(head).headers.remove(Known::XPillionVia)),
         _ => {}

@@ -83,7 +83,8 @@ fn enter_inside(
 
 impl Outbound {
     pub async fn serve(self, stream: Stream, from: SocketAddr, place: Place) {
-        if !is_from_this_host(from.ip(), stream.own_ip()) {
+        let at = stream.own_address();
+        if !is_from_this_host(from.ip(), at.map(|at| at.ip())) {
             tracing::debug!(%from, "outbound connection closed: it comes from another host");
             self.count(Symbol::EMPTY, Protocol::Unknown, ConnectionOutcome::Refused);
             return;
@@ -94,7 +95,8 @@ impl Outbound {
             return;
         };
         let is_redirected = self.service.is_none() && !matches!(destination, Destination::Named);
-        let connection = Connection { destination, is_redirected, original, ..Connection::new(from, place) };
+        let connection =
+            Connection { destination, is_redirected, original, at, ..Connection::new(from, place) };
         let io = Io::plain(stream);
         self.enter(io, connection, None).await;
     }
@@ -288,7 +290,7 @@ impl Outbound {
 
     fn http(&self, detected: Detected<Dialled>, mut connection: Connection) -> Next {
         let version = detected.found.version();
-        connection.comes_back = connection.is_loop();
+        connection.note_origin();
         server::count_begun(version, &connection, &self.worker);
         Next::Http { io: detected.io, version, connection }
     }

@@ -84,6 +84,11 @@ fn a_wildcard_address_gives_a_warning_because_redirected_queries_get_no_answer()
 }
 
 #[test]
+fn a_dns_proxy_without_an_address_is_refused() {
+    assert_eq!(messages("dns: { listen: [] }"), ["1:16 dns.listen is empty"]);
+}
+
+#[test]
 fn the_dns_proxy_shares_no_address_with_another_listener() {
     assert_eq!(
         messages("dns: { listen: 127.0.0.1:15000 }"),

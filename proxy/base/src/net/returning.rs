@@ -74,6 +74,12 @@ pub fn is_loop(side: Direction, from: SocketAddr, to: Option<SocketAddr>) -> boo
     }
 }
 
+/// Whether a client that connected to a listener at `to` is the sidecar itself: a service has that listener as its
+/// endpoint. This is no loop by itself, because the listener may be another service's.
+pub fn is_own(from: SocketAddr, to: SocketAddr) -> bool {
+    OPEN.contains(Direction::Outbound, from, to)
+}
+
 /// The error of a connection that is a loop. Logs a warning, at a limited rate.
 pub fn loop_detected(from: SocketAddr, to: Option<SocketAddr>) -> Error {
     const WHY: &str = "the sidecar's own connection was redirected to it: the rules do not leave out its user, \

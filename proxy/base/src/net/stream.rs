@@ -118,11 +118,15 @@ impl Stream {
     }
 
     /// The local address. In-memory connections have none.
-    pub fn own_ip(&self) -> Option<IpAddr> {
+    pub fn own_address(&self) -> Option<SocketAddr> {
         match self {
             Self::Memory(..) => None,
-            Self::Tcp(stream, _) => stream.local_addr().ok().map(|own| own.ip()),
+            Self::Tcp(stream, _) => stream.local_addr().ok(),
         }
+    }
+
+    pub fn own_ip(&self) -> Option<IpAddr> {
+        self.own_address().map(|own| own.ip())
     }
 
     /// Whether the original destination is an address of this host. It may be another host's whose packets this host
