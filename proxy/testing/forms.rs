@@ -194,6 +194,21 @@ async fn a_body_is_asked_for_by_the_application_itself() {
     assert_eq!(app.connections(), 2);
 }
 
+/// The sidecar meets no other expectation, and keeps none from the application, which may refuse it.
+#[tokio::test(start_paused = true)]
+async fn b18_an_expectation_that_the_sidecar_does_not_know_is_forwarded() {
+    for expected in ["junk", "100-continue, junk", "100-continue\r\nexpect: junk"] {
+        let mesh = Mesh::default();
+        let app = mesh.answering(A, OK);
+        let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+        let upload = UPLOAD.replace("100-continue", expected);
+        let answer = sidecar.client().await.ask(&format!("{upload}body")).await;
+        assert_eq!(answer.status_and_reason(), (200, None), "{expected}");
+        let head = app.requests().remove(0).head;
+        assert!(head.contains(&format!("expect: {expected}\r\n")), "{head}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_application_that_never_sends_100_continue_gets_the_body_after_a_second() {
     let mesh = Mesh::default();

@@ -15,7 +15,7 @@ const EVIL: &str = "host: a\r\nx-forwarded-client-cert: URI=evil\r\n\r\n";
 const BANNER: &str = "220 mail.example ESMTP\r\n";
 
 /// Lines that RFC 9112 does not allow, but that some servers accept.
-const MALFORMED: [&str; 11] = [
+const MALFORMED: [&str; 13] = [
     "GET /a HTTP/1.1 \r\n",
     "GET  /a HTTP/1.1\r\n",
     "GET\t/a\tHTTP/1.1\r\n",
@@ -27,6 +27,8 @@ const MALFORMED: [&str; 11] = [
     "GET key\r\n",
     "PURGE /a\r\n",
     "OPTIONS / RTSP/1.0\r\n",
+    "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET /a HTTP/1.1\r\n",
+    "\r\n\r\n\0\r\nQUIT\n\x20\0\0\0GET /a HTTP/1.1\r\n",
 ];
 
 /// Lines that RFC 9112 allows, and that are served as HTTP.

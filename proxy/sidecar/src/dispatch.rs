@@ -298,14 +298,18 @@ fn prepare(call: &mut Call, lease: &Lease, cluster: &Cluster) -> (OriginalHead, 
 /// Undoes [`prepare`] for a request of which nothing was sent: the next endpoint may speak another version, or may not
 /// be a sidecar.
 fn restore(call: &mut Call, before: OriginalHead) {
+    let waits_to_send = call.common.waits_to_send;
     let head = call.head_mut();
     head.method = before.method;
     if let Some(uri) = before.uri {
         head.uri = uri;
     }
     head.protocol = None;
-    for ours in [Known::Connection, Known::Upgrade, Known::Expect] {
+    for ours in [Known::Connection, Known::Upgrade] {
         head.headers.remove(ours);
+    }
+    if waits_to_send {
+        head.headers.remove(Known::Expect);
     }
     call.body = call.body.take().ungated();
 }

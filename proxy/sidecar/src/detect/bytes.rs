@@ -21,6 +21,9 @@ pub enum LooksLike {
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The first bytes of the PROXY protocol, version 2. In version 1 the first word is [`PROXY_V1`].
+const PROXY_V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+const PROXY_V1: &[u8] = b"PROXY";
 /// The content type of a TLS record with a ClientHello (RFC 8446, 5.1). No HTTP server reads it as white space or as
 /// a part of a method.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -95,6 +98,9 @@ impl Reader {
         match first.first()? {
             &TLS_HANDSHAKE => tls(first),
             b'P' if is_prefix(first, PREFACE) => (first.len() >= PREFACE.len()).then_some(LooksLike::Http2),
+            b'\r' if is_prefix(first, PROXY_V2) => {
+                (first.len() >= PROXY_V2.len()).then_some(LooksLike::Http1)
+            }
             _ => self.line(first),
         }
     }
@@ -237,7 +243,8 @@ impl Method {
     fn of(word: &Word) -> Self {
         match word.whole() {
             Some(b"CONNECT") => Self::Connect,
-            Some(whole) if MAIN.contains(&whole) => Self::Main,
+            // Many servers read a PROXY header where they expect none, and then a request: the HTTP side refuses it.
+            Some(whole) if MAIN.contains(&whole) || whole == PROXY_V1 => Self::Main,
             Some(whole) if KNOWN.contains(&whole) => Self::Known,
             _ if word.len >= METHOD_LEAST && word.is_identifier => {
                 Self::Unknown { in_capitals: word.is_in_capitals }
@@ -459,6 +466,20 @@ mod tests {
                 "{shown:?}: and when its line ends with the connection"
             );
         }
+    }
+
+    /// Many servers of HTTP accept a PROXY header before a request, also where none is expected.
+    #[test]
+    fn a1_a_header_of_the_proxy_protocol_is_for_the_http_side_to_refuse() {
+        let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x01\x01\x01\x01\x02\x02\x02\x02\0\x01\0\x02GET / HTTP/1.1\r\n";
+        let v1 = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET / HTTP/1.1\r\n";
+        for header in [&v2[..], v1, b"PROXY UNKNOWN\r\n"] {
+            assert_eq!(look(header), Some(Http1));
+            let mut reader = Reader::new(MOST);
+            let decided = (1..=header.len()).find_map(|end| reader.look(&header[..end]));
+            assert_eq!(decided, Some(Http1), "byte by byte");
+        }
+        assert_eq!(look(b"\r\n\r\n\0\r\nQUIT "), Some(Opaque), "not the whole signature");
     }
 
     #[test]

@@ -57,9 +57,9 @@ fn request(call: &mut Call) -> Result<(), Error> {
         call.body.remove_trailers(named);
     }
     if seen.has(Seen::EXPECT) {
-        let expects = headers
-            .take(Known::Expect)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        // Any other expectation is forwarded: the upstream decides whether it refuses it (RFC 9110, 10.1.1).
+        let is_continue = headers.all(Known::Expect).all(|value| value.eq_ignore_ascii_case(b"100-continue"));
+        let expects = is_continue && headers.take(Known::Expect).is_some();
         call.common.waits_to_send = expects && version != Version::HTTP_10 && !call.body.is_empty();
         if call.common.waits_to_send && version == Version::HTTP_2 {
             exchange.interim.expect_continue();
