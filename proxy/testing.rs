@@ -56,6 +56,7 @@ mod replay;
 mod resets;
 mod retries;
 mod route_actions;
+mod rotation;
 mod routes;
 mod rules;
 mod scale;

@@ -180,6 +180,7 @@ fn credentials(folder: &str) -> anyhow::Result<Credentials> {
         crl: Crl::None,
         federation: BTreeMap::new(),
         trust_domain: None,
+        max_connection_age: None,
     })?)
 }
 

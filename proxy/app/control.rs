@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use pillion_model::listener::Inbound;
 use pillion_model::route::RateLimit;
@@ -30,7 +30,7 @@ use pillion_telemetry::{CertificateUse, Metrics};
 use pillion_tls::client::ClientTls;
 use pillion_tls::identity::credentials::Credentials;
 use pillion_tls::identity::watch::{Outcome, Rotating};
-use pillion_tls::identity::{Validity, date, expires_soon};
+use pillion_tls::identity::{Validity, date, expires_soon, is_due};
 use pillion_tls::server::Server;
 use pillion_upstream::cluster::alike::Policies;
 use pillion_upstream::cluster::update::written;
@@ -203,8 +203,8 @@ impl Controller {
         self.rotating.as_ref().is_some_and(Rotating::is_refused)
     }
 
-    /// Warns once for each certificate that should have been replaced by a newer one, and again when it is no longer
-    /// valid.
+    /// Warns once for each certificate that should have been replaced by a newer one, again when it expires soon, and again
+    /// when it is no longer valid.
     pub(super) fn warn_of_expiry(&mut self, now: SystemTime) {
         let Identity::Known(credentials) = &self.identity else { return };
         let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -213,6 +213,14 @@ impl Controller {
             Expiry::of(credentials.validity(), now).filter(|expiry| self.warned_of.as_ref() != Some(expiry));
         match &expiry {
             None => return,
+            Some(Expiry::Due(not_after)) => {
+                let ends = date(*not_after);
+                tracing::warn!(
+                    ends,
+                    "less than a third of the lifetime of the sidecar's own certificate is left, and no newer one has \
+                     been found"
+                );
+            }
             Some(Expiry::Near(not_after)) => {
                 let ends = date(*not_after);
                 tracing::warn!(
@@ -250,7 +258,8 @@ impl Controller {
         let inbound = config.inbound.as_ref();
         let known = self.inbound.as_ref().filter(|_| same_identity && self.config.tls == config.tls);
         let server = known.and_then(|known| known.tls.clone()).or(credentials.server); // with its sessions
-        self.inbound = self.inbound_side(inbound, server, identity.credentials());
+        let max_age = config.identity.as_ref().and_then(|identity| identity.max_connection_age);
+        self.inbound = self.inbound_side(inbound, server, identity.credentials(), max_age);
         let next = self.clusters(config, kept, credentials.clients);
         let former = std::mem::replace(&mut self.clusters, next);
         let mut left = Vec::new();
@@ -333,6 +342,7 @@ impl Controller {
         inbound: Option<&Inbound>,
         tls: Option<Arc<Server>>,
         credentials: Option<&Credentials>,
+        max_connection_age: Option<Duration>,
     ) -> Option<Arc<InboundSide>> {
         let inbound = inbound?;
         let Around { connections, requests, .. } = &self.around;
@@ -342,6 +352,7 @@ impl Controller {
             policy: inbound.clone(),
             tls,
             own_id: credentials.map(|credentials| credentials.id.as_str().into()),
+            max_connection_age,
             rate_limit: inbound.rate_limit.map(|of| self.rate_limit(of)),
         }))
     }
@@ -418,6 +429,8 @@ fn by_name(config: &Config) -> HashMap<&str, &ClusterConfig> {
 /// What a warning about a certificate says, with the certificate's last second.
 #[derive(Debug, PartialEq, Eq)]
 enum Expiry {
+    /// A newer certificate is due.
+    Due(i64),
     /// It expires soon.
     Near(i64),
     /// It is not valid, for the given reason.
@@ -429,7 +442,8 @@ impl Expiry {
         let Validity { not_before, not_after } = certificate;
         match certificate.why_not(now) {
             Some(why) => Some(Self::Invalid(not_after, why)),
-            None => expires_soon(not_before, not_after, now).then_some(Self::Near(not_after)),
+            None if expires_soon(not_before, not_after, now) => Some(Self::Near(not_after)),
+            None => is_due(not_before, not_after, now).then_some(Self::Due(not_after)),
         }
     }
 }
@@ -473,6 +487,7 @@ mod tests {
     fn c3_there_is_a_warning_when_the_own_certificate_expires_soon_and_when_it_has_expired() {
         let of = |now| Expiry::of(Validity { not_before: 0, not_after: 1000 }, now);
         assert_eq!(of(700), None);
+        assert_eq!(of(720), Some(Expiry::Due(1000)));
         assert_eq!(of(800), Some(Expiry::Near(1000)));
         assert!(matches!(of(1001), Some(Expiry::Invalid(1000, why)) if why.contains("expired at")));
         assert!(matches!(of(-1), Some(Expiry::Invalid(1000, why)) if why.contains("is valid only from")));

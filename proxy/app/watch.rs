@@ -67,6 +67,11 @@ mod tests {
     use pillion_testkit::Scratch;
 
     #[test]
+    fn what_two_looks_have_found_is_in_use_within_a_second() {
+        assert!(2 * EVERY <= Duration::from_secs(1), "docs/security.md promises this for revoked peers");
+    }
+
+    #[test]
     fn a_file_swapped_under_a_symlink_is_new_once_it_stands_still() {
         let scratch = Scratch::new();
         let (one, two) = (scratch.write("one", "workers: 1"), scratch.write("two", "workers: 2"));

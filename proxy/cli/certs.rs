@@ -369,6 +369,7 @@ mod tests {
             crl: pillion_model::identity::Crl::None,
             federation: std::collections::BTreeMap::new(),
             trust_domain: None,
+            max_connection_age: None,
         };
         let own = pillion_tls::identity::credentials::Credentials::load(&source).expect("usable");
         assert_eq!(own.id.as_str(), "spiffe://cluster.local/ns/default/sa/web");

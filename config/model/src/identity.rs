@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// The certificate files. Relative paths have been resolved against the folder of the configuration file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub struct Source {
     pub federation: BTreeMap<String, PathBuf>,
     /// `None`: the trust domain of the certificate's SPIFFE ID.
     pub trust_domain: Option<String>,
+    /// After a change of the certificates, a peer on an older connection is asked to connect again. `None`: it may stay.
+    pub max_connection_age: Option<Duration>,
 }
 
 /// Where the list of revoked certificates is, in PEM or DER (RFC 5280, section 5).

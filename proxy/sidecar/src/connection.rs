@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use http::HeaderValue;
 use http::uri::Authority;
@@ -63,8 +64,10 @@ pub struct Connection {
     pub is_own: bool,
     /// When its first byte came, where detection waited for it: one deadline covers the detection and the first head.
     pub began: Option<Instant>,
+    /// When it was accepted, and its peer verified.
+    pub opened: Instant,
     pub judged: Judged,
-    /// The current rules do not admit it any more: it is closed after the answers under way.
+    /// The current rules do not admit it any more, or it is too old for them: it is closed after the answers under way.
     pub is_dismissed: AtomicBool,
     /// The holder to which its exchanges are counted; set by the first exchange.
     pub holder: OnceLock<Arc<Holder>>,
@@ -79,6 +82,26 @@ pub struct Judged {
     pub generation: AtomicU64,
     /// The serial of the TLS server that verified its peer.
     pub server: AtomicU64,
+    /// The certificates have changed since its handshake.
+    pub is_outdated: AtomicBool,
+}
+
+/// When a connection's peer is asked to connect again, because the certificates have changed since its handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Goodbye {
+    Never,
+    Later,
+    Now,
+}
+
+impl Goodbye {
+    fn due(max_age: Option<Duration>, is_outdated: bool, age: Duration) -> Self {
+        match max_age.filter(|_| is_outdated) {
+            None => Self::Never,
+            Some(max) if age < max => Self::Later,
+            Some(_) => Self::Now,
+        }
+    }
 }
 
 /// What a connection holds from accept until nothing uses it any more.
@@ -170,6 +193,7 @@ impl Connection {
             at: None,
             is_own: false,
             began: None,
+            opened: Instant::now(),
             judged: Judged::default(),
             is_dismissed: AtomicBool::new(false),
             holder: OnceLock::new(),
@@ -249,7 +273,7 @@ impl Connection {
     /// `mtls_required`, or `draining` where a new connection with another certificate may be admitted. Then nothing
     /// more of this connection may be forwarded to the application.
     pub fn admitted(&self, snapshot: &Snapshot) -> Result<(), Error> {
-        let Judged { generation, server } = &self.judged;
+        let Judged { generation, server, .. } = &self.judged;
         let Destination::Route(Fixed { key: DestinationKey::Application(of), .. }) = &self.destination else {
             return Ok(()); // outbound, or inbound without a known application, where nothing is forwarded
         };
@@ -266,10 +290,22 @@ impl Connection {
     }
 
     /// Remembers that the rules of `snapshot` have admitted the connection, and which TLS server has verified its peer.
+    /// A connection that will become too old without a further change of the rules is judged at each request until then.
     fn note_judged(&self, of: Arrival, snapshot: &Snapshot) {
-        self.judged.generation.store(snapshot.generation, Relaxed);
-        if let Some(server) = snapshot.judge(of) {
-            self.judged.server.store(server.serial, Relaxed);
+        let Judged { generation, server, is_outdated } = &self.judged;
+        if let Some(new) = snapshot.judge(of)
+            && server.swap(new.serial, Relaxed) != new.serial
+        {
+            is_outdated.store(self.peer.is_some(), Relaxed);
+        }
+        let max_age = snapshot.inbound.as_ref().and_then(|side| side.max_connection_age);
+        match Goodbye::due(max_age, is_outdated.load(Relaxed), self.opened.elapsed()) {
+            Goodbye::Later => {}
+            Goodbye::Never => generation.store(snapshot.generation, Relaxed),
+            Goodbye::Now => {
+                generation.store(snapshot.generation, Relaxed);
+                self.is_dismissed.store(true, Relaxed);
+            }
         }
     }
 

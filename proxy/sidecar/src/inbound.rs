@@ -455,6 +455,9 @@ impl Inbound {
 
     fn connection(&self, rules: &InboundRules, arrived: Arrived) -> Connection {
         let by = arrived.proven.as_ref().map_or(0, |proven| proven.by);
+        let is_by_current = rules.side.tls.as_ref().is_none_or(|tls| tls.serial == by);
+        // a peer that an older TLS server verified is judged with its first request
+        let generation = if arrived.proven.is_none() || is_by_current { rules.generation } else { 0 };
         let peer = arrived.proven.map(|proven| proven.peer);
         let label = |peer: &Arc<Peer>| self.worker.ground.metrics.intern_peer(peer.id.as_str());
         let client_cert =
@@ -466,7 +469,8 @@ impl Inbound {
             original: arrived.of.original,
             destination: rules.route.clone().map_or(Destination::Named, Destination::Route),
             began: arrived.began,
-            judged: Judged { generation: rules.generation.into(), server: by.into() },
+            opened: arrived.since,
+            judged: Judged { generation: generation.into(), server: by.into(), ..Judged::default() },
             ..Connection::new(arrived.from, arrived.place)
         }
     }

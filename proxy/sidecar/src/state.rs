@@ -16,6 +16,7 @@ mod virtual_addresses;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use pillion_model::Reason;
@@ -91,6 +92,8 @@ pub struct InboundSide {
     pub tls: Option<Arc<Server>>,
     /// `By=` of `x-forwarded-client-cert`.
     pub own_id: Option<Arc<str>>,
+    /// `identity.max_connection_age`
+    pub max_connection_age: Option<Duration>,
     /// Kept over a reload that does not change its settings.
     pub rate_limit: Option<Arc<PeersRateLimit>>,
 }

@@ -1,10 +1,13 @@
 //! Keys of `identity`: which files are read.
 
+use std::path::Path;
+
+use pillion_tls::client::Purpose;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::super::backend::OK;
-use super::super::mesh::{A, ORDERS_ID, Pair, identity, secs};
+use super::super::mesh::{A, ORDERS_ID, Pair, identity, pass, secs};
 use super::upstream::{GET, answer_to};
 use super::{Key, Row, key, shows};
 use pillion_testkit::Scratch;
@@ -21,6 +24,7 @@ pub(super) fn rows() -> Vec<Row> {
         shows("identity.crl", ["empty.crl", "orders.crl"], who_is_seen),
         shows("identity.trust_domain", ["cluster.local", "elsewhere"], who_is_seen),
         shows("identity.federation.*", ["web/ca.crt", "none.crt"], who_is_seen),
+        shows("identity.max_connection_age", ["off", "1s"], who_is_asked_to_leave),
     ]
 }
 
@@ -76,4 +80,24 @@ fn folder(ca: &Ca, revoked: &Credentials) -> Scratch {
         scratch.write(name, ca.revoke(&serials, tomorrow).expect("a list"));
     }
     scratch
+}
+
+/// Whether a peer is asked to connect again after a rotation.
+async fn who_is_asked_to_leave(key: Key) -> String {
+    let pair = Pair::new();
+    let _app = pair.mesh.answering(A, OK);
+    let mut file = json!({
+        "workers": 1,
+        "admin": { "listen": "127.0.0.1:0" },
+        "metrics": "off",
+        "outbound": "off",
+        "inbound": { "listen": "10.1.0.1:15006", "app": A },
+    });
+    file["identity"] = json!({ "directory": "never-read" });
+    let config = key.load(file, Path::new("")).expect("a good file");
+    let mut sidecar = pair.mesh.start(&config, Some(identity(&pair.ca, "orders"))).expect("a sidecar");
+    let mut peer = pair.peer("10.1.0.1:15006", Purpose::Http1).await;
+    sidecar.rotate(identity(&pair.ca, "orders")).expect("good credentials");
+    pass(2).await;
+    format!("{:?}", peer.get("/").await.header("connection"))
 }

@@ -236,6 +236,17 @@ fn uri<'a>(name: &GeneralName<'a>) -> Option<&'a str> {
 /// One hour, in seconds: the least time that a person needs to repair a rotation.
 const ALARM: i64 = 3600;
 
+/// The longest delay of a renewal that is no reason for a warning: cert-manager renews when a third of the lifetime is
+/// left, and Kubernetes takes up to two minutes to update a mounted Secret.
+const RENEWAL: i64 = 300;
+
+/// Whether a newer certificate was due when a third of the lifetime was left. A tenth of this third passes first, or
+/// [`RENEWAL`] if that is shorter.
+pub fn is_due(not_before: i64, not_after: i64, now: i64) -> bool {
+    let third = not_after.saturating_sub(not_before).max(0) / 3;
+    not_after.saturating_sub(now) < third - (third / 10).min(RENEWAL)
+}
+
 /// Whether a newer certificate should have come already: when a tenth of the lifetime is left, or one hour if that is
 /// longer. For a short lifetime the limit is a quarter of it, so that a certificate issued for one hour is late with 15
 /// minutes left, and not all the time.
@@ -337,6 +348,16 @@ mod tests {
             assert!(expires_soon(0, life, life + 1), "{life}: expired");
         }
         assert!(!expires_soon(10, 0, -10) && expires_soon(10, 0, 5), "dates in the wrong order do not panic");
+    }
+
+    #[test]
+    fn a_newer_certificate_is_due_with_a_third_of_the_lifetime_left_and_a_delay() {
+        const HOUR: i64 = 3600;
+        for (life, late) in [(24 * HOUR, 8 * HOUR - 300), (HOUR, 1080), (60, 18)] {
+            assert!(!is_due(0, life, life - late) && is_due(0, life, life - late + 1), "{life}");
+            assert!((0..life).all(|now| is_due(0, life, now) || !expires_soon(0, life, now)), "{life}");
+        }
+        assert!(!is_due(10, 0, -10), "dates in the wrong order do not panic");
     }
 
     proptest! {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use pillion_model::Workload;
 use pillion_model::identity::{Crl, Source, TlsPolicy, TlsVersion};
@@ -10,7 +11,7 @@ use serde_json::Value;
 use super::{Block, Static, field};
 use crate::page::{Page, Scopes};
 use crate::reading::{Entry, Node, Reading};
-use crate::value::{Opt, Text};
+use crate::value::{OffOr, Opt, Text};
 use crate::words::{PostQuantum, TrustDomain};
 use crate::{schema, spell};
 
@@ -42,6 +43,7 @@ struct Files {
     is_later: bool,
     trust_domain: Option<String>,
     federation: BTreeMap<String, String>,
+    max_connection_age: Option<Duration>,
 }
 
 static FILES: Static<Files> = Static::new(|| {
@@ -72,6 +74,12 @@ static FILES: Static<Files> = Static::new(|| {
             || schema::entries::<TrustDomain>(schema::word::<Text>()),
             |files: &mut Files, node, reading| files.federation = federation(node, reading),
             |_, _, _| {}, // told by `tell`, which has resolved the paths
+        )
+        .word::<OffOr<Duration>>(
+            "max_connection_age",
+            field!(max_connection_age),
+            "After a change of certificates, bundles or revocation lists, a peer's connection takes no more requests at \
+             this age.",
         )
 });
 
@@ -109,7 +117,8 @@ pub(super) fn read(node: &Node<'_>, reading: &mut Reading<'_>) -> Option<Source>
         (None, None) => Crl::None,
     };
     let federation = files.federation.iter().map(|(domain, file)| (domain.clone(), resolve(file))).collect();
-    let source = Source { certificate, key, trust_bundle, crl, federation, trust_domain: files.trust_domain };
+    let Files { trust_domain, max_connection_age, .. } = files;
+    let source = Source { certificate, key, trust_bundle, crl, federation, trust_domain, max_connection_age };
     if let Some(own) = source.trust_domain.as_ref().filter(|own| source.federation.contains_key(*own)) {
         node.remark(&format!("has the own trust domain {own} in `federation`"), reading)
             .help("the bundle of the own trust domain is `trust_bundle`");
@@ -149,7 +158,9 @@ fn missing(single: [&Option<String>; 3]) -> String {
 
 pub(super) fn tell(identity: Option<&Source>, at: &Scopes<'_>, page: &mut Page<'_>) {
     let at = &at.key("identity");
-    let Some(Source { certificate, key, trust_bundle, crl, federation, trust_domain }) = identity else {
+    let Some(Source { certificate, key, trust_bundle, crl, federation, trust_domain, max_connection_age }) =
+        identity
+    else {
         return page.tell(at, Value::Null);
     };
     let directory = at.key("directory");
@@ -167,4 +178,8 @@ pub(super) fn tell(identity: Option<&Source>, at: &Scopes<'_>, page: &mut Page<'
     let bundles: serde_json::Map<_, _> =
         federation.iter().map(|(domain, file)| (domain.clone(), spell::path(file))).collect();
     page.tell(&at.key("federation"), Value::from(bundles));
+    page.tell(
+        &at.key("max_connection_age"),
+        max_connection_age.map_or_else(|| "off".into(), spell::duration),
+    );
 }

@@ -313,6 +313,7 @@ fn in_memory() -> Source {
         key: "key".into(),
         trust_bundle: "trust bundle".into(),
         trust_domain: None,
+        max_connection_age: None,
         federation: BTreeMap::new(),
         crl: Crl::None,
     }

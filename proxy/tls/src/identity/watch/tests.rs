@@ -36,6 +36,7 @@ fn source(scratch: &Scratch, crl: Crl) -> Source {
         crl,
         federation: BTreeMap::new(),
         trust_domain: None,
+        max_connection_age: None,
     }
 }
 
