@@ -21,6 +21,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, SubjectAlternativeName};
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 /// What a workload's certificate (an X.509-SVID) claims about its holder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,10 +177,9 @@ const CURVES: [&str; 3] = ["1.2.840.10045.3.1.7", "1.3.132.0.34", "1.3.132.0.35"
 /// Checks that the key can be used in a handshake. Otherwise the handshake would fail by a signature that seems bad.
 fn check_key(certificate: &X509Certificate<'_>) -> Result<(), NotAnIdentity> {
     let key = certificate.public_key();
-    let curve = || key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
     let is_accepted = match key.parsed() {
         Ok(PublicKey::RSA(rsa)) => RSA_BITS.contains(&rsa.key_size()),
-        Ok(PublicKey::EC(_)) => curve().is_some_and(|curve| CURVES.contains(&&*curve.to_id_string())),
+        Ok(PublicKey::EC(_)) => CURVES.contains(&&*curve(key)),
         _ => key.algorithm.algorithm.to_id_string() == ED25519,
     };
     match is_accepted {
@@ -188,14 +188,24 @@ fn check_key(certificate: &X509Certificate<'_>) -> Result<(), NotAnIdentity> {
     }
 }
 
+/// The object identifier of the curve of a key. Empty where it is missing.
+fn curve(key: &SubjectPublicKeyInfo<'_>) -> String {
+    let parameters = key.algorithm.parameters.as_ref();
+    parameters.and_then(|curve| curve.as_oid().ok()).map_or_else(String::new, |curve| curve.to_id_string())
+}
+
 const ED25519: &str = "1.3.101.112";
 
-/// The algorithm of the certificate's key, such as `ecdsa-256`, `rsa-2048` or `ed25519`, or its object identifier.
+/// The algorithm of the certificate's key, such as `ecdsa-256`, `rsa-2048` or `ed25519`. Others are shown by their object
+/// identifier, and so are other curves.
 fn key_algorithm(certificate: &X509Certificate<'_>) -> String {
     let key = certificate.public_key();
     match key.parsed() {
         Ok(PublicKey::RSA(rsa)) => format!("rsa-{}", rsa.key_size()),
-        Ok(PublicKey::EC(point)) => format!("ecdsa-{}", point.key_size()),
+        Ok(PublicKey::EC(point)) => match curve(key) {
+            curve if CURVES.contains(&&*curve) => format!("ecdsa-{}", point.key_size()),
+            curve => format!("ecdsa on the curve {curve}"),
+        },
         _ => match key.algorithm.algorithm.to_id_string() {
             id if id == ED25519 => "ed25519".to_owned(),
             id => id,

@@ -77,6 +77,8 @@ pub(crate) enum PathFault {
     NotCa,
     #[error("it, or the certificate of a CA above it, has a critical extension that is not known here")]
     UnknownExtension,
+    #[error("each path to the trust bundle has a revoked certificate")]
+    Revoked,
     #[error("it, or the certificate of a CA above it, is not well formed ({0})")]
     Malformed(webpki::Error),
 }
@@ -94,6 +96,7 @@ impl PathFault {
             Self::PathLength | Self::TooLong => "path too long",
             Self::IsCa => "a CA's certificate",
             Self::NotCa => "not a CA",
+            Self::Revoked => "revoked",
             Self::UnknownExtension | Self::Malformed(_) => "not readable",
         }
     }
@@ -109,6 +112,7 @@ impl PathFault {
             Self::Purpose | Self::IsCa => CertificateError::InvalidPurpose,
             Self::WeakSignature | Self::Malformed(_) => CertificateError::BadEncoding,
             Self::UnknownExtension => CertificateError::UnhandledCriticalExtension,
+            Self::Revoked => CertificateError::Revoked,
             Self::UriConstraint | Self::NameConstraint => return None,
         })
     }
@@ -135,30 +139,30 @@ impl PathFault {
             E::CaUsedAsEndEntity => Self::IsCa,
             E::EndEntityUsedAsCa => Self::NotCa,
             E::UnsupportedCriticalExtension => Self::UnknownExtension,
+            E::CertRevoked => Self::Revoked,
             fault => Self::Malformed(fault),
         }
     }
 }
 
-/// Verifies that a path leads from the peer's certificate to one of `roots`. The CAs of `roots` are trusted as they are:
-/// their own validity and signatures do not matter.
-///
-/// Returns the time for which the path is valid: `now`, or up to [`CLOCK_SKEW`] later.
+/// A further check of one path at a time: `now`, or up to [`CLOCK_SKEW`] later. After an error other paths are tried.
+pub(super) type Check<'a> = dyn Fn(&VerifiedPath<'_>, UnixTime) -> Result<(), webpki::Error> + 'a;
+
+/// Verifies that a path which passes `check` leads from the peer's certificate to one of `roots`. The CAs of `roots` are
+/// trusted as they are: their own validity and signatures do not matter.
 pub(super) fn verify(
     shown: &Shown<'_>,
     roots: &RootCertStore,
     algorithms: &WebPkiSupportedAlgorithms,
-    usage: KeyUsage,
-    now: UnixTime,
-) -> Result<UnixTime, PathFault> {
-    let verify_at = |at| build(shown, roots, algorithms, usage, at);
+    (usage, now): (KeyUsage, UnixTime),
+    check: &Check<'_>,
+) -> Result<(), PathFault> {
+    let verify_at = |at| build(shown, roots, algorithms, (usage, at), check);
     let outcome = match verify_at(now) {
-        Ok(()) => return Ok(now),
         Err(webpki::Error::CertNotValidYet { not_before, .. }) if is_within_skew(not_before, now) => {
-            let later = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()) + CLOCK_SKEW);
-            verify_at(later).map(|()| later)
+            verify_at(UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()) + CLOCK_SKEW))
         }
-        Err(fault) => Err(fault),
+        outcome => outcome,
     };
     outcome.map_err(|fault| PathFault::of(fault, || has_uri_constraint(shown, roots)))
 }
@@ -171,8 +175,8 @@ fn build(
     shown: &Shown<'_>,
     roots: &RootCertStore,
     algorithms: &WebPkiSupportedAlgorithms,
-    usage: KeyUsage,
-    now: UnixTime,
+    (usage, now): (KeyUsage, UnixTime),
+    check: &Check<'_>,
 ) -> Result<(), webpki::Error> {
     let end_entity = EndEntityCert::try_from(shown.end_entity)?;
     let (roots, intermediates) = (&roots.roots, shown.intermediates);
@@ -183,7 +187,7 @@ fn build(
         now,
         usage,
         None,
-        Some(&check_cas), // another path is tried when a CA of this one may not sign
+        Some(&|path| check_cas(path).and_then(|()| check(path, now))),
     );
     path.map(drop)
 }

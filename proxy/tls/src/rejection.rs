@@ -35,7 +35,11 @@ pub(crate) enum Rejection {
 impl Rejection {
     /// Whether the peer is another one than expected. All other reasons are about a certificate of the right peer.
     pub(super) fn is_mismatch(&self) -> bool {
-        !matches!(self, Self::Revoked { .. } | Self::UnusableList { .. } | Self::NoPath { .. })
+        match self {
+            Self::Revoked { .. } | Self::UnusableList { .. } | Self::NoPath { .. } => false,
+            Self::NotAnIdentity { fault, .. } => !matches!(fault, NotAnIdentity::WeakKey(_)),
+            Self::WrongIdentity { .. } | Self::WrongTrustDomain { .. } | Self::NoBundle { .. } => true,
+        }
     }
 
     /// As [`TlsError::cause`](super::TlsError::cause).

@@ -1,21 +1,23 @@
-//! Verifies the chain of a peer's certificate, and then checks whether one of its certificates is revoked.
+//! Verifies that a path without a revoked certificate leads from a peer's certificate to a CA of a bundle.
 //!
-//! Each list is checked alone, if its CA signed one of the certificates shown. webpki looks only at the first list with
-//! a given name, and several lists may share a name: those of a CA that changed its key, or an old list before a new
-//! one. With a list, a full handshake verifies the chain once more; without lists nothing is done. A certificate whose
-//! CA has no list passes.
+//! Each list is checked alone, if its CA signed one of the certificates of the path. webpki looks only at the first list
+//! with a given name, and several lists may share a name: those of a CA that changed its key, or an old list before a
+//! new one. All lists are checked against one and the same path: a CA that two roots have signed has two paths, and each
+//! may be revoked by another list. With a list, a full handshake verifies the path once more; without lists nothing is
+//! done. A certificate whose CA has no list passes.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::crypto::WebPkiSupportedAlgorithms;
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{
-    EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder,
-    UnknownStatusPolicy,
+    Cert, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder,
+    UnknownStatusPolicy, VerifiedPath,
 };
 
-use super::path::{self, Shown};
+use super::path::{self, PathFault, Shown};
 use super::rejection::Rejection;
 use crate::identity::credentials::Credentials;
 use crate::identity::parse;
@@ -34,6 +36,11 @@ impl Revocations {
         Self { lists, algorithms }
     }
 
+    /// Whether there are no lists.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lists.is_empty()
+    }
+
     /// Verifies the chain up to one of `roots`, and that none of its certificates is revoked.
     pub(super) fn verify(
         &self,
@@ -42,21 +49,36 @@ impl Revocations {
         usage: &KeyUsage,
         now: UnixTime,
     ) -> Result<(), Rejection> {
-        let valid = path::verify(shown, roots, &self.algorithms, *usage, now)
-            .map_err(|fault| Rejection::NoPath { who: shown.who, fault })?;
-        self.check(shown, roots, usage, valid)
+        let rejection = RefCell::new(None);
+        let check = |path: &VerifiedPath<'_>, now| {
+            self.check(path, shown, usage, now).map_err(|why| {
+                rejection.replace(Some(why));
+                webpki::Error::CertRevoked
+            })
+        };
+        path::verify(shown, roots, &self.algorithms, (*usage, now), &check).map_err(|fault| {
+            match (fault, rejection.take()) {
+                (PathFault::Revoked, Some(why)) => why,
+                (fault, _) => Rejection::NoPath { who: shown.who, fault },
+            }
+        })
     }
 
-    /// `roots`, `usage` and `now` must be those of the verification before.
-    pub(super) fn check(
+    /// Whether no certificate of this path is revoked. `usage` and `now` must be those with which it was verified.
+    fn check(
         &self,
+        path: &VerifiedPath<'_>,
         shown: &Shown<'_>,
-        roots: &RootCertStore,
         usage: &KeyUsage,
         now: UnixTime,
     ) -> Result<(), Rejection> {
+        if self.lists.is_empty() {
+            return Ok(());
+        }
+        let intermediates: Vec<_> = path.intermediate_certificates().map(Cert::der).collect();
+        let shown = &Shown { intermediates: &intermediates, ..*shown };
         for list in self.lists.iter().filter(|list| shown.is_under(list)) {
-            match self.ask(list, shown, roots, usage, now) {
+            match self.ask(list, shown, path.anchor(), usage, now) {
                 Ok(()) => {}
                 Err(webpki::Error::CertRevoked) => return Err(shown.revoked(list)),
                 Err(fault) if is_from_ca_of_same_name(&fault) => {}
@@ -73,7 +95,7 @@ impl Revocations {
         &self,
         list: &RevocationList,
         shown: &Shown<'_>,
-        roots: &RootCertStore,
+        root: &TrustAnchor<'_>,
         usage: &KeyUsage,
         now: UnixTime,
     ) -> Result<(), webpki::Error> {
@@ -84,7 +106,7 @@ impl Revocations {
             .with_status_policy(UnknownStatusPolicy::Allow)
             .with_expiration_policy(ExpirationPolicy::Ignore) // the reason is in `identity::revocation`
             .build();
-        let (algorithms, roots) = (self.algorithms.all, &roots.roots);
+        let (algorithms, roots) = (self.algorithms.all, std::slice::from_ref(root));
         EndEntityCert::try_from(shown.end_entity)?
             .verify_for_usage(algorithms, roots, shown.intermediates, now, *usage, Some(options), None)
             .map(drop)
