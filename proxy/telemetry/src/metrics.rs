@@ -503,7 +503,7 @@ mod tests {
             worker.count(RequestLabels { route, reason: None, ..request(&metrics, "") });
         };
         metrics.forget_removed_routes(&Arc::new(HashSet::from([removed, kept])));
-        [removed, kept].map(|route| count(&mut worker, route));
+        [removed, kept].into_iter().for_each(|route| count(&mut worker, route));
         let routes = Arc::new(HashSet::from([kept]));
         metrics.forget_removed_routes(&routes);
         for _ in 0..3 {
