@@ -154,3 +154,24 @@ async fn a_malformed_field_of_a_peer_is_ignored_and_removed() {
         assert_eq!(names(&came, &["x-own", "x-pillion-case"]), [expected], "{came}");
     }
 }
+
+/// What is told once for a connection holds for every request on it, and no request gets what another client has sent.
+#[tokio::test(start_paused = true)]
+async fn clients_that_share_a_connection_keep_what_they_say_of_themselves() {
+    let (_pair, first, _second, app) = pair("http2");
+    let mut clients = [first.client().await, first.client().await];
+    let own = "X-Forwarded-Proto: https\r\nX-Forwarded-Host: shop\r\nX-Request-Id: mine\r\n";
+    for nth in 0..8 {
+        let says = nth % 3 == 1;
+        let fields = if says { own } else { "" };
+        let request = format!("GET / HTTP/1.1\r\nHost: orders\r\n{fields}\r\n");
+        clients[nth % 2].ask(&request).await;
+        let came = app.requests().pop().expect("a request").head.to_ascii_lowercase();
+        let (proto, host) = if says { ("https", "shop") } else { ("http", "orders") };
+        for line in [format!("x-forwarded-proto: {proto}\r\n"), format!("x-forwarded-host: {host}\r\n")] {
+            assert_eq!(came.matches(&line).count(), 1, "{nth}: {came}");
+        }
+        assert_eq!(came.matches("x-forwarded-").count(), 3, "with the identity: {came}");
+        assert_eq!(came.contains("x-request-id: mine\r\n"), says, "{came}");
+    }
+}

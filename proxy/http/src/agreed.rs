@@ -1,7 +1,9 @@
 //! `x-pillion-case`: how the names of a head were spelled over HTTP/1. Two sidecars tell each other over HTTP/2, which
 //! has lower case alone.
 //!
-//! What most requests of a connection have in common is told once. The first request tells its own spelling, and asks the
+//! What most requests of a connection have in common is told once, and with it `x-pillion-via`, and that a request without
+//! `x-forwarded-proto` came over plaintext HTTP: each field costs 500 to 1,000 instructions on either side. A request that
+//! differs in any of them says so itself, so no request is taken for what another client has sent. The first request tells its own spelling, and asks the
 //! other sidecar to keep it for all requests that say nothing (`;keep`). Until an answer says that it is kept, every
 //! request tells its spelling; from then on, only a request that is spelled in another way. An answer that says that the
 //! requests' spelling is kept does the same for the spelling of answers. A sidecar that does not know the field removes it,
@@ -12,12 +14,14 @@
 use std::sync::OnceLock;
 
 use http::{HeaderName, HeaderValue, Version};
-use pillion_http1::Spelling;
+use pillion_http1::{Known, Spelling, Value};
 
 use crate::message::{Headers, RequestHead, ResponseHead};
 
 /// The field that tells the spelling. It is not one of the names that `pillion_http1` knows, because it is rare.
 pub const CASE: HeaderName = HeaderName::from_static("x-pillion-case");
+/// 256 bytes for a kept `x-pillion-via`: twice as long as the entry of one sidecar may be.
+const VIA_BYTES: usize = 256;
 const KEEP: &[u8] = b";keep";
 /// What a message tells that came over HTTP/2.
 const OVER_HTTP2: &[u8] = b"2";
@@ -39,10 +43,18 @@ struct Told {
 /// What the two sidecars of one HTTP/2 connection have agreed on. Each value is set once.
 #[derive(Debug, Default)]
 pub struct Agreed {
-    /// How requests are spelled that tell nothing.
-    requests: OnceLock<Origin>,
+    /// What requests have in common that tell nothing.
+    requests: OnceLock<Kept>,
     /// How answers are spelled that tell nothing. For the sidecar that sends requests: the other one keeps both.
     answers: OnceLock<Origin>,
+}
+
+/// What the requests of a connection have in common, as the first one has told it.
+#[derive(Debug)]
+struct Kept {
+    origin: Origin,
+    /// Its `x-pillion-via`; empty if it had none.
+    via: Value,
 }
 
 /// What a request has told of its spelling.
@@ -57,6 +69,14 @@ pub enum Asked {
     Own,
     /// Its own spelling, which the other sidecar is asked to keep.
     ToKeep,
+}
+
+impl Kept {
+    /// `via`: the field of the first request. A longer one than usual is not kept, and does not equal what is kept.
+    fn new(origin: Origin, via: &[u8]) -> Self {
+        let via = Value::of_text(if via.len() <= VIA_BYTES { via } else { b"" });
+        Self { origin, via: via.unwrap_or_else(|_impossible| HeaderValue::from_static("").into()) }
+    }
 }
 
 impl Origin {
@@ -115,13 +135,22 @@ impl Agreed {
     /// What a request tells, and the field for it.
     pub fn ask(&self, head: &RequestHead) -> (Asked, Option<HeaderValue>) {
         let (headers, spelling) = (&head.headers, &head.spelling);
-        let kept = self.requests.get_or_init(|| Origin::of(headers, spelling));
-        let own = (!kept.fits(headers, spelling)).then(|| Origin::of(headers, spelling));
-        match (own.filter(|own| own != kept), self.answers.get()) {
+        let via = || headers.get(Known::XPillionVia).unwrap_or_default();
+        let kept = self.requests.get_or_init(|| Kept::new(Origin::of(headers, spelling), via()));
+        let Kept { origin, .. } = kept;
+        let own = (!origin.fits(headers, spelling)).then(|| Origin::of(headers, spelling));
+        match (own.filter(|own| own != origin), self.answers.get()) {
             (None, Some(_)) => (Asked::AsAgreed, None),
-            (None, None) => (Asked::ToKeep, kept.to_field(true)),
+            (None, None) if via() == kept.via.as_bytes() => (Asked::ToKeep, origin.to_field(true)),
+            (None, None) => (Asked::Own, origin.to_field(false)),
             (Some(own), _) => (Asked::Own, own.to_field(false)),
         }
+    }
+
+    /// `x-pillion-via` of the requests that have none, if the other sidecar keeps it.
+    pub fn implied_via(&self) -> Option<&[u8]> {
+        self.answers.get()?; // it keeps what it was told
+        Some(self.requests.get()?.via.as_bytes())
     }
 
     /// How the names of an answer are spelled. `told`: its field.
@@ -141,10 +170,10 @@ impl Agreed {
 
 /// The sidecar that answers.
 impl Agreed {
-    /// How the names of a request are spelled, and what its answer owes. `told`: its field.
-    pub fn hear_request(&self, told: Option<&[u8]>) -> (Spelling, Asked) {
+    /// How the names of a request are spelled, and what its answer owes. `told`: its field. `via`: its `x-pillion-via`.
+    pub fn hear_request(&self, told: Option<&[u8]>, via: Option<&[u8]>) -> (Spelling, Asked) {
         let Some(text) = told else {
-            return match self.requests.get() {
+            return match self.requests.get().map(|kept| &kept.origin) {
                 Some(Origin::Http1(spelling)) => (spelling.clone(), Asked::AsAgreed),
                 Some(Origin::Http2) | None => (Spelling::LOWER, Asked::Nothing),
             };
@@ -153,13 +182,24 @@ impl Agreed {
             return (Spelling::LOWER, Asked::Nothing);
         };
         let spelling = origin.spelling();
-        let is_over_http2 = origin == Origin::Http2;
-        let asked = match is_kept {
-            true if *self.requests.get_or_init(|| origin.clone()) == origin => Asked::ToKeep,
-            _ if is_over_http2 => Asked::Nothing,
-            _ => Asked::Own,
+        let asked = match is_kept && self.keeps(&origin, via.unwrap_or_default()) {
+            true => Asked::ToKeep,
+            false if origin == Origin::Http2 => Asked::Nothing,
+            false => Asked::Own,
         };
         (spelling, asked)
+    }
+
+    /// Keeps what the first request has told. Returns whether exactly this is kept.
+    fn keeps(&self, origin: &Origin, via: &[u8]) -> bool {
+        let kept = self.requests.get_or_init(|| Kept::new(origin.clone(), via));
+        kept.origin == *origin && kept.via.as_bytes() == via
+    }
+
+    /// `x-pillion-via` of the requests that have none, once it is kept. These requests came over plaintext HTTP to the
+    /// sidecar that sends them, if they do not say otherwise.
+    pub fn kept_via(&self) -> Option<&Value> {
+        self.requests.get().map(|kept| &kept.via)
     }
 
     /// The field of the answer to a request.
@@ -274,7 +314,7 @@ mod tests {
             }
             let mut exchange = self.sent.remove(0);
             let (spelling, owes) =
-                self.application.hear_request(exchange.told.as_ref().map(HeaderValue::as_bytes));
+                self.application.hear_request(exchange.told.as_ref().map(HeaderValue::as_bytes), None);
             exchange.owes = owes;
             match exchange.names[0] {
                 Some(names) => assert_eq!(written(names, &spelling), names),
@@ -339,8 +379,35 @@ mod tests {
             assert!(caller.hear_answer(asked, None).is_lower());
         }
         let application = Agreed::default();
-        assert_eq!(application.hear_request(None), (Spelling::LOWER, Asked::Nothing));
+        assert_eq!(application.hear_request(None, None), (Spelling::LOWER, Asked::Nothing));
         assert_eq!(application.answer(Asked::Nothing, &answer(HEADS[0])), None);
+    }
+
+    #[test]
+    fn the_via_of_the_first_request_is_implied_once_it_is_kept_and_another_one_is_never_kept() {
+        let with_via = |via: &str| {
+            let mut head = request(HEADS[0]);
+            head.headers.set(Known::XPillionVia, &HeaderValue::from_str(via).unwrap());
+            head
+        };
+        let (caller, application) = (Agreed::default(), Agreed::default());
+        let first = with_via("a-o=1");
+        let (asked, told) = caller.ask(&first);
+        assert_eq!((asked, caller.implied_via()), (Asked::ToKeep, None));
+        assert_eq!(
+            caller.ask(&with_via("a-o=2,b-i=1")).0,
+            Asked::Own,
+            "only what is kept is asked to be kept"
+        );
+        let (_, owes) = application.hear_request(told.as_ref().map(HeaderValue::as_bytes), Some(b"a-o=1"));
+        assert_eq!(application.hear_request(Some(b"t;keep"), Some(b"other-o=1")).1, Asked::Own);
+        let reply = application.answer(owes, &answer(HEADS[0])).unwrap();
+        caller.hear_answer(asked, Some(reply.as_bytes()));
+        assert_eq!(caller.implied_via(), Some(&b"a-o=1"[..]));
+        assert_eq!(application.kept_via().map(Value::as_bytes), Some(&b"a-o=1"[..]));
+        let long = Agreed::default();
+        let via = "x".repeat(VIA_BYTES + 1);
+        assert_eq!(long.hear_request(Some(b"t;keep"), Some(via.as_bytes())).1, Asked::Own);
     }
 
     #[test]
@@ -348,19 +415,19 @@ mod tests {
         let application = Agreed::default();
         for text in ["", ";keep", "t,a b;keep", "T;keep", "2,a;keep", "t,;keep", "t;keep;keep", "t;kee"] {
             assert_eq!(
-                application.hear_request(Some(text.as_bytes())),
+                application.hear_request(Some(text.as_bytes()), None),
                 (Spelling::LOWER, Asked::Nothing),
                 "{text}"
             );
             assert!(Agreed::default().hear_answer(Asked::ToKeep, Some(text.as_bytes())).is_lower());
         }
-        assert_eq!(application.hear_request(None), (Spelling::LOWER, Asked::Nothing));
+        assert_eq!(application.hear_request(None, None), (Spelling::LOWER, Asked::Nothing));
     }
 
     #[test]
     fn an_answer_of_the_sidecar_itself_decides_nothing_about_later_ones() {
         let application = Agreed::default();
-        let (_, owes) = application.hear_request(Some(b"t;keep"));
+        let (_, owes) = application.hear_request(Some(b"t;keep"), None);
         let own = Response::new(StatusCode::BAD_GATEWAY, ()).into_parts().0;
         assert_eq!(application.answer(owes, &own).unwrap(), "2");
         assert_eq!(application.answer(owes, &answer(HEADS[0])).unwrap(), "t;keep");

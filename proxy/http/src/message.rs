@@ -14,7 +14,7 @@ use h2::ext::Protocol;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use pillion_http1::{Lines, Misuse, RequestHead as Asked, ResponseHead as Read, Spelling};
 
-pub use self::headers::{Headers, remove_if};
+pub use self::headers::{Headers, Implied, remove_if};
 use pillion_base::net::Io;
 
 /// The head of a request.
@@ -96,13 +96,15 @@ impl RequestHead {
     }
 
     /// The head in the form of HTTP/2, for this target. `self` is not changed, so that further tries can share it: over
-    /// HTTP/2 each try had to copy it, for 700 instructions. There is no `Host`, because the target names the host.
+    /// HTTP/2 each try had to copy it, for 700 instructions. There is no `Host`, because the target names the host. `via`:
+    /// see [`Implied`].
     ///
     /// # Errors
     /// A field that HTTP/2 cannot carry.
-    pub fn to_http2(&self, target: Uri) -> Result<http::Request<()>, Misuse> {
+    pub fn to_http2(&self, target: Uri, via: Option<&[u8]>) -> Result<http::Request<()>, Misuse> {
         let mut request = http::Request::new(());
-        *request.headers_mut() = self.headers.to_map_without_host()?;
+        let host = target.authority().map(|authority| authority.as_str().as_bytes()).unwrap_or_default();
+        *request.headers_mut() = self.headers.to_map_without(&Implied { host, via })?;
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = target;
         *request.version_mut() = Version::HTTP_2;

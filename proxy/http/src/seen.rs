@@ -84,6 +84,11 @@ impl Seen {
         Self { names: fields.seen(), others: fields.unknown_names().fold(0, |all, name| all | other(name)) }
     }
 
+    pub const fn add(&mut self, these: Self) {
+        self.names = self.names.with(these.names);
+        self.others |= these.others;
+    }
+
     /// Whether any of `these` is there.
     pub const fn has(self, these: Self) -> bool {
         self.names.has_any(these.names) || self.others & these.others != 0

@@ -25,6 +25,8 @@ pub struct Fields {
     several: Names,
     /// The fields are not simply the lines of the text followed by the added lines.
     is_edited: bool,
+    /// The name of an added line may have capital letters.
+    adds_capitals: bool,
 }
 
 /// The position of a field, in 16 bytes.
@@ -194,10 +196,9 @@ impl Fields {
     /// The names whose spelling a peer has chosen: those that came, and those in capital letters. A sidecar adds names in
     /// lower case.
     pub(crate) fn spelled(&self) -> impl Iterator<Item = (Option<Known>, &[u8])> {
+        let has_capitals = |name: &[u8]| self.adds_capitals && name.iter().any(u8::is_ascii_uppercase);
         let all = self.present().map(|field| (field, self.name(field)));
-        let came = all.filter(|(field, name)| {
-            field.place != FieldPlace::Added || name.iter().any(u8::is_ascii_uppercase)
-        });
+        let came = all.filter(move |(field, name)| field.place != FieldPlace::Added || has_capitals(name));
         came.map(|(field, name)| (field.known, name))
     }
 
@@ -371,6 +372,7 @@ impl Fields {
         if at == 0 {
             self.added.reserve(OWN_BYTES);
         }
+        self.adds_capitals |= name.iter().any(u8::is_ascii_uppercase);
         for part in [name, COLON, value, LINE_END] {
             self.added.extend_from_slice(part);
         }

@@ -7,31 +7,29 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::error::Misuse;
 use crate::fields::Fields;
-use crate::known::Names;
+use crate::known::Known;
 use crate::value::for_hpack;
-
-/// 2 fields that may be added to the map: a length, and the spelling of the names.
-const ADDED_LATER: usize = 2;
 
 impl Fields {
     pub fn to_map(&self) -> Result<HeaderMap, Misuse> {
-        self.to_map_without(Names::default())
+        self.to_map_without(|_, _| false)
     }
 
-    /// Makes a map without the fields of these names. Values share the bytes of the head; values that were set are
-    /// copied, all in one piece.
-    pub fn to_map_without(&self, names: Names) -> Result<HeaderMap, Misuse> {
+    /// Makes a map without the known fields for which `unneeded` is true. Values share the bytes of the head; values that
+    /// were set are copied, all in one piece.
+    pub fn to_map_without(&self, unneeded: impl Fn(Known, &[u8]) -> bool) -> Result<HeaderMap, Misuse> {
         let added = Bytes::copy_from_slice(self.added());
-        let mut map = HeaderMap::with_capacity(self.len() + ADDED_LATER);
+        let mut map = HeaderMap::with_capacity(self.len());
         for (known, name, value) in self.pieces() {
-            if known.is_some_and(|known| names.has(known)) {
+            let source = if value.is_added { &added } else { self.text() };
+            let bytes = source.get(value.range.clone()).unwrap_or_default();
+            if known.is_some_and(|known| unneeded(known, bytes)) {
                 continue;
             }
             let name = match known {
                 Some(known) => known.header_name(),
                 None => HeaderName::from_bytes(name).or(Err(Misuse::IllegalField))?,
             };
-            let source = if value.is_added { &added } else { self.text() };
             let value = HeaderValue::from_maybe_shared(source.slice(value.range));
             let mut value = value.or(Err(Misuse::IllegalField))?;
             if let Some(known) = known {
@@ -59,7 +57,6 @@ fn bytes_of(map: &HeaderMap) -> usize {
 mod tests {
     use super::*;
     use crate::head::RequestHead;
-    use crate::known::Known;
     use crate::limits::Limits;
 
     fn head(text: &str) -> RequestHead {

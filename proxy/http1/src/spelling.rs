@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::fields::Fields;
-use crate::known::Known;
+use crate::known::{Known, Names};
 use crate::token::is_token;
 
 /// 512 bytes for the names that are spelled in their own way, with the commas between them. With more of them the names
@@ -18,12 +18,24 @@ pub struct Spelling {
     is_usual: bool,
     /// Names that are spelled in another way, with commas between them.
     listed: Option<Arc<[u8]>>,
+    /// The known names among them, so that the list is not searched for each known name.
+    known: Names,
 }
 
 impl Spelling {
     /// In lower case, as HTTP/2 has it.
-    pub const LOWER: Self = Self { is_usual: false, listed: None };
-    pub const USUAL: Self = Self { is_usual: true, listed: None };
+    pub const LOWER: Self = Self::plain(false);
+    pub const USUAL: Self = Self::plain(true);
+
+    const fn plain(is_usual: bool) -> Self {
+        Self { is_usual, listed: None, known: Names::of(&[]) }
+    }
+
+    fn with(is_usual: bool, list: &[u8]) -> Self {
+        let mut known = Names::default();
+        list.split(|byte| *byte == b',').filter_map(Known::find).for_each(|name| known.insert(name));
+        Self { is_usual, listed: Some(list.into()), known }
+    }
 
     pub fn of(fields: &Fields) -> Self {
         [Self::LOWER, Self::USUAL].into_iter().find(|plain| plain.fits(fields)).unwrap_or_else(|| {
@@ -34,7 +46,7 @@ impl Spelling {
 
     /// Whether every name of these fields is spelled in this way.
     pub fn fits(&self, fields: &Fields) -> bool {
-        fields.spelled().all(|(known, name)| match self.listed(name) {
+        fields.spelled().all(|(known, name)| match self.listed(known, name) {
             None => self.is_plain(known, name),
             Some(listed) => listed == name,
         })
@@ -59,18 +71,17 @@ impl Spelling {
             b'l' => false,
             _ => return None,
         };
-        let listed = match rest.split_first() {
-            None => None,
-            Some((b',', list)) if is_list(list) => Some(list.into()),
-            Some(_) => return None,
-        };
-        Some(Self { is_usual, listed })
+        match rest.split_first() {
+            None => Some(Self::plain(is_usual)),
+            Some((b',', list)) if is_list(list) => Some(Self::with(is_usual, list)),
+            Some(_) => None,
+        }
     }
 
     /// Writes the beginning of the line of a name, which is in lower case.
     #[inline]
     pub(crate) fn write_name(&self, known: Option<Known>, name: &[u8], out: &mut Vec<u8>) {
-        let name = match (self.listed(name), known) {
+        let name = match (self.listed(known, name), known) {
             (None, Some(known)) if self.is_usual => return out.extend_from_slice(known.usual_line_start()),
             (None, Some(known)) => return out.extend_from_slice(known.line_start()),
             (None, None) if self.is_usual => {
@@ -89,8 +100,16 @@ impl Spelling {
     }
 
     /// The spelling of a name that has one of its own.
-    fn listed(&self, name: &[u8]) -> Option<&[u8]> {
-        let mut listed = self.listed.as_deref()?.split(|byte| *byte == b',');
+    #[inline]
+    fn listed(&self, known: Option<Known>, name: &[u8]) -> Option<&[u8]> {
+        let list = self.listed.as_deref()?;
+        if known.is_some_and(|known| !self.known.has(known)) {
+            return None;
+        }
+        if list.eq_ignore_ascii_case(name) {
+            return Some(list); // the only one
+        }
+        let mut listed = list.split(|byte| *byte == b',');
         listed.find(|listed| listed.eq_ignore_ascii_case(name))
     }
 
@@ -121,7 +140,7 @@ impl Spelling {
             }
             list.extend_from_slice(name);
         }
-        Self { is_usual: self.is_usual, listed: Some(list.into()) }
+        Self::with(self.is_usual, &list)
     }
 }
 

@@ -53,7 +53,8 @@ impl<'a> From<&'a Fields> for Lines<'a> {
 
 impl<'a> From<&'a HeaderMap> for Lines<'a> {
     fn from(map: &'a HeaderMap) -> Self {
-        Self::Map(map, &Spelling::LOWER)
+        static LOWER: Spelling = Spelling::LOWER;
+        Self::Map(map, &LOWER)
     }
 }
 

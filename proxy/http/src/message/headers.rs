@@ -1,7 +1,7 @@
 //! The fields of a head in the form of the connection on which they came, with one interface for both forms.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use pillion_http1::{Fields, Known, Lines, Misuse, Names, Spelling, Value};
+use pillion_http1::{Fields, Known, Lines, Misuse, Spelling, Value};
 
 #[derive(Debug, Clone)]
 pub enum Headers {
@@ -9,6 +9,36 @@ pub enum Headers {
     Text(Fields),
     /// The fields of HTTP/2.
     Map(HeaderMap),
+}
+
+/// What the next hop knows of a request over HTTP/2 without its fields: the host from the target and, if it is a sidecar
+/// that keeps what was told once, what it has kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Implied<'a> {
+    pub host: &'a [u8],
+    /// `x-pillion-via` of the requests that have none. `None`: nothing is kept.
+    pub via: Option<&'a [u8]>,
+}
+
+impl Implied<'_> {
+    fn has(&self, name: Known, value: &[u8]) -> bool {
+        match (name, self.via) {
+            (Known::Host, _) => true,
+            (Known::XPillionVia, Some(via)) => value == via,
+            (Known::XForwardedProto, Some(_)) => value == b"http",
+            (Known::XForwardedHost, Some(_)) => value == self.host,
+            _ => false,
+        }
+    }
+
+    /// The names that may be left out, beside `Host`. The last one that a sidecar adds is first: so the others of a map
+    /// keep their order.
+    const fn names(&self) -> &'static [Known] {
+        match self.via {
+            Some(_) => &[Known::XPillionVia, Known::XForwardedHost, Known::XForwardedProto],
+            None => &[],
+        }
+    }
 }
 
 impl Headers {
@@ -177,16 +207,25 @@ impl Headers {
         }
     }
 
-    /// The fields in the form of HTTP/2, without `Host`.
+    /// The fields in the form of HTTP/2, without those that the next hop knows anyway.
     ///
     /// # Errors
     /// A field that HTTP/2 cannot carry.
-    pub(super) fn to_map_without_host(&self) -> Result<HeaderMap, Misuse> {
+    pub(super) fn to_map_without(&self, implied: &Implied<'_>) -> Result<HeaderMap, Misuse> {
         match self {
-            Self::Text(fields) => fields.to_map_without(Names::of(&[Known::Host])),
+            Self::Text(fields) => fields.to_map_without(|name, value| {
+                implied.has(name, value) && (name == Known::Host || !fields.has_several(name))
+            }),
             Self::Map(map) => {
                 let mut map = map.clone();
                 map.remove(http::header::HOST);
+                for name in implied.names() {
+                    let mut values = map.get_all(name.header_name()).iter();
+                    let only = values.next().filter(|_| values.next().is_none());
+                    if only.is_some_and(|value| implied.has(*name, value.as_bytes())) {
+                        map.remove(name.header_name());
+                    }
+                }
                 Ok(map)
             }
         }
@@ -226,10 +265,40 @@ mod tests {
     use super::*;
 
     fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        lines
-            .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
-            .collect()
+        let mut map = HeaderMap::new();
+        for (name, value) in lines {
+            map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    #[test]
+    fn only_fields_that_the_next_hop_implies_are_left_out() {
+        let implied = Implied { host: b"orders", via: Some(b"a-o=1") };
+        let usual = [
+            ("host", "orders"),
+            ("accept", "*/*"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-host", "orders"),
+            ("x-pillion-via", "a-o=1"),
+        ];
+        let other = [
+            ("accept", "*/*"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "shop"),
+            ("x-pillion-via", "a-o=2"),
+        ];
+        let twice = [("x-forwarded-proto", "http"), ("x-forwarded-proto", "https")];
+        for (lines, expected) in [(&usual[..], &usual[1..2]), (&other, &other), (&twice, &twice)] {
+            let map = headers(lines);
+            let text = Headers::Text(Fields::of_map(&map).unwrap());
+            for all in [Headers::Map(map), text] {
+                assert_eq!(all.to_map_without(&implied).unwrap(), headers(expected));
+                let nothing = Implied { host: b"orders", via: None };
+                let kept = lines.iter().filter(|(name, _)| *name != "host").count();
+                assert_eq!(all.to_map_without(&nothing).unwrap().len(), kept);
+            }
+        }
     }
 
     #[test]

@@ -40,6 +40,7 @@ use pillion_http::head::{HeadLimits, field_bytes, list_bytes};
 use pillion_http::message::RequestHead;
 use pillion_http::seen::Seen;
 use pillion_http::transfer::{INTERIM_WAITING, Observer as _, ResponseEnd, interim_bytes, only_continues};
+use pillion_http1::{Known, Value};
 use pillion_model::Direction;
 use pillion_telemetry::{ConnectionOutcome, Held, Protocol, Seldom};
 
@@ -75,9 +76,20 @@ impl Http2Client {
             return Asked::Nothing;
         }
         let told = if seen.has(Seen::OURS) { head.headers.named(CASE.as_str()).next() } else { None };
-        let (spelling, asked) = self.agreed.hear_request(told);
+        let via = if told.is_some() { head.headers.get(Known::XPillionVia) } else { None };
+        let (spelling, asked) = self.agreed.hear_request(told, via);
         head.spelling = spelling;
         asked
+    }
+
+    /// What another sidecar has told once, where a request says nothing else. Returns its `x-pillion-via`.
+    fn imply(&self, head: &mut RequestHead, seen: &mut Seen) -> Option<Value> {
+        let via = self.agreed.kept_via()?;
+        if !seen.has(Seen::FORWARDED_PROTO) {
+            head.headers.set(Known::XForwardedProto, &HeaderValue::from_static("http"));
+            seen.add(Seen::FORWARDED_PROTO);
+        }
+        Some(via.clone()).filter(|via| !seen.has(Seen::VIA) && !via.as_bytes().is_empty())
     }
 
     /// Counts and logs a refused stream, like any refused request. The client may send it again.
@@ -385,6 +397,7 @@ struct Begun {
 fn begun(mut head: RequestHead, body: Body, client: &Http2Client, place: Option<ExchangePlace>) -> Begun {
     let mut seen = Seen::of(&head.headers);
     let asked = client.learn_spelling(&mut head, &seen);
+    let via = client.imply(&mut head, &mut seen);
     let request_id = headers::request_id(&head.headers, &seen, &mut client.worker.ground.rng.lock());
     let (worker, connection) = (client.worker.clone(), client.connection.clone());
     let exchange = Arc::new(Exchange::in_place(worker, connection, request_id, Ok(place)));
@@ -393,6 +406,7 @@ fn begun(mut head: RequestHead, body: Body, client: &Http2Client, place: Option<
         seen = Seen::of(&head.headers); // `asked_http2` may have changed the headers
     }
     let mut call = Call::new(head, body, seen, exchange.clone());
+    call.common.via = via;
     call.common.tunnel = tunnel.as_ref().map(|(asked, _)| Box::new(asked.kind.clone()));
     Begun { call, exchange, tunnel, asked }
 }

@@ -89,6 +89,7 @@ fn request(call: &mut Call) -> Result<(), Error> {
     let own = exchange.worker.passes(connection.direction);
     call.common.passes = match &call.common.via {
         None => 1,
+        Some(via) if !names(via.as_bytes(), own) => 1, // nearly always: a limit need not be read
         Some(via) => passes(via.as_bytes(), own, exchange.worker.limits().via_passes)?,
     };
     if call.common.route.as_ref().is_some_and(|route| route.cluster.tls().is_some()) {
@@ -149,6 +150,11 @@ fn append_forwarded_for(headers: &mut Headers, ip: IpAddr) {
 
 fn number(value: &Value) -> u32 {
     value.as_str().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// Whether `via` has an entry of this sidecar.
+fn names(via: &[u8], own: &HeaderValue) -> bool {
+    list(via).any(|pass| count_of(own_name(own), pass).is_some())
 }
 
 /// How many times a request has passed through this sidecar, including this time. `via` is a list of

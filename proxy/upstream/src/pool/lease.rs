@@ -137,11 +137,12 @@ impl Lease {
         observer: &dyn Observer,
     ) -> Result<Response, SendFailure> {
         let Some(LeaseKind::Http2(conn)) = &self.kind else { unreachable!("asked of HTTP/2 alone") };
-        let mut told = None;
+        let (mut told, mut via) = (None, None);
         if self.about.is_sidecar {
             (self.asked, told) = conn.agreed.ask(head);
+            via = conn.agreed.implied_via();
         }
-        let mut head = head.to_http2(target).map_err(|misuse| SendFailure::unwritable(&misuse))?;
+        let mut head = head.to_http2(target, via).map_err(|misuse| SendFailure::unwritable(&misuse))?;
         if let Some(told) = told {
             head.headers_mut().insert(CASE, told);
         }
