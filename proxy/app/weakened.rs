@@ -577,6 +577,10 @@ mod tests {
             matches!(&warnings[..], [one] if one.contains("no revocation list any more")),
             "{warnings:?}"
         );
+        let federated = format!("identity: {{ {files}, federation: {{ partner.example: d }} }}");
+        let warnings = weakened(&config(&without), &config(&federated));
+        assert_eq!(warnings, ["identity.federation: workloads of partner.example are admitted too"]);
+        assert_eq!(weakened(&config(&federated), &config(&without)), [""; 0]);
         let (strong, weak) = ("tls: { min_version: \"1.3\" }", "tls: { post_quantum: off }");
         assert_eq!(
             weakened(&config(strong), &config(weak)),

@@ -8,6 +8,7 @@ mod claims;
 mod cluster;
 mod covered;
 mod dns;
+mod federation;
 mod limits;
 mod listener;
 mod policy;
@@ -36,6 +37,7 @@ pub fn validate(config: &Config) -> Faults {
     limits::downstream(&config.limits, &root.key("limits"), &mut faults);
     sockets::refuse_shared(config, &mut faults);
     sockets::warn_of_own_endpoints(config, &mut faults);
+    federation::refuse_without_bundle(config, &mut faults);
     claims::refuse_shared(&config.clusters, &mut faults);
     probes::validate(config, &mut faults);
     warn_of_idle_sides(config, &mut faults);

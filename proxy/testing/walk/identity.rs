@@ -37,7 +37,10 @@ async fn who_is_seen(key: Key) -> String {
     let inbound = pair.application_as("10.1.0.1:15006", A, orders);
     let mut file = key::caller(json!({ "endpoints": ["10.1.0.1:15006"], "tls": ORDERS_ID, "retry": "off" }));
     file["identity"] = files(&key.path);
-    let config = key.load(file, &scratch.path("")).expect("a good file");
+    let config = match key.load(file, &scratch.path("")) {
+        Ok(config) => config,
+        Err(refused) => return refused.to_string(),
+    };
     match pair.mesh.start(&config, None) {
         Err(why) => format!("{why:#}").replace(&*scratch.path("").to_string_lossy(), ""),
         Ok(sidecar) => {

@@ -227,6 +227,32 @@ fn an_identity_names_all_three_files_either_singly_or_by_a_directory() {
 }
 
 #[test]
+fn an_identity_of_another_trust_domain_needs_a_trust_bundle() {
+    let file = |federation: &str, tls: &str| {
+        let identity =
+            format!("identity: {{ directory: a, trust_domain: x.test, federation: {{ {federation} }} }}");
+        format!("{identity}\nservices: {{ a: {{ endpoints: [10.0.0.1:80], tls: {tls} }} }}\n")
+    };
+    let theirs = "\"spiffe://partner.example/a\"";
+    let words = "services.a.tls names spiffe://partner.example/a, but the trust domain partner.example has no trust bundle";
+    let refused = messages(&file("other.example: b", theirs));
+    assert!(matches!(&refused[..], [one] if one.ends_with(words)), "{refused:?}");
+    let own_bundle = format!("{{ mode: mutual, identities: [{theirs}], trust_bundle: c }}");
+    for good in [
+        file("partner.example: b", theirs),
+        file("other.example: b", &own_bundle),
+        file("other.example: b", "\"spiffe://x.test/a\""),
+        file("other.example: b", theirs).replace("trust_domain: x.test, ", ""),
+    ] {
+        super::good(&good);
+    }
+    let refused = messages(&file("x.test: b", "\"spiffe://x.test/a\""));
+    assert!(matches!(&refused[..], [one] if one.contains("own trust domain x.test")), "{refused:?}");
+    let refused = messages(&file("X: b", "\"spiffe://x.test/a\""));
+    assert!(matches!(&refused[..], [one] if one.contains("a trust domain has only")), "{refused:?}");
+}
+
+#[test]
 fn a_fault_does_not_cause_further_messages() {
     // the identity is misspelt, so no message may say that it is missing
     assert_eq!(messages("identity: { direktory: a }\ninbound: { mtls: strict }").len(), 1);
