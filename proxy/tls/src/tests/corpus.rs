@@ -10,10 +10,12 @@ mod make;
 use std::sync::LazyLock;
 
 use pillion_testkit::Scratch;
+use proptest::prelude::*;
 use rcgen::{
     BasicConstraints, CustomExtension, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyPair,
     KeyUsagePurpose, NameConstraints, SerialNumber,
 };
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 
 use self::make::{
@@ -21,6 +23,7 @@ use self::make::{
     uris,
 };
 use super::*;
+use crate::verify::ClientVerifier;
 
 /// Our verdict about a peer.
 #[derive(Debug, Clone, Copy)]
@@ -738,4 +741,34 @@ fn openssl_says_of_each_path_what_the_corpus_says_it_does() {
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// A chain of two, and the verifier that accepts it undamaged.
+static WHOLE: LazyLock<(Vec<CertificateDer<'static>>, ClientVerifier)> = LazyLock::new(|| {
+    let row = below("one intermediate", &MIDDLE, Admitted, Good);
+    let verifier = ClientVerifier::new(&judge(&row), &provider::any());
+    (row.peer.chain, verifier)
+});
+
+proptest! {
+    #[test]
+    fn a_chain_with_any_damage_is_refused_and_never_panics(
+        damage in prop::collection::vec((0..2_usize, any::<prop::sample::Index>(), 1..=u8::MAX), 1..5),
+        cut in prop::option::of((0..2_usize, any::<prop::sample::Index>())),
+    ) {
+        let (whole, verifier) = &*WHOLE;
+        let mut chain: Vec<Vec<u8>> = whole.iter().map(|der| der.to_vec()).collect();
+        for (which, place, change) in damage {
+            let at = place.index(chain[which].len());
+            chain[which][at] ^= change;
+        }
+        if let Some((which, place)) = cut {
+            let length = place.index(chain[which].len());
+            chain[which].truncate(length);
+        }
+        let chain: Vec<CertificateDer<'_>> = chain.into_iter().map(Into::into).collect();
+        let is_whole = &chain == whole; // one damage may undo another
+        let judged = verifier.verify_client_cert(&chain[0], &chain[1..], UnixTime::now());
+        prop_assert_eq!(judged.is_ok(), is_whole);
+    }
 }
