@@ -241,6 +241,8 @@ fn access_line() -> Decision {
             duration: Duration::from_micros(1_234),
             upstream_duration: Some(Duration::from_micros(1_100)),
             attempts: 1,
+            authorization: None,
+            rule: "",
         };
         line.clear();
         std::hint::black_box(&record).write_to(&mut line, &workload);

@@ -20,8 +20,8 @@
 //! 3. Outbound: [`outbound`](pillion_sidecar::outbound) closes connections from other hosts. Inbound:
 //!    [`inbound`](pillion_sidecar::inbound) makes the TLS handshake ([`pillion_tls`]), which proves the peer's SPIFFE
 //!    ID. On a strict port, a plaintext HTTP/1 client gets an answer with the reason; every plaintext connection is
-//!    closed. The current rules apply: they are read again after each wait on the client, with each request, and before
-//!    opaque bytes are carried.
+//!    closed. The current rules, those of authorization too, apply: they are read again after each wait on the client,
+//!    with each request, before an application is dialled early, and before opaque bytes are carried.
 //! 4. Unless the protocol is declared, [`detect`](pillion_sidecar::detect) finds it: by the first bytes, or because the
 //!    server speaks first. Bytes that any HTTP server might read as a request are HTTP, which is served or refused.
 //!    Each side does this in its `decide`: it examines the connection and acts by the current configuration, until
@@ -57,8 +57,9 @@
 //!    line.
 //! 3. [`rescue`](pillion_sidecar::layers::rescue) turns errors into answers that say why
 //!    ([`answer`](pillion_sidecar::http::answer), [`error`](pillion_base::error)).
-//! 4. [`route`](pillion_sidecar::layers::route) finds the [`Route`](pillion_sidecar::state::Route), and applies rate
-//!    limits; from here on the call has its policy. A route may also answer itself, or change headers of the answer.
+//! 4. [`route`](pillion_sidecar::layers::route) finds the [`Route`](pillion_sidecar::state::Route), and applies
+//!    authorization rules (inbound, `pillion_authz`) and rate limits; from here on the call has its policy. A route may
+//!    also answer itself, or change headers of the answer.
 //! 5. [`headers`](pillion_sidecar::layers::headers) adds the headers that the next hop needs, and removes those that it
 //!    must not trust.
 //! 6. [`timeout`](pillion_sidecar::layers::timeout) bounds all attempts together.
@@ -85,9 +86,9 @@
 //! # Crates
 //! Each crate may use those to its right, and an import in the other direction does not compile: `pillion` ([`cli`] →
 //! [`app`] → `admin`, `dns`) → [`pillion_sidecar`] → [`pillion_upstream`] → [`pillion_http`] → [`pillion_tls`] →
-//! [`pillion_base`] → [`pillion_telemetry`] → [`pillion_model`]. Three crates are outside this line: [`pillion_config`]
-//! reads the file into the model; `pillion_init` installs the kernel's redirect rules before the sidecar runs;
-//! `pillion_http1`, the HTTP/1 engine without sockets, is below [`pillion_http`]. hyper serves the admin and metrics
+//! [`pillion_base`] → [`pillion_telemetry`] → [`pillion_model`]. Four crates are outside this line: [`pillion_config`]
+//! reads the file into the model; `pillion_authz`, below [`pillion_sidecar`], judges by authorization rules;
+//! `pillion_init` installs the kernel's redirect rules before the sidecar runs; `pillion_http1`, the HTTP/1 engine without sockets, is below [`pillion_http`]. hyper serves the admin and metrics
 //! ports, and sends health probes; no request of the data path passes through it. Within a crate, `lib.rs` lists the
 //! modules from top to bottom, and `tests/e2e/house.rs` fails on an import of a module that is higher up
 //! (`pillion_config` alone has no such order).

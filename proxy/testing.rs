@@ -14,6 +14,7 @@ mod mesh;
 mod peer;
 
 mod admin;
+mod authorization;
 mod balancing;
 mod blame;
 mod client_gone;

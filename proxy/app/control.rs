@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use pillion_model::authorization::Authorization as Rules;
 use pillion_model::listener::Inbound;
 use pillion_model::route::RateLimit;
 use pillion_model::{Cluster as ClusterConfig, Config, EndpointUpdate};
@@ -22,6 +23,7 @@ use super::worker::Connections;
 use pillion_base::limits::{Limit, NO_LIMIT};
 use pillion_base::net::own::OwnListeners;
 use pillion_sidecar::state::actions::PeersRateLimit;
+use pillion_sidecar::state::authorization::Authorization;
 use pillion_sidecar::state::{
     Application, Clusters, Destinations, DnsNames, Former, InboundSide, PreviousSnapshot, Sides, Store,
     VirtualAddresses, compile,
@@ -196,6 +198,8 @@ impl Controller {
         self.former.free();
         self.around.metrics.forget_removed_services();
         self.around.metrics.forget_removed_routes(&self.around.store.load().route_names);
+        let rules = self.inbound.as_ref().and_then(|side| side.authorization.as_deref());
+        self.around.metrics.forget_removed_rules(&rules.map(|rules| rules.names.clone()).unwrap_or_default());
     }
 
     /// Whether the files of the identity hold content that was refused.
@@ -354,7 +358,15 @@ impl Controller {
             own_id: credentials.map(|credentials| credentials.id.as_str().into()),
             max_connection_age,
             rate_limit: inbound.rate_limit.map(|of| self.rate_limit(of)),
+            authorization: inbound.authorization.as_ref().map(|of| self.authorization(of)),
         }))
+    }
+
+    /// The compiled rules of the former configuration while they are unchanged.
+    fn authorization(&self, of: &Rules) -> Arc<Authorization> {
+        let before = self.inbound.as_ref().and_then(|side| side.authorization.as_ref());
+        let known = before.filter(|before| before.of == *of).cloned();
+        known.unwrap_or_else(|| Arc::new(Authorization::new(of, &self.around.metrics)))
     }
 
     /// The rate limit of the former configuration while its rule is unchanged, so that a reload fills no bucket.

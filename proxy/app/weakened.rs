@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
+use pillion_model::authorization::{Action, Authorization, Mode};
 use pillion_model::cluster::{AddressPattern, HostPattern, UpstreamTls};
 use pillion_model::identity::{Crl, TlsVersion};
 use pillion_model::listener::{AppProtocol, Inbound, Mtls, Unknown};
@@ -61,7 +62,25 @@ fn weakened_inbound(now: &Inbound, next: &Inbound) -> Vec<String> {
     };
     let mut all = weakened_ports(now, next, mtls, weaker_mtls);
     all.extend(weakened_ports(now, next, protocol, weaker_protocol));
+    let rules = weakened_rules(now.authorization.as_ref(), next.authorization.as_ref());
+    all.extend(rules.map(str::to_owned));
     all
+}
+
+/// How authorization as a whole is weaker. Single rules are not compared.
+fn weakened_rules(now: Option<&Authorization>, next: Option<&Authorization>) -> Option<&'static str> {
+    let enforced = |of: &&Authorization| of.mode == Mode::Enforce;
+    let now = now.filter(enforced)?;
+    match next {
+        None => Some(
+            "inbound.authorization: there are no rules any more, so every peer that mTLS admits may send anything",
+        ),
+        Some(next) if next.mode == Mode::Audit => {
+            Some("inbound.authorization.mode: audit instead of enforce")
+        }
+        Some(next) => (now.default == Action::Deny && next.default == Action::Allow)
+            .then_some("inbound.authorization.default: allow instead of deny"),
+    }
 }
 
 /// How a key is weaker that all ports have and single ports may override. `of` reads the key, and `weaker` compares its
@@ -360,6 +379,28 @@ mod tests {
             for (warning, expected) in warnings.iter().zip(expected) {
                 assert!(warning.starts_with(expected), "{now} to {next}: {warning}");
             }
+        }
+    }
+
+    #[test]
+    fn weaker_authorization_as_a_whole_gives_a_warning() {
+        let block = |text: &str| config(&format!("authorization: {text}"), "mutual");
+        let table = [
+            ("{}", "off", "inbound.authorization: there are no rules any more"),
+            ("{}", "{ mode: audit }", "inbound.authorization.mode: audit instead of enforce"),
+            ("{}", "{ default: allow }", "inbound.authorization.default: allow instead of deny"),
+            ("{}", "{ rules: [{ name: a }] }", ""),
+            ("{ mode: audit }", "off", ""),
+            ("{ mode: audit }", "{}", ""),
+            ("off", "{}", ""),
+        ];
+        for (now, next, expected) in table {
+            let warnings = weakened(&block(now), &block(next));
+            let is_expected = if expected.is_empty() { warnings.is_empty() } else { warnings.len() == 1 };
+            assert!(
+                is_expected && warnings.iter().all(|it| it.starts_with(expected)),
+                "{now} to {next}: {warnings:?}"
+            );
         }
     }
 

@@ -6,6 +6,7 @@
 //! ignored.
 //! Keys whose effect only the kernel shows are tested in `tests/e2e/walk.rs`.
 
+mod authorization;
 mod dns;
 mod identity;
 mod inbound;
@@ -62,6 +63,7 @@ fn table() -> Vec<Row> {
         tls::rows("services.*"),
         tls::rows("defaults"),
         inbound::rows(),
+        authorization::rows(),
         upstream::of_services_alone(),
         upstream::rows("services.*"),
         upstream::rows("defaults"),

@@ -6,6 +6,7 @@
 mod support;
 
 mod admin;
+mod authorization;
 mod clients;
 mod cuts;
 mod dns;

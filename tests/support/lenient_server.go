@@ -15,7 +15,7 @@ func main() {
 			panic(http.ErrAbortHandler)
 		}
 		claimed := request.Header.Get("X-Forwarded-Client-Cert")
-		fmt.Fprintf(writer, "served %s %s xfcc=[%s] body=%d\n", request.Method, request.RequestURI, claimed, length)
+		fmt.Fprintf(writer, "served %s %s xfcc=[%s] body=%d path=[%s]\n", request.Method, request.RequestURI, claimed, length, request.URL.Path)
 	}
 	panic(http.ListenAndServe(os.Args[1]+":"+os.Args[2], http.HandlerFunc(answer)))
 }

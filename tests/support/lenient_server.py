@@ -1,6 +1,8 @@
 """Python's http.server, which accepts requests that strict servers refuse. Arguments: address and port."""
 
+import posixpath
 import sys
+import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -11,7 +13,9 @@ class Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("content-length") or 0)
         body = self.rfile.read(length)
         claimed = self.headers.get("x-forwarded-client-cert", "")
-        content = f"served {self.command} {self.path} xfcc=[{claimed}] body={len(body)}\n".encode()
+        path = posixpath.normpath(urllib.parse.unquote(urllib.parse.urlsplit(self.path).path, errors="replace"))
+        path += "/" if path != "/" and self.path.endswith("/") else ""
+        content = f"served {self.command} {self.path} xfcc=[{claimed}] body={len(body)} path=[{path}]\n".encode()
         self.send_response(200)
         self.send_header("content-length", str(len(content)))
         self.end_headers()

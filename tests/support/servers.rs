@@ -164,8 +164,8 @@ impl Server {
     }
 
     /// The four HTTP servers that show how leniently requests may be read. Each answers every request with a line that
-    /// says what it read: method, target, the header `x-forwarded-client-cert`, and, except for nginx, the length of
-    /// the body.
+    /// says what it read: method, target, the header `x-forwarded-client-cert`, except for nginx the length of the body,
+    /// and the path as the server's own tools decode it.
     pub(crate) async fn lenient() -> Option<[(&'static str, Self); 4]> {
         Some([
             ("nginx", Self::lenient_nginx().await?),
@@ -183,7 +183,7 @@ impl Server {
              http {{ access_log off; {paths}\n\
              ignore_invalid_headers off; underscores_in_headers on;\n\
              server {{ listen {listen};\n\
-             return 200 \"served $request_method $request_uri xfcc=[$http_x_forwarded_client_cert]\\n\"; }} }}\n",
+             return 200 \"served $request_method $request_uri xfcc=[$http_x_forwarded_client_cert] path=[$uri]\\n\"; }} }}\n",
             at = scratch.path().display(),
             paths = temporary_paths(&scratch),
             listen = place.address,

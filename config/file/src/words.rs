@@ -1,5 +1,6 @@
 //! Words of the proxy's own domain as the file spells them: addresses, hosts, identities, modes.
 
+mod authorization;
 mod destination;
 mod dns;
 mod hashed;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+pub(crate) use authorization::{RuleName, Source};
 pub(crate) use dns::{DnsName, NameServer, SrvName};
 pub(crate) use hashed::{CookieName, HashedHeader};
 pub(crate) use probe::{GrpcService, ProbeName, ProbePath};
@@ -22,6 +24,7 @@ pub(crate) use route::{
 
 use crate::schema::{self, Described};
 use crate::value::{BadWord, Count, Text, Word, leaves, on_off, whole, wrapped_leaves};
+use pillion_model::authorization::{Action, EncodedSlash, Mode};
 use pillion_model::cluster::{AddressPattern, HostPattern, LoadBalancer, UpstreamProtocol};
 use pillion_model::identity::{SpiffeId, TlsVersion, check_trust_domain};
 use pillion_model::listener::{AppProtocol, Mtls, RedirectTo, Unknown};
@@ -91,7 +94,10 @@ choices!(
     AlwaysErrors,
     Json,
     RateLimitBy,
-    Scheme
+    Scheme,
+    Action,
+    Mode,
+    EncodedSlash
 );
 
 leaves!(

@@ -159,6 +159,19 @@ impl HostPattern {
         let name = name.to_ascii_lowercase();
         Self { name: name.trim_end_matches('.').to_owned(), wildcard: false, port: None }
     }
+
+    /// Whether it matches a name without a port, as a request spells it: in any case, perhaps with a trailing dot.
+    pub fn fits_name(&self, name: &str) -> bool {
+        let name = name.strip_suffix('.').unwrap_or(name).as_bytes();
+        match self.wildcard {
+            false => name.eq_ignore_ascii_case(self.name.as_bytes()),
+            true => {
+                let begins = name.len().checked_sub(self.name.len() + 1).filter(|labels| *labels > 0);
+                let end = begins.and_then(|at| name.get(at..)).and_then(<[u8]>::split_first);
+                end.is_some_and(|(dot, end)| *dot == b'.' && end.eq_ignore_ascii_case(self.name.as_bytes()))
+            }
+        }
+    }
 }
 
 /// An original destination: `10.96.0.10:80`, `10.96.0.10`, `10.96.1.0/24`. A pattern with a port is preferred to one

@@ -13,6 +13,7 @@ mod reason;
 pub mod dns;
 pub mod telemetry;
 pub mod listener;
+pub mod authorization;
 pub mod route;
 pub mod pattern;
 pub mod cluster;
@@ -26,6 +27,7 @@ pub mod text;
 
 use std::num::NonZeroUsize;
 
+pub use authorization::Authorization;
 pub use cluster::Cluster;
 pub use direction::Direction;
 pub use dns::Dns;

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::authorization::Authorization;
 use crate::policy::IdleTimeout;
 pub use crate::policy::Question;
 use crate::route::RateLimit;
@@ -36,6 +37,8 @@ pub struct Inbound {
     pub probes: Vec<Probe>,
     /// Settings that differ for single ports of the application.
     pub ports: BTreeMap<u16, PortPolicy>,
+    /// `None`: whatever a peer that `mtls` admits sends is passed on.
+    pub authorization: Option<Authorization>,
 }
 
 impl Default for Inbound {
@@ -55,6 +58,7 @@ impl Default for Inbound {
             rate_limit: None,
             probes: Vec::new(),
             ports: BTreeMap::new(),
+            authorization: None,
         }
     }
 }

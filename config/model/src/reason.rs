@@ -49,6 +49,8 @@ pub enum Reason {
     FaultInjected,
     /// A plaintext request came to a port whose mTLS is strict.
     MtlsRequired,
+    /// A rule of `inbound.authorization`, or its default, denies it.
+    AuthzDenied,
     /// The request is malformed.
     BadRequest,
     /// The CODE is `bad_request` too, but the status is 501: the request may be valid, but the sidecar does not decode
@@ -108,6 +110,7 @@ impl Reason {
             Self::RateLimited => row("rate_limited", "http_request_denied", 429, 8),
             Self::FaultInjected => row("fault_injected", "proxy_internal_response", 500, 14),
             Self::MtlsRequired => row("mtls_required", "http_request_denied", 403, 7),
+            Self::AuthzDenied => row("authz_denied", "http_request_denied", 403, 7),
             Self::BadRequest => row("bad_request", "http_request_error", 400, 13),
             Self::UnsupportedCoding => row("bad_request", "http_request_error", 501, 13),
             Self::HeadersTooLarge => row("headers_too_large", "http_request_error", 431, 13),
@@ -162,6 +165,7 @@ mod tests {
             (Reason::RateLimited, "rate_limited http_request_denied 429 8"),
             (Reason::FaultInjected, "fault_injected proxy_internal_response 500 14"),
             (Reason::MtlsRequired, "mtls_required http_request_denied 403 7"),
+            (Reason::AuthzDenied, "authz_denied http_request_denied 403 7"),
             (Reason::BadRequest, "bad_request http_request_error 400 13"),
             (Reason::UnsupportedCoding, "bad_request http_request_error 501 13"),
             (Reason::HeadersTooLarge, "headers_too_large http_request_error 431 13"),

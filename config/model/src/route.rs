@@ -215,3 +215,31 @@ pub struct Weighted {
     /// The retry policy of the service, in which the keys of the route's `retry` replace the service's. `None`: off.
     pub retry: Option<Retry>,
 }
+
+impl ValueMatch {
+    /// Whether one of the values of a header or a parameter fits.
+    pub fn fits<'v>(&self, mut values: impl Iterator<Item = &'v [u8]>) -> bool {
+        match self {
+            Self::Present(present) => values.next().is_some() == *present,
+            _ => values.any(|value| self.fits_one(value)),
+        }
+    }
+
+    /// Whether it is there and all its values fit.
+    pub fn fits_each<'v>(&self, values: impl Iterator<Item = &'v [u8]>) -> bool {
+        let mut values = values.peekable();
+        match self {
+            Self::Present(present) => values.peek().is_some() == *present,
+            _ => values.peek().is_some() && values.all(|value| self.fits_one(value)),
+        }
+    }
+
+    fn fits_one(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Exact(exact) => value == exact.as_bytes(),
+            Self::Prefix(prefix) => value.starts_with(prefix.as_bytes()),
+            Self::Regex(pattern) => pattern.fits(value),
+            Self::Present(present) => *present,
+        }
+    }
+}

@@ -4,6 +4,7 @@
 //! the model cannot hold it, or the source has refused it.
 
 mod actions;
+mod authorization;
 mod claims;
 mod cluster;
 mod covered;

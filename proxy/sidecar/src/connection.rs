@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use pillion_model::listener::DownstreamLimits;
 use tokio::time::Instant;
 
+use crate::state::authorization::{Decided, OpaqueConnection};
 use crate::state::{Admitted, Arrival, DestinationKey, Fixed, Snapshot};
 use pillion_base::drain::Work;
 use pillion_base::error::Error;
@@ -67,6 +68,8 @@ pub struct Connection {
     /// When it was accepted, and its peer verified.
     pub opened: Instant,
     pub judged: Judged,
+    /// What the authorization rules decided of an opaque connection. Requests are judged one by one.
+    pub authorization: Option<Decided>,
     /// The current rules do not admit it any more, or it is too old for them: it is closed after the answers under way.
     pub is_dismissed: AtomicBool,
     /// The holder to which its exchanges are counted; set by the first exchange.
@@ -195,6 +198,7 @@ impl Connection {
             began: None,
             opened: Instant::now(),
             judged: Judged::default(),
+            authorization: None,
             is_dismissed: AtomicBool::new(false),
             holder: OnceLock::new(),
             last_authority: Mutex::default(),
@@ -287,6 +291,25 @@ impl Connection {
             Err(_) => self.is_dismissed.store(self.peer.is_some(), Relaxed), // the peer may connect again
         }
         admitted
+    }
+
+    /// Checks, like [`Self::admitted`], that opaque bytes may be carried. `is_declared`: the configuration says that
+    /// they are opaque.
+    ///
+    /// # Errors
+    /// Those of [`Self::admitted`], and `authz_denied` where rules have changed since the connection was judged.
+    pub fn may_carry(&self, snapshot: &Snapshot, is_declared: bool) -> Result<(), Error> {
+        let is_judged = self.judged.generation.load(Relaxed) == snapshot.generation;
+        self.admitted(snapshot)?;
+        let Destination::Route(Fixed { key: key @ DestinationKey::Application(_), .. }) = &self.destination
+        else {
+            return Ok(());
+        };
+        let rules = snapshot.inbound.as_ref().and_then(|side| side.authorization.as_ref());
+        let Some(rules) = rules.filter(|_| !is_judged) else { return Ok(()) };
+        let peer = self.peer.as_ref().map(|peer| &peer.id);
+        let (source, port) = (self.downstream.ip(), snapshot.application_port(key));
+        rules.opaque(&OpaqueConnection { peer, source, port, is_declared }).1
     }
 
     /// Remembers that the rules of `snapshot` have admitted the connection, and which TLS server has verified its peer.

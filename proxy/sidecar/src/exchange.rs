@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::connection::Connection;
 use crate::state::Route;
+use crate::state::authorization::Decided;
 use crate::worker::Worker;
 use attempts::{AttemptId, AttemptOutcome, Attempts};
 use pillion_base::error::Error;
@@ -37,6 +38,8 @@ pub struct Facts {
     pub reason: Option<Reason>,
     /// The detail text for `reason`.
     pub detail: Option<Box<str>>,
+    /// What the authorization rules decided.
+    pub authorization: Option<Decided>,
 }
 
 /// How an exchange ended: the part of the access record that depends on the protocol.
@@ -85,6 +88,7 @@ impl Facts {
         let unmatched = route.is_none().then(|| metrics.name(unmatched_service(connection.direction)));
         let service = route.map(|route| &*route.cluster.name).or(unmatched.as_deref());
         let name = route.map(|route| metrics.name(route.name));
+        let rule = self.authorization.map(|decided| metrics.name(decided.rule));
         let last = self.attempts.last_picked();
         log.write(&Record {
             time: SystemTime::now() - ended.took,
@@ -103,6 +107,8 @@ impl Facts {
             duration: ended.took,
             upstream_duration: last.and_then(attempts::Attempt::took),
             attempts: self.attempts.made(),
+            authorization: self.authorization.map(|decided| decided.decision),
+            rule: rule.as_deref().unwrap_or_default(),
         });
     }
 }

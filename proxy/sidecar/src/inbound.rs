@@ -23,6 +23,7 @@ use crate::layers::{
     AnsweringService, Name, closing, headers, limit, record, rescue, retry, route, timeout as time, unless,
 };
 use crate::serve::Next;
+use crate::state::authorization::{Authorization, OpaqueConnection};
 use crate::state::{Admitted, Arrival, DestinationKey, Fixed, InboundSide, Route, Snapshot};
 use crate::tcp::{self, Dialled};
 use crate::worker::Worker;
@@ -123,6 +124,22 @@ impl InboundRules {
     /// The protocol that is declared for the application; `None`: the address of the application is not known.
     fn protocol(&self) -> Option<ClusterProtocol> {
         self.route().map(|route| route.cluster.protocol)
+    }
+
+    /// The client as an opaque connection, and the rules that judge it; `None` without rules.
+    fn opaque<'a>(&'a self, arrived: &'a Arrived) -> Option<(&'a Authorization, OpaqueConnection<'a>)> {
+        let connection = OpaqueConnection {
+            peer: arrived.peer().map(|peer| &peer.id),
+            source: arrived.from.ip(),
+            port: self.to.map_or(0, |to| to.port()),
+            is_declared: self.protocol() == Some(ClusterProtocol::Tcp),
+        };
+        Some((self.side.authorization.as_deref()?, connection))
+    }
+
+    /// Whether the application may be dialled before it is known what the client speaks.
+    fn may_dial_early(&self, arrived: &Arrived) -> bool {
+        self.opaque(arrived).is_none_or(|(by, connection)| by.passes_opaque(&connection))
     }
 
     /// Whether the sidecar terminates a client's TLS on a permissive port. It terminates the TLS of other sidecars.
@@ -259,10 +276,12 @@ impl Inbound {
         };
         let (work, may_be_tls) = (&arrived.place.work, arrived.proven.is_none() && rules.mtls != Mtls::Off);
         let client = PeekedClient::new(io, &self.worker, arrived.side(), arrived.began);
-        let early = |route| tcp::early(route, arrived.from, arrived.of.original, &self.worker);
+        let may_dial = rules.may_dial_early(arrived);
+        let early =
+            |route| may_dial.then(|| tcp::early(route, arrived.from, arrived.of.original, &self.worker));
         let detected = match (rules.protocol(), rules.route(), alpn) {
             (Some(ClusterProtocol::Tcp), Some(route), _) if may_be_tls => {
-                detect(client.declared_opaque(), work, Some(early(route))).await
+                detect(client.declared_opaque(), work, early(route)).await
             }
             (Some(ClusterProtocol::Tcp), ..) => Ok(Detected::declared(client.into_io(), None)),
             (_, _, Some(alpn)) if alpn != Alpn::PillionTcp => {
@@ -270,11 +289,9 @@ impl Inbound {
             }
             // A peer's claim to be opaque is not trusted where the application may speak HTTP.
             (Some(ClusterProtocol::AppAuto), Some(route), Some(_)) => {
-                detect(client.said_to_be_opaque(), work, Some(early(route))).await
+                detect(client.said_to_be_opaque(), work, early(route)).await
             }
-            (Some(ClusterProtocol::AppAuto), Some(route), None) => {
-                detect(client, work, Some(early(route))).await
-            }
+            (Some(ClusterProtocol::AppAuto), Some(route), None) => detect(client, work, early(route)).await,
             _ => detect(client, work, NO_EARLY_DIAL).await.map(Detected::alone),
         };
         Some(detected)
@@ -448,8 +465,18 @@ impl Inbound {
             tcp::record_failure(failure, &self.connection(rules, arrived), &self.worker);
             return None;
         };
+        let judged = rules.opaque(&arrived).map(|(by, connection)| by.opaque(&connection));
+        let (decided, refused) = judged.map_or((None, Ok(())), |(decided, judged)| (Some(decided), judged));
+        if let Err(error) = refused {
+            self.count(Protocol::Tcp, tls, ConnectionOutcome::Refused);
+            detected.io.get_ref().reset_on_drop();
+            let facts = Facts { authorization: decided, ..Facts::of(&route) };
+            let failure = DialFailure::new(error, facts);
+            tcp::record_failure(failure, &self.connection(rules, arrived), &self.worker);
+            return None;
+        }
         self.count(Protocol::Tcp, tls, ConnectionOutcome::Ok);
-        let connection = self.connection(rules, arrived);
+        let connection = Connection { authorization: decided, ..self.connection(rules, arrived) };
         Some(Next::Opaque { detected: Box::new(detected), route, connection })
     }
 

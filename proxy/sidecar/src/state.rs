@@ -5,6 +5,7 @@
 //! Clusters are kept by name over reloads. [`Destinations`] has the routes to addresses that only connections name.
 
 pub mod actions;
+pub mod authorization;
 mod addresses;
 mod compile;
 mod destinations;
@@ -26,6 +27,7 @@ use pillion_model::policy::{Retry, Timeouts};
 
 use actions::{Actions, PeersRateLimit};
 pub use addresses::AddressTable;
+use authorization::Authorization;
 pub use compile::{Budgets, Clusters, MirrorLimits, PreviousSnapshot, RateLimits, Sides, compile};
 pub use destinations::Destinations;
 pub use former::Former;
@@ -96,6 +98,8 @@ pub struct InboundSide {
     pub max_connection_age: Option<Duration>,
     /// Kept over a reload that does not change its settings.
     pub rate_limit: Option<Arc<PeersRateLimit>>,
+    /// Kept over a reload that does not change it.
+    pub authorization: Option<Arc<Authorization>>,
 }
 
 impl InboundSide {
@@ -269,6 +273,14 @@ impl Snapshot {
         let of = Arrival { original: of.original.filter(|to| !self.own.contains(*to)), ..of };
         // `redirect_to: loopback` may turn an address of the application into one of the sidecar's own.
         self.inbound.as_ref()?.target(of).filter(|to| !self.own.contains(*to))
+    }
+
+    /// The application's port for connections with this destination; 0, which no rule names, if it is not known.
+    pub fn application_port(&self, of: &DestinationKey) -> u16 {
+        match of {
+            DestinationKey::Application(of) => self.target(*of).map_or(0, |to| to.port()),
+            DestinationKey::Service(_) | DestinationKey::Address(_) => 0,
+        }
     }
 
     /// Checks that an inbound connection may go on under the rules of this snapshot.

@@ -22,6 +22,7 @@ use pillion_base::net::Io;
 use pillion_base::relay::{Bounds, RelayEnd, Relayed, relay};
 use pillion_model::Reason;
 use pillion_telemetry::{Flow, Held, Protocol, RequestRecord};
+use pillion_upstream::cluster::ClusterProtocol;
 
 /// Carries `downstream` to `route`, over the early connection where there is one.
 pub async fn forward(
@@ -34,7 +35,9 @@ pub async fn forward(
     let Detected { io: mut downstream, early, is_silent, is_undecided, .. } = downstream;
     downstream.get_ref().reset_on_drop(); // without a server, the client sees a reset, as from a server that refuses it
     let server = server(early, route, connection, worker).await;
-    let admitted = connection.admitted(&worker.state.load()); // the rules may have changed during the dial or before it
+    let is_declared = route.cluster.protocol == ClusterProtocol::Tcp;
+    // the rules may have changed during the dial or before it
+    let admitted = connection.may_carry(&worker.state.load(), is_declared);
     let admit = |dialled: Dialled| match admitted {
         Ok(()) => dialled.used(is_silent),
         Err(error) => Err(dialled.failed(error)),
@@ -161,6 +164,7 @@ fn record(
     if let Some(error) = failure {
         facts.failed(error);
     }
+    facts.authorization = facts.authorization.or(connection.authorization);
     let Some(log) = worker.access_log.as_deref().filter(|log| log.wants(failure.is_some())) else { return };
     let took = facts.attempts.began().map(|began| began.elapsed()).unwrap_or_default();
     let ended = exchange::ExchangeEnd { protocol: "tcp", request: RequestRecord::default(), bytes, took };

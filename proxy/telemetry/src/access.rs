@@ -12,6 +12,7 @@ use pillion_model::Workload;
 
 use super::family::IntCounter;
 use super::json::{Object, key};
+use super::labels::Decision;
 use super::shipper::{Shipper, Sink};
 use pillion_model::Direction;
 use pillion_model::Reason;
@@ -59,6 +60,10 @@ pub struct Record<'a> {
     pub upstream_duration: Option<Duration>,
     /// 0 if no endpoint was chosen.
     pub attempts: u32,
+    /// What the authorization rules decided; `None` without rules.
+    pub authorization: Option<Decision>,
+    /// The rule that decided.
+    pub rule: &'a str,
 }
 
 /// The part of a [`Record`] that only requests have; empty for opaque connections.
@@ -126,6 +131,10 @@ impl Record<'_> {
             }
         }
         object.text(key!("detail"), self.detail.as_bytes(), DETAIL_BYTES);
+        if let Some(decision) = self.authorization {
+            object.word(key!("authorization"), decision.as_str());
+            object.text(key!("rule"), self.rule.as_bytes(), NAME_BYTES);
+        }
         self.upstream.into_iter().for_each(|address| object.address(key!("upstream"), address));
         object.number(key!("attempts"), self.attempts.into());
     }
@@ -274,6 +283,8 @@ mod tests {
             duration: Duration::from_micros(1_234),
             upstream_duration: None,
             attempts: 0,
+            authorization: None,
+            rule: "",
         }
     }
 

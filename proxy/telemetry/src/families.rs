@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use super::family::{Exposition, Family, Histogram, IntCounter, IntGauge};
 use super::labels::{
-    CertificateUse, ConnectionOutcome, DetectionVerdict, DnsOutcome, EjectionCause, EndpointState, Flow,
-    HandshakeOutcome, LimitLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, Service, Tls,
+    AuthorizationMode, CertificateUse, ConnectionOutcome, Decision, DetectionVerdict, DnsOutcome,
+    EjectionCause, EndpointState, Flow, HandshakeOutcome, LimitLabel, Protocol, ReloadOutcome, RequestLabels,
+    RetryOutcome, RuleLabel, Service, Tls,
 };
 use super::symbols::Symbol;
 use pillion_model::Direction;
@@ -43,6 +44,7 @@ pub(super) struct Families {
     pub(super) config_reloads: Family<(ReloadOutcome,), IntCounter>,
     pub(super) config_generation: Family<(), IntGauge>,
     pub(super) access_log_dropped: Family<(), IntCounter>,
+    pub(super) authorization: Family<(Decision, RuleLabel, AuthorizationMode), IntCounter>,
 }
 
 impl Families {
@@ -70,6 +72,7 @@ impl Families {
             config_reloads: to.counters("pillion_config_reloads_total", "Reloads of the configuration by outcome; refused certificates count as refused."),
             config_generation: to.gauges("pillion_config_generation", "Number of configurations and certificates that have been applied."),
             access_log_dropped: to.counters("pillion_access_log_dropped_total", "Access log lines lost because the sink was too slow or failed."),
+            authorization: to.counters("pillion_authorization_total", "Inbound requests and opaque connections by the rule that decided."),
         }
     }
 }

@@ -271,6 +271,37 @@ impl Label for Service {
     }
 }
 
+vocabulary! {
+    /// What authorization has decided of a request or a connection.
+    Decision as "decision" {
+        Allowed = "allowed",
+        Denied = "denied",
+        /// It was denied in audit mode, so it passed.
+        WouldDeny = "would_deny",
+    }
+}
+
+vocabulary! {
+    /// `inbound.authorization.mode`.
+    AuthorizationMode as "mode" { Enforce = "enforce", Audit = "audit" }
+}
+
+/// The label `rule`: the rule of the configuration that decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RuleLabel(pub Symbol);
+
+impl Label for RuleLabel {
+    const NAME: &'static str = "rule";
+
+    fn value(self, symbols: &Symbols) -> String {
+        symbols.name(self.0).as_ref().to_owned()
+    }
+
+    fn other(self) -> Self {
+        Self(Symbol::OTHER)
+    }
+}
+
 /// The labels of `pillion_requests_total` for one finished request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestLabels {

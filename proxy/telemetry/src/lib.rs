@@ -25,8 +25,9 @@ pub mod seldom;
 pub use access::{AccessLog, Record, RequestRecord};
 pub use family::{Held, Histogram, IntGauge};
 pub use labels::{
-    CertificateUse, ConnectionOutcome, DetectionVerdict, DnsOutcome, EjectionCause, EndpointState, Flow,
-    HandshakeOutcome, LimitLabel, MethodLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, Tls,
+    AuthorizationMode, CertificateUse, ConnectionOutcome, Decision, DetectionVerdict, DnsOutcome,
+    EjectionCause, EndpointState, Flow, HandshakeOutcome, LimitLabel, MethodLabel, Protocol, ReloadOutcome,
+    RequestLabels, RetryOutcome, Tls,
 };
 pub use metrics::Metrics;
 pub use recorder::Recorder;

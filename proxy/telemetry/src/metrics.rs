@@ -12,8 +12,8 @@ use parking_lot::{Mutex, RwLock};
 use super::families::Families;
 use super::family::{Exposition, Histogram, IntCounter, IntGauge};
 use super::labels::{
-    CertificateUse, ConnectionOutcome, DetectionVerdict, DnsOutcome, HandshakeOutcome, Label, Protocol,
-    ReloadOutcome, RequestLabels, Service, Tls,
+    AuthorizationMode, CertificateUse, ConnectionOutcome, Decision, DetectionVerdict, DnsOutcome,
+    HandshakeOutcome, Label, Protocol, ReloadOutcome, RequestLabels, RuleLabel, Service, Tls,
 };
 use super::process;
 use super::service::ServiceMetrics;
@@ -38,6 +38,8 @@ pub struct Metrics {
     routes: Mutex<Arc<HashSet<Symbol>>>,
     /// A request of a removed route has ended since, and was counted in a new series.
     is_stale: AtomicBool,
+    /// The names of the authorization rules when series were last removed.
+    rules: Mutex<Arc<HashSet<Symbol>>>,
 }
 
 impl Metrics {
@@ -51,9 +53,10 @@ impl Metrics {
         process::tell(&exposition);
         families.access_log_dropped.of(());
         ReloadOutcome::ALL.iter().for_each(|outcome| drop(families.config_reloads.of((*outcome,))));
-        let (services, hooks, routes) = (RwLock::default(), Mutex::default(), Mutex::default());
+        let (services, hooks) = (RwLock::default(), Mutex::default());
+        let (routes, rules) = (Mutex::default(), Mutex::default());
         let (removals, is_stale) = (AtomicU64::new(0), AtomicBool::new(false));
-        Arc::new(Self { exposition, symbols, families, services, hooks, removals, routes, is_stale })
+        Arc::new(Self { exposition, symbols, families, services, hooks, removals, routes, is_stale, rules })
     }
 
     /// The symbol of a name from the configuration; [`Symbol::OTHER`] where the process has seen too many names. Call it
@@ -165,6 +168,21 @@ impl Metrics {
         self.families.host_mismatches.of((Service(service),))
     }
 
+    /// The counter of what authorization decides by a rule. Keep the handle.
+    pub fn authorization(&self, decision: Decision, rule: Symbol, mode: AuthorizationMode) -> IntCounter {
+        self.families.authorization.of((decision, RuleLabel(rule), mode))
+    }
+
+    /// Removes the series of rules other than `rules`, those of the configuration. Nothing happens while
+    /// they are the same object as before.
+    pub fn forget_removed_rules(&self, rules: &Arc<HashSet<Symbol>>) {
+        let before = std::mem::replace(&mut *self.rules.lock(), rules.clone());
+        if Arc::ptr_eq(&before, rules) || before.is_subset(rules) {
+            return;
+        }
+        self.families.authorization.remove(|(_, rule, _)| !rules.contains(&rule.0));
+    }
+
     /// The counter of TLS handshakes by outcome.
     pub fn handshakes(&self, direction: Direction, outcome: HandshakeOutcome) -> IntCounter {
         self.families.handshakes.of((direction, outcome))
@@ -247,7 +265,8 @@ mod tests {
     use pillion_model::Reason;
 
     /// The families of the public interface that exist so far.
-    const FAMILIES: [&str; 29] = [
+    const FAMILIES: [&str; 30] = [
+        "pillion_authorization_total",
         "pillion_requests_total",
         "pillion_request_duration_seconds",
         "pillion_overhead_seconds",
@@ -321,6 +340,9 @@ mod tests {
         metrics.detections(Direction::Inbound, DetectionVerdict::Opaque).inc();
         DnsOutcome::ALL.iter().for_each(|outcome| metrics.dns_queries(*outcome).inc());
         metrics.host_mismatches(billing).inc();
+        metrics
+            .authorization(Decision::Denied, metrics.intern("web-reads"), AuthorizationMode::Enforce)
+            .inc();
         ReloadOutcome::ALL.iter().for_each(|outcome| metrics.config_reloads(*outcome).inc());
         metrics.config_generation().set(7);
         CertificateUse::ALL.iter().for_each(|of| metrics.certificate_not_after(*of).set(1_800_000_000));

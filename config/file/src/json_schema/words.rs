@@ -10,9 +10,10 @@ use crate::value::{Bytes, Count, Delay, OffOr, Port, Share, Size, Text, Threads}
 use crate::words::{
     Authority, CONDITIONS, ChangedHeader, CookieName, DnsName, GRPC, Grpc, GrpcService, HashedHeader,
     HeaderName, HeaderText, MatchPath, Method, NameServer, ProbeName, ProbePath, QueryName, QueryText,
-    RedirectPath, RespondBody, RouteName, ServiceName, Sni, SrvName, Target, TrustDomain,
+    RedirectPath, RespondBody, RouteName, RuleName, ServiceName, Sni, Source, SrvName, Target, TrustDomain,
 };
 use pillion_model::Pattern;
+use pillion_model::authorization::{PathPattern, PeerPattern};
 use pillion_model::cluster::{AddressPattern, HostPattern};
 use pillion_model::identity::SpiffeId;
 use pillion_model::policy::{Adaptive, HedgeAfter, IdleTimeout, RetryCondition, Timeout};
@@ -63,6 +64,9 @@ pub(super) fn definitions() -> Value {
         ),
         "name": { "type": ["string", "number", "boolean"], "pattern": "^[A-Za-z0-9._-]+$" },
         "spiffe_id": pattern("^spiffe://", "A SPIFFE ID: spiffe://cluster.local/ns/default/sa/web"),
+        "peer_pattern": pattern("^spiffe://[^*]+(/\\*)?$", "A SPIFFE ID, or all below a path: \"spiffe://cluster.local/ns/batch/*\""),
+        "path_pattern": pattern("^/[!-\"$-)+->@-~]*\\*?$", "A path, or all below it: \"/api/*\""),
+        "source": pattern("^[0-9A-Fa-f:.]+(/[0-9]+)?$", "An address or a network: 10.1.2.3, 10.0.0.0/8"),
         "method": pattern("^[A-Z0-9!#$%&'*+.^_`|~-]+$", "A method, in upper case"),
         "path": pattern("^/[!-\"$->@-~]*$", "A path as it is sent, without the query: /v2"),
         "header_name": pattern("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", "A header's name: x-canary"),
@@ -164,6 +168,10 @@ described!(
     Sni: "name",
     TrustDomain: "name",
     SpiffeId: "spiffe_id",
+    PeerPattern: "peer_pattern",
+    PathPattern: "path_pattern",
+    Source: "source",
+    RuleName: "name",
     Method: "method",
     RetryCondition: "condition",
 );

@@ -18,6 +18,9 @@ static PLACES: LazyLock<BTreeMap<String, Vec<String>>> = LazyLock::new(|| {
     if let Some(schema) = FILE.schema() {
         walk(&schema, "", &mut places);
     }
+    // outer blocks first, because these are more often meant
+    let depth = |place: &String| place.matches('.').count();
+    places.values_mut().for_each(|of: &mut Vec<String>| of.sort_by_key(depth));
     places
 });
 

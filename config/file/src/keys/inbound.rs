@@ -9,6 +9,7 @@ use pillion_model::listener::{
 };
 use pillion_model::policy::IdleTimeout;
 
+use super::authorization::AUTHORIZATION;
 use super::routes::actions::{peers_limit, peers_limit_schema, tell_peers_limit};
 use super::{Block, Static, field};
 use crate::page::{Page, Scopes};
@@ -84,7 +85,12 @@ pub(super) static INBOUND: Static<Inbound> = Static::new(|| {
             |inbound: &mut Inbound, node, reading| inbound.ports = ports(node, reading),
             |inbound, at, page| tell_ports(&inbound.ports, &at.key("ports"), page),
         )
-        .later("authorization", |_| {})
+        .block_or_off(
+            "authorization",
+            field!(authorization),
+            &AUTHORIZATION,
+            "Which peers may send what to the application. Default off: whatever a peer that `mtls` admits sends.",
+        )
 });
 
 pub(super) static OUTBOUND: Static<Outbound> = Static::new(|| {

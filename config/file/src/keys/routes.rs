@@ -1,7 +1,7 @@
 //! `routes`: their hosts, their conditions and their services.
 
 pub(super) mod actions;
-mod matching;
+pub(super) mod matching;
 
 use std::collections::HashMap;
 

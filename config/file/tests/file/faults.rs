@@ -27,7 +27,7 @@ fn help(source: &str) -> String {
 #[test]
 fn c13_no_key_is_suggested_that_would_be_refused_next() {
     for (source, unbuilt) in
-        [("inbound: { autorization: { rules: [] } }", "authorization"), ("tracin: { otlp: x }", "tracing")]
+        [("inbound: { authorization: { jwtt: {} } }", "`jwt`"), ("tracin: { otlp: x }", "tracing")]
     {
         let help = help(source);
         assert!(!help.is_empty() && !help.contains(unbuilt), "{source}: {help}");

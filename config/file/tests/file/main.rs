@@ -3,6 +3,7 @@
 #[path = "../support/editor.rs"]
 mod editor;
 
+mod authorization;
 mod balancers;
 mod defaults;
 mod discovery;

@@ -8,7 +8,7 @@ use crate::bad;
 const FULL: &str = include_str!("interface.yaml");
 
 /// The keys that are refused today. When this list is empty, the full example loads.
-const REFUSED: [&str; 2] = ["inbound.authorization", "tracing"];
+const REFUSED: [&str; 1] = ["tracing"];
 
 #[test]
 fn the_full_example_is_refused_with_one_fault_for_each_key() {
@@ -44,6 +44,15 @@ fn the_alternatives_of_the_public_interface_are_refused_by_name() {
         ("metrics: { merge: [\"http://127.0.0.1:8080/metrics\"] }".into(), "metrics.merge"),
         ("metrics: { compatibility: [istio] }".into(), "metrics.compatibility"),
         ("access_log: { format: text }".into(), "access_log.format"),
+        ("inbound: { authorization: { jwt: { issuer: a } } }".into(), "inbound.authorization.jwt"),
+        (
+            "inbound: { authorization: { ext_authz: { timeout: 1s } } }".into(),
+            "inbound.authorization.ext_authz",
+        ),
+        (
+            "inbound: { authorization: { rules: [{ name: a, claims: { sub: a } }] } }".into(),
+            "inbound.authorization.rules[0].claims",
+        ),
     ];
     for (source, key) in cases {
         let errors = bad(&source);

@@ -78,6 +78,11 @@ fn the_schema_refuses_a_value_of_the_wrong_form() {
         "routes: [{ match: { methods: [get] } }]",
         "routes: [{ to: [{ service: a, weight: much }] }]",
         "drain: { timeout: off }",
+        "inbound: { authorization: on }",
+        "inbound: { authorization: { default: maybe } }",
+        "inbound: { authorization: { rules: [{ name: a, from: [web] }] } }",
+        "inbound: { authorization: { rules: [{ name: a, paths: [\"/a/*/b\"] }] } }",
+        "inbound: { authorization: { rules: [{ name: a, methods: [get] }] } }",
         "dns: on",
         "dns: { upstream: [dns.example] }",
         "dns: { virtual_addresses: some }",
@@ -108,7 +113,9 @@ fn the_description_of_a_key_without_effect_says_so() {
 #[test]
 fn a_key_whose_feature_does_not_exist_yet_is_absent() {
     let schema = pillion_config::json_schema();
-    for key in ["tracing", "workload_api", "authorization", "zone_aware", "merge", "compatibility"] {
+    for key in
+        ["tracing", "workload_api", "jwt", "claims", "ext_authz", "zone_aware", "merge", "compatibility"]
+    {
         assert!(!schema.contains(&format!("\"{key}\":")), "{key}");
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use super::authorization;
 use crate::Config;
 use crate::fault::Faults;
 use crate::listener::{Inbound, Mtls};
@@ -43,6 +44,7 @@ fn inbound(inbound: &Inbound, has_identity: bool, at: &Trail<'_>, faults: &mut F
         }
     }
     refuse_circles(inbound, at, faults);
+    authorization::validate(inbound, at, faults);
 }
 
 /// Strict and permissive need a certificate, which this workload has only with an identity.

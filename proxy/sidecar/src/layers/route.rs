@@ -1,13 +1,14 @@
 //! Finds the route of a request, and adds it to the call, so that the layers below have their policy.
 
 mod answering;
+mod authorize;
 mod egress;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::uri::{Authority, Scheme};
-use http::{Method, Version};
+use http::{Method, Uri, Version};
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
@@ -16,7 +17,7 @@ use crate::connection::Destination;
 use crate::http::exchange::Exchange;
 use crate::http::{Call, FailedCall, Response};
 use crate::state::actions::{PeersRateLimit, rate_limited};
-use crate::state::{DestinationKey, Fixed, Route, Snapshot, Then};
+use crate::state::{DestinationKey, Fixed, InboundSide, Route, Then};
 pub use egress::{EnterInside, denied, no_service_at};
 use pillion_base::error::Error;
 use pillion_http::framing::{self, Fault};
@@ -42,8 +43,9 @@ async fn route<S: HttpService>(
     framing::check_request(Arc::make_mut(&mut call.head), &call.seen).map_err(Fault::refusal)?;
     (call.common.host, call.common.names_host) = host(&call.head)?;
     refuse_tunnel(&call)?;
+    let mut target = None;
     let found = match &call.common.exchange.connection.destination {
-        Destination::Route(fixed) => Found::Route(direct(&call, fixed)?),
+        Destination::Route(fixed) => Found::Route(direct(&call, fixed, &mut target)?),
         Destination::Unknown(to) => Found::Route(egress::redirected(&call, *to)?),
         Destination::Named => named(&call)?,
     };
@@ -57,6 +59,9 @@ async fn route<S: HttpService>(
         },
         Found::Absolute => Box::pin(egress::absolute(&call)).await?,
     };
+    if let Some(target) = target {
+        call.head_mut().uri = target;
+    }
     let route = diverted(&call, route)?;
     call.common.host = call.common.host.take().or_else(|| default_host(&route));
     tell(&call, &route);
@@ -174,14 +179,19 @@ enum Found {
     Absolute,
 }
 
-/// The route of a connection with a fixed destination: its requests go there, even if they name another host.
-fn direct(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
+/// The route of a connection with a fixed destination: its requests go there, even if they name another host. `target`
+/// becomes the request's target where the application must get another one than came.
+fn direct(call: &Call, fixed: &Fixed, target: &mut Option<Uri>) -> Result<Arc<Route>, Error> {
     let Exchange { worker, connection, .. } = &*call.common.exchange;
     let snapshot = worker.state.load();
     let Some(route) = fixed.now(&snapshot) else { return gone(call, fixed) };
     connection.admitted(&snapshot)?;
-    if connection.direction == Direction::Inbound {
-        limit_rate(call, &snapshot)?;
+    if let (Direction::Inbound, Some(side)) = (connection.direction, &snapshot.inbound) {
+        if let Some(by) = &side.authorization {
+            let port = snapshot.application_port(&fixed.key);
+            *target = authorize::authorize(by, call, port)?;
+        }
+        limit_rate(call, side)?;
     }
     if connection.is_redirected {
         let is_of_another = |named: &Arc<Route>| !Arc::ptr_eq(&named.cluster, &route.cluster);
@@ -194,9 +204,8 @@ fn direct(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
 
 /// Applies `inbound.rate_limit`. A client without an identity is identified by its address; in IPv6 by its network,
 /// because one host has many addresses.
-fn limit_rate(call: &Call, snapshot: &Snapshot) -> Result<(), Error> {
-    let limit = snapshot.inbound.as_ref().and_then(|side| side.rate_limit.as_deref());
-    let Some(limit) = limit else { return Ok(()) };
+fn limit_rate(call: &Call, side: &InboundSide) -> Result<(), Error> {
+    let Some(limit) = side.rate_limit.as_deref() else { return Ok(()) };
     let (connection, now) = (&call.common.exchange.connection, call.common.exchange.started.into_std());
     match limit {
         PeersRateLimit::All(limit) => {

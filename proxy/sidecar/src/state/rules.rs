@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use http::Method;
 use pillion_http::message::RequestHead;
-use pillion_model::route::{PathMatch, QueryMatch, RouteMatch, ValueMatch};
+use pillion_model::route::{PathMatch, QueryMatch, RouteMatch};
 use pillion_telemetry::Symbol;
 
 use super::Route;
@@ -158,7 +158,7 @@ impl PathIndex {
 fn fits(wanted: &RouteMatch, head: &RequestHead) -> bool {
     wanted.path.as_ref().is_none_or(|path| path_fits(path, head.uri.path()))
         && method_fits(&wanted.methods, &head.method)
-        && wanted.headers.iter().all(|header| value_fits(&header.value, head.headers.named(&header.name)))
+        && wanted.headers.iter().all(|header| header.value.fits(head.headers.named(&header.name)))
         && wanted.query.iter().all(|parameter| query_fits(parameter, head.uri.query().unwrap_or_default()))
 }
 
@@ -180,22 +180,13 @@ fn method_fits(wanted: &[String], method: &Method) -> bool {
 fn query_fits(wanted: &QueryMatch, query: &str) -> bool {
     let parameters = query.split('&').map(|parameter| parameter.split_once('=').unwrap_or((parameter, "")));
     let named = parameters.filter(|(name, _)| *name == wanted.name);
-    value_fits(&wanted.value, named.map(|(_, value)| value.as_bytes()))
-}
-
-fn value_fits<'v>(wanted: &ValueMatch, mut values: impl Iterator<Item = &'v [u8]>) -> bool {
-    match wanted {
-        ValueMatch::Exact(exact) => values.any(|value| value == exact.as_bytes()),
-        ValueMatch::Prefix(prefix) => values.any(|value| value.starts_with(prefix.as_bytes())),
-        ValueMatch::Regex(pattern) => values.any(|value| pattern.fits(value)),
-        ValueMatch::Present(present) => values.next().is_some() == *present,
-    }
+    wanted.value.fits(named.map(|(_, value)| value.as_bytes()))
 }
 
 #[cfg(test)]
 mod tests {
     use pillion_model::Pattern;
-    use pillion_model::route::HeaderMatch;
+    use pillion_model::route::{HeaderMatch, ValueMatch};
     use proptest::prelude::*;
 
     use super::*;

@@ -41,12 +41,9 @@ pub(super) static MATCH: Static<RouteMatch> = Static::new(|| {
         .key(
             "headers",
             "The headers by name; if a header has several values, one must match.",
-            || values_schema::<HeaderName, HeaderText>(&HEADER_VALUE),
+            headers_schema,
             |matches: &mut RouteMatch, node, reading| matches.headers = headers(node, reading),
-            |matches, at, page| {
-                let all = matches.headers.iter().map(|it| (it.name.as_str(), &it.value));
-                tell_values(all, &at.key("headers"), page);
-            },
+            |matches, at, page| tell_headers(&matches.headers, &at.key("headers"), page),
         )
         .key(
             "query",
@@ -153,7 +150,15 @@ fn tell_path(path: Option<&PathMatch>, at: &Scopes<'_>, page: &mut Page<'_>) {
     }
 }
 
-fn headers(node: &Node<'_>, reading: &mut Reading<'_>) -> Vec<HeaderMatch> {
+pub(in crate::keys) fn headers_schema() -> Option<Value> {
+    values_schema::<HeaderName, HeaderText>(&HEADER_VALUE)
+}
+
+pub(in crate::keys) fn tell_headers(headers: &[HeaderMatch], at: &Scopes<'_>, page: &mut Page<'_>) {
+    tell_values(headers.iter().map(|it| (it.name.as_str(), &it.value)), at, page);
+}
+
+pub(in crate::keys) fn headers(node: &Node<'_>, reading: &mut Reading<'_>) -> Vec<HeaderMatch> {
     let mut seen: HashSet<String> = HashSet::new();
     let mut matches = Vec::new();
     for (HeaderName(typed), entry) in node.map::<HeaderName>(reading) {

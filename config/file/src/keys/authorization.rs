@@ -1,0 +1,174 @@
+//! `inbound.authorization`: which peers may send what to the application.
+
+use pillion_model::authorization::{
+    Action, Authorization, Conditions, EncodedSlash, Mode, PathPattern, PeerPattern, Rule,
+};
+use pillion_model::cluster::HostPattern;
+
+use super::routes::matching;
+use super::{Block, Static, field};
+use crate::page::{Page, Scopes};
+use crate::reading::{Node, Reading, Shape};
+use crate::schema;
+use crate::value::{BadWord, Leaf, Opt, Port, on_off};
+use crate::words::{Method, RuleName, Source};
+
+pub(super) static AUTHORIZATION: Static<Authorization> = Static::new(|| {
+    Block::new(Authorization::default)
+        .word::<Action>("default", field!(default), "What happens where no rule matches.")
+        .word::<Mode>(
+            "mode",
+            field!(mode),
+            "enforce; or audit: everything passes, and what would be denied is logged and counted.",
+        )
+        .word::<EncodedSlash>(
+            "encoded_slash",
+            field!(encoded_slash),
+            "Whether a path with %2F gets 400 or is forwarded with it, where rules name paths.",
+        )
+        .key(
+            "rules",
+            "A matching deny rule wins, then a matching allow rule, then `default`.",
+            || schema::any_of([schema::list_of(RULE.schema()), schema::defined("off"), schema::left_open()]),
+            |authorization: &mut Authorization, node, reading| authorization.rules = rules(node, reading),
+            |authorization, at, page| tell_rules(&authorization.rules, &at.key("rules"), page),
+        )
+        .later("jwt", |_| {})
+        .later("ext_authz", |_| {})
+});
+
+struct RuleBlock {
+    name: Option<String>,
+    action: Action,
+    when: Conditions,
+    not: Option<Conditions>,
+}
+
+/// The keys of conditions, in a block that has them at the given place.
+macro_rules! conditions {
+    ($block:expr $(, $step:ident)?) => {
+        $block
+            .list::<PeerPattern>(
+                "from",
+                field!($($step.)? from),
+                "The identities of peers, exact or with * for one or more last segments. A peer without a verified \
+                 identity never matches. Default: every peer.",
+            )
+            .list::<Method>("methods", field!($($step.)? methods), "The methods. Default: every method.")
+            .list::<PathPattern>(
+                "paths",
+                field!($($step.)? paths),
+                "The paths, normalised and without the query; /api/* matches what begins with /api/. Default: every path.",
+            )
+            .list::<Port>("ports", field!($($step.)? ports), "The ports of the application. Default: every port.")
+            .list::<HostPattern>("hosts", field!($($step.)? hosts), "The hosts that requests name. Default: every host.")
+            .key(
+                "headers",
+                "The headers by name, all of which must match. Peers choose them.",
+                matching::headers_schema,
+                |block, node, reading| block $(.$step)? .headers = matching::headers(node, reading),
+                |_, _, _| {},
+            )
+            .list::<Source>("sources", field!($($step.)? sources), "The addresses of peers. Default: every address.")
+            .later("claims", |_| {})
+    };
+}
+
+static RULE: Static<RuleBlock> = Static::new(|| {
+    let new = || RuleBlock { name: None, action: Action::Allow, when: Conditions::default(), not: None };
+    let block = Block::new(new)
+        .word::<Opt<RuleName>>("name", field!(name), "The name in the access log and in metrics.")
+        .word::<Action>("action", field!(action), "What happens to what the rule matches.");
+    let block: Block<RuleBlock> = conditions!(block, when);
+    block.key(
+        "not",
+        "The rule does not match what fits all conditions of this block. Default: no exception.",
+        || NOT.schema(),
+        |rule: &mut RuleBlock, node, reading| rule.not = Some(read_not(node, reading)),
+        |_, _, _| {},
+    )
+});
+
+static NOT: Static<Conditions> = Static::new(|| conditions!(Block::new(Conditions::default)));
+
+/// `off` is the same as an empty list.
+fn rules(node: &Node<'_>, reading: &mut Reading<'_>) -> Vec<Rule> {
+    const EXPECTED: &str = "a list of rules";
+    match node.shape(EXPECTED, reading) {
+        None => {}
+        Some(Shape::Word(leaf)) if on_off(&leaf.text) == Some(false) => {}
+        Some(Shape::Word(leaf)) => {
+            node.parsed::<()>(&leaf, Err(BadWord::not(&leaf.text, EXPECTED)), reading);
+        }
+        Some(Shape::List) => return node.items(reading, |item, reading| Some(rule(item, reading))),
+        Some(Shape::Block) => node.mismatch(EXPECTED, reading),
+    }
+    Vec::new()
+}
+
+fn rule(node: &Node<'_>, reading: &mut Reading<'_>) -> Rule {
+    let RuleBlock { name, action, when, not } = RULE.read_new(node, reading);
+    if !node.has("name", reading) {
+        node.lacks("name", "{ name: web-reads, from: [\"spiffe://…\"], methods: [GET] }", reading);
+    }
+    refuse_empty(&when, node, reading);
+    Rule { name: name.unwrap_or_default(), action, when, not }
+}
+
+fn read_not(node: &Node<'_>, reading: &mut Reading<'_>) -> Conditions {
+    let mut not = Conditions::default();
+    if NOT.read(&mut not, node, reading) {
+        refuse_empty(&not, node, reading);
+        if node.entries(reading).is_some_and(|entries| entries.is_empty()) {
+            node.remark("is empty", reading).help("leave it out: the rule has no exception");
+        }
+    }
+    not
+}
+
+/// Refuses conditions that are written without a value: they would match everything, which is hardly what is meant.
+fn refuse_empty(of: &Conditions, node: &Node<'_>, reading: &mut Reading<'_>) {
+    let Conditions { from, methods, paths, ports, hosts, headers, sources } = of;
+    let empty = [
+        ("from", from.is_empty(), "peer"),
+        ("methods", methods.is_empty(), "method"),
+        ("paths", paths.is_empty(), "path"),
+        ("ports", ports.is_empty(), "port"),
+        ("hosts", hosts.is_empty(), "host"),
+        ("headers", headers.is_empty(), "header"),
+        ("sources", sources.is_empty(), "address"),
+    ];
+    let written = reading.muted(|reading| node.entries(reading)).unwrap_or_default();
+    for (key, _, what) in empty.into_iter().filter(|(_, is_empty, _)| *is_empty) {
+        if let Some(entry) = written.iter().find(|entry| entry.name == key) {
+            entry.value.remark("is empty", reading).help(format!("leave it out to match every {what}"));
+        }
+    }
+}
+
+fn tell_rules(rules: &[Rule], at: &Scopes<'_>, page: &mut Page<'_>) {
+    for (nth, Rule { name, action, when, not }) in rules.iter().enumerate() {
+        let at = at.index(nth);
+        page.tell(&at.key("name"), name.as_str());
+        page.tell(&at.key("action"), Action::spell(action));
+        tell_conditions(when, &at, page);
+        if let Some(not) = not {
+            tell_conditions(not, &at.key("not"), page);
+        }
+    }
+}
+
+/// Reports only the conditions that are set.
+fn tell_conditions(of: &Conditions, at: &Scopes<'_>, page: &mut Page<'_>) {
+    fn list<W: Leaf>(values: &[W::Value], key: &str, at: &Scopes<'_>, page: &mut Page<'_>) {
+        page.tell_list(values.iter().map(W::spell), &at.whole(key));
+    }
+    let Conditions { from, methods, paths, ports, hosts, headers, sources } = of;
+    list::<PeerPattern>(from, "from", at, page);
+    list::<Method>(methods, "methods", at, page);
+    list::<PathPattern>(paths, "paths", at, page);
+    list::<Port>(ports, "ports", at, page);
+    list::<HostPattern>(hosts, "hosts", at, page);
+    matching::tell_headers(headers, &at.key("headers"), page);
+    list::<Source>(sources, "sources", at, page);
+}

@@ -1,0 +1,119 @@
+//! `inbound.authorization`: what is read, what is refused, and what is warned of.
+
+use pillion_model::authorization::{Action, EncodedSlash, Mode};
+use pillion_model::route::ValueMatch;
+
+use crate::{bad, good, warnings};
+
+const HEAD: &str = "identity: { directory: certs }\n";
+
+fn with_rules(rules: &str) -> String {
+    format!("{HEAD}inbound: {{ app: 127.0.0.1:8080, authorization: {{ rules: [{rules}] }} }}\n")
+}
+
+#[test]
+fn a_rule_is_read_with_all_its_conditions() {
+    let source = format!(
+        "{HEAD}inbound:\n  authorization:\n    default: allow\n    mode: audit\n    encoded_slash: keep\n    rules:\n\
+         \x20     - name: a\n        action: deny\n        from: [\"spiffe://a.b/x\", \"spiffe://a.b/y/*\"]\n        methods: GET\n\
+         \x20       paths: [/a, \"/b/*\"]\n        ports: [80, 81]\n        hosts: \"*.shop\"\n        headers: {{ X-A: {{ prefix: a }} }}\n\
+         \x20       sources: [10.0.0.0/8, \"fd00::1\"]\n        not: {{ methods: [PUT], ports: [81] }}\n\
+         \x20     - {{ name: b }}\n"
+    );
+    let found = good(&source).inbound.and_then(|inbound| inbound.authorization).expect("a block");
+    assert_eq!(
+        (found.default, found.mode, found.encoded_slash),
+        (Action::Allow, Mode::Audit, EncodedSlash::Keep)
+    );
+    let [rule, all] = &found.rules[..] else { unreachable!("{found:?}") };
+    assert_eq!((rule.name.as_str(), rule.action), ("a", Action::Deny));
+    assert_eq!(
+        rule.when.from.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["spiffe://a.b/x", "spiffe://a.b/y/*"]
+    );
+    assert_eq!(rule.when.paths.iter().map(ToString::to_string).collect::<Vec<_>>(), ["/a", "/b/*"]);
+    assert_eq!((&rule.when.methods[..], &rule.when.ports[..]), (&["GET".to_owned()][..], &[80, 81][..]));
+    assert!(rule.when.hosts[0].wildcard && rule.when.sources.len() == 2);
+    assert_eq!(rule.when.headers[0].name, "x-a");
+    assert_eq!(rule.when.headers[0].value, ValueMatch::Prefix("a".to_owned()));
+    let not = rule.not.as_ref().expect("an exception");
+    assert_eq!((&not.methods[..], &not.ports[..]), (&["PUT".to_owned()][..], &[81][..]));
+    assert_eq!((all.action, all.when.is_empty(), &all.not), (Action::Allow, true, &None));
+    let block = |text: &str| {
+        good(&format!("{HEAD}inbound: {{ authorization: {text} }}\n")).inbound.unwrap().authorization
+    };
+    assert_eq!(block("off"), None);
+    assert_eq!(block("{}").expect("a block").default, Action::Deny);
+}
+
+#[test]
+fn what_would_match_too_much_by_mistake_is_refused() {
+    for (rules, expected) in [
+        ("{ from: [\"spiffe://a/b\"] }", "rules[0] needs `name`"),
+        ("{ name: a, from: [] }", "rules[0].from is empty"),
+        ("{ name: a, from: }", "rules[0].from is empty"),
+        ("{ name: a, from: \"${NOBODY:-}\" }", "rules[0].from is empty"),
+        ("{ name: a, paths: [] }", "rules[0].paths is empty"),
+        ("{ name: a, headers: {} }", "rules[0].headers is empty"),
+        ("{ name: a, not: {} }", "rules[0].not is empty"),
+        ("{ name: a, not: { from: [] } }", "rules[0].not.from is empty"),
+        ("{ name: a, from: [\"spiffe://*\"] }", "which is not a SPIFFE ID"),
+        ("{ name: a, from: [\"*\"] }", "which is not a SPIFFE ID"),
+        ("{ name: a, paths: [\"/a*\"] }", "has a * that is not its last segment"),
+        ("{ name: a, paths: [\"/a/../b\"] }", "is not in its normal form"),
+        ("{ name: default }", "under which decisions without a rule are counted"),
+        ("{ name: a }, { name: b }, { name: a }", "rules[2].name is `a`, as an earlier rule is called"),
+        ("{ name: a, sources: [\"10.0.0.1:80\"] }", "with a port"),
+        ("{ name: a, frm: [\"spiffe://a/b\"] }", "has no key `frm`"),
+    ] {
+        let errors = bad(&with_rules(rules)).to_string();
+        assert!(errors.contains(expected), "{rules}: {errors}");
+    }
+}
+
+#[test]
+fn rules_that_can_never_match_are_warned_of() {
+    let inbound = |rest: &str, rules: &str| {
+        format!("{HEAD}inbound: {{ app: 127.0.0.1:8080, {rest} authorization: {{ rules: [{rules}] }} }}\n")
+    };
+    const WEB: &str = "from: [\"spiffe://a/b/web\"]";
+    for (rest, rules, expected) in [
+        ("mtls: off,", format!("{{ name: a, {WEB} }}"), "mTLS is off on its ports"),
+        (
+            "ports: { 80: { mtls: off } },",
+            format!("{{ name: a, {WEB}, ports: [80] }}"),
+            "mTLS is off on its ports",
+        ),
+        ("ports: { 80: { mtls: off } },", format!("{{ name: a, {WEB} }}"), ""),
+        (
+            "ports: { 3306: { protocol: tcp } },",
+            "{ name: a, methods: [GET], ports: [3306] }".into(),
+            "carry opaque bytes",
+        ),
+        ("ports: { 3306: { protocol: tcp } },", "{ name: a, methods: [GET], ports: [3306, 80] }".into(), ""),
+        (
+            "ports: { 3306: { protocol: tcp } },",
+            "{ name: a, action: deny, methods: [GET], ports: [3306] }".into(),
+            "",
+        ),
+        ("", format!("{{ name: a, {WEB}, not: {{ from: [\"spiffe://a/b/*\"] }} }}"), "excepts everything"),
+        ("", format!("{{ name: a, {WEB}, not: {{ from: [\"spiffe://a/b/*\"], methods: [GET] }} }}"), ""),
+        ("", format!("{{ name: a, {WEB} }}, {{ name: b, action: deny }}"), "the deny rule `b` matches all"),
+        (
+            "",
+            format!("{{ name: a, {WEB}, paths: [/x/y] }}, {{ name: b, action: deny, paths: [\"/x/*\"] }}"),
+            "the deny rule `b`",
+        ),
+        (
+            "",
+            format!("{{ name: a, {WEB}, paths: [/x] }}, {{ name: b, action: deny, paths: [\"/x/*\"] }}"),
+            "",
+        ),
+        ("", format!("{{ name: a, {WEB} }}, {{ name: b, action: deny, paths: [\"/x/*\"] }}"), ""),
+    ] {
+        let found = warnings(&inbound(rest, &rules));
+        let found = found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        let is_expected = if expected.is_empty() { found.is_empty() } else { found.contains(expected) };
+        assert!(is_expected, "{rest} {rules}: {found:?}");
+    }
+}

@@ -1,0 +1,158 @@
+//! `inbound.authorization`: names that are used twice, and rules that can never match.
+
+use std::collections::HashSet;
+
+use crate::authorization::{Action, Authorization, Conditions, PathPattern, PeerPattern, Rule};
+use crate::cluster::{AddressPattern, HostPattern};
+use crate::fault::Faults;
+use crate::listener::{AppProtocol, Inbound, Mtls};
+use crate::path::Trail;
+use crate::route::ValueMatch;
+use crate::text::shortened;
+
+/// The deny rules with which each rule is compared. Only a deny rule for every peer can make rules of others useless,
+/// and few files have more than a handful of these.
+const MOST_COMPARED: usize = 64;
+/// The regular expressions of all rules. Each may take 64 KiB, and they are tried one by one.
+const MOST_EXPRESSIONS: usize = 1024;
+
+pub(super) fn validate(inbound: &Inbound, at: &Trail<'_>, faults: &mut Faults) {
+    let Some(authorization) = &inbound.authorization else { return };
+    let at = at.key("authorization");
+    let rules = at.key("rules");
+    refuse_shared_names(authorization, &rules, faults);
+    refuse_many_expressions(authorization, &rules, faults);
+    let broad: Vec<(usize, &Rule)> = broad_denials(authorization).take(MOST_COMPARED).collect();
+    for (nth, rule) in authorization.rules.iter().enumerate() {
+        let at = rules.index(nth);
+        if let Some((what, help)) = never_matches(rule, inbound).or_else(|| is_useless(nth, rule, &broad)) {
+            faults.warn(&at, what).help(help);
+        }
+    }
+}
+
+fn refuse_shared_names(of: &Authorization, at: &Trail<'_>, faults: &mut Faults) {
+    let mut seen = HashSet::new();
+    for (nth, rule) in of.rules.iter().enumerate() {
+        if !seen.insert(rule.name.as_str()) && !rule.name.is_empty() {
+            faults
+                .error(
+                    &at.index(nth).key("name"),
+                    format!("is `{}`, as an earlier rule is called", shortened(&rule.name)),
+                )
+                .help("the access log and metrics tell rules apart by their names");
+        }
+    }
+}
+
+fn refuse_many_expressions(of: &Authorization, at: &Trail<'_>, faults: &mut Faults) {
+    let conditions = of.rules.iter().flat_map(|rule| std::iter::once(&rule.when).chain(&rule.not));
+    let headers = conditions.flat_map(|of| &of.headers);
+    if headers.filter(|it| matches!(it.value, ValueMatch::Regex(_))).count() > MOST_EXPRESSIONS {
+        faults.error(at, format!("has more than {MOST_EXPRESSIONS} regular expressions")).help(
+            "they are tried one by one, and each takes up to 64 KiB; `exact` and `prefix` have no such bound",
+        );
+    }
+}
+
+/// A sentence on why the rule can never match, and what to do.
+fn never_matches(rule: &Rule, inbound: &Inbound) -> Option<(String, &'static str)> {
+    let ports = || Ports::of(rule, inbound);
+    if !rule.when.from.is_empty() && ports().all(|port| port.mtls == Mtls::Off) {
+        let what = "can never match: it names identities with `from`, and mTLS is off on its ports";
+        return Some((
+            what.to_owned(),
+            "only mTLS proves an identity: write mtls: strict, with an `identity`",
+        ));
+    }
+    let is_opaque = |port: Port| matches!(port.protocol, AppProtocol::Tcp | AppProtocol::Tls);
+    if rule.action == Action::Allow && rule.needs_http() && ports().all(is_opaque) {
+        let what =
+            "can never match: its ports carry opaque bytes, which have no method, path, host or header";
+        return Some((what.to_owned(), "leave these conditions out, or change the protocol of the port"));
+    }
+    let not = rule.not.as_ref()?;
+    covers(not, &rule.when).then(|| {
+        let what = "can never match: `not` excepts everything that its other conditions match".to_owned();
+        (what, "narrow `not`, or remove the rule")
+    })
+}
+
+/// Whether an earlier or a wider deny rule always decides in place of this one.
+fn is_useless(nth: usize, rule: &Rule, broad: &[(usize, &Rule)]) -> Option<(String, &'static str)> {
+    let wins = |(other, deny): &&(usize, &Rule)| {
+        let goes_before = rule.action == Action::Allow || *other < nth;
+        *other != nth
+            && goes_before
+            && covers(&deny.when, &rule.when)
+            && (deny.when.need_http() <= rule.when.need_http())
+    };
+    let (_, deny) = broad.iter().find(wins)?;
+    let what =
+        format!("can never decide: the deny rule `{}` matches all that it matches", shortened(&deny.name));
+    Some((what, "narrow that rule, or remove this one"))
+}
+
+fn broad_denials(of: &Authorization) -> impl Iterator<Item = (usize, &Rule)> {
+    let is_broad =
+        |rule: &Rule| rule.action == Action::Deny && rule.not.is_none() && rule.when.from.is_empty();
+    of.rules.iter().enumerate().filter(move |(_, rule)| is_broad(rule))
+}
+
+#[derive(Clone, Copy)]
+struct Port {
+    mtls: Mtls,
+    protocol: AppProtocol,
+}
+
+struct Ports;
+
+impl Ports {
+    /// The ports for which the rule is: those that it names, or every port.
+    fn of<'a>(rule: &'a Rule, inbound: &'a Inbound) -> impl Iterator<Item = Port> + 'a {
+        let usual = Port { mtls: inbound.mtls, protocol: inbound.protocol };
+        let single = move |port: &u16| {
+            inbound.ports.get(port).map_or(usual, |own| Port {
+                mtls: own.mtls.unwrap_or(usual.mtls),
+                protocol: own.protocol.unwrap_or(usual.protocol),
+            })
+        };
+        let named = rule.when.ports.iter().map(single);
+        let is_every = rule.when.ports.is_empty();
+        let all = inbound.ports.keys().filter(move |_| is_every).map(single);
+        named.chain(is_every.then_some(usual)).chain(all)
+    }
+}
+
+/// Whether everything that fits `narrow` certainly fits `wide`.
+fn covers(wide: &Conditions, narrow: &Conditions) -> bool {
+    fn covered<T>(wide: &[T], narrow: &[T], covers: impl Fn(&T, &T) -> bool) -> bool {
+        let is_covered = |narrow: &T| wide.iter().any(|wide| covers(wide, narrow));
+        wide.is_empty() || (!narrow.is_empty() && narrow.iter().all(is_covered))
+    }
+    let Conditions { from, methods, paths, ports, hosts, headers, sources } = wide;
+    covered(from, &narrow.from, peer_covers)
+        && covered(methods, &narrow.methods, |wide, narrow| wide == narrow)
+        && covered(paths, &narrow.paths, path_covers)
+        && covered(ports, &narrow.ports, |wide, narrow| wide == narrow)
+        && covered(hosts, &narrow.hosts, host_covers)
+        && headers.iter().all(|wide| narrow.headers.contains(wide))
+        && covered(sources, &narrow.sources, source_covers)
+}
+
+fn peer_covers(wide: &PeerPattern, narrow: &PeerPattern) -> bool {
+    wide == narrow || (wide.is_below && (wide.fits(&narrow.id) || wide.id == narrow.id && narrow.is_below))
+}
+
+fn path_covers(wide: &PathPattern, narrow: &PathPattern) -> bool {
+    wide == narrow || (wide.is_below && narrow.path.starts_with(&wide.path))
+}
+
+fn host_covers(wide: &HostPattern, narrow: &HostPattern) -> bool {
+    let is_name = if narrow.wildcard { wide == narrow } else { wide.fits_name(&narrow.name) };
+    is_name && (wide.port.is_none() || wide.port == narrow.port)
+}
+
+fn source_covers(wide: &AddressPattern, narrow: &AddressPattern) -> bool {
+    wide.prefix <= narrow.prefix && wide.contains(narrow.network)
+}

@@ -1,0 +1,73 @@
+//! Measures the cost of a decision: run `cargo bench -p pillion-authz --bench judge -- NAME CALLS` in callgrind with two
+//! numbers of calls, and take the difference. Without a name it prints the nanoseconds of each case.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use pillion_authz::{Asked, Engine, Facts, Headers};
+use pillion_model::authorization::path::JudgedPath;
+use pillion_model::authorization::{
+    Action, Authorization, Conditions, EncodedSlash, PathPattern, PeerPattern, Rule,
+};
+
+struct None;
+
+impl Headers for None {
+    fn values(&self, _: &str, _: &mut dyn FnMut(&[u8])) {}
+}
+
+/// Rules of one kind: each with a peer of its own, one peer with a path for each rule, patterns for peers, paths alone.
+fn rules(kind: &str, count: usize) -> Authorization {
+    let rule = |nth: usize| {
+        let peer = match kind {
+            "peers" => Some(format!("spiffe://cluster.local/ns/shop/sa/web-{nth}")),
+            "below" => Some(format!("spiffe://cluster.local/ns/shop-{nth}/*")),
+            "paths" => Some("spiffe://cluster.local/ns/shop/sa/web-7".to_owned()),
+            _ => Option::None,
+        };
+        let path =
+            if kind == "peers" || kind == "below" { "/api/*".to_owned() } else { format!("/api/v{nth}/*") };
+        let when = Conditions {
+            from: peer.iter().map(|peer| PeerPattern::new(peer).expect("a pattern")).collect(),
+            methods: vec!["GET".to_owned(), "HEAD".to_owned()],
+            paths: vec![PathPattern::new(&path).expect("a pattern")],
+            ..Conditions::default()
+        };
+        Rule { name: nth.to_string(), action: Action::Allow, when, not: Option::None }
+    };
+    Authorization { rules: (0..count).map(rule).collect(), ..Authorization::default() }
+}
+
+fn case(kind: &str, count: usize) -> (String, Box<dyn FnMut()>) {
+    let engine = Engine::new(&rules(kind, count));
+    let peer = match kind {
+        "below" => "spiffe://cluster.local/ns/shop-7/sa/web",
+        _ => "spiffe://cluster.local/ns/shop/sa/web-7",
+    };
+    let peer = peer.parse().expect("an ID");
+    let call = move || {
+        let path = JudgedPath::of(black_box("/api/v7/orders"), EncodedSlash::Reject).expect("a clear path");
+        let request = Some(Asked { method: "GET", path: Some(&path), host: Option::None, headers: &None });
+        let source = std::net::Ipv4Addr::LOCALHOST.into();
+        let verdict = engine.judge(&Facts { peer: Some(&peer), source, port: 8080, request });
+        assert_eq!(verdict.rule, Some(7));
+    };
+    (format!("{kind}-{count}"), Box::new(call))
+}
+
+fn main() {
+    let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
+    let (name, calls) = (args.next(), args.next().and_then(|calls| calls.parse().ok()));
+    for kind in ["peers", "below", "paths", "only-paths"] {
+        for count in [10, 10_000] {
+            let (this, mut call) = case(kind, count);
+            if name.as_ref().is_some_and(|name| *name != this) {
+                continue;
+            }
+            let calls = calls.unwrap_or(1_000_000_u32);
+            let started = Instant::now();
+            (0..calls).for_each(|_| call());
+            println!("{this}: {} ns", started.elapsed().as_nanos() / u128::from(calls.max(1)));
+        }
+    }
+}

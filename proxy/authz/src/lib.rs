@@ -1,0 +1,132 @@
+//! Decides which rule of `inbound.authorization` applies to a request or to an opaque connection.
+//!
+//! Pure: [`Facts`] in, [`Verdict`] out. A matching deny rule wins, then a matching allow rule, then the default. Of
+//! several matching rules, the first one in the file is named.
+//!
+//! # Where facts are missing or have several readings
+//! An allow rule matches only what certainly fits, and a deny rule matches what might fit. So a path must fit an allow
+//! rule in all its readings ([`JudgedPath`]) and a deny rule in one of them. What an opaque connection does not have
+//! (methods, paths, hosts, headers) never fits an allow rule, and does not keep a deny rule from matching. `not` works
+//! the other way round, because it takes away from its rule. `from` alone never fits a peer without an identity.
+//!
+//! # Cost
+//! Rules are indexed ([`index`]): by the peers that they name, and within these by their paths. All rules that name the
+//! same peer, or none, and no path are tried one by one; so are the deny rules of a peer for opaque connections, and the
+//! values of all other conditions. A decision allocates nothing.
+//!
+//! Deliberately absent: IO, clocks, metrics, and what happens after a verdict.
+//!
+//! Modules are listed from top to bottom: each may use those below it.
+
+mod index;
+mod rule;
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use index::Index;
+use pillion_model::SpiffeId;
+use pillion_model::authorization::path::JudgedPath;
+use pillion_model::authorization::{Action, Authorization};
+use rule::{Compiled, Found};
+
+/// What is known of a request or of an opaque connection.
+#[derive(Clone, Copy)]
+pub struct Facts<'a> {
+    /// The verified identity.
+    pub peer: Option<&'a SpiffeId>,
+    pub source: IpAddr,
+    /// The application's port.
+    pub port: u16,
+    /// `None`: an opaque connection.
+    pub request: Option<Asked<'a>>,
+}
+
+/// What only requests have.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    pub method: &'a str,
+    /// `None`: the request has no path (CONNECT, `OPTIONS *`).
+    pub path: Option<&'a JudgedPath<'a>>,
+    /// The host's name and its port, where the request names them.
+    pub host: Option<(&'a str, Option<u16>)>,
+    pub headers: &'a dyn Headers,
+}
+
+/// The headers of a request.
+pub trait Headers {
+    /// Calls `each` with every value of the header. `name` is in lower case.
+    fn values(&self, name: &str, each: &mut dyn FnMut(&[u8]));
+}
+
+/// What happens to a request or a connection, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    pub action: Action,
+    /// The number of the rule that decided, in the order of the file. `None`: no rule matched.
+    pub rule: Option<usize>,
+}
+
+/// The compiled rules.
+pub struct Engine {
+    rules: Box<[Compiled]>,
+    index: Index,
+    default: Action,
+    names_paths: bool,
+    http_ports: HttpPorts,
+}
+
+/// The ports for which there are rules that only requests can fit.
+enum HttpPorts {
+    All,
+    Some(HashSet<u16>),
+}
+
+impl Engine {
+    pub fn new(of: &Authorization) -> Self {
+        let rules: Box<[Compiled]> = of.rules.iter().map(Compiled::new).collect();
+        let needs_http = || of.rules.iter().filter(|rule| rule.needs_http());
+        let http_ports = match needs_http().any(|rule| rule.when.ports.is_empty()) {
+            true => HttpPorts::All,
+            false => HttpPorts::Some(needs_http().flat_map(|rule| &rule.when.ports).copied().collect()),
+        };
+        Self {
+            index: Index::of(&rules),
+            default: of.default,
+            names_paths: rules.iter().any(Compiled::names_paths),
+            http_ports,
+            rules,
+        }
+    }
+
+    /// Whether a rule names a path. Then every path is judged, and forwarded as it was judged.
+    pub const fn names_paths(&self) -> bool {
+        self.names_paths
+    }
+
+    /// Whether there are rules for this port that only requests can fit.
+    pub fn has_rules_for_http(&self, port: u16) -> bool {
+        match &self.http_ports {
+            HttpPorts::All => true,
+            HttpPorts::Some(ports) => ports.contains(&port),
+        }
+    }
+
+    pub fn judge(&self, facts: &Facts<'_>) -> Verdict {
+        let fits =
+            |nth: u32, found: Found| self.rules.get(nth as usize).is_some_and(|rule| rule.fits(facts, found));
+        let (mut denied, mut allowed) = (None, None);
+        for bucket in self.index.buckets(facts.peer) {
+            bucket.deny.first(facts.request.as_ref(), &mut denied, fits);
+            if denied.is_none() {
+                bucket.allow.first(facts.request.as_ref(), &mut allowed, fits);
+            }
+        }
+        let verdict = |action, rule: u32| Verdict { action, rule: Some(rule as usize) };
+        match (denied, allowed) {
+            (Some(rule), _) => verdict(Action::Deny, rule),
+            (None, Some(rule)) => verdict(Action::Allow, rule),
+            (None, None) => Verdict { action: self.default, rule: None },
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! One rule, compiled, and whether it fits what is known.
+
+use pillion_model::authorization::path::JudgedPath;
+use pillion_model::authorization::{Action, Conditions, EncodedSlash, PathPattern, Rule};
+use pillion_model::cluster::HostPattern;
+use pillion_model::route::HeaderMatch;
+
+use crate::{Asked, Facts};
+
+pub(crate) struct Compiled {
+    pub(crate) action: Action,
+    pub(crate) when: Checked,
+    not: Option<Checked>,
+    needs_http: bool,
+}
+
+pub(crate) struct Checked {
+    pub(crate) of: Conditions,
+    pub(crate) paths: Box<[Path]>,
+}
+
+/// A pattern for paths, with the readings of its path.
+pub(crate) struct Path {
+    text: Box<str>,
+    decoded: Box<[u8]>,
+    plain: Box<[u8]>,
+    pub(crate) is_below: bool,
+}
+
+/// How the index found a rule.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Found {
+    /// Its paths, if it has any, are still to be compared.
+    ByPeer,
+    /// By the path of this number. Its readings are still to be compared.
+    ByPath(u32),
+}
+
+/// How a condition is read where a fact is missing or has several readings.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// It fits only if it certainly does.
+    Certain,
+    /// It fits if it might.
+    Possible,
+}
+
+impl Compiled {
+    pub(crate) fn new(rule: &Rule) -> Self {
+        Self {
+            action: rule.action,
+            when: Checked::new(&rule.when),
+            not: rule.not.as_ref().map(Checked::new),
+            needs_http: rule.needs_http(),
+        }
+    }
+
+    pub(crate) fn names_paths(&self) -> bool {
+        !self.when.paths.is_empty() || self.not.as_ref().is_some_and(|not| !not.paths.is_empty())
+    }
+
+    /// Whether the rule fits. The index has found it by its peer, and perhaps by its path.
+    pub(crate) fn fits(&self, facts: &Facts<'_>, found: Found) -> bool {
+        let (when, not) = match self.action {
+            Action::Allow => (Reading::Certain, Reading::Possible),
+            Action::Deny => (Reading::Possible, Reading::Certain),
+        };
+        if self.action == Action::Allow && self.needs_http && facts.request.is_none() {
+            return false;
+        }
+        self.path_fits(facts, found, when)
+            && self.when.fits_besides(facts, when)
+            && !self.not.as_ref().is_some_and(|excepted| excepted.fits(facts, not))
+    }
+
+    fn path_fits(&self, facts: &Facts<'_>, found: Found, reading: Reading) -> bool {
+        match found {
+            Found::ByPeer => self.when.any_path_fits(facts, reading),
+            Found::ByPath(nth) => {
+                let path = facts.request.as_ref().and_then(|asked| asked.path);
+                let wanted = self.when.paths.get(nth as usize);
+                path.zip(wanted).is_some_and(|(path, wanted)| wanted.fits(path, reading))
+            }
+        }
+    }
+}
+
+impl Checked {
+    fn new(of: &Conditions) -> Self {
+        Self { paths: of.paths.iter().map(Path::new).collect(), of: of.clone() }
+    }
+
+    fn fits(&self, facts: &Facts<'_>, reading: Reading) -> bool {
+        let from = || match facts.peer {
+            Some(peer) => self.of.from.iter().any(|wanted| wanted.fits(peer)),
+            None => reading == Reading::Possible,
+        };
+        (self.of.from.is_empty() || from())
+            && self.any_path_fits(facts, reading)
+            && self.fits_besides(facts, reading)
+    }
+
+    fn any_path_fits(&self, facts: &Facts<'_>, reading: Reading) -> bool {
+        self.paths.is_empty()
+            || match facts.request.as_ref().and_then(|asked| asked.path) {
+                Some(path) => self.paths.iter().any(|wanted| wanted.fits(path, reading)),
+                None => reading == Reading::Possible,
+            }
+    }
+
+    /// Whether the conditions besides `from` and `paths` fit.
+    fn fits_besides(&self, facts: &Facts<'_>, reading: Reading) -> bool {
+        let Conditions { from: _, methods, paths: _, ports, hosts, headers, sources } = &self.of;
+        (ports.is_empty() || ports.contains(&facts.port))
+            && (sources.is_empty() || sources.iter().any(|wanted| wanted.contains(facts.source)))
+            && match &facts.request {
+                Some(asked) => {
+                    (methods.is_empty() || methods.iter().any(|it| method_fits(it, asked.method, reading)))
+                        && (hosts.is_empty() || hosts.iter().any(|it| host_fits(it, asked, reading)))
+                        && headers.iter().all(|it| header_fits(it, asked, reading))
+                }
+                None => {
+                    let is_opaque = methods.is_empty() && hosts.is_empty() && headers.is_empty();
+                    is_opaque || reading == Reading::Possible
+                }
+            }
+    }
+}
+
+impl Path {
+    fn new(of: &PathPattern) -> Self {
+        let judged = JudgedPath::of(&of.path, EncodedSlash::Keep);
+        let (decoded, plain) = judged.as_ref().map_or_else(
+            |_| (of.path.as_bytes(), of.path.as_bytes()), // a pattern is checked when it is made
+            |judged| (judged.decoded(), judged.plain()),
+        );
+        Self {
+            text: of.path.as_str().into(),
+            decoded: decoded.into(),
+            plain: plain.into(),
+            is_below: of.is_below,
+        }
+    }
+
+    /// The segments by which the index finds it.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = &[u8]> {
+        let path = if self.is_below {
+            self.decoded.strip_suffix(b"/").unwrap_or(&self.decoded)
+        } else {
+            &self.decoded
+        };
+        path.split(|byte| *byte == b'/')
+    }
+
+    fn fits(&self, path: &JudgedPath<'_>, reading: Reading) -> bool {
+        let fits =
+            |wanted: &[u8], is: &[u8]| if self.is_below { is.starts_with(wanted) } else { is == wanted };
+        match reading {
+            Reading::Certain => {
+                fits(self.text.as_bytes(), path.forwarded.as_bytes())
+                    && fits(&self.decoded, path.decoded())
+                    && fits(&self.plain, path.plain())
+            }
+            Reading::Possible => fits(&self.decoded, path.decoded()) || fits(&self.decoded, path.plain()),
+        }
+    }
+}
+
+/// Some servers read `delete` as DELETE.
+fn method_fits(wanted: &str, method: &str, reading: Reading) -> bool {
+    match reading {
+        Reading::Certain => wanted == method,
+        Reading::Possible => wanted.eq_ignore_ascii_case(method),
+    }
+}
+
+fn host_fits(wanted: &HostPattern, asked: &Asked<'_>, reading: Reading) -> bool {
+    let Some((name, port)) = asked.host else { return reading == Reading::Possible };
+    let port_fits = match (wanted.port, port) {
+        (None, _) => true,
+        (Some(_), None) => reading == Reading::Possible,
+        (Some(wanted), Some(port)) => wanted == port,
+    };
+    port_fits && wanted.fits_name(name)
+}
+
+/// Of a header with several values, an application may read any.
+fn header_fits(wanted: &HeaderMatch, asked: &Asked<'_>, reading: Reading) -> bool {
+    let (mut any, mut each) = (false, true);
+    let mut is_there = false;
+    asked.headers.values(&wanted.name, &mut |value| {
+        let fits = wanted.value.fits(std::iter::once(value));
+        (any, each, is_there) = (any || fits, each && fits, true);
+    });
+    match (is_there, reading) {
+        (false, _) => wanted.value.fits(std::iter::empty()),
+        (true, Reading::Certain) => each,
+        (true, Reading::Possible) => any,
+    }
+}

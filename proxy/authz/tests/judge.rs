@@ -1,0 +1,347 @@
+//! What the engine decides: single stories, and the reference engine over random rules and requests.
+
+#[path = "support/reference.rs"]
+mod reference;
+
+use pillion_authz::{Asked, Engine, Facts, Headers};
+use pillion_model::authorization::path::JudgedPath;
+use pillion_model::authorization::{
+    Action, Authorization, Conditions, EncodedSlash, PathPattern, PeerPattern, Rule,
+};
+use pillion_model::cluster::{AddressPattern, HostPattern};
+use pillion_model::route::{HeaderMatch, ValueMatch};
+use proptest::prelude::*;
+use reference::{Case, Http};
+
+const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
+const BATCH: &str = "spiffe://cluster.local/ns/batch/sa/nightly";
+
+struct Sent<'a>(&'a [(String, String)]);
+
+impl Headers for Sent<'_> {
+    fn values(&self, name: &str, each: &mut dyn FnMut(&[u8])) {
+        self.0.iter().filter(|(sent, _)| sent == name).for_each(|(_, value)| each(value.as_bytes()));
+    }
+}
+
+fn judged(by: &Authorization, case: &Case) -> (Action, Option<usize>) {
+    let http = case.http.as_ref();
+    let path = http.and_then(|http| http.path.as_deref());
+    let path = path.map(|path| JudgedPath::of(path, EncodedSlash::Reject).expect("a clear path"));
+    let sent = Sent(http.map_or(&[], |http| &http.headers));
+    let request = http.map(|http| Asked {
+        method: &http.method,
+        path: path.as_ref(),
+        host: http.host.as_deref().map(|host| match host.split_once(':') {
+            Some((name, port)) => (name, port.parse().ok()),
+            None => (host, None),
+        }),
+        headers: &sent,
+    });
+    let facts = Facts { peer: case.peer.as_ref(), source: case.source, port: case.port, request };
+    let verdict = Engine::new(by).judge(&facts);
+    (verdict.action, verdict.rule)
+}
+
+fn authorization(rules: Vec<Rule>) -> Authorization {
+    Authorization { rules, ..Authorization::default() }
+}
+
+fn rule(action: Action, when: Conditions) -> Rule {
+    Rule { name: "a".to_owned(), action, when, not: None }
+}
+
+fn from(peers: &[&str]) -> Vec<PeerPattern> {
+    peers.iter().map(|peer| PeerPattern::new(peer).expect("a pattern")).collect()
+}
+
+fn paths(paths: &[&str]) -> Vec<PathPattern> {
+    paths.iter().map(|path| PathPattern::new(path).expect("a pattern")).collect()
+}
+
+fn asked(peer: Option<&str>, method: &str, path: &str) -> Case {
+    let http =
+        Http { method: method.to_owned(), path: Some(path.to_owned()), host: None, headers: Vec::new() };
+    Case {
+        peer: peer.map(|peer| peer.parse().expect("an ID")),
+        source: "10.0.0.7".parse().expect("an address"),
+        port: 8080,
+        http: Some(http),
+    }
+}
+
+fn opaque(peer: Option<&str>, port: u16) -> Case {
+    Case { port, http: None, ..asked(peer, "GET", "/") }
+}
+
+const ALLOWED: Action = Action::Allow;
+const DENIED: Action = Action::Deny;
+
+#[test]
+fn the_example_of_the_public_interface() {
+    let reads = Conditions {
+        from: from(&[WEB, "spiffe://cluster.local/ns/batch/*"]),
+        methods: vec!["GET".to_owned(), "HEAD".to_owned()],
+        paths: paths(&["/api/*"]),
+        ports: vec![8080],
+        ..Conditions::default()
+    };
+    let rules = authorization(vec![rule(ALLOWED, reads)]);
+    for (case, expected) in [
+        (asked(Some(WEB), "GET", "/api/orders"), (ALLOWED, Some(0))),
+        (asked(Some(BATCH), "HEAD", "/api/"), (ALLOWED, Some(0))),
+        (asked(Some(WEB), "POST", "/api/orders"), (DENIED, None)),
+        (asked(Some(WEB), "get", "/api/orders"), (DENIED, None)),
+        (asked(Some(WEB), "GET", "/apis"), (DENIED, None)),
+        (asked(Some(WEB), "GET", "/api"), (DENIED, None)),
+        (asked(Some("spiffe://cluster.local/ns/batch"), "GET", "/api/a"), (DENIED, None)),
+        (asked(Some("spiffe://other.local/ns/shop/sa/web"), "GET", "/api/a"), (DENIED, None)),
+        (asked(None, "GET", "/api/a"), (DENIED, None)),
+        (Case { port: 9090, ..asked(Some(WEB), "GET", "/api/orders") }, (DENIED, None)),
+        (opaque(Some(WEB), 8080), (DENIED, None)),
+    ] {
+        assert_eq!(judged(&rules, &case), expected, "{case:?}");
+    }
+}
+
+#[test]
+fn a_matching_deny_rule_wins_wherever_it_stands_and_the_first_one_is_named() {
+    let all = || Conditions { from: from(&["spiffe://cluster.local/*"]), ..Conditions::default() };
+    let admin = Conditions { paths: paths(&["/admin/*", "/admin"]), ..Conditions::default() };
+    let rules = authorization(vec![
+        rule(ALLOWED, all()),
+        rule(ALLOWED, Conditions { from: from(&[WEB]), ..Conditions::default() }),
+        rule(DENIED, admin.clone()),
+        rule(DENIED, Conditions { from: from(&[WEB]), ..admin }),
+    ]);
+    assert_eq!(judged(&rules, &asked(Some(WEB), "GET", "/x")), (ALLOWED, Some(0)));
+    for path in ["/admin", "/admin/x", "/admin;x", "/admin;x/y", "/;x/admin"] {
+        assert_eq!(judged(&rules, &asked(Some(WEB), "GET", path)), (DENIED, Some(2)), "{path}");
+    }
+    assert_eq!(judged(&rules, &opaque(Some(WEB), 1)), (DENIED, Some(2)), "it matches by its other fields");
+}
+
+/// An application that knows parameters sees `/public/x`, another one a path that the rule does not name.
+#[test]
+fn an_allow_rule_needs_every_reading_of_a_path() {
+    let rules = authorization(vec![rule(
+        ALLOWED,
+        Conditions { paths: paths(&["/public/*", "/a!b", "/c;d"]), ..Conditions::default() },
+    )]);
+    for (path, expected) in [
+        ("/public/x;y", ALLOWED),
+        ("/public/;y", ALLOWED),
+        ("/public;y/x", DENIED),
+        ("/a!b", ALLOWED),
+        ("/a%21b", DENIED),
+        ("/c;d", ALLOWED),
+        ("/c;e", DENIED),
+        ("/c", DENIED),
+    ] {
+        assert_eq!(judged(&rules, &asked(None, "GET", path)).0, expected, "{path}");
+    }
+}
+
+#[test]
+fn a_peer_without_an_identity_profits_from_no_rule_about_identities() {
+    let not = |action, not| Rule { not: Some(not), ..rule(action, Conditions::default()) };
+    let batch = || Conditions { from: from(&[BATCH]), ..Conditions::default() };
+    let mut rules = authorization(vec![not(ALLOWED, batch())]);
+    assert_eq!(judged(&rules, &asked(Some(WEB), "GET", "/")).0, ALLOWED);
+    assert_eq!(judged(&rules, &asked(Some(BATCH), "GET", "/")).0, DENIED);
+    assert_eq!(judged(&rules, &asked(None, "GET", "/")).0, DENIED, "it may be the peer that is excepted");
+    rules.rules = vec![not(DENIED, batch())];
+    rules.default = ALLOWED;
+    assert_eq!(judged(&rules, &asked(Some(BATCH), "GET", "/")).0, ALLOWED);
+    assert_eq!(judged(&rules, &asked(None, "GET", "/")).0, DENIED);
+}
+
+#[test]
+fn on_opaque_connections_rules_for_requests_allow_nothing_and_deny_by_their_other_fields() {
+    let by_port = |port| Conditions { ports: vec![port], ..Conditions::default() };
+    let with_method = |port| Conditions { methods: vec!["GET".to_owned()], ..by_port(port) };
+    let rules = authorization(vec![
+        rule(ALLOWED, by_port(1)),
+        rule(ALLOWED, with_method(2)),
+        rule(DENIED, with_method(3)),
+        rule(ALLOWED, by_port(3)),
+        Rule { not: Some(with_method(4)), ..rule(ALLOWED, by_port(4)) },
+        Rule { not: Some(with_method(5)), ..rule(DENIED, by_port(5)) },
+    ]);
+    for (port, expected) in [(1, (ALLOWED, Some(0))), (2, (DENIED, None)), (3, (DENIED, Some(2)))] {
+        assert_eq!(judged(&rules, &opaque(Some(WEB), port)), expected, "{port}");
+    }
+    assert_eq!(judged(&rules, &opaque(Some(WEB), 4)), (DENIED, None));
+    assert_eq!(judged(&rules, &opaque(Some(WEB), 5)), (DENIED, Some(5)));
+    let engine = Engine::new(&rules);
+    assert_eq!([1, 2, 3, 4, 5].map(|port| engine.has_rules_for_http(port)), [false, true, true, true, true]);
+}
+
+#[test]
+fn a_rule_with_very_many_peers_and_paths_is_found_all_the_same() {
+    let peers: Vec<String> = (0..100).map(|nth| format!("spiffe://cluster.local/sa/{nth}")).collect();
+    let many: Vec<String> = (0..100).map(|nth| format!("/p/{nth}")).collect();
+    let texts = |all: &[String]| all.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
+    let (peers, many) = (texts(&peers), texts(&many));
+    let when = Conditions {
+        from: from(&peers.split(' ').collect::<Vec<_>>()),
+        paths: paths(&many.split(' ').collect::<Vec<_>>()),
+        ..Conditions::default()
+    };
+    let rules = authorization(vec![rule(ALLOWED, when)]);
+    let peer = Some("spiffe://cluster.local/sa/99");
+    assert_eq!(judged(&rules, &asked(peer, "GET", "/p/99")).0, ALLOWED);
+    assert_eq!(judged(&rules, &asked(peer, "GET", "/p/100")).0, DENIED);
+}
+
+fn some<T: Clone + std::fmt::Debug + 'static>(of: Vec<T>) -> impl Strategy<Value = Vec<T>> {
+    let most = of.len().min(3);
+    prop_oneof![2 => Just(Vec::new()), 1 => prop::sample::subsequence(of, 1..=most)]
+}
+
+fn conditions() -> impl Strategy<Value = Conditions> {
+    let peers = from(&[
+        "spiffe://a/x",
+        "spiffe://a/x/y",
+        "spiffe://a/*",
+        "spiffe://a/x/*",
+        "spiffe://a/x/y/*",
+        "spiffe://b/*",
+        "spiffe://b",
+    ]);
+    let patterns =
+        paths(&["/", "/*", "/a", "/a/*", "/a/b", "/a/b/*", "/a/", "/a;x", "/a;x/*", "/a!", "/a%21/*"]);
+    let host = |name: &str, wildcard, port| HostPattern { name: name.to_owned(), wildcard, port };
+    let hosts = vec![
+        host("a", false, None),
+        host("a", true, None),
+        host("a", false, Some(80)),
+        host("b.a", false, None),
+    ];
+    let value = |value| HeaderMatch { name: "x-a".to_owned(), value };
+    let headers = vec![
+        value(ValueMatch::Exact("1".to_owned())),
+        value(ValueMatch::Prefix("2".to_owned())),
+        value(ValueMatch::Present(true)),
+        value(ValueMatch::Present(false)),
+        HeaderMatch { name: "x-b".to_owned(), value: ValueMatch::Exact("1".to_owned()) },
+    ];
+    let network = |text: &str, prefix| AddressPattern {
+        network: text.parse().expect("an address"),
+        prefix,
+        port: None,
+    };
+    let sources = vec![network("10.0.0.0", 8), network("10.0.0.7", 32), network("fd00::", 16)];
+    let methods = ["GET", "PUT"].map(str::to_owned).to_vec();
+    (some(peers), some(methods), some(patterns), some(vec![1, 2]), some(hosts), some(headers), some(sources))
+        .prop_map(|(from, methods, paths, ports, hosts, headers, sources)| Conditions {
+            from,
+            methods,
+            paths,
+            ports,
+            hosts,
+            headers,
+            sources,
+        })
+}
+
+fn any_rule() -> impl Strategy<Value = Rule> {
+    let not =
+        prop_oneof![2 => Just(None), 1 => conditions().prop_map(|it| Some(it).filter(|it| !it.is_empty()))];
+    let action = prop_oneof![Just(ALLOWED), Just(DENIED)];
+    (action, conditions(), not).prop_map(|(action, when, not)| Rule {
+        name: String::new(),
+        action,
+        when,
+        not,
+    })
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let peer = prop::sample::select(vec![
+        None,
+        Some("spiffe://a"),
+        Some("spiffe://a/x"),
+        Some("spiffe://a/x/y"),
+        Some("spiffe://a/x/y/z"),
+        Some("spiffe://b"),
+        Some("spiffe://b/x"),
+        Some("spiffe://c/x"),
+    ]);
+    let path = prop_oneof![
+        1 => Just(None),
+        9 => "(/[ab](;x|!|%21)?){1,3}/?|/|/;x/a".prop_map(Some),
+    ];
+    let host = prop::sample::select(vec![
+        None,
+        Some("a"),
+        Some("A."),
+        Some("b.a:80"),
+        Some("a:80"),
+        Some("a:81"),
+        Some("ba"),
+    ]);
+    let header = (prop::sample::select(vec!["x-a", "x-b"]), prop::sample::select(vec!["1", "2", "22"]))
+        .prop_map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let http =
+        (prop::sample::select(vec!["GET", "PUT", "put"]), path, host, prop::collection::vec(header, 0..3))
+            .prop_map(|(method, path, host, headers)| Http {
+                method: method.to_owned(),
+                path,
+                host: host.map(str::to_owned),
+                headers,
+            });
+    let source = prop::sample::select(vec!["10.0.0.7", "10.1.0.0", "11.0.0.1", "fd00::1", "::ffff:10.0.0.7"]);
+    let http = prop_oneof![1 => Just(None), 5 => http.prop_map(Some)];
+    (peer, source, 1_u16..4, http).prop_map(|(peer, source, port, http)| Case {
+        peer: peer.map(|peer| peer.parse().expect("an ID")),
+        source: source.parse().expect("an address"),
+        port,
+        http,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4096, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_engine_decides_as_the_reference(
+        rules in prop::collection::vec(any_rule(), 0..12),
+        default in prop_oneof![Just(ALLOWED), Just(DENIED)],
+        cases in prop::collection::vec(case(), 1..8),
+    ) {
+        let by = Authorization { default, ..authorization(rules) };
+        for case in cases {
+            prop_assert_eq!(judged(&by, &case), reference::judge(&by, &case), "{:?}", case);
+        }
+    }
+
+    #[test]
+    fn a_judged_path_is_judged_as_itself(
+        path in "(/{1,2}(a|\\.|%2e|%2E|%61|%41|%2f|%3b|;|%25|%c3%a4|%|x=1|\\.\\.|%00|\\\\){0,4}){0,5}",
+        keep in any::<bool>(),
+    ) {
+        let slash = if keep { EncodedSlash::Keep } else { EncodedSlash::Reject };
+        if let Ok(once) = JudgedPath::of(&path, slash) {
+            let again = JudgedPath::of(&once.forwarded, slash);
+            prop_assert_eq!(again.as_ref().map(|again| &*again.forwarded), Ok(&*once.forwarded));
+            let again = again.expect("a clear path");
+            prop_assert_eq!((again.decoded(), again.plain()), (once.decoded(), once.plain()));
+            for reading in [once.forwarded.as_bytes(), once.decoded(), once.plain()] {
+                let mut names = reading.split(|byte| *byte == b'/').skip(1).peekable();
+                while let Some(name) = names.next() {
+                    let is_last = names.peek().is_none();
+                    prop_assert!(name != b"." && name != b".." && (is_last || !name.is_empty()), "{:?}", once);
+                }
+                prop_assert!(reading.starts_with(b"/") && !reading.iter().any(|it| matches!(it, b'\\' | 0)));
+            }
+        }
+    }
+
+    #[test]
+    fn no_text_makes_a_path_panic(path in ".{0,20}|[/.%;0-9a-f\\\\ä]{0,20}") {
+        drop(JudgedPath::of(&path, EncodedSlash::Reject));
+        drop(JudgedPath::of(&path, EncodedSlash::Keep));
+        drop(PathPattern::new(&path));
+    }
+}

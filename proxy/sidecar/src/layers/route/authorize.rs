@@ -1,0 +1,100 @@
+//! Judges an inbound request by the authorization rules.
+//!
+//! Where rules name paths, the application receives the path that was judged, in origin-form.
+
+use http::uri::PathAndQuery;
+use http::{Method, Uri, Version};
+use pillion_authz::{Asked, Facts, Headers as HeadersOf};
+
+use super::host_text;
+use crate::http::Call;
+use crate::state::authorization::{Authorization, Decided, Judgement};
+use crate::state::split_port;
+use pillion_base::error::Error;
+use pillion_http::message::{Headers, RequestHead};
+use pillion_model::Reason;
+use pillion_model::authorization::path::{BadPath, JudgedPath};
+
+/// Judges the request, and notes the decision for the access log. Returns the target for the application where it
+/// differs from the one that came.
+///
+/// # Errors
+/// `authz_denied`, or `bad_request` for a path that two readers could see differently.
+pub(super) fn authorize(by: &Authorization, call: &Call, port: u16) -> Result<Option<Uri>, Error> {
+    if host_text(call).contains('@') {
+        return Err(Error::new(Reason::BadRequest, "the request's host has user information before an @"));
+    }
+    let path = if by.names_paths() { path_of(&call.head) } else { None };
+    let path = match path.map(|path| JudgedPath::of(path, by.encoded_slash())).transpose() {
+        Ok(path) => path,
+        Err(why) => return bad_path(by, call, why),
+    };
+    let connection = &call.common.exchange.connection;
+    let host = call.common.host.is_some().then(|| split_port(host_text(call)));
+    let request = Asked {
+        method: call.head.method.as_str(),
+        path: path.as_ref(),
+        host,
+        headers: &Sent(&call.head.headers),
+    };
+    let facts = Facts {
+        peer: connection.peer.as_ref().map(|peer| &peer.id),
+        source: connection.downstream.ip(),
+        port,
+        request: Some(request),
+    };
+    note(by.request(&facts), call)?;
+    match path.filter(|_| by.is_enforced()) {
+        Some(path) => target(&call.head, &path),
+        None => Ok(None),
+    }
+}
+
+fn bad_path(by: &Authorization, call: &Call, why: BadPath) -> Result<Option<Uri>, Error> {
+    note(by.bad_path(why), call).map(|()| None)
+}
+
+fn note((decided, judged): Judgement, call: &Call) -> Result<(), Error> {
+    call.common.exchange.note(|facts| facts.common.authorization = Some(decided));
+    let Decided { decision, .. } = decided;
+    tracing::debug!(request = call.common.exchange.id(), decision = decision.as_str(), "request judged");
+    judged
+}
+
+/// The path of the request. CONNECT and `OPTIONS *` have none.
+fn path_of(head: &RequestHead) -> Option<&str> {
+    let is_connect = head.method == Method::CONNECT && head.protocol.is_none() && head.uri.path().is_empty();
+    let is_all = head.method == Method::OPTIONS && head.uri.path() == "*";
+    (!is_connect && !is_all).then(|| head.uri.path())
+}
+
+/// The target with the path as it was judged, if the target of the head is another.
+fn target(head: &RequestHead, path: &JudgedPath<'_>) -> Result<Option<Uri>, Error> {
+    let is_absolute = head.version != Version::HTTP_2 && head.uri.authority().is_some();
+    if path.forwarded == head.uri.path() && !is_absolute {
+        return Ok(None);
+    }
+    let unread =
+        |_| Error::new(Reason::BadRequest, "the request's path cannot be forwarded as it was judged");
+    let text = match head.uri.query() {
+        Some(query) => format!("{}?{query}", path.forwarded),
+        None => path.forwarded.clone().into_owned(),
+    };
+    let path = PathAndQuery::try_from(text).map_err(unread)?;
+    if is_absolute {
+        return Ok(Some(Uri::from(path)));
+    }
+    let mut parts = head.uri.clone().into_parts();
+    parts.path_and_query = Some(path);
+    Uri::from_parts(parts).map(Some).map_err(|_parts| {
+        Error::new(Reason::BadRequest, "the request's target cannot be forwarded as it was judged")
+    })
+}
+
+struct Sent<'a>(&'a Headers);
+
+impl HeadersOf for Sent<'_> {
+    fn values(&self, name: &str, each: &mut dyn FnMut(&[u8])) {
+        self.0.named(name).for_each(each);
+    }
+}
