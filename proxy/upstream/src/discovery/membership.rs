@@ -402,7 +402,7 @@ mod tests {
             known.pause(0.5).as_secs()
         };
         let answers =
-            [living(20), living(300), living(1), found(&["192.0.2.1"]), living(7), failed(), nothing()];
+            [living(20), living(300), living(0), found(&["192.0.2.1"]), living(7), failed(), nothing()];
         assert_eq!(answers.map(&mut pause_after), [20, 60, 1, 60, 7, 1, 5]);
     }
 

@@ -268,10 +268,10 @@ async fn question(server: &TokioResolver, name: &Name, family: RecordType) -> Fa
     }
 }
 
-/// The least time to live of the answer's records, aliases (CNAME) included. `None` for 0.
+/// The least time to live of the answer's records, aliases (CNAME) included. `None` where there is no record.
 fn lifetime(found: &Lookup) -> Option<Duration> {
     let least = found.answers().iter().map(|record| record.ttl).min()?;
-    (least > 0).then(|| Duration::from_secs(least.into()))
+    Some(Duration::from_secs(least.into()))
 }
 
 /// The meaning of an error of the resolver, which reports an empty answer as an error.
@@ -343,8 +343,9 @@ mod tests {
         server.say("orders.test.", &records(&["192.0.2.3"]));
         assert_eq!(ask(&resolver, "orders.test.").await, found(&["192.0.2.3"]));
         server.say_of("_a._tcp.test.", RecordType::SRV, Script::Services(vec![(0, 0, 80, "orders.test.")]));
-        for (seconds, expected) in [(7, Some(Duration::from_secs(7))), (0, None)] {
+        for seconds in [7, 0] {
             server.set_lifetime(seconds);
+            let expected = Some(Duration::from_secs(seconds.into()));
             assert_eq!(ask(&resolver, "orders.test.").await.lifetime(), expected);
             assert_eq!(ask_srv(&resolver, "_a._tcp.test.").await.lifetime(), expected);
         }
