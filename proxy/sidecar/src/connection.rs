@@ -41,6 +41,9 @@ pub struct Connection {
     pub downstream: SocketAddr,
     /// The verified client; `None` without mTLS.
     pub peer: Option<Arc<Peer>>,
+    /// The verified client is a Pillion sidecar, by the protocol that it has offered in its handshake. Other programs
+    /// pass headers of their own clients on, so they are not believed where one request speaks for later ones.
+    pub is_from_sidecar: bool,
     /// `peer` as a metric label.
     pub peer_label: Symbol,
     /// The `x-forwarded-client-cert` of every request on this connection.
@@ -184,6 +187,7 @@ impl Connection {
             direction: place.work.direction(),
             downstream,
             peer: None,
+            is_from_sidecar: false,
             peer_label: Symbol::EMPTY,
             client_cert: None,
             destination: Destination::Named,

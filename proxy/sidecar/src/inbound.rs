@@ -485,6 +485,7 @@ impl Inbound {
         let is_by_current = rules.side.tls.as_ref().is_none_or(|tls| tls.serial == by);
         // a peer that an older TLS server verified is judged with its first request
         let generation = if arrived.proven.is_none() || is_by_current { rules.generation } else { 0 };
+        let alpn = arrived.proven.as_ref().and_then(|proven| proven.alpn);
         let peer = arrived.proven.map(|proven| proven.peer);
         let label = |peer: &Arc<Peer>| self.worker.ground.metrics.intern_peer(peer.id.as_str());
         let client_cert =
@@ -493,6 +494,7 @@ impl Inbound {
             peer_label: peer.as_ref().map_or(Symbol::EMPTY, label),
             client_cert,
             peer,
+            is_from_sidecar: alpn.is_some_and(Alpn::is_sidecar),
             original: arrived.of.original,
             destination: rules.route.clone().map_or(Destination::Named, Destination::Route),
             began: arrived.began,

@@ -70,9 +70,9 @@ struct Http2Client {
 }
 
 impl Http2Client {
-    /// Learns how the names of a request were spelled, if the client is a workload of the mesh.
+    /// Learns how the names of a request were spelled, if the client is another sidecar.
     fn learn_spelling(&self, head: &mut RequestHead, seen: &Seen) -> Asked {
-        if !self.connection.is_from_mesh() {
+        if !self.connection.is_from_sidecar {
             return Asked::Nothing;
         }
         let told = if seen.has(Seen::OURS) { head.headers.named(CASE.as_str()).next() } else { None };
