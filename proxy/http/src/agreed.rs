@@ -1,15 +1,17 @@
-//! `x-pillion-case`: how the names of a head were spelled over HTTP/1. Two sidecars tell each other over HTTP/2, which
-//! has lower case alone.
+//! What two sidecars tell each other once for an HTTP/2 connection, in `x-pillion-case`, because each custom field of a
+//! request costs 500 to 1,000 instructions on either side.
 //!
-//! What most requests of a connection have in common is told once, and with it `x-pillion-via`, and that a request without
-//! `x-forwarded-proto` came over plaintext HTTP: each field costs 500 to 1,000 instructions on either side. A request that
-//! differs in any of them says so itself, so no request is taken for what another client has sent. The first request tells its own spelling, and asks the
-//! other sidecar to keep it for all requests that say nothing (`;keep`). Until an answer says that it is kept, every
-//! request tells its spelling; from then on, only a request that is spelled in another way. An answer that says that the
-//! requests' spelling is kept does the same for the spelling of answers. A sidecar that does not know the field removes it,
-//! like every `x-pillion-…`, and never answers that it keeps something.
+//! The sidecar that sends requests tells how the names of a request were spelled over HTTP/1, since HTTP/2 has lower case
+//! alone. Its first request asks the other sidecar to keep three things (`;keep`): this spelling, the request's
+//! `x-pillion-via`, and that a request without `x-forwarded-proto` came over plaintext HTTP. Its answer confirms that they
+//! are kept, and asks in the same way to keep the spelling of answers.
 //!
-//! Deliberately absent: who may be believed. The callers read the field only from a verified sidecar.
+//! After that, a message without a field means: as was agreed. A message that differs says so itself, so no request is
+//! taken for what another client has sent. Until the confirmation, and with a sidecar that does not know the field and
+//! therefore never confirms, each request tells everything.
+//!
+//! Deliberately absent: the choice of peers that are believed. The callers read the field only from a verified sidecar,
+//! because other programs pass headers of their own clients on.
 
 use std::sync::OnceLock;
 
@@ -23,18 +25,18 @@ pub const CASE: HeaderName = HeaderName::from_static("x-pillion-case");
 /// 256 bytes for a kept `x-pillion-via`: twice as long as the entry of one sidecar may be.
 const VIA_BYTES: usize = 256;
 const KEEP: &[u8] = b";keep";
-/// What a message tells that came over HTTP/2.
+/// The value for a message that came over HTTP/2.
 const OVER_HTTP2: &[u8] = b"2";
 
 /// How the names of a message were spelled on the first connection on which it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Origin {
     Http1(Spelling),
-    /// In lower case. An answer to such a request leaves over HTTP/2 too, so nobody needs its spelling.
+    /// In lower case. An answer to such a request leaves over HTTP/2 too, so its spelling does not matter.
     Http2,
 }
 
-/// What a field tells.
+/// The content of a field.
 struct Told {
     origin: Origin,
     is_kept: bool,
@@ -43,13 +45,14 @@ struct Told {
 /// What the two sidecars of one HTTP/2 connection have agreed on. Each value is set once.
 #[derive(Debug, Default)]
 pub struct Agreed {
-    /// What requests have in common that tell nothing.
+    /// What a request without the field means.
     requests: OnceLock<Kept>,
-    /// How answers are spelled that tell nothing. For the sidecar that sends requests: the other one keeps both.
+    /// The spelling of an answer without the field. At the sidecar that sends requests, a value also means that the other
+    /// sidecar keeps `requests`.
     answers: OnceLock<Origin>,
 }
 
-/// What the requests of a connection have in common, as the first one has told it.
+/// What the first request of a connection asks to keep.
 #[derive(Debug)]
 struct Kept {
     origin: Origin,
@@ -57,17 +60,17 @@ struct Kept {
     via: Value,
 }
 
-/// What a request has told of its spelling.
+/// What a request has said about its spelling.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Asked {
-    /// Nothing, because nothing is agreed on, or because it came over HTTP/2. Its answer tells nothing.
+    /// Nothing was agreed, or the request came over HTTP/2. Its answer has no field.
     #[default]
     Nothing,
-    /// Nothing, because it is spelled as agreed.
+    /// The request has no field, because it is spelled as agreed.
     AsAgreed,
-    /// Its own spelling.
+    /// The request names its own spelling.
     Own,
-    /// Its own spelling, which the other sidecar is asked to keep.
+    /// The request names its own spelling, and asks the other sidecar to keep it.
     ToKeep,
 }
 

@@ -322,7 +322,7 @@ impl Drop for Body {
         let whole = http_body::Body::is_end_stream(self);
         match &mut self.tail {
             Some(Tail::Request(tail)) if whole => tail.observer.progress().completed(),
-            Some(Tail::Response(tail)) => tail.end(whole),
+            Some(Tail::Response(tail)) => tail.end(whole || tail.is_whole),
             _ => {}
         }
     }
@@ -396,6 +396,8 @@ pub struct ResponseTail {
     deadline: Option<Deadline>,
     /// Bytes have come since the deadline was last moved.
     moved: bool,
+    /// Trailers have come, and nothing follows them. Their writer may still refuse them.
+    is_whole: bool,
     ending: ResponseEnd,
 }
 
@@ -425,7 +427,7 @@ impl ResponseTail {
             }
         } else if let Some(trailers) = frame.trailers_ref() {
             self.ending.grpc_status = crate::headers::grpc_status_of_trailers(trailers);
-            self.end(true); // nothing follows trailers, so the body is not polled again
+            self.is_whole = true; // the body is not polled again; the exchange ends when its writer drops it
         }
         Poll::Ready(Some(Ok(frame)))
     }

@@ -137,6 +137,7 @@ impl<B: OutgoingBody> Outgoing<B> {
     /// Ends the body with `trailers`. `h2` queues those of an answer as it queues its head, so they count like one.
     fn end_with(&mut self, trailers: HeaderMap) -> Result<(), Unsent> {
         if self.is_answer && !self.room.account.hold_head(|| field_bytes(&trailers)) {
+            self.body.cut(Why::Overloaded);
             self.stream.send_reset(Reason::ENHANCE_YOUR_CALM);
             return Err(Unsent::Stalled);
         }
