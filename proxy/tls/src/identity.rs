@@ -1,11 +1,12 @@
 //! Reads which workload a certificate names, and how long it is valid.
 //!
-//! [`credentials`] is our own identity, [`revocation`] the revoked certificates, [`watch`] notices newer files,
-//! [`view`] shows everything, and [`issue`] is a small CA. Deliberately absent: trust. A [`Subject`] is only what a
+//! [`credentials`] is our own identity, [`revocation`] the revoked certificates, [`pem`] reads both out of text,
+//! [`watch`] notices newer files, [`view`] shows everything, and [`issue`] is a small CA. Deliberately absent: trust. A [`Subject`] is only what a
 //! certificate claims; `tls::verify` decides whether to trust it.
 
 pub mod credentials;
 pub mod issue;
+pub mod pem;
 pub mod revocation;
 pub mod view;
 pub mod watch;

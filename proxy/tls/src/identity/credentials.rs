@@ -13,11 +13,12 @@ use std::sync::Arc;
 use pillion_model::SpiffeId;
 use pillion_model::identity::{Crl, Source};
 use rustls::RootCertStore;
-use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use x509_parser::x509::X509Version;
 
+use super::pem::{self, BadBlocks, Kind};
 use super::revocation::{self, BadList, RevocationList};
 use super::{NotAnIdentity, Subject, Validity, date, parse, unix_now};
 use crate::provider;
@@ -57,8 +58,8 @@ pub enum CredentialsError {
     BadCrl { path: PathBuf, source: BadList },
     #[error("{} is larger than 1 MiB; give the PEM file of this workload alone", path.display())]
     TooLarge { path: PathBuf },
-    #[error("{} is not valid PEM: {fault}; it may be half written or cut off", path.display())]
-    BadPem { path: PathBuf, fault: pem::Error },
+    #[error("{} is refused: {fault}", path.display())]
+    BadPem { path: PathBuf, fault: BadBlocks },
     #[error("{} holds no certificate; expected a PEM block `BEGIN CERTIFICATE`", path.display())]
     NoCertificate { path: PathBuf },
     #[error(
@@ -72,12 +73,6 @@ pub enum CredentialsError {
         path.display()
     )]
     EncryptedKey { path: PathBuf },
-    #[error(
-        "only {read} of {written} certificates in {} can be read: the others do not begin with a line \
-         `-----BEGIN CERTIFICATE-----`, without spaces before it",
-        path.display()
-    )]
-    Unread { path: PathBuf, read: usize, written: usize },
     #[error("the key in {} cannot be used ({source}); use an ECDSA, Ed25519 or RSA key", path.display())]
     BadKey { path: PathBuf, source: rustls::Error },
     #[error(
@@ -350,28 +345,9 @@ fn read(path: &Path) -> Result<Vec<u8>, CredentialsError> {
     Ok(bytes)
 }
 
-/// A certificate that begins in another way than PEM allows would be left out silently, and with it perhaps a CA.
 fn all_certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
-    let pem = without_mark(pem);
-    let certificates = CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|fault| CredentialsError::BadPem { path: path.to_owned(), fault })?;
-    let written = pem.split(|byte| *byte == b'\n').filter(|line| begins_certificate(line)).count();
-    match certificates.len() {
-        read if read < written => Err(CredentialsError::Unread { path: path.to_owned(), read, written }),
-        _ => Ok(certificates),
-    }
-}
-
-fn begins_certificate(line: &[u8]) -> bool {
-    let line = line.trim_ascii();
-    line.starts_with(b"-----BEGIN ") && line.ends_with(b" CERTIFICATE-----")
-}
-
-/// The text after the byte order mark that some editors write before it. With the mark, the first line would not be
-/// PEM.
-fn without_mark(text: &[u8]) -> &[u8] {
-    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+    pem::blocks(pem, Kind::Certificate)
+        .map_err(|fault| CredentialsError::BadPem { path: path.to_owned(), fault })
 }
 
 /// Whether the PEM text has a key that is encrypted, in PKCS #8 or as OpenSSL wrote it before.
@@ -426,11 +402,11 @@ fn certified(
     pem: &[u8],
 ) -> Result<CertifiedKey, CredentialsError> {
     let path = || source.key.clone();
-    let pem = without_mark(pem);
+    let pem = pem::without_mark(pem);
     let key = PrivateKeyDer::from_pem_slice(pem).map_err(|fault| match fault {
         _ if is_encrypted(pem) => CredentialsError::EncryptedKey { path: path() },
-        pem::Error::NoItemsFound => CredentialsError::NoKey { path: path() },
-        fault => CredentialsError::BadPem { path: path(), fault },
+        rustls::pki_types::pem::Error::NoItemsFound => CredentialsError::NoKey { path: path() },
+        fault => CredentialsError::BadPem { path: path(), fault: BadBlocks::Pem(fault) },
     })?;
     CertifiedKey::from_der(chain, key, &provider::any()).map_err(|fault| match fault {
         rustls::Error::InconsistentKeys(_) => {
@@ -486,7 +462,7 @@ mod tests {
         let junk_key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
         for (error, words) in [
             (fault("", key, bundle), "certificate holds no certificate"),
-            (fault(cut, key, bundle), "certificate is not valid PEM"),
+            (fault(cut, key, bundle), "certificate is refused: it is not valid PEM"),
             (fault(junk, key, bundle), "is not a workload's certificate: it is not a readable"),
             (fault(ca.certificate_pem(), &ca.key_pem(), bundle), "put the workload's own first"),
             (fault(&two.certificate, &two.key, bundle), "2 URIs"),

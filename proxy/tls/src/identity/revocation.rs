@@ -9,12 +9,12 @@ use std::path::Path;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::CertificateRevocationListDer;
-use rustls::pki_types::pem::{self, PemObject};
 use webpki::{CertRevocationList, OwnedCertRevocationList};
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::credentials::CredentialsError;
+use super::pem::{self, BadBlocks, Kind};
 use super::{date, parse};
 use crate::provider;
 
@@ -39,8 +39,8 @@ pub struct RevocationList {
 pub enum BadList {
     #[error("it holds no list; expected a PEM block `BEGIN X509 CRL`, or one list in DER")]
     None,
-    #[error("it is not valid PEM: {0}")]
-    Pem(pem::Error),
+    #[error(transparent)]
+    Pem(#[from] BadBlocks),
     #[error("list {number} cannot be read: {fault}")]
     Unreadable { number: usize, fault: String },
     #[error("list {number} cannot be used: {fault}")]
@@ -80,7 +80,7 @@ fn ders(bytes: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, BadL
     if bytes.first() == Some(&SEQUENCE) {
         return Ok(vec![bytes.to_vec().into()]);
     }
-    CertificateRevocationListDer::pem_slice_iter(bytes).collect::<Result<_, _>>().map_err(BadList::Pem)
+    Ok(pem::blocks(bytes, Kind::RevocationList)?)
 }
 
 impl RevocationList {

@@ -100,6 +100,26 @@ async fn every_list_with_a_ca_s_name_counts_in_any_order_and_with_any_of_its_key
     }
 }
 
+#[test]
+fn no_revocation_list_is_left_out_however_the_lists_are_joined() {
+    let ca = ca();
+    let (web, orders) = (issue(&ca, WEB), issue(&ca, ORDERS));
+    let (one, two) = (revoking(&ca, &web), revoking(&ca, &orders));
+    let loaded = |text: String| orders.clone().with_crl("ca.crl".as_ref(), text.as_bytes(), unix_now());
+    for text in [format!("{one}{two}"), format!("\u{feff}{one}{two}"), format!("# both\n{one}\n{two}")] {
+        assert_eq!(loaded(text).expect("lists").revocations.len(), 2);
+    }
+    for text in [
+        format!("{}{two}", one.trim_end()),
+        format!("{one}  {two}"),
+        format!("{one}\u{feff}{two}"),
+        format!("{one}{}", two.replace("X509 CRL", "CRL")),
+    ] {
+        let refusal = loaded(text).expect_err("one list would be left out").to_string();
+        assert!(refusal.contains("ca.crl") && refusal.contains("1 of 2 blocks `X509 CRL`"), "{refusal}");
+    }
+}
+
 #[tokio::test]
 async fn an_outdated_list_refuses_the_revoked_certificates_and_no_others() {
     let ca = ca();

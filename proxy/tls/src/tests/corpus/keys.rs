@@ -105,7 +105,7 @@ fn texts() -> Vec<Row> {
         let bundle = format!("{}{}", change(files.bundle.clone()), files.bundle);
         Files { bundle, ..files }
     };
-    let leaf = usual().certificate;
+    let (leaf, chain) = (usual().certificate, usual());
     vec![
         ("lines that end with CR LF", every(|text| text.replace('\n', "\r\n")), Ok(())),
         (
@@ -124,11 +124,35 @@ fn texts() -> Vec<Row> {
             }),
             Ok(()),
         ),
-        ("the first CA of two after spaces", doubled(|ca| format!("  {ca}")), Err("1 of 2 certificates")),
+        (
+            "the first CA of two after spaces",
+            doubled(|ca| format!("  {ca}")),
+            Err("1 of 2 blocks `CERTIFICATE`"),
+        ),
         (
             "the first CA of two under another label",
             doubled(|ca| ca.replace(" CERTIFICATE", " TRUSTED CERTIFICATE")),
-            Err("1 of 2 certificates"),
+            Err("1 of 2 blocks `CERTIFICATE`"),
+        ),
+        (
+            "two CAs joined without a line end between them",
+            doubled(|ca| ca.trim_end().to_owned()),
+            Err("1 of 2 blocks `CERTIFICATE`"),
+        ),
+        (
+            "a byte order mark between two CAs",
+            doubled(|ca| format!("{ca}\u{feff}")),
+            Err("1 of 2 blocks `CERTIFICATE`"),
+        ),
+        (
+            "an intermediate joined to the own certificate without a line end between them",
+            Files { certificate: format!("{}{}", chain.certificate.trim_end(), chain.bundle), ..chain },
+            Err("1 of 2 blocks `CERTIFICATE`"),
+        ),
+        (
+            "a certificate request in the trust bundle",
+            doubled(|ca| ca.replace(" CERTIFICATE", " CERTIFICATE REQUEST")),
+            Ok(()),
         ),
         ("the same CA twice", doubled(|ca| ca), Ok(())),
         (
