@@ -1,9 +1,10 @@
 //! Originates TLS to the endpoints of one cluster: mutual by SPIFFE ID, or simple by host name.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use pillion_model::SpiffeId;
@@ -202,7 +203,7 @@ pub struct Setup<'a> {
     provider: Arc<CryptoProvider>,
     /// Keyed by what the cluster trusts (without the server name) and the protocols that it offers.
     known: HashMap<(UpstreamTls, AlpnOffer), Arc<Connectors>>,
-    bundles: HashMap<PathBuf, Arc<RootCertStore>>,
+    bundles: HashMap<PathBuf, Bundle>,
 }
 
 impl<'a> Setup<'a> {
@@ -273,7 +274,11 @@ impl<'a> Setup<'a> {
             listed => Expected::AnyOf(listed.to_vec()),
         };
         let trust = match trust_bundle {
-            Some(_) => Trust::Bundle(self.roots(trust_bundle)?),
+            Some(path) => {
+                let bundle = self.bundle(path)?;
+                bundle.check_cas(path)?; // every certificate of the bundle may sign identities
+                Trust::Bundle(bundle.roots.clone())
+            }
             None => federated_trust(credentials, identities)?,
         };
         let verifier = ServerVerifier::new(trust, expected, credentials, &self.provider);
@@ -290,15 +295,17 @@ impl<'a> Setup<'a> {
     }
 
     fn roots(&mut self, trust_bundle: Option<&PathBuf>) -> Result<Arc<RootCertStore>, SetupError> {
-        let Some(path) = trust_bundle else {
-            return self.credentials.map(|own| own.roots.clone()).ok_or(SetupError::NeedsTrustBundle);
-        };
-        if let Some(known) = self.bundles.get(path) {
-            return Ok(known.clone());
+        match trust_bundle {
+            Some(path) => Ok(self.bundle(path)?.roots.clone()),
+            None => self.credentials.map(|own| own.roots.clone()).ok_or(SetupError::NeedsTrustBundle),
         }
-        let roots = Bundle::load(path)?.roots;
-        self.bundles.insert(path.clone(), roots.clone());
-        Ok(roots)
+    }
+
+    fn bundle(&mut self, path: &Path) -> Result<&Bundle, SetupError> {
+        Ok(match self.bundles.entry(path.to_owned()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(Bundle::load(path)?),
+        })
     }
 }
 

@@ -470,3 +470,24 @@ fn a_client_that_cannot_be_set_up_names_what_is_missing() {
     let error = new(Some(&own), &absent).expect_err("no such file").to_string();
     assert!(error.contains("absent.pem"), "{error}");
 }
+
+#[test]
+fn the_bundle_of_a_mutual_service_holds_cas_alone_and_that_of_a_simple_one_may_pin_a_certificate() {
+    let (ca, scratch) = (ca(), pillion_testkit::Scratch::new());
+    let own = issue(&ca, WEB);
+    let issued = ca.issue(&id(ORDERS), &[], HOUR).expect("issued");
+    scratch.write("leaf.crt", format!("{}{}", ca.certificate_pem(), issued.certificate));
+    scratch.write("ca.crt", ca.certificate_pem());
+    let new = |tls: &UpstreamTls| {
+        let made = ClientTls::new(Some(&own), tls, &POLICY, Some("orders.shop"), AlpnOffer::Auto);
+        made.map(drop).map_err(|error| error.to_string())
+    };
+    let mutual = |file| {
+        let (identities, trust_bundle) = (vec![id(ORDERS)], Some(scratch.path(file)));
+        new(&UpstreamTls::Mutual { identities, sni: None, trust_bundle })
+    };
+    assert_eq!(mutual("ca.crt"), Ok(()));
+    let refusal = mutual("leaf.crt").expect_err("a workload's certificate must not sign");
+    assert!(refusal.contains("leaf.crt is not a CA's"), "{refusal}");
+    assert_eq!(new(&UpstreamTls::Simple { sni: None, trust_bundle: Some(scratch.path("leaf.crt")) }), Ok(()));
+}

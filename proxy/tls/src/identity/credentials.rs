@@ -285,7 +285,7 @@ impl Bundle {
 
     /// Checks that each certificate is a CA's: the verifier would let every certificate of the bundle sign others. A
     /// certificate that cannot say so (version 1 has no extensions) passes.
-    fn check_cas(&self, path: &Path) -> Result<(), CredentialsError> {
+    pub(crate) fn check_cas(&self, path: &Path) -> Result<(), CredentialsError> {
         let may_sign = |der: &CertificateDer<'_>| {
             parse(der).is_ok_and(|ca| ca.version() != X509Version::V3 || ca.is_ca())
         };

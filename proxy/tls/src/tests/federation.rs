@@ -140,3 +140,60 @@ fn the_own_trust_domain_and_a_bundle_of_no_cas_are_refused_as_federation() {
     assert!(with("partner.example", "").contains("is empty"));
     assert!(with("partner.example", &leaf).contains("is not a CA's"));
 }
+
+#[tokio::test]
+async fn a_session_across_trust_domains_resumes_and_not_past_a_swap_that_refuses_the_peer() {
+    use HandshakeKind::{Full, Resumed};
+    let Two { ours, theirs, web, partner } = two();
+    let caller = client(&partner, &mutual(&[WEB]), AlpnOffer::Auto);
+    let before = serve(&web);
+    for kind in [Full, Resumed] {
+        let (served, called) = shake(before.clone(), &caller).await;
+        assert_eq!(served.expect("admitted").0.id, id(PARTNER));
+        assert_eq!(called.expect("connected").0.get_ref().1.handshake_kind(), Some(kind));
+    }
+    // the server no longer has the bundle, has one with another key, or has a list that revokes the caller
+    let namesake = Ca::generate("partner.example").expect("a CA");
+    let another_key = federated(issue(&ours, WEB), "partner.example", &namesake);
+    let revoking = rotation::with(&web, &rotation::revoking(&theirs, &partner));
+    for (swapped, words) in
+        [(issue(&ours, WEB), "unknown issuer"), (another_key, "another key"), (revoking, "revoked")]
+    {
+        let (served, _) = shake(serve(&swapped), &caller).await;
+        refused(served, TlsErrorKind::Certificate, words);
+    }
+
+    // the other direction: the caller's new set has a list that revokes the server
+    let swapped = rotation::with(&partner, &rotation::revoking(&ours, &web));
+    let (_, called) = shake(before, &client(&swapped, &mutual(&[WEB]), AlpnOffer::Auto)).await;
+    refused(called, TlsErrorKind::Certificate, "revoked");
+}
+
+/// The CA of another trust domain may have any name, also that of our CA. Its list names serials of its own alone.
+#[tokio::test]
+async fn a_revocation_list_counts_for_its_own_ca_alone_among_cas_of_one_name_in_two_trust_domains() {
+    let ours = ca();
+    let (key, mut namesake) = (rcgen::KeyPair::generate().expect("a key"), rotation::authority("", 2));
+    namesake.distinguished_name = rcgen::DistinguishedName::new();
+    namesake.distinguished_name.push(rcgen::DnType::CommonName, "Pillion CA of cluster.local");
+    let pem = namesake.self_signed(&key).expect("signed").pem();
+    let theirs = Ca::from_pem(&pem, &key.serialize_pem()).expect("a CA");
+    let web = federated(issue(&ours, WEB), "partner.example", &theirs);
+    let (peer, partner) = (issue(&ours, OTHER), issue(&theirs, PARTNER));
+    for (issuer, revoked, refuses) in [
+        (&theirs, &partner, Some(PARTNER)),
+        (&theirs, &peer, None),
+        (&ours, &peer, Some(OTHER)),
+        (&ours, &partner, None),
+    ] {
+        let server = serve(&rotation::with(&web, &rotation::revoking(issuer, revoked)));
+        for caller in [&peer, &partner] {
+            let calling = client(&showing(&web, caller), &mutual(&[]), AlpnOffer::Auto);
+            let (served, _) = shake(server.clone(), &calling).await;
+            match refuses == Some(caller.id.as_str()) {
+                true => refused(served, TlsErrorKind::Certificate, "revoked"),
+                false => assert_eq!(served.expect("admitted").0.id, caller.id),
+            }
+        }
+    }
+}
