@@ -139,7 +139,11 @@ impl Controller {
 
     /// Applies a configuration with the identity that it names.
     fn put_read(&mut self, config: &Arc<Config>) -> anyhow::Result<()> {
-        if self.generation > 0 && config.identity == self.config.identity {
+        let same_identity = match (&config.identity, &self.config.identity) {
+            (Some(next), Some(now)) => next.reads_the_same_as(now),
+            (next, now) => next == now,
+        };
+        if self.generation > 0 && same_identity {
             return self.put(config, self.identity.clone());
         }
         let (identity, rotating) = match &config.identity {

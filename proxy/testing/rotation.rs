@@ -1,6 +1,8 @@
 //! New certificates, bundles and revocation lists while peers are connected: `identity.max_connection_age`, and rotations
 //! one after the other under requests.
 
+use std::sync::Arc;
+
 use pillion_base::net::memory::Pipe;
 use pillion_testkit::Scratch;
 use pillion_tls::client::Purpose;
@@ -12,6 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::backend::OK;
 use super::mesh::{self, A, ORDERS, Pair, Sidecar, application_at, identity, pass, secs, settle};
 use super::peer::Peer;
+use crate::app::Applied;
 
 const AT: &str = "10.1.0.1:15006";
 const AGED: &str = "identity: { directory: in-memory, max_connection_age: 60s }\n";
@@ -60,6 +63,36 @@ async fn without_an_age_a_connection_outlives_a_rotation() {
     sidecar.rotate(identity(&pair.ca, "orders")).expect("good credentials");
     pass(100).await;
     assert_eq!(peer.get("/").await.header("connection"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_that_changes_the_age_alone_keeps_the_credentials_and_applies_the_age() {
+    let (pair, scratch) = (Pair::new(), Scratch::new());
+    let _app = pair.mesh.answering(A, OK);
+    let orders = "spiffe://cluster.local/ns/default/sa/orders".parse().expect("an identity");
+    let issued = pair.ca.issue(&orders, &[], secs(3600)).expect("a certificate");
+    scratch.write("tls.crt", &issued.certificate);
+    scratch.write("tls.key", &issued.key);
+    scratch.write("ca.crt", &issued.bundle);
+    let folder = scratch.path("");
+    let of_age = |age: &str| {
+        let identity = format!("directory: \"{}\", max_connection_age: {age}", folder.display());
+        application_at(AT, &format!("app: {A}")) + &format!("identity: {{ {identity} }}\n")
+    };
+    let mut sidecar = pair.mesh.sidecar(&of_age("off"), None);
+    let server = |sidecar: &Sidecar| {
+        let snapshot = sidecar.controller.store().load();
+        snapshot.inbound.as_ref().and_then(|inbound| inbound.tls.clone()).expect("TLS")
+    };
+    let before = server(&sidecar);
+    let mut peer = pair.peer(AT, Purpose::Http1).await;
+    assert_eq!(peer.get("/").await.header("connection"), None);
+    pass(100).await;
+    assert_eq!(sidecar.reload(&of_age("60s")).expect("a good file"), Applied::Changed);
+    assert!(Arc::ptr_eq(&before, &server(&sidecar)), "the TLS server with its sessions");
+    assert_eq!(peer.get("/").await.header("connection"), None, "no certificate has changed");
+    sidecar.rotate(identity(&pair.ca, "orders")).expect("good credentials");
+    assert_eq!(peer.get("/").await.header("connection"), Some("close"), "the age is in force");
 }
 
 #[tokio::test(start_paused = true)]

@@ -22,6 +22,13 @@ pub struct Source {
     pub max_connection_age: Option<Duration>,
 }
 
+impl Source {
+    /// Whether the same credentials are read by both: they differ in [`Self::max_connection_age`] at most.
+    pub fn reads_the_same_as(&self, other: &Self) -> bool {
+        *self == Self { max_connection_age: self.max_connection_age, ..other.clone() }
+    }
+}
+
 /// Where the list of revoked certificates is, in PEM or DER (RFC 5280, section 5).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Crl {

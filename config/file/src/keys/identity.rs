@@ -78,8 +78,8 @@ static FILES: Static<Files> = Static::new(|| {
         .word::<OffOr<Duration>>(
             "max_connection_age",
             field!(max_connection_age),
-            "After a change of certificates, bundles or revocation lists, a peer's connection takes no more requests at \
-             this age.",
+            "After a change of certificates, bundles or revocation lists, a peer's connection ends with its first answer \
+             at or beyond this age.",
         )
 });
 
