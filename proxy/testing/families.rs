@@ -4,7 +4,9 @@
 use tokio::time::Instant;
 
 use super::backend::{Backend, OK};
-use super::mesh::{A, B, Mesh, Sidecar, pass, settle};
+use super::logged;
+use super::mesh::{self, A, B, Mesh, Sidecar, pass, settle};
+use super::peer::Peer;
 
 const V6: &str = "[2001:db8::1]:80";
 
@@ -98,4 +100,91 @@ async fn an_endpoint_that_never_connects_is_ejected_although_requests_give_up_so
     }
     pass(2).await;
     assert_eq!(sidecar.sum("pillion_endpoint_ejections_total"), 1);
+}
+
+/// Answers each request after a second.
+fn slow(mesh: &Mesh, address: &str) -> Backend {
+    mesh.scripted(address, |mut peer: Peer, _| async move {
+        while peer.message().await.is_some() {
+            pass(1).await;
+            peer.send(OK).await;
+        }
+    })
+}
+
+/// So many requests at once, all of which are answered.
+async fn at_once(sidecar: &Sidecar, requests: usize) {
+    let mut clients = Vec::new();
+    for _ in 0..requests {
+        let mut client = sidecar.client().await;
+        client.send(POST).await;
+        settle().await;
+        clients.push(client);
+    }
+    for client in &mut clients {
+        assert_eq!(client.answer().await.status_and_reason(), (200, None));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_for_the_place_of_a_connection_does_not_go_to_the_other_family() {
+    let mesh = Mesh::default();
+    let (a, six) = (slow(&mesh, A), mesh.answering(V6, OK));
+    let limit = "circuit_breaker: { max_connections_per_endpoint: 1 }";
+    at_once(&caller(&mesh, V6, limit), 6).await;
+    assert_eq!((six.hits(), a.hits()), (3, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_are_hashed_and_those_of_a_priority_do_not_go_to_the_other_family() {
+    for keys in [
+        "endpoints: [10.0.0.1:80, \"[2001:db8::1]:80\"], load_balancer: { ring_hash: { source: true } }",
+        "endpoints: [{ address: 10.0.0.1:80 }, { address: \"[2001:db8::1]:80\", priority: 1 }]",
+    ] {
+        let mesh = Mesh::default();
+        let sidecar = mesh.caller(&format!("{keys}, retry: off"));
+        let six = mesh.answering(V6, OK);
+        let first = mesh.answering(A, OK);
+        assert_eq!(sidecar.client().await.ask(POST).await.status_and_reason(), (200, None));
+        let (chosen, other) = if first.hits() > 0 { (A, six) } else { (V6, first) };
+        settle().await;
+        let mesh = Mesh::default();
+        let sidecar = mesh.caller(&format!("{keys}, retry: off"));
+        mesh.black_hole(chosen);
+        let other_address = if chosen == A { V6 } else { A };
+        drop(other);
+        let other = mesh.answering(other_address, OK);
+        let answer = sidecar.client().await.ask(POST).await;
+        assert_eq!(answer.status_and_reason(), (504, Some("connect_timeout")), "{keys}");
+        assert_eq!(other.hits(), 0, "{keys}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_tries_both_families_has_one_place_among_those_that_wait() {
+    let mesh = Mesh::default();
+    let _a = half_reachable(&mesh, V6);
+    let sidecar = caller(&mesh, V6, "retry: off, circuit_breaker: { max_pending_requests: 1 }");
+    for _ in 0..4 {
+        milliseconds(&sidecar, POST).await;
+        settle().await;
+    }
+    assert_eq!(sidecar.sum("pillion_circuit_breaker_rejections_total limit=pending"), 0);
+}
+
+#[test]
+fn the_access_line_counts_the_endpoint_that_did_not_connect_as_an_attempt() {
+    let lines = logged::lines(|log| async move {
+        let mesh = Mesh::default();
+        let _a = half_reachable(&mesh, V6);
+        let orders = format!("endpoints: [\"{V6}\", \"{A}\"], load_balancer: round_robin, retry: off");
+        let sidecar = mesh.sidecar(&(mesh::caller(&orders) + &log), None);
+        assert!(milliseconds(&sidecar, POST).await >= 250);
+        settle().await;
+    });
+    assert_eq!(
+        (lines[0]["attempts"].as_u64(), lines[0]["upstream"].as_str()),
+        (Some(2), Some(A)),
+        "{lines:?}"
+    );
 }

@@ -49,27 +49,17 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, FailedCall> {
         Err(error) => return Err(FailedCall::untouched(error, call)),
     };
     let cluster = &route.cluster;
-    let is_first = call.attempt == AttemptId::FIRST; // the exchange has just begun: its time saves a read of the clock
-    let now = if is_first { call.common.exchange.started } else { Instant::now() };
-    let Some(picked) = pick(cluster, &call, now) else {
+    let Some(mut trial) = Trial::begin(cluster, &call) else {
         return Err(FailedCall::untouched(cluster.no_endpoint(), call));
     };
-    let other;
-    let mut trial = Trial::begin(&picked, cluster, &call, now);
     let most_fields = call.common.exchange.worker.limits().response_header_count;
-    let (preference, ground) = (preference(&call, cluster), &call.common.exchange.worker.ground);
-    let wish = Wish { cluster, ground, preference, most_fields };
-    let connected = match wish.at_once(&picked) {
-        Some(lease) => Ok((lease, None)),
-        None => Box::pin(wish.connect(&picked, &call)).await,
+    let wish = Wish::of(&call, cluster, most_fields);
+    let connected = match wish.at_once(&trial.endpoint) {
+        Some(lease) => Ok(lease),
+        None => Box::pin(wish.connect(&mut trial)).await,
     };
     let mut carried = match connected {
-        Ok((lease, None)) => Box::new(Carried { lease, in_flight: None }),
-        Ok((lease, Some(endpoint))) => {
-            other = endpoint;
-            trial.moves_to(&other);
-            Box::new(Carried { lease, in_flight: None })
-        }
+        Ok(lease) => Box::new(Carried { lease, in_flight: None }),
         Err(error) => {
             trial.failed(&error);
             return Err(FailedCall::untouched(error, call));
@@ -89,8 +79,8 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, FailedCall> {
         }
         Err(failure) => {
             let failure = match failure.is_large_head {
-                true => large_head(most_fields, &carried.lease, cluster, trial.endpoint).into(),
-                false => explain(failure, call, before, cluster, trial.endpoint),
+                true => large_head(most_fields, &carried.lease, cluster, &trial.endpoint).into(),
+                false => explain(failure, call, before, cluster, &trial.endpoint),
             };
             trial.failed(&failure.error);
             Err(failure)
@@ -126,7 +116,7 @@ fn receive(
     }
     let seen = Seen::of(response.headers());
     if let Err(why) = checked(response, &seen, lease, most_fields) {
-        let error = not_forwarded(&why, &route.cluster, trial.endpoint);
+        let error = not_forwarded(&why, &route.cluster, &trial.endpoint);
         trial.failed(&error);
         return Err(error.into());
     }
@@ -151,15 +141,6 @@ fn receive(
 fn carry(response: &mut Response, mut carried: Box<Carried>, mut trial: Trial<'_>) {
     carried.in_flight = Some(trial.end());
     response.body_mut().response_tail().carrier = Some(carried);
-}
-
-/// Picks an endpoint that was not tried yet for this request, if there is one.
-fn pick(cluster: &Cluster, call: &Call, now: Instant) -> Option<Arc<Endpoint>> {
-    let exchange = &call.common.exchange;
-    let (mut tried, key) = exchange.tried();
-    let endpoint = cluster.pick(&mut tried, key, now, &mut exchange.worker.ground.rng.lock())?.clone();
-    exchange.picked(call.attempt, &endpoint, now);
-    Some(endpoint)
 }
 
 /// Which version of HTTP the request prefers. A tunnel needs an HTTP/1.1 connection of its own, unless the endpoint
@@ -408,7 +389,7 @@ fn explain(
 
 /// One attempt at one endpoint. However it ends, outlier detection gets one result.
 struct Trial<'a> {
-    endpoint: &'a Arc<Endpoint>,
+    endpoint: Arc<Endpoint>,
     cluster: &'a Cluster,
     exchange: Arc<Exchange>,
     attempt: AttemptId,
@@ -421,26 +402,32 @@ struct Trial<'a> {
 }
 
 impl<'a> Trial<'a> {
-    fn begin(endpoint: &'a Arc<Endpoint>, cluster: &'a Cluster, call: &Call, began: Instant) -> Self {
-        let in_flight = Some(InFlight::at(endpoint));
-        Self {
+    /// Picks an endpoint that was not tried yet for this request, if there is one.
+    fn begin(cluster: &'a Cluster, call: &Call) -> Option<Self> {
+        let exchange = call.common.exchange.clone();
+        let is_first = call.attempt == AttemptId::FIRST; // the exchange has just begun: its time saves a read of the clock
+        let began = if is_first { exchange.started } else { Instant::now() };
+        let (mut tried, key) = exchange.tried();
+        let endpoint = cluster.pick(&mut tried, key, began, &mut exchange.worker.ground.rng.lock())?;
+        exchange.picked(call.attempt, &endpoint, began);
+        Some(Self {
+            in_flight: Some(InFlight::at(&endpoint)),
             endpoint,
             cluster,
-            exchange: call.common.exchange.clone(),
+            exchange,
             attempt: call.attempt,
-            in_flight,
             began,
             is_first: call.number <= 1,
             is_sent: false,
             is_judged: false,
-        }
+        })
     }
 
-    /// The request goes to another endpoint than the one that was picked first.
-    fn moves_to(&mut self, endpoint: &'a Arc<Endpoint>) {
+    /// The request goes to another endpoint than the one that was picked first, which it left with this outcome.
+    fn moves_to(&mut self, endpoint: Arc<Endpoint>, left: AttemptOutcome) {
+        self.in_flight = Some(InFlight::at(&endpoint));
+        self.exchange.moved(self.attempt, &endpoint, left, Instant::now());
         self.endpoint = endpoint;
-        self.in_flight = Some(InFlight::at(endpoint));
-        self.exchange.moved(self.attempt, endpoint);
     }
 
     /// Notes that the request is about to be sent. The endpoint's time begins here.
@@ -506,7 +493,7 @@ impl<'a> Trial<'a> {
 
     /// Hands the count of the request at its endpoint to the answer's body.
     fn end(&mut self) -> InFlight {
-        self.in_flight.take().unwrap_or_else(|| InFlight::at(self.endpoint))
+        self.in_flight.take().unwrap_or_else(|| InFlight::at(&self.endpoint))
     }
 }
 

@@ -64,10 +64,10 @@ impl Facts {
         self.attempts.pick(attempt, endpoint.address, now);
     }
 
-    /// Notes that an attempt goes to another endpoint than the one that was picked for it.
-    pub fn moved(&mut self, attempt: AttemptId, endpoint: &Endpoint) {
+    /// Notes that an attempt goes to another endpoint than the one that was picked for it, and how it left that one.
+    pub fn moved(&mut self, attempt: AttemptId, endpoint: &Endpoint, left: AttemptOutcome, now: Instant) {
         self.tried.insert(endpoint.id);
-        self.attempts.note(attempt, |attempt| attempt.endpoint = Some(endpoint.address));
+        self.attempts.moved(attempt, endpoint.address, left, now);
     }
 
     /// Notes the error with which the sidecar ends the exchange.

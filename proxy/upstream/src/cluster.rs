@@ -345,6 +345,18 @@ impl Cluster {
         Some(endpoint.clone())
     }
 
+    /// An endpoint of the other IP family that is neither ejected nor waiting for its probe, was not tried yet, and has
+    /// the zone and priority of `than`. The pick is not hashed.
+    pub fn pick_of_other_family(
+        &self,
+        than: &Endpoint,
+        tried: &Tried,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Option<Arc<Endpoint>> {
+        self.endpoints.load().pick_of_other_family(than, tried, now.into_std(), rng).cloned()
+    }
+
     /// What its balancer hashes requests by, if it does.
     pub const fn hash_key(&self) -> Option<&HashKey> {
         self.load_balancer.hash_key()

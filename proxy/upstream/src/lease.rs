@@ -11,11 +11,14 @@ mod dial;
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::cluster::Cluster;
 use crate::cluster::endpoint::{Endpoint, Preference};
 use crate::pool::Terms;
 use pillion_base::error::Error;
 use pillion_base::ground::Ground;
+use pillion_base::limits::Permit;
 use pillion_model::Reason;
 use pillion_telemetry::LimitLabel;
 
@@ -34,11 +37,27 @@ pub fn free(
     Some(lease)
 }
 
-/// A connection to `endpoint` as soon as one is free: the slow path, which the first requests take, and requests under
-/// pressure. Over HTTP/2 `most_fields` applies to a connection that is opened for this request, too.
+/// The place of one request among those that wait for a connection. It is held while the request waits, also where it
+/// waits for several endpoints.
 ///
 /// # Errors
-/// `limit_pending` when too many requests wait already, or the error of the failed connection attempt.
+/// `limit_pending` when too many requests wait already.
+pub fn pending(cluster: &Cluster) -> Result<Permit, Error> {
+    cluster.limits.pending.try_acquire().ok_or_else(|| too_many_pending(cluster))
+}
+
+/// Since when `endpoint` is being dialled without success. `None` while no dial is under way: requests may then wait for
+/// the place of a connection.
+pub fn dialled_since(endpoint: &Endpoint, ground: &Ground) -> Option<Instant> {
+    endpoint.pool.shard(ground.index)?.dialled_since()
+}
+
+/// A connection to `endpoint` as soon as one is free: the slow path, which the first requests take, and requests under
+/// pressure. The request holds a place of [`pending`]. Over HTTP/2 `most_fields` applies to a connection that is opened
+/// for this request, too.
+///
+/// # Errors
+/// The error of the failed connection attempt.
 pub async fn wait(
     cluster: &Arc<Cluster>,
     endpoint: &Arc<Endpoint>,
@@ -58,7 +77,6 @@ async fn served(
     preference: Preference,
     most_fields: u32,
 ) -> Result<Lease, Error> {
-    let _pending = cluster.limits.pending.try_acquire().ok_or_else(|| too_many_pending(cluster))?;
     let shard = endpoint.pool.shard_or_make(ground.index, || first_use(cluster, endpoint));
     loop {
         // The wanted kind may change while waiting: the first connection shows the endpoint's HTTP version.

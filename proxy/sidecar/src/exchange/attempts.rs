@@ -157,6 +157,20 @@ impl Attempts {
         self.note(id, |attempt| (attempt.endpoint, attempt.queued) = (Some(endpoint), Some(now)));
     }
 
+    /// The attempt goes on at another endpoint, because the one that was picked for it has not connected. What was done
+    /// there is now an attempt of its own, with this outcome.
+    pub fn moved(&mut self, id: AttemptId, endpoint: SocketAddr, left: AttemptOutcome, now: Instant) {
+        let has_room = (self.total as usize) < MOST;
+        if let Some(mut before) = self.find(id).filter(|_| has_room).cloned() {
+            before.end(left, now);
+            before.is_lost = true;
+            let other = self.begin();
+            self.note(other, |attempt| *attempt = before);
+        }
+        self.picked = self.picked.saturating_add(1);
+        self.note(id, |attempt| attempt.endpoint = Some(endpoint));
+    }
+
     /// Changes the attempt with this id, if it is still in the list.
     pub fn note(&mut self, id: AttemptId, what: impl FnOnce(&mut Attempt)) {
         let attempt = match self.place(id) {
@@ -284,6 +298,22 @@ mod tests {
         assert_eq!(took(&[(Flow::Received, 1)]), None);
         assert_eq!(took(&[(Flow::Received, 3), (Flow::Sent, 5), (Flow::Sent, 9)]), Some(2));
         assert_eq!(took(&[(Flow::Sent, 5), (Flow::Received, 6), (Flow::Sent, 9)]), Some(5));
+    }
+
+    #[test]
+    fn an_attempt_that_moves_leaves_another_one_for_the_endpoint_that_did_not_connect() {
+        let (mut attempts, now) = (Attempts::begun(), Instant::now());
+        attempts.pick(AttemptId::FIRST, ([10, 0, 0, 1], 1).into(), now);
+        let left = AttemptOutcome::Failed(Reason::ConnectRefused);
+        attempts.moved(AttemptId::FIRST, ([10, 0, 0, 1], 2).into(), left, now);
+        let seen = |attempt: &Attempt| (attempt.endpoint.unwrap().port(), attempt.outcome, attempt.queued);
+        assert_eq!(attempts.last_picked().map(seen), Some((2, None, Some(now))));
+        assert_eq!(attempts.find(AttemptId(1)).map(seen), Some((1, Some(left), Some(now))));
+        assert_eq!(attempts.made(), 2);
+        for port in 3..40 {
+            attempts.moved(AttemptId::FIRST, ([10, 0, 0, 1], port).into(), left, now);
+        }
+        assert_eq!((attempts.last_picked().map(seen), attempts.made()), (Some((39, None, Some(now))), 39));
     }
 
     #[test]

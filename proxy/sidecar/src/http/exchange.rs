@@ -143,9 +143,9 @@ impl Exchange {
         self.facts.lock().common.picked(attempt, endpoint, now);
     }
 
-    /// Notes that an attempt goes to another endpoint than the one that was picked for it.
-    pub fn moved(&self, attempt: AttemptId, endpoint: &Endpoint) {
-        self.facts.lock().common.moved(attempt, endpoint);
+    /// Notes that an attempt goes to another endpoint than the one that was picked for it, and how it left that one.
+    pub fn moved(&self, attempt: AttemptId, endpoint: &Endpoint, left: AttemptOutcome, now: Instant) {
+        self.facts.lock().common.moved(attempt, endpoint, left, now);
     }
 
     pub fn begin_attempt(&self) -> AttemptId {

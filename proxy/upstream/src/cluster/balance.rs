@@ -136,6 +136,17 @@ impl Balancer {
             .or_else(|| self.usable(endpoints, context))
     }
 
+    /// An endpoint that fits, for a request that is not hashed.
+    pub fn pick_fitting<'a, E: Candidate>(
+        &self,
+        endpoints: &'a [Arc<E>],
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        fits: impl Fn(&E) -> bool,
+    ) -> Option<&'a Arc<E>> {
+        self.choose(endpoints, &mut PickContext { avoid: &Tried::default(), key: None, now, rng }, fits)
+    }
+
     /// With `slow_start`: like [`Self::untried`], where an endpoint that has just become ready takes part in some picks
     /// only. Otherwise `None`.
     fn warm<'a, E: Candidate>(

@@ -116,6 +116,28 @@ impl EndpointSet {
         }
     }
 
+    /// See [`Cluster::pick_of_other_family`](super::Cluster::pick_of_other_family).
+    pub(super) fn pick_of_other_family(
+        &self,
+        than: &Endpoint,
+        tried: &Tried,
+        now: std::time::Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Option<&Arc<Endpoint>> {
+        // An endpoint that is due for its probe is left to the requests that are sent to it alone.
+        let fits = |endpoint: &Endpoint| {
+            let is_other = endpoint.address.is_ipv4() != than.address.is_ipv4();
+            is_other
+                && endpoint.outlier.is_closed()
+                && !endpoint.is_unhealthy()
+                && !tried.contains(endpoint.id)
+        };
+        match &self.choice {
+            Choice::OfAll(balancer) => balancer.pick_fitting(&self.all, now, rng, fits),
+            Choice::ByLevel(levels) => levels.pick_beside(than.id, now, rng, fits),
+        }
+    }
+
     /// How many endpoints are on other levels than the last one.
     pub(super) fn before_last(&self) -> usize {
         match &self.choice {
@@ -151,6 +173,7 @@ mod tests {
     use pillion_model::policy::OutlierDetection;
 
     use super::super::balance::Candidate;
+    use super::super::outlier::Cause;
     use super::*;
 
     fn make(ejections: &Arc<Ejections>) -> Make<'_> {
@@ -180,6 +203,63 @@ mod tests {
         let ready_for: Vec<_> =
             third.all.iter().map(|endpoint| endpoint.ready_for(Instant::now().into_std())).collect();
         assert_eq!(ready_for, [None, Some(Duration::from_secs(10))]);
+    }
+
+    const FOUR: &str = "192.0.2.1:1";
+
+    /// The endpoints have these addresses and priorities. Whether one beside the first is picked.
+    fn other_of(
+        specs: &[(&str, u32)],
+        prepare: impl FnOnce(&EndpointSet, std::time::Instant),
+    ) -> Option<SocketAddr> {
+        let policy =
+            OutlierDetection { consecutive_errors: Some(1), max_ejected: 1.0, ..OutlierDetection::never() };
+        let ejections = Ejections::new(Arc::new(policy));
+        let spec = |(address, priority): &(&str, u32)| Spec {
+            priority: *priority,
+            ..Spec::at(address.parse().unwrap())
+        };
+        let set = EndpointSet::new(
+            EndpointUpdate::known("", specs.iter().map(spec)),
+            None,
+            true,
+            &make(&ejections),
+        );
+        ejections.allow_of(set.all.len(), 0);
+        let now = Instant::now();
+        prepare(&set, now.into_std());
+        let first = set.all.iter().find(|endpoint| endpoint.address == FOUR.parse().unwrap()).unwrap();
+        let mut tried = Tried::default();
+        tried.insert(first.id);
+        let later = now.into_std() + Duration::from_secs(3600);
+        let picked = set.pick_of_other_family(first, &tried, later, &mut fastrand::Rng::with_seed(1));
+        picked.map(|endpoint| endpoint.address)
+    }
+
+    #[test]
+    fn an_endpoint_of_the_other_family_has_the_same_priority() {
+        let six: SocketAddr = "[2001:db8::2]:1".parse().unwrap();
+        let (four, level_0, level_1) = (("192.0.2.2:1", 0), ("[2001:db8::2]:1", 0), ("[2001:db8::2]:1", 1));
+        let cases: [(&[_], _); 5] = [
+            (&[(FOUR, 0), four], None),
+            (&[(FOUR, 0), four, level_0], Some(six)),
+            (&[(FOUR, 0), four, level_1], None),
+            (&[(FOUR, 1), four, level_0], None),
+            (&[(FOUR, 1), four, level_1], Some(six)),
+        ];
+        for (specs, expected) in cases {
+            assert_eq!(other_of(specs, |_, _| {}), expected, "{specs:?}");
+        }
+    }
+
+    #[test]
+    fn no_endpoint_of_the_other_family_that_waits_for_its_probe_is_picked_beside_and_its_probe_stays() {
+        let specs = [(FOUR, 0), ("[2001:db8::2]:1", 0)];
+        let eject = |set: &EndpointSet, now| {
+            let six = set.all.iter().find(|endpoint| endpoint.address.is_ipv6()).unwrap();
+            assert!(six.outlier.on_error(now, Cause::Connect).is_some());
+        };
+        assert_eq!(other_of(&specs, eject), None);
     }
 
     #[test]

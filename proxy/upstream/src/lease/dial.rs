@@ -41,6 +41,7 @@ pub(super) fn start(
 ) {
     let (cluster, endpoint, ground, shard) =
         (cluster.clone(), endpoint.clone(), ground.clone(), shard.clone());
+    let dialling = shard.dialling();
     tokio::spawn(async move {
         let dial = Dial {
             cluster: &cluster,
@@ -51,11 +52,16 @@ pub(super) fn start(
             most_fields,
         };
         let began = Instant::now();
-        if let Err(error) = dial.run(slot).await
-            && !ticket.fail(&error)
-            && let Some(cause) = Cause::of(&error)
-        {
-            endpoint.failed(began.elapsed(), cause, &cluster, Instant::now().into_std());
+        match dial.run(slot).await {
+            Ok(()) => dialling.connected(),
+            Err(error) => {
+                drop(dialling);
+                if !ticket.fail(&error)
+                    && let Some(cause) = Cause::of(&error)
+                {
+                    endpoint.failed(began.elapsed(), cause, &cluster, Instant::now().into_std());
+                }
+            }
         }
     });
 }

@@ -48,8 +48,20 @@ struct State {
     wants_stream: VecDeque<Waiter>,
     /// Whether a connection that many requests may share is being dialled.
     stream_dialled: bool,
+    dials: Dials,
     sweeps: u32,
 }
+
+/// The dials that have the place of their connection and have not ended.
+#[derive(Default)]
+struct Dials {
+    under_way: u32,
+    /// Since when there have been some of which none has connected.
+    since: Option<Instant>,
+}
+
+/// One dial of [`Dials`], until this is dropped.
+pub(crate) struct Dialling(Arc<Shard>);
 
 /// `None` means that the state has changed and the waiting request must check again.
 type Served = Result<Option<Lease>, Error>;
@@ -103,6 +115,19 @@ impl Shard {
     pub(crate) fn ticket(self: &Arc<Self>, want: Want) -> Option<Ticket> {
         let taken = want.is_shared() && std::mem::replace(&mut self.state.lock().stream_dialled, true);
         (!taken).then(|| Ticket { shard: self.clone(), want })
+    }
+
+    /// Counts a dial that begins now.
+    pub(crate) fn dialling(self: &Arc<Self>) -> Dialling {
+        let mut state = self.state.lock();
+        state.dials.under_way += 1;
+        state.dials.since.get_or_insert_with(Instant::now);
+        Dialling(self.clone())
+    }
+
+    /// Since when the endpoint is being dialled and has not connected.
+    pub(crate) fn dialled_since(&self) -> Option<Instant> {
+        self.state.lock().dials.since
     }
 
     /// The exchange on the connection has ended completely.
@@ -317,6 +342,23 @@ impl Turn {
     pub(crate) async fn served(&mut self) -> Served {
         // A sender that was dropped without an answer means that the shard is gone: the caller checks again.
         (&mut self.0).await.unwrap_or(Ok(None))
+    }
+}
+
+impl Dialling {
+    /// The dial has connected: the others under way count from now.
+    pub(crate) fn connected(self) {
+        self.0.state.lock().dials.since = Some(Instant::now());
+    }
+}
+
+impl Drop for Dialling {
+    fn drop(&mut self) {
+        let dials = &mut self.0.state.lock().dials;
+        dials.under_way = dials.under_way.saturating_sub(1);
+        if dials.under_way == 0 {
+            dials.since = None;
+        }
     }
 }
 

@@ -84,6 +84,19 @@ impl<E: Candidate> Levels<E> {
             .or_else(|| in_order().find_map(|level| level.balancer.usable(&level.endpoints, context)))
     }
 
+    /// An endpoint that fits, on the level of the endpoint `id`. The pick is not hashed.
+    pub fn pick_beside(
+        &self,
+        id: usize,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        fits: impl Fn(&E) -> bool,
+    ) -> Option<&Arc<E>> {
+        let level =
+            self.all.iter().find(|level| level.endpoints.iter().any(|endpoint| endpoint.id() == id))?;
+        level.balancer.pick_fitting(&level.endpoints, now, rng, fits)
+    }
+
     /// The number of endpoints that are on the last level.
     pub fn last(&self) -> usize {
         self.all.last().map_or(0, |level| level.endpoints.len())
