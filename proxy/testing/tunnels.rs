@@ -260,6 +260,39 @@ async fn an_inbound_connect_is_answered_by_the_application() {
     );
 }
 
+/// Go's `net/http` may answer 200 to a CONNECT and read the next bytes as a request, which no rule has judged.
+#[tokio::test(start_paused = true)]
+async fn a1_no_http_reaches_the_application_through_a_tunnel_that_it_may_not_have_opened() {
+    for (inside, passes) in [
+        ("GET /secret HTTP/1.1\r\nx-forwarded-client-cert: URI=spiffe://a/b\r\n\r\n", false),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false),
+        ("\r\n\r\nDELETE /secret HTTP/1.1\r\n\r\n", false),
+        ("EHLO client\r\n", true),
+    ] {
+        let mesh = Mesh::default();
+        let app = mesh.scripted(A, |mut peer: Peer, _| async move {
+            peer.message().await;
+            peer.send("HTTP/1.1 200 OK\r\n\r\n").await;
+            let heard = peer.rest().await;
+            assert!(!heard.windows(7).any(|word| word == b"/secret" || word == b"HTTP/2."), "{heard:?}");
+        });
+        let sidecar = mesh.application("app: 10.0.0.1:80");
+        let mut client = sidecar.client().await;
+        client.send("CONNECT x:80 HTTP/1.1\r\nhost: x:80\r\n\r\n").await;
+        assert!(client.head().await.expect("an answer").starts_with("HTTP/1.1 200 "));
+        drop(client.try_send(inside).await);
+        if passes {
+            drop(client);
+        } else {
+            assert_eq!(client.rest().await, b"");
+        }
+        settle().await; // the exchange is recorded
+        let refused = sidecar.sum("pillion_requests_total reason=bad_request");
+        assert_eq!(refused, u64::from(!passes), "{inside:?}");
+        assert_eq!(app.hits(), 1);
+    }
+}
+
 /// The bytes behind a CONNECT may come from another party: a request among them is not a request of this client.
 #[tokio::test(start_paused = true)]
 async fn bytes_behind_a_refused_connect_are_not_read_as_a_request() {

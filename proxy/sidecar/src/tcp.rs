@@ -101,14 +101,25 @@ async fn relayed(
     relay(downstream, upstream, bounds, &worker.ground.timers, count).await
 }
 
-/// Relays what runs inside a tunnel. Opaque bytes have no framing that would show that a part is missing, so every end
-/// that cuts them short is a reset on both sides, also when this process dies.
-pub async fn carry(downstream: &mut Io, upstream: &mut Io, route: &Route, worker: &Worker) -> Relayed {
+/// Relays what runs inside a tunnel, and returns why it ended in disorder. Opaque bytes have no framing that would show
+/// that a part is missing, so every end that cuts them short is a reset on both sides, also when this process dies.
+///
+/// `most`: the client must not begin to speak HTTP, in a first line of up to so many bytes. `None`: it may.
+pub async fn carry(
+    downstream: &mut Io,
+    upstream: &mut Io,
+    most: Option<usize>,
+    route: &Route,
+    worker: &Worker,
+) -> (Relayed, Option<Reason>) {
     downstream.get_ref().reset_on_drop();
     upstream.get_ref().reset_on_drop();
-    let ended = relayed(downstream, upstream, route, worker, |_| {}).await; // the attempts belong to the request
+    let mut watched = Watched::new(downstream, most);
+    let ended = relayed(&mut watched, upstream, route, worker, |_| {}).await; // the attempts belong to the request
+    let is_refused = watched.is_refused();
     end_if_closed(&ended, downstream, upstream);
-    ended
+    let reason = if is_refused { Some(Reason::BadRequest) } else { reason(&ended.how) };
+    (ended, reason)
 }
 
 /// Lets both connections end with an ordinary end (FIN) where both directions were ended by their senders.
@@ -120,7 +131,7 @@ fn end_if_closed(ended: &Relayed, downstream: &Io, upstream: &Io) {
 }
 
 /// The reason why the relay ended; `None` where both directions were ended by their senders.
-pub const fn reason(how: &RelayEnd) -> Option<Reason> {
+const fn reason(how: &RelayEnd) -> Option<Reason> {
     match how {
         RelayEnd::Closed => None,
         RelayEnd::DownstreamReset => Some(Reason::ClientGone),

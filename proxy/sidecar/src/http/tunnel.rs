@@ -23,6 +23,7 @@ use crate::worker::Worker;
 use pillion_base::net::Io;
 use pillion_http::message::{Headers, Opened, Opening, RequestHead, ResponseHead};
 use pillion_http::seen::Seen;
+use pillion_model::Direction;
 use pillion_telemetry::{Held, Protocol as Carried};
 
 const WEBSOCKET: &[u8] = b"websocket";
@@ -200,7 +201,8 @@ pub fn open(asked: RequestedTunnel, mut response: Response, exchange: &Exchange)
             log_opened(&asked, to, response.head_mut());
             tokio::spawn(async move {
                 let _open = Held::of(&worker.ground.connections_active(connection.direction, Carried::Tcp));
-                join(asked.on, On::Answered(half), tail, &route, &worker).await;
+                let most = longest_line(&asked.kind, connection.direction, &worker);
+                join(asked.on, On::Answered(half), tail, most, &route, &worker).await;
                 drop(connection); // its place in `max_connections` ends here
             });
         }
@@ -257,14 +259,29 @@ fn nonce() -> HeaderValue {
     HeaderValue::try_from(BASE64.encode(random)).unwrap_or(HeaderValue::from_static(""))
 }
 
+/// The longest first line in which the bytes of a tunnel are searched for HTTP. Some applications answer 200 to a CONNECT
+/// without opening a tunnel, and read the bytes after it as requests, which no rule has judged (Go's `net/http` does).
+/// A 101 shows that the application has opened an upgrade, so the bytes of upgrades are not searched.
+fn longest_line(kind: &TunnelKind, direction: Direction, worker: &Worker) -> Option<usize> {
+    let is_searched = direction == Direction::Inbound && matches!(kind, TunnelKind::Connect);
+    is_searched.then(|| worker.limits().header_bytes as usize)
+}
+
 /// Carries bytes until the tunnel ends, which ends the exchange too.
-async fn join(ours: On, theirs: On, mut tail: Box<ResponseTail>, route: &Route, worker: &Worker) {
+async fn join(
+    ours: On,
+    theirs: On,
+    mut tail: Box<ResponseTail>,
+    most: Option<usize>,
+    route: &Route,
+    worker: &Worker,
+) {
     // A tail that is dropped without an end records that the client went away.
     let Some(mut downstream) = ours.io().await else { return };
     downstream.get_ref().reset_on_drop(); // the client knows the tunnel as open, so a failure must be a reset
     let Some(mut upstream) = theirs.io().await else { return };
-    let ended = tcp::carry(&mut downstream, &mut upstream, route, worker).await;
-    tail.tunnel_ended(ended.received, ended.sent, tcp::reason(&ended.how));
+    let (ended, reason) = tcp::carry(&mut downstream, &mut upstream, most, route, worker).await;
+    tail.tunnel_ended(ended.received, ended.sent, reason);
 }
 
 impl On {
