@@ -5,7 +5,7 @@ use pillion_tls::client::Purpose;
 
 use super::backend::{Backend, OK};
 use super::logged;
-use super::mesh::{A, B, IDENTITY, Pair, Sidecar, application_at, identity, settle};
+use super::mesh::{A, B, IDENTITY, ORDERS, Pair, Sidecar, application_at, identity, settle};
 use super::peer::Peer;
 
 const AT: &str = "10.1.0.1:15006";
@@ -141,6 +141,57 @@ async fn where_no_rule_names_a_path_it_is_forwarded_byte_for_byte() {
     }
     assert_eq!(targets(&app), asked.map(|target| format!("GET {target} HTTP/1.1")));
     assert_eq!(web.ask("delete / HTTP/1.1\r\nhost: orders\r\n\r\n").await.status(), Some(403));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_is_judged_by_its_name_however_its_port_is_written() {
+    let pair = Pair::new();
+    let app = pair.mesh.answering(A, OK);
+    let rules = "default: allow, rules: [{ name: a, action: deny, hosts: [admin.test] }]";
+    let sidecar = start(&pair, "mtls: off,", rules);
+    for host in ["admin.test", "admin.test:", "ADMIN.test.:", "admin.test:80", "admin.test:080"] {
+        let ask = async |head: String| sidecar.client().await.ask(&head).await.status();
+        let status = ask(format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        assert_eq!(status, Some(403), "{host}");
+        let status = ask(format!("GET http://{host}/ HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        assert_eq!(status, Some(403), "{host} in absolute-form");
+        let asked = Request::get(format!("http://{host}/")).body(()).expect("a request");
+        let answer = sidecar.http2_client().await.ask(asked, "").await.expect("an answer");
+        assert_eq!(answer.head.status().as_u16(), 403, "{host} over HTTP/2");
+    }
+    for host in ["admin.test:99999", "admin.test:x", "admin.test::"] {
+        let head = format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n");
+        assert_eq!(sidecar.client().await.ask(&head).await.status(), Some(400), "{host}");
+        if let Ok(asked) = Request::get(format!("http://{host}/")).body(()) {
+            let answer = sidecar.http2_client().await.ask(asked, "").await;
+            assert!(answer.is_ok_and(|answer| answer.head.status() == 400), "{host} over HTTP/2");
+        }
+    }
+    assert_eq!(app.hits(), 0);
+}
+
+/// Between sidecars, `x-forwarded-host` and `x-forwarded-proto` are left out once the other one knows them.
+#[tokio::test(start_paused = true)]
+async fn headers_that_the_sidecar_adds_are_judged_like_those_that_came() {
+    for (name, value) in [("x-forwarded-host", "orders"), ("x-forwarded-proto", "http")] {
+        let pair = Pair::new();
+        let app = pair.mesh.answering(A, OK);
+        let rules = format!(
+            "default: allow, rules: [{{ name: a, action: deny, headers: {{ {name}: {{ exact: {value} }} }} }}]"
+        );
+        let _sidecar = start(&pair, "", &rules);
+        let caller = pair.caller(&format!("endpoints: [{AT}], {ORDERS}, protocol: http2"));
+        let mut client = caller.client().await;
+        for nth in 0..5 {
+            assert_eq!(client.get("/").await.status(), Some(403), "{name} {nth}");
+        }
+        assert_eq!(app.hits(), 0);
+        let pair = Pair::new();
+        let app = pair.mesh.answering(A, OK);
+        let plain = start(&pair, "mtls: off,", &rules);
+        assert_eq!(plain.client().await.get("/").await.status(), Some(403), "{name}");
+        assert_eq!(app.hits(), 0);
+    }
 }
 
 /// Nothing passes that enforced rules would change, and nothing is changed.

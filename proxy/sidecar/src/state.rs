@@ -399,9 +399,10 @@ impl HostTable {
     }
 }
 
-/// Splits `name:port`, `name`, `[::1]:port` or `[::1]` into name and port.
+/// Splits `name:port`, `name`, `[::1]:port` or `[::1]` into name and port. A port may be empty (RFC 3986, 3.2.3).
 pub fn split_port(host: &str) -> (&str, Option<u16>) {
     match host.rsplit_once(':') {
+        Some((name, "")) => (name, None),
         Some((name, port)) if !port.contains(']') => match port.parse() {
             Ok(port) => (name, Some(port)),
             Err(_) => (host, None),
@@ -421,7 +422,9 @@ mod tests {
             ("orders:80", ("orders", Some(80))),
             ("[::1]", ("[::1]", None)),
             ("[::1]:80", ("[::1]", Some(80))),
-            ("orders:", ("orders:", None)),
+            ("orders:", ("orders", None)),
+            ("orders.:", ("orders.", None)),
+            ("[::1]:", ("[::1]", None)),
             ("orders:99999", ("orders:99999", None)),
         ];
         for (host, parts) in table {

@@ -78,8 +78,7 @@ fn request(call: &mut Call) -> Result<(), Error> {
     headers.put(Known::XRequestId, &exchange.request_id);
     if !seen.has(Seen::FORWARDED_PROTO) || seen.has(Seen::CONNECTION) && !headers.has(Known::XForwardedProto)
     {
-        let scheme = if connection.peer.is_some() { "https" } else { "http" };
-        headers.set(Known::XForwardedProto, &HeaderValue::from_static(scheme));
+        headers.set(Known::XForwardedProto, &HeaderValue::from_static(scheme(connection)));
     }
     let names_host =
         seen.has(Seen::FORWARDED_HOST) && (!seen.has(Seen::CONNECTION) || headers.has(Known::XForwardedHost));
@@ -96,6 +95,11 @@ fn request(call: &mut Call) -> Result<(), Error> {
         tell_passes(headers, &call.common); // a sidecar may be there
     }
     Ok(())
+}
+
+/// `x-forwarded-proto` of a request that has none.
+pub(super) const fn scheme(connection: &Connection) -> &'static str {
+    if connection.peer.is_some() { "https" } else { "http" }
 }
 
 /// Removes headers that only sidecars may send, and reads them where a trusted sidecar sent them.

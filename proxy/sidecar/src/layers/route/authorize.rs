@@ -8,10 +8,11 @@ use pillion_authz::{Asked, Facts, Headers as HeadersOf};
 
 use super::host_text;
 use crate::http::Call;
+use crate::layers::headers::scheme;
 use crate::state::authorization::{Authorization, Decided, Judgement};
 use crate::state::split_port;
 use pillion_base::error::Error;
-use pillion_http::message::{Headers, RequestHead};
+use pillion_http::message::RequestHead;
 use pillion_model::Reason;
 use pillion_model::authorization::path::{BadPath, JudgedPath};
 
@@ -21,21 +22,18 @@ use pillion_model::authorization::path::{BadPath, JudgedPath};
 /// # Errors
 /// `authz_denied`, or `bad_request` for a path that two readers could see differently.
 pub(super) fn authorize(by: &Authorization, call: &Call, port: u16) -> Result<Option<Uri>, Error> {
-    if host_text(call).contains('@') {
-        return Err(Error::new(Reason::BadRequest, "the request's host has user information before an @"));
-    }
+    let host = clear_host(host_text(call))?;
     let path = if by.names_paths() { path_of(&call.head) } else { None };
     let path = match path.map(|path| JudgedPath::of(path, by.encoded_slash())).transpose() {
         Ok(path) => path,
         Err(why) => return bad_path(by, call, why),
     };
     let connection = &call.common.exchange.connection;
-    let host = call.common.host.is_some().then(|| split_port(host_text(call)));
     let request = Asked {
         method: call.head.method.as_str(),
         path: path.as_ref(),
-        host,
-        headers: &Sent(&call.head.headers),
+        host: call.common.host.is_some().then_some(host),
+        headers: &Sent { call, host: host_text(call) },
     };
     let facts = Facts {
         peer: connection.peer.as_ref().map(|peer| &peer.id),
@@ -47,6 +45,23 @@ pub(super) fn authorize(by: &Authorization, call: &Call, port: u16) -> Result<Op
     match path.filter(|_| by.is_enforced()) {
         Some(path) => target(&call.head, &path),
         None => Ok(None),
+    }
+}
+
+/// Splits the host into its name and its port.
+///
+/// # Errors
+/// `bad_request` for a host from which an application could read another name.
+fn clear_host(text: &str) -> Result<(&str, Option<u16>), Error> {
+    let refused = |detail| Err(Error::new(Reason::BadRequest, detail));
+    if text.contains('@') {
+        return refused("the request's host has user information before an @");
+    }
+    match split_port(text) {
+        (name, _) if name.contains(':') && !name.starts_with('[') => {
+            refused("the port of the request's host is not a number up to 65535")
+        }
+        host => Ok(host),
     }
 }
 
@@ -91,10 +106,32 @@ fn target(head: &RequestHead, path: &JudgedPath<'_>) -> Result<Option<Uri>, Erro
     })
 }
 
-struct Sent<'a>(&'a Headers);
+/// The headers as the application gets them.
+struct Sent<'a> {
+    call: &'a Call,
+    host: &'a str,
+}
+
+impl Sent<'_> {
+    /// The value that the sidecar adds for the application where the request has none.
+    fn added(&self, name: &str) -> Option<&str> {
+        match name {
+            "x-forwarded-host" => Some(self.host).filter(|host| !host.is_empty()),
+            "x-forwarded-proto" => Some(scheme(&self.call.common.exchange.connection)),
+            _ => None,
+        }
+    }
+}
 
 impl HeadersOf for Sent<'_> {
     fn values(&self, name: &str, each: &mut dyn FnMut(&[u8])) {
-        self.0.named(name).for_each(each);
+        let mut is_there = false;
+        self.call.head.headers.named(name).for_each(|value| {
+            is_there = true;
+            each(value);
+        });
+        if !is_there {
+            self.added(name).into_iter().for_each(|value| each(value.as_bytes()));
+        }
     }
 }
