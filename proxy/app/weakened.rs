@@ -4,13 +4,14 @@
 //! The texts of the two configurations are compared. Deliberately absent: the content of certificates and bundles (a
 //! new CA in a bundle is the normal way to change CAs), and the destinations to which `routes` send single requests.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
-use pillion_model::authorization::{Action, Authorization, Mode};
+use pillion_model::authorization::{Action, Authorization, EncodedSlash, Mode};
 use pillion_model::cluster::{AddressPattern, HostPattern, UpstreamTls};
 use pillion_model::identity::{Crl, TlsVersion};
 use pillion_model::listener::{AppProtocol, Inbound, Mtls, Unknown};
+use pillion_model::text::shortened;
 use pillion_model::{Cluster, Config};
 
 /// A sentence for each key that protects less than before.
@@ -62,25 +63,40 @@ fn weakened_inbound(now: &Inbound, next: &Inbound) -> Vec<String> {
     };
     let mut all = weakened_ports(now, next, mtls, weaker_mtls);
     all.extend(weakened_ports(now, next, protocol, weaker_protocol));
-    let rules = weakened_rules(now.authorization.as_ref(), next.authorization.as_ref());
-    all.extend(rules.map(str::to_owned));
+    all.extend(weakened_rules(now.authorization.as_ref(), next.authorization.as_ref()));
     all
 }
 
-/// How authorization as a whole is weaker. Single rules are not compared.
-fn weakened_rules(now: Option<&Authorization>, next: Option<&Authorization>) -> Option<&'static str> {
-    let enforced = |of: &&Authorization| of.mode == Mode::Enforce;
-    let now = now.filter(enforced)?;
-    match next {
-        None => Some(
-            "inbound.authorization: there are no rules any more, so every peer that mTLS admits may send anything",
-        ),
-        Some(next) if next.mode == Mode::Audit => {
-            Some("inbound.authorization.mode: audit instead of enforce")
-        }
-        Some(next) => (now.default == Action::Deny && next.default == Action::Allow)
-            .then_some("inbound.authorization.default: allow instead of deny"),
+/// How authorization is weaker. Of single rules only this is told: a name that no deny rule has any more.
+fn weakened_rules(now: Option<&Authorization>, next: Option<&Authorization>) -> Vec<String> {
+    let Some(now) = now.filter(|of| of.mode == Mode::Enforce) else { return Vec::new() };
+    let Some(next) = next else {
+        let what = "inbound.authorization: there are no rules any more, so every peer that mTLS admits may send anything";
+        return vec![what.to_owned()];
+    };
+    if next.mode == Mode::Audit {
+        return vec!["inbound.authorization.mode: audit instead of enforce".to_owned()];
     }
+    let default = (now.default == Action::Deny && next.default == Action::Allow)
+        .then_some("inbound.authorization.default: allow instead of deny");
+    let slash = (now.encoded_slash == EncodedSlash::Reject && next.encoded_slash == EncodedSlash::Keep)
+        .then_some("inbound.authorization.encoded_slash: keep instead of reject");
+    default.into_iter().chain(slash).map(str::to_owned).chain(lost_denials(now, next)).collect()
+}
+
+/// The first name of a deny rule that none has any more, and how many more there are.
+fn lost_denials(now: &Authorization, next: &Authorization) -> Option<String> {
+    fn denials(of: &Authorization) -> impl Iterator<Item = &str> {
+        of.rules.iter().filter(|rule| rule.action == Action::Deny).map(|rule| rule.name.as_str())
+    }
+    let kept: HashSet<&str> = denials(next).collect();
+    let mut lost = denials(now).filter(|name| !kept.contains(name));
+    let first = shortened(lost.next()?);
+    let more = match lost.count() {
+        0 => String::new(),
+        more => format!(", and so for {more} more"),
+    };
+    Some(format!("inbound.authorization.rules: no deny rule is called `{first}` any more{more}"))
 }
 
 /// How a key is weaker that all ports have and single ports may override. `of` reads the key, and `weaker` compares its
@@ -383,13 +399,31 @@ mod tests {
     }
 
     #[test]
-    fn weaker_authorization_as_a_whole_gives_a_warning() {
+    fn weaker_authorization_gives_a_warning() {
+        const DENIALS: &str = "{ default: allow, rules: [{ name: a, action: deny, ports: [80] }, { name: b, action: deny, ports: [81] }] }";
         let block = |text: &str| config(&format!("authorization: {text}"), "mutual");
         let table = [
             ("{}", "off", "inbound.authorization: there are no rules any more"),
             ("{}", "{ mode: audit }", "inbound.authorization.mode: audit instead of enforce"),
             ("{}", "{ default: allow }", "inbound.authorization.default: allow instead of deny"),
             ("{}", "{ rules: [{ name: a }] }", ""),
+            ("{}", "{ encoded_slash: keep }", "inbound.authorization.encoded_slash: keep instead of reject"),
+            ("{ encoded_slash: keep }", "{}", ""),
+            (
+                DENIALS,
+                "{ default: allow }",
+                "inbound.authorization.rules: no deny rule is called `a` any more, and so for 1 more",
+            ),
+            (
+                DENIALS,
+                "{ default: allow, rules: [{ name: a }, { name: b, action: deny, ports: [81] }] }",
+                "inbound.authorization.rules: no deny rule is called `a` any more",
+            ),
+            (
+                DENIALS,
+                "{ default: allow, rules: [{ name: b, action: deny }, { name: a, action: deny }, { name: c }] }",
+                "",
+            ),
             ("{ mode: audit }", "off", ""),
             ("{ mode: audit }", "{}", ""),
             ("off", "{}", ""),

@@ -114,6 +114,19 @@ async fn the_application_receives_the_path_that_was_judged() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_path_is_forwarded_as_it_came_where_only_rules_for_other_ports_name_paths() {
+    let pair = Pair::new();
+    let app = pair.mesh.answering(A, OK);
+    let rules = "default: allow, rules: [{ name: a, action: deny, ports: [9999], paths: [/x] }]";
+    let _sidecar = start(&pair, "", rules);
+    let mut web = peer(&pair, "web").await;
+    for target in ["/a//b%61", "/a%2Fb", "/x"] {
+        assert_eq!(web.get(target).await.status_and_reason(), (200, None), "{target}");
+        assert_eq!(targets(&app).pop(), Some(format!("GET {target} HTTP/1.1")));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn over_http2_too_the_application_receives_the_path_that_was_judged() {
     let pair = Pair::new();
     let app = pair.mesh.answering(A, OK);

@@ -118,9 +118,9 @@ impl Rule {
         self.when.need_http() || self.not.as_ref().is_some_and(Conditions::need_http)
     }
 
-    /// Whether the rule can match at this port of the application.
-    pub fn is_for(&self, port: u16) -> bool {
-        self.when.ports.is_empty() || self.when.ports.contains(&port)
+    /// Whether a condition of `when` or `not` is about paths.
+    pub fn names_paths(&self) -> bool {
+        std::iter::once(&self.when).chain(&self.not).any(|of| !of.paths.is_empty())
     }
 }
 

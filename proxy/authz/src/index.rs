@@ -12,9 +12,10 @@ use pillion_model::authorization::Action;
 use crate::Asked;
 use crate::rule::{Compiled, Found, Path};
 
-/// The most entries of one rule: peers times paths. A rule with more is found by its peers alone, and its paths are
-/// tried one by one, so that no rule takes more than about 1 MiB.
-const MOST_ENTRIES: usize = 4096;
+/// The most segments of paths that are kept in sum for rules that name several peers, each of which gets all paths of
+/// its rule: at most about 40 MiB. Further rules of this kind are found by their peers alone, and their paths are tried
+/// one by one. A rule for one peer, or for any, takes no more than its paths in the file, and has no bound here.
+const MOST_SEGMENTS: usize = 65_536;
 
 #[derive(Default)]
 pub(crate) struct Index {
@@ -65,10 +66,14 @@ struct Entry {
 impl Index {
     pub(crate) fn of(rules: &[Compiled]) -> Self {
         let mut index = Self::default();
+        let mut room = MOST_SEGMENTS;
         for (nth, rule) in (0_u32..).zip(rules) {
             let from = &rule.when.of.from;
-            let has_room = from.len().max(1).saturating_mul(rule.when.paths.len()) <= MOST_ENTRIES;
-            let paths = if has_room { &*rule.when.paths } else { &[] };
+            let taken =
+                if from.len() > 1 { from.len().saturating_mul(segments_of(&rule.when.paths)) } else { 0 };
+            let left = room.checked_sub(taken);
+            room = left.unwrap_or(room);
+            let paths = if left.is_some() { &*rule.when.paths } else { &[] };
             if from.is_empty() {
                 index.anyone.add(nth, rule.action, paths);
             }
@@ -100,6 +105,10 @@ impl Index {
         });
         std::iter::once(&self.anyone).chain(exact).chain(below)
     }
+}
+
+fn segments_of(paths: &[Path]) -> usize {
+    paths.iter().map(|path| path.segments().count()).sum()
 }
 
 /// The trust domain, and the segments of the path.
@@ -186,4 +195,40 @@ fn find(rules: &[u32], best: &mut Option<u32>, fits: impl Fn(u32) -> bool) {
     let is_before = |rule: &&u32| best.is_none_or(|best| **rule < best);
     let found = rules.iter().take_while(is_before).find(|rule| fits(**rule));
     *best = found.copied().or(*best);
+}
+
+#[cfg(test)]
+mod tests {
+    use pillion_model::authorization::{Conditions, PathPattern, PeerPattern, Rule};
+
+    use super::*;
+
+    fn kept(segment: &Segment) -> usize {
+        segment.next.values().map(|next| kept(next) + 1).sum()
+    }
+
+    /// Each rule is for other peers and paths.
+    fn index(rules: usize, peers: usize, paths: usize) -> Index {
+        let rule = |nth: usize| {
+            let peer = |peer| PeerPattern::new(&format!("spiffe://a/{nth}/{peer}")).expect("a pattern");
+            let path = |path| PathPattern::new(&format!("/{nth}/{path}")).expect("a pattern");
+            let (from, paths) = ((0..peers).map(peer).collect(), (0..paths).map(path).collect());
+            let when = Conditions { from, paths, ..Conditions::default() };
+            Compiled::new(&Rule { name: nth.to_string(), action: Action::Allow, when, not: None })
+        };
+        Index::of(&(0..rules).map(rule).collect::<Vec<_>>())
+    }
+
+    fn segments_in(index: &Index) -> usize {
+        index.exact.values().map(|bucket| kept(&bucket.allow.root)).sum()
+    }
+
+    #[test]
+    fn rules_for_many_peers_and_paths_keep_a_bounded_number_of_segments_in_sum() {
+        let many = index(40, 64, 64);
+        assert_eq!(many.exact.len(), 40 * 64);
+        assert!((1..=MOST_SEGMENTS).contains(&segments_in(&many)), "{}", segments_in(&many));
+        let one_each = index(1, 1, MOST_SEGMENTS);
+        assert!(segments_in(&one_each) > MOST_SEGMENTS, "paths of one peer are all found by their segments");
+    }
 }

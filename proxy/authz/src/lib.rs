@@ -27,7 +27,7 @@ use std::net::IpAddr;
 use index::Index;
 use pillion_model::SpiffeId;
 use pillion_model::authorization::path::JudgedPath;
-use pillion_model::authorization::{Action, Authorization};
+use pillion_model::authorization::{Action, Authorization, Rule};
 use rule::{Compiled, Found};
 
 /// What is known of a request or of an opaque connection.
@@ -72,44 +72,58 @@ pub struct Engine {
     rules: Box<[Compiled]>,
     index: Index,
     default: Action,
-    names_paths: bool,
-    http_ports: HttpPorts,
+    /// Those with rules that name paths.
+    path_ports: Ports,
+    /// Those with rules that only requests can fit.
+    http_ports: Ports,
 }
 
-/// The ports for which there are rules that only requests can fit.
-enum HttpPorts {
+/// The ports for which there are rules of one kind.
+enum Ports {
     All,
     Some(HashSet<u16>),
+}
+
+impl Ports {
+    fn of<'a>(rules: impl Iterator<Item = &'a Rule>) -> Self {
+        let mut ports = HashSet::new();
+        for rule in rules {
+            if rule.when.ports.is_empty() {
+                return Self::All;
+            }
+            ports.extend(&rule.when.ports);
+        }
+        Self::Some(ports)
+    }
+
+    fn contains(&self, port: u16) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(ports) => ports.contains(&port),
+        }
+    }
 }
 
 impl Engine {
     pub fn new(of: &Authorization) -> Self {
         let rules: Box<[Compiled]> = of.rules.iter().map(Compiled::new).collect();
-        let needs_http = || of.rules.iter().filter(|rule| rule.needs_http());
-        let http_ports = match needs_http().any(|rule| rule.when.ports.is_empty()) {
-            true => HttpPorts::All,
-            false => HttpPorts::Some(needs_http().flat_map(|rule| &rule.when.ports).copied().collect()),
-        };
         Self {
             index: Index::of(&rules),
             default: of.default,
-            names_paths: rules.iter().any(Compiled::names_paths),
-            http_ports,
+            path_ports: Ports::of(of.rules.iter().filter(|rule| rule.names_paths())),
+            http_ports: Ports::of(of.rules.iter().filter(|rule| rule.needs_http())),
             rules,
         }
     }
 
-    /// Whether a rule names a path. Then every path is judged, and forwarded as it was judged.
-    pub const fn names_paths(&self) -> bool {
-        self.names_paths
+    /// Whether a rule for this port names a path. Then every path is judged, and forwarded as it was judged.
+    pub fn names_paths(&self, port: u16) -> bool {
+        self.path_ports.contains(port)
     }
 
     /// Whether there are rules for this port that only requests can fit.
     pub fn has_rules_for_http(&self, port: u16) -> bool {
-        match &self.http_ports {
-            HttpPorts::All => true,
-            HttpPorts::Some(ports) => ports.contains(&port),
-        }
+        self.http_ports.contains(port)
     }
 
     pub fn judge(&self, facts: &Facts<'_>) -> Verdict {

@@ -55,10 +55,6 @@ impl Compiled {
         }
     }
 
-    pub(crate) fn names_paths(&self) -> bool {
-        !self.when.paths.is_empty() || self.not.as_ref().is_some_and(|not| !not.paths.is_empty())
-    }
-
     /// Whether the rule fits. The index has found it by its peer, and perhaps by its path.
     pub(crate) fn fits(&self, facts: &Facts<'_>, found: Found) -> bool {
         let (when, not) = match self.action {

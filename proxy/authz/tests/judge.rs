@@ -178,20 +178,36 @@ fn on_opaque_connections_rules_for_requests_allow_nothing_and_deny_by_their_othe
 }
 
 #[test]
-fn a_rule_with_very_many_peers_and_paths_is_found_all_the_same() {
-    let peers: Vec<String> = (0..100).map(|nth| format!("spiffe://cluster.local/sa/{nth}")).collect();
-    let many: Vec<String> = (0..100).map(|nth| format!("/p/{nth}")).collect();
-    let texts = |all: &[String]| all.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
-    let (peers, many) = (texts(&peers), texts(&many));
-    let when = Conditions {
-        from: from(&peers.split(' ').collect::<Vec<_>>()),
-        paths: paths(&many.split(' ').collect::<Vec<_>>()),
-        ..Conditions::default()
+fn paths_are_judged_on_the_ports_alone_whose_rules_name_them() {
+    let by_path =
+        |ports: &[u16]| Conditions { paths: paths(&["/x"]), ports: ports.to_vec(), ..Conditions::default() };
+    let excepted = Rule {
+        not: Some(by_path(&[])),
+        ..rule(ALLOWED, Conditions { ports: vec![2], ..Conditions::default() })
     };
-    let rules = authorization(vec![rule(ALLOWED, when)]);
+    let mut rules =
+        authorization(vec![rule(DENIED, by_path(&[1])), excepted, rule(ALLOWED, Conditions::default())]);
+    let judged_on = |by: &Authorization| [1, 2, 3].map(|port| Engine::new(by).names_paths(port));
+    assert_eq!(judged_on(&rules), [true, true, false]);
+    rules.rules.push(rule(DENIED, by_path(&[])));
+    assert_eq!(judged_on(&rules), [true, true, true]);
+}
+
+/// More than the index keeps by path.
+#[test]
+fn rules_with_very_many_peers_and_paths_are_found_all_the_same() {
+    let texts = |of: &str| (0..100).map(|nth| format!("{of}/{nth}")).collect::<Vec<_>>();
+    let (peers, all) = (texts("spiffe://cluster.local/sa"), texts("/p"));
+    let peers: Vec<&str> = peers.iter().map(String::as_str).collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let when = Conditions { from: from(&peers), paths: paths(&all), ..Conditions::default() };
+    let rules = authorization((0..4).map(|_| rule(ALLOWED, when.clone())).collect());
+    let last = Conditions { paths: paths(&["/q"]), ..when };
+    let rules = authorization(rules.rules.into_iter().chain([rule(ALLOWED, last)]).collect());
     let peer = Some("spiffe://cluster.local/sa/99");
-    assert_eq!(judged(&rules, &asked(peer, "GET", "/p/99")).0, ALLOWED);
-    assert_eq!(judged(&rules, &asked(peer, "GET", "/p/100")).0, DENIED);
+    assert_eq!(judged(&rules, &asked(peer, "GET", "/p/99")), (ALLOWED, Some(0)));
+    assert_eq!(judged(&rules, &asked(peer, "GET", "/p/100")), (DENIED, None));
+    assert_eq!(judged(&rules, &asked(peer, "GET", "/q")), (ALLOWED, Some(4)));
 }
 
 fn some<T: Clone + std::fmt::Debug + 'static>(of: Vec<T>) -> impl Strategy<Value = Vec<T>> {

@@ -72,9 +72,9 @@ impl Authorization {
         }
     }
 
-    /// Whether paths are judged.
-    pub const fn names_paths(&self) -> bool {
-        self.engine.names_paths()
+    /// Whether the paths of requests for this port are judged.
+    pub fn names_paths(&self, port: u16) -> bool {
+        self.engine.names_paths(port)
     }
 
     pub const fn encoded_slash(&self) -> EncodedSlash {

@@ -1,6 +1,6 @@
 //! Judges an inbound request by the authorization rules.
 //!
-//! Where rules name paths, the application receives the path that was judged, in origin-form.
+//! Where rules for the port name paths, the application receives the path that was judged, in origin-form.
 
 use http::uri::PathAndQuery;
 use http::{Method, Uri, Version};
@@ -23,7 +23,7 @@ use pillion_model::authorization::path::{BadPath, JudgedPath};
 /// `authz_denied`, or `bad_request` for a path that two readers could see differently.
 pub(super) fn authorize(by: &Authorization, call: &Call, port: u16) -> Result<Option<Uri>, Error> {
     let host = clear_host(host_text(call))?;
-    let path = if by.names_paths() { path_of(&call.head) } else { None };
+    let path = if by.names_paths(port) { path_of(&call.head) } else { None };
     let path = match path.map(|path| JudgedPath::of(path, by.encoded_slash())).transpose() {
         Ok(path) => path,
         Err(why) => return bad_path(by, call, why),
