@@ -244,6 +244,11 @@ impl<'n> Node<'n> {
         reading.remarks.lacks(&self.at.key(key));
     }
 
+    /// Drops what the model finds about this value, which was reported already.
+    pub(crate) fn conceal_from_model(&self, reading: &mut Reading<'_>) {
+        reading.remarks.lacks(&self.at);
+    }
+
     /// The kind of the value, for keys that accept several kinds.
     pub(crate) fn shape(&self, expected: &str, reading: &mut Reading<'_>) -> Option<Shape<'n>> {
         match self.content(reading)? {

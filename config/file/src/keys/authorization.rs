@@ -121,6 +121,7 @@ fn read_not(node: &Node<'_>, reading: &mut Reading<'_>) -> Conditions {
         refuse_empty(&not, node, reading);
         if node.entries(reading).is_some_and(|entries| entries.is_empty()) {
             node.remark("is empty", reading).help("leave it out: the rule has no exception");
+            node.conceal_from_model(reading);
         }
     }
     not
@@ -142,6 +143,7 @@ fn refuse_empty(of: &Conditions, node: &Node<'_>, reading: &mut Reading<'_>) {
     for (key, _, what) in empty.into_iter().filter(|(_, is_empty, _)| *is_empty) {
         if let Some(entry) = written.iter().find(|entry| entry.name == key) {
             entry.value.remark("is empty", reading).help(format!("leave it out to match every {what}"));
+            entry.value.conceal_from_model(reading);
         }
     }
 }

@@ -98,6 +98,8 @@ fn rules_that_can_never_match_are_warned_of() {
         ),
         ("", format!("{{ name: a, {WEB}, not: {{ from: [\"spiffe://a/b/*\"] }} }}"), "excepts everything"),
         ("", format!("{{ name: a, {WEB}, not: {{ from: [\"spiffe://a/b/*\"], methods: [GET] }} }}"), ""),
+        ("", "{ name: a, action: deny, methods: [GET], not: { methods: [GET] } }".into(), ""),
+        ("", format!("{{ name: a, action: deny, {WEB}, not: {{ {WEB} }} }}"), "excepts everything"),
         ("", format!("{{ name: a, {WEB} }}, {{ name: b, action: deny }}"), "the deny rule `b` matches all"),
         (
             "",
@@ -115,5 +117,48 @@ fn rules_that_can_never_match_are_warned_of() {
         let found = found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         let is_expected = if expected.is_empty() { found.is_empty() } else { found.contains(expected) };
         assert!(is_expected, "{rest} {rules}: {found:?}");
+    }
+}
+
+/// A condition that cannot be read would look like one that is left out, and a rule without one matches everything.
+#[test]
+fn a_rule_is_not_compared_with_one_that_has_a_faulty_condition() {
+    const WEB: &str = "{ name: web, from: [\"spiffe://a/b/web\"], methods: [GET] }";
+    for faulty in ["paths: [bad]", "paths: []", "methods: 3 4", "headers: {}"] {
+        let errors = bad(&with_rules(&format!("{{ name: a, action: deny, {faulty} }}, {WEB}")));
+        assert!(!errors.to_string().contains("can never"), "{faulty}: {errors}");
+    }
+    for faulty in ["{ methods: [] }", "{ methods: 3 4 }", "{}"] {
+        let rule = format!("{{ name: a, not: {faulty} }}");
+        assert!(!bad(&with_rules(&rule)).to_string().contains("can never"), "{faulty}");
+    }
+}
+
+#[test]
+fn a_deny_rule_by_identity_is_warned_of_where_peers_without_one_are_admitted() {
+    const BATCH: &str = "{ name: batch, action: deny, from: [\"spiffe://a/b/batch\"]";
+    const WEB: &str = "{ name: web, from: [\"spiffe://a/b/web\"] }";
+    for (inbound, rules, is_warned) in [
+        ("mtls: permissive", format!("default: allow, rules: [{BATCH} }}]"), true),
+        ("mtls: strict", format!("default: allow, rules: [{BATCH} }}]"), false),
+        ("ports: { 80: { mtls: permissive } }", format!("default: allow, rules: [{BATCH} }}]"), true),
+        (
+            "ports: { 80: { mtls: permissive } }",
+            format!("default: allow, rules: [{BATCH}, ports: [81] }}]"),
+            false,
+        ),
+        ("mtls: permissive", format!("rules: [{BATCH} }}, {{ name: all, methods: [GET] }}]"), true),
+        ("mtls: permissive", format!("rules: [{BATCH} }}, {WEB}]"), false),
+        ("mtls: permissive", format!("default: allow, rules: [{WEB}]"), false),
+    ] {
+        let file =
+            format!("{HEAD}inbound: {{ app: 127.0.0.1:8080, {inbound}, authorization: {{ {rules} }} }}\n");
+        let found = warnings(&file).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        assert_eq!(
+            found.contains("does not hold for peers without an identity"),
+            is_warned,
+            "{file}: {found}"
+        );
+        assert!(is_warned || found.is_empty(), "{file}: {found}");
     }
 }

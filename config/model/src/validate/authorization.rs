@@ -22,11 +22,23 @@ pub(super) fn validate(inbound: &Inbound, at: &Trail<'_>, faults: &mut Faults) {
     let rules = at.key("rules");
     refuse_shared_names(authorization, &rules, faults);
     refuse_many_expressions(authorization, &rules, faults);
+    let admits_unknown_peers =
+        authorization.default == Action::Allow || authorization.rules.iter().any(allows_unknown_peers);
     let broad: Vec<(usize, &Rule)> = broad_denials(authorization).take(MOST_COMPARED).collect();
     for (nth, rule) in authorization.rules.iter().enumerate() {
         let at = rules.index(nth);
-        if let Some((what, help)) = never_matches(rule, inbound).or_else(|| is_useless(nth, rule, &broad)) {
+        if let Some((what, help)) = never_matches(rule, inbound) {
             faults.warn(&at, what).help(help);
+        } else if let Some((wins, deny)) = always_denied(nth, rule, &broad) {
+            let what = format!(
+                "can never decide: the deny rule `{}` matches all that it matches",
+                shortened(&deny.name)
+            );
+            let fault = faults.warn(&at, what);
+            fault.help("narrow that rule, or remove this one").depends_on(&rules.index(wins));
+        } else if admits_unknown_peers && spares_unknown_peers(rule, inbound) {
+            let what = "does not hold for peers without an identity, and its ports admit them: the same peer in plaintext is not denied";
+            faults.warn(&at, what).help("write mtls: strict, or name in allow rules who is admitted");
         }
     }
 }
@@ -71,15 +83,17 @@ fn never_matches(rule: &Rule, inbound: &Inbound) -> Option<(String, &'static str
             "can never match: its ports carry opaque bytes, which have no method, path, host or header";
         return Some((what.to_owned(), "leave these conditions out, or change the protocol of the port"));
     }
-    let not = rule.not.as_ref()?;
+    // A deny rule matches also what its conditions for requests may fit, and is excepted only from what certainly fits.
+    let is_certain = |not: &&Conditions| rule.action == Action::Allow || !not.need_http();
+    let not = rule.not.as_ref().filter(is_certain)?;
     covers(not, &rule.when).then(|| {
         let what = "can never match: `not` excepts everything that its other conditions match".to_owned();
         (what, "narrow `not`, or remove the rule")
     })
 }
 
-/// Whether an earlier or a wider deny rule always decides in place of this one.
-fn is_useless(nth: usize, rule: &Rule, broad: &[(usize, &Rule)]) -> Option<(String, &'static str)> {
+/// An earlier or a wider deny rule that always decides in place of this one.
+fn always_denied<'a>(nth: usize, rule: &Rule, broad: &[(usize, &'a Rule)]) -> Option<(usize, &'a Rule)> {
     let wins = |(other, deny): &&(usize, &Rule)| {
         let goes_before = rule.action == Action::Allow || *other < nth;
         *other != nth
@@ -87,10 +101,17 @@ fn is_useless(nth: usize, rule: &Rule, broad: &[(usize, &Rule)]) -> Option<(Stri
             && covers(&deny.when, &rule.when)
             && (deny.when.need_http() <= rule.when.need_http())
     };
-    let (_, deny) = broad.iter().find(wins)?;
-    let what =
-        format!("can never decide: the deny rule `{}` matches all that it matches", shortened(&deny.name));
-    Some((what, "narrow that rule, or remove this one"))
+    broad.iter().find(wins).copied()
+}
+
+fn allows_unknown_peers(rule: &Rule) -> bool {
+    rule.action == Action::Allow && std::iter::once(&rule.when).chain(&rule.not).all(|of| of.from.is_empty())
+}
+
+/// Whether this is a deny rule by identity, for a port that admits peers without one.
+fn spares_unknown_peers(rule: &Rule, inbound: &Inbound) -> bool {
+    let is_by_identity = rule.action == Action::Deny && !rule.when.from.is_empty();
+    is_by_identity && Ports::of(rule, inbound).any(|port| port.mtls != Mtls::Strict)
 }
 
 fn broad_denials(of: &Authorization) -> impl Iterator<Item = (usize, &Rule)> {
