@@ -225,15 +225,6 @@ impl ValueMatch {
         }
     }
 
-    /// Whether it is there and all its values fit.
-    pub fn fits_each<'v>(&self, values: impl Iterator<Item = &'v [u8]>) -> bool {
-        let mut values = values.peekable();
-        match self {
-            Self::Present(present) => values.peek().is_some() == *present,
-            _ => values.peek().is_some() && values.all(|value| self.fits_one(value)),
-        }
-    }
-
     fn fits_one(&self, value: &[u8]) -> bool {
         match self {
             Self::Exact(exact) => value == exact.as_bytes(),

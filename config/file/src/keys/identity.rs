@@ -78,7 +78,7 @@ static FILES: Static<Files> = Static::new(|| {
         .word::<OffOr<Duration>>(
             "max_connection_age",
             field!(max_connection_age),
-            "After a change of certificates, bundles or revocation lists, a peer's connection ends with its first answer \
+            "After a change of certificates, bundles, revocation lists or `tls`, a peer's connection ends with its first answer \
              at or beyond this age.",
         )
 });
