@@ -169,6 +169,9 @@ impl Rules {
                 if path.has_parameters() {
                     self.first_at(path.plain(), best, &fits);
                 }
+                if let Some(path) = path.before_query() {
+                    self.first_at(path, best, &fits);
+                }
             }
         }
     }

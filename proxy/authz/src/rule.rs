@@ -157,7 +157,10 @@ impl Path {
                     && fits(&self.decoded, path.decoded())
                     && fits(&self.plain, path.plain())
             }
-            Reading::Possible => fits(&self.decoded, path.decoded()) || fits(&self.decoded, path.plain()),
+            Reading::Possible => [Some(path.decoded()), Some(path.plain()), path.before_query()]
+                .into_iter()
+                .flatten()
+                .any(|is| fits(&self.decoded, is)),
         }
     }
 }

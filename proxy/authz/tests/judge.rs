@@ -115,7 +115,7 @@ fn a_matching_deny_rule_wins_wherever_it_stands_and_the_first_one_is_named() {
         rule(DENIED, Conditions { from: from(&[WEB]), ..admin }),
     ]);
     assert_eq!(judged(&rules, &asked(Some(WEB), "GET", "/x")), (ALLOWED, Some(0)));
-    for path in ["/admin", "/admin/x", "/admin;x", "/admin;x/y", "/;x/admin"] {
+    for path in ["/admin", "/admin/x", "/admin;x", "/admin;x/y", "/;x/admin", "/admin%3Fx", "/admin;x%23/y"] {
         assert_eq!(judged(&rules, &asked(Some(WEB), "GET", path)), (DENIED, Some(2)), "{path}");
     }
     assert_eq!(judged(&rules, &opaque(Some(WEB), 1)), (DENIED, Some(2)), "it matches by its other fields");
@@ -137,6 +137,8 @@ fn an_allow_rule_needs_every_reading_of_a_path() {
         ("/c;d", ALLOWED),
         ("/c;e", DENIED),
         ("/c", DENIED),
+        ("/public/x%3Fy", ALLOWED),
+        ("/public%3F/x", DENIED),
     ] {
         assert_eq!(judged(&rules, &asked(None, "GET", path)).0, expected, "{path}");
     }
@@ -225,8 +227,9 @@ fn conditions() -> impl Strategy<Value = Conditions> {
         "spiffe://b/*",
         "spiffe://b",
     ]);
-    let patterns =
-        paths(&["/", "/*", "/a", "/a/*", "/a/b", "/a/b/*", "/a/", "/a;x", "/a;x/*", "/a!", "/a%21/*"]);
+    let patterns = paths(&[
+        "/", "/*", "/a", "/a/*", "/a/b", "/a/b/*", "/a/", "/a;x", "/a;x/*", "/a!", "/a%21/*", "/a%3Fb",
+    ]);
     let host = |name: &str, wildcard, port| HostPattern { name: name.to_owned(), wildcard, port };
     let hosts = vec![
         host("a", false, None),
@@ -286,7 +289,7 @@ fn case() -> impl Strategy<Value = Case> {
     ]);
     let path = prop_oneof![
         1 => Just(None),
-        9 => "(/[ab](;x|!|%21)?){1,3}/?|/|/;x/a".prop_map(Some),
+        9 => "(/[ab](;x|!|%21|%3Fb|%23)?){1,3}/?|/|/;x/a|/%3F".prop_map(Some),
     ];
     let host = prop::sample::select(vec![
         None,
@@ -334,7 +337,7 @@ proptest! {
 
     #[test]
     fn a_judged_path_is_judged_as_itself(
-        path in "(/{1,2}(a|\\.|%2e|%2E|%61|%41|%2f|%3b|;|%25|%c3%a4|%|x=1|\\.\\.|%00|\\\\){0,4}){0,5}",
+        path in "(/{1,2}(a|\\.|%2e|%2E|%61|%41|%2f|%3b|%3f|%23|;|%25|%c3%a4|%|x=1|\\.\\.|%00|\\\\){0,4}){0,5}",
         keep in any::<bool>(),
     ) {
         let slash = if keep { EncodedSlash::Keep } else { EncodedSlash::Reject };
@@ -343,7 +346,9 @@ proptest! {
             prop_assert_eq!(again.as_ref().map(|again| &*again.forwarded), Ok(&*once.forwarded));
             let again = again.expect("a clear path");
             prop_assert_eq!((again.decoded(), again.plain()), (once.decoded(), once.plain()));
-            for reading in [once.forwarded.as_bytes(), once.decoded(), once.plain()] {
+            prop_assert_eq!(again.before_query(), once.before_query());
+            let before_query = once.before_query().unwrap_or(b"/");
+            for reading in [once.forwarded.as_bytes(), once.decoded(), once.plain(), before_query] {
                 let mut names = reading.split(|byte| *byte == b'/').skip(1).peekable();
                 while let Some(name) = names.next() {
                     let is_last = names.peek().is_none();

@@ -1,7 +1,7 @@
 //! The form in which the path of a request is judged and forwarded, where rules name paths.
 //!
-//! Pure. A path may be read in several ways: as text, decoded, and without `;params`. [`JudgedPath`] has each reading. A
-//! path for which this is not enough, because programs disagree on where its segments are, is refused.
+//! Pure. A path may be read in several ways: as text, decoded, without `;params`, and up to an encoded `?` or `#`.
+//! [`JudgedPath`] has each reading. A path for which this is not enough, because programs disagree on where its segments are, is refused.
 
 use std::borrow::Cow;
 
@@ -24,7 +24,7 @@ pub enum BadPath {
     EncodedSlash,
     #[error("the path has an encoded slash (%2F) beside a parameter, a dot segment or another slash")]
     AmbiguousSlash,
-    #[error("the path has a dot segment with a parameter or a space (..;)")]
+    #[error("the path has a dot segment with a parameter, an encoded ? or #, or a space (..;)")]
     DotsWithParameter,
     #[error("the path has both ; and %3B")]
     TwoSemicolons,
@@ -44,6 +44,8 @@ pub struct JudgedPath<'a> {
     decoded: Option<Vec<u8>>,
     /// `None`: the same as `decoded`.
     plain: Option<Vec<u8>>,
+    /// `None`: there is no encoded `?` or `#`.
+    before_query: Option<Vec<u8>>,
 }
 
 impl<'a> JudgedPath<'a> {
@@ -51,7 +53,12 @@ impl<'a> JudgedPath<'a> {
     /// Two readers could see two different paths.
     pub fn of(path: &'a str, slash: EncodedSlash) -> Result<Self, BadPath> {
         if is_simple(path) {
-            return Ok(Self { forwarded: Cow::Borrowed(path), decoded: None, plain: None });
+            return Ok(Self {
+                forwarded: Cow::Borrowed(path),
+                decoded: None,
+                plain: None,
+                before_query: None,
+            });
         }
         let forwarded = normalised(path, slash)?;
         let decoded = forwarded.contains('%').then(|| decoded(&forwarded));
@@ -63,8 +70,11 @@ impl<'a> JudgedPath<'a> {
             return Err(BadPath::TwoSemicolons);
         }
         let plain = bytes.contains(&b';').then(|| without_parameters(bytes));
+        let is_query = |byte: &u8| matches!(byte, b'?' | b'#');
+        let query = decoded.iter().find_map(|bytes| bytes.iter().position(is_query));
+        let before_query = query.and_then(|at| bytes.get(..at)).map(without_parameters);
         let forwarded = if forwarded == path { Cow::Borrowed(path) } else { Cow::Owned(forwarded) };
-        Ok(Self { forwarded, decoded, plain })
+        Ok(Self { forwarded, decoded, plain, before_query })
     }
 
     /// Without any percent-encoding.
@@ -75,6 +85,11 @@ impl<'a> JudgedPath<'a> {
     /// Decoded, and without the parameters of segments.
     pub fn plain(&self) -> &[u8] {
         self.plain.as_deref().unwrap_or_else(|| self.decoded())
+    }
+
+    /// What an application sees that decodes the path before it looks for `?` and `#`, without the parameters of segments.
+    pub fn before_query(&self) -> Option<&[u8]> {
+        self.before_query.as_deref()
     }
 
     pub const fn has_parameters(&self) -> bool {
@@ -153,7 +168,8 @@ fn check(segment: &str) -> Result<(), BadPath> {
         return Err(BadPath::EncodedTwice);
     }
     let is_dots = |part: &str| {
-        let name = part.split(';').next().and_then(|name| name.split("%3B").next()).unwrap_or_default();
+        let ends = [";", "%3B", "%3F", "%23"].into_iter().filter_map(|end| part.find(end));
+        let name = ends.min().and_then(|end| part.get(..end)).unwrap_or(part);
         let name = name.trim_start_matches("%20").trim_end_matches("%20"); // file systems of Windows ignore spaces
         matches!(name, "." | "..")
     };
@@ -271,6 +287,20 @@ mod tests {
     }
 
     #[test]
+    fn an_encoded_question_mark_or_hash_may_end_a_path() {
+        for (path, before) in [
+            ("/a%2Fb", None),
+            ("/a%3Fb", Some("/a")),
+            ("/a/%23/b%3F", Some("/a/")),
+            ("/a;x%3Fy/b", Some("/a")),
+            ("/%3f", Some("/")),
+        ] {
+            let judged = JudgedPath::of(path, EncodedSlash::Keep).unwrap();
+            assert_eq!(judged.before_query(), before.map(str::as_bytes), "{path}");
+        }
+    }
+
+    #[test]
     fn a_path_that_two_readers_could_see_differently_is_refused() {
         use BadPath as Bad;
         for (path, why) in [
@@ -299,6 +329,8 @@ mod tests {
             ("/a/.;/b", Bad::DotsWithParameter),
             ("/a/%2e%2e;/b", Bad::DotsWithParameter),
             ("/a/..%3b/b", Bad::DotsWithParameter),
+            ("/a/..%3Fx", Bad::DotsWithParameter),
+            ("/a/%2e%2e%23/b", Bad::DotsWithParameter),
             ("/a/..%20/b", Bad::DotsWithParameter),
             ("/a/%20../b", Bad::DotsWithParameter),
             ("/a;x/b%3By", Bad::TwoSemicolons),

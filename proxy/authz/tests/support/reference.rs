@@ -98,17 +98,18 @@ fn methods(of: &Conditions, case: &Case) -> Perhaps {
     })
 }
 
-/// The paths of the cases are normalised, and have letters, `%21` and parameters at most.
+/// The paths of the cases are normalised, and have letters, `%21`, `%3F`, `%23` and parameters at most.
 fn paths(of: &Conditions, case: &Case) -> Perhaps {
     one(&of.paths, |wanted| {
         let path = case.http.as_ref()?.path.as_ref()?;
-        let decode = |text: &str| text.replace("%21", "!");
+        let decode = |text: &str| text.replace("%21", "!").replace("%3F", "?").replace("%23", "#");
         let pattern = PathPattern { path: decode(&wanted.path), ..wanted.clone() };
         let bare = PathPattern { path: plain(&pattern.path), ..wanted.clone() };
-        let (decoded, plain) = (decode(path), plain(&decode(path)));
-        if path_fits(wanted, path) && path_fits(&pattern, &decoded) && path_fits(&bare, &plain) {
+        let (decoded, without) = (decode(path), plain(&decode(path)));
+        let before_query = plain(decoded.split(['?', '#']).next().unwrap_or_default());
+        if path_fits(wanted, path) && path_fits(&pattern, &decoded) && path_fits(&bare, &without) {
             Some(true)
-        } else if path_fits(&pattern, &decoded) || path_fits(&pattern, &plain) {
+        } else if [&decoded, &without, &before_query].iter().any(|path| path_fits(&pattern, path)) {
             None
         } else {
             Some(false)
