@@ -207,6 +207,48 @@ async fn headers_that_the_sidecar_adds_are_judged_like_those_that_came() {
     }
 }
 
+/// What `Connection` names does not reach the application, and some applications read `X_Debug` as `x-debug`.
+#[tokio::test(start_paused = true)]
+async fn a_header_is_judged_in_every_way_in_which_the_application_may_read_it() {
+    for (rule, fields, status) in [
+        ("action: deny, headers: { x-a: { present: off } }", "X-A: 1", 200),
+        ("action: deny, headers: { x-a: { present: off } }", "X-A: 1\r\nConnection: x-a", 403),
+        ("action: deny, headers: { x-a: { exact: \"1\" } }", "X-A: 1\r\nConnection: close, X-A", 403),
+        ("headers: { x-a: { exact: \"1\" } }", "X-A: 1", 200),
+        ("headers: { x-a: { exact: \"1\" } }", "X-A: 1\r\nConnection: x-a", 403),
+        ("action: deny, headers: { x-a: { exact: \"1\" } }", "X_A: 1", 403),
+        ("action: deny, headers: { x_a: { exact: \"1\" } }", "X-A: 1", 403),
+        ("headers: { x-a: { exact: \"1\" } }", "X-A: 1\r\nX_A: 2", 403),
+        ("action: deny, headers: { x-a: { exact: \"1\" } }", "X-A: 2, 1", 403),
+        ("action: deny, headers: { x-a: { exact: \"1\" } }", "X-A: 2\r\nX-A: 1", 403),
+        ("action: deny, headers: { x-a: { exact: \"1\" } }", "X-A: 21", 200),
+        ("action: deny, headers: { cookie: { exact: a=1 } }", "Cookie: b=2; a=1", 403),
+    ] {
+        let pair = Pair::new();
+        let _app = pair.mesh.answering(A, OK);
+        let default = if rule.starts_with("action") { "allow" } else { "deny" };
+        let sidecar =
+            start(&pair, "mtls: off,", &format!("default: {default}, rules: [{{ name: a, {rule} }}]"));
+        let head = format!("GET / HTTP/1.1\r\nhost: orders\r\n{fields}\r\n\r\n");
+        assert_eq!(sidecar.client().await.ask(&head).await.status(), Some(status), "{rule} {fields}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cookies_that_http2_splits_are_judged_as_the_application_gets_them() {
+    for (default, action, status) in [("allow", "deny", 403), ("deny", "allow", 200)] {
+        let pair = Pair::new();
+        let _app = pair.mesh.answering(A, OK);
+        let cookie = "headers: { cookie: { exact: \"a=1; b=2\" } }";
+        let rules = format!("default: {default}, rules: [{{ name: a, action: {action}, {cookie} }}]");
+        let sidecar = start(&pair, "mtls: off,", &rules);
+        let asked = Request::get("http://orders/").header("cookie", "a=1").header("cookie", "b=2");
+        let asked = asked.body(()).expect("a request");
+        let answer = sidecar.http2_client().await.ask(asked, "").await.expect("an answer");
+        assert_eq!(answer.head.status().as_u16(), status, "{action}");
+    }
+}
+
 /// Nothing passes that enforced rules would change, and nothing is changed.
 #[tokio::test(start_paused = true)]
 async fn in_audit_mode_everything_passes_unchanged_and_is_counted() {
@@ -234,7 +276,7 @@ async fn a_reload_changes_the_rules_for_connections_that_are_open() {
     let mut sidecar = start(&pair, "", READS);
     let mut web = peer(&pair, "web").await;
     assert_eq!(web.get("/api/a").await.status(), Some(200));
-    sidecar.reload(&file("", "rules: [{ name: other, paths: [/other] }]")).expect("a good file");
+    sidecar.reload(&file("", "rules: [{ name: others, paths: [/other] }]")).expect("a good file");
     assert_eq!(web.get("/api/a").await.status(), Some(403));
     assert_eq!(web.get("/other").await.status(), Some(200));
     sidecar.reload(&(application_at(AT, &format!("app: {A}")) + IDENTITY)).expect("a good file");

@@ -67,8 +67,8 @@ pub struct Rule {
 
 impl Rule {
     /// The names under which decisions are counted that no rule makes: the default; a path that two readers could see
-    /// differently; opaque bytes where rules for HTTP exist.
-    pub const RESERVED: [&str; 3] = [Self::DEFAULT, Self::BAD_PATH, Self::OPAQUE];
+    /// differently; opaque bytes where rules for HTTP exist. `other` is the label of rules beyond the bound of names.
+    pub const RESERVED: [&str; 4] = [Self::DEFAULT, Self::BAD_PATH, Self::OPAQUE, "other"];
     pub const DEFAULT: &str = "default";
     pub const BAD_PATH: &str = "bad_path";
     pub const OPAQUE: &str = "opaque";
@@ -85,7 +85,7 @@ pub struct Conditions {
     /// Ports of the application.
     pub ports: Vec<u16>,
     pub hosts: Vec<HostPattern>,
-    /// All must fit; if a header has several values, one must match.
+    /// All must fit. None is one that the application does not get as the peer has sent it.
     pub headers: Vec<HeaderMatch>,
     /// The peer's address. The patterns have no port.
     pub sources: Vec<AddressPattern>,

@@ -13,7 +13,7 @@ use pillion_model::authorization::{
 struct None;
 
 impl Headers for None {
-    fn values(&self, _: &str, _: &mut dyn FnMut(&[u8])) {}
+    fn values(&self, _: &str, _: &mut dyn FnMut(&[u8], bool)) {}
 }
 
 /// Rules of one kind: each with a peer of its own, one peer with a path for each rule, patterns for peers, paths alone.

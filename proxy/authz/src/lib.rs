@@ -5,14 +5,16 @@
 //!
 //! # Where facts are missing or have several readings
 //! An allow rule matches only what certainly fits, and a deny rule matches what might fit. So a path must fit an allow
-//! rule in all its readings ([`JudgedPath`]) and a deny rule in one of them. What an opaque connection does not have
+//! rule in all its readings ([`JudgedPath`]) and a deny rule in one of them. A header fits a deny rule by one of its
+//! values, by a member of a list, or by the list of all of them. What an opaque connection does not have
 //! (methods, paths, hosts, headers) never fits an allow rule, and does not keep a deny rule from matching. `not` works
 //! the other way round, because it takes away from its rule. `from` alone never fits a peer without an identity.
 //!
 //! # Cost
 //! Rules are indexed ([`index`]): by the peers that they name, and within these by their paths. All rules that name the
 //! same peer, or none, and no path are tried one by one; so are the deny rules of a peer for opaque connections, and the
-//! values of all other conditions. A decision allocates nothing.
+//! values of all other conditions. A decision allocates nothing, except to join the values of a header that came several
+//! times, for deny rules.
 //!
 //! Deliberately absent: IO, clocks, metrics, and what happens after a verdict.
 //!
@@ -55,8 +57,9 @@ pub struct Asked<'a> {
 
 /// The headers of a request.
 pub trait Headers {
-    /// Calls `each` with every value of the header. `name` is in lower case.
-    fn values(&self, name: &str, each: &mut dyn FnMut(&[u8]));
+    /// Calls `each` with every value that an application may read as one of this header, and whether every application
+    /// does. `name` is in lower case.
+    fn values(&self, name: &str, each: &mut dyn FnMut(&[u8], bool));
 }
 
 /// What happens to a request or a connection, and why.

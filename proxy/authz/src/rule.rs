@@ -183,17 +183,41 @@ fn host_fits(wanted: &HostPattern, asked: &Asked<'_>, reading: Reading) -> bool 
     port_fits && wanted.fits_name(name)
 }
 
-/// Of a header with several values, an application may read any.
+/// An application may read any of a header's values and, if it takes them for a list, any member of it or the whole list
+/// (RFC 9110, 5.3). A header that it might not read at all may be absent, too.
 fn header_fits(wanted: &HeaderMatch, asked: &Asked<'_>, reading: Reading) -> bool {
-    let (mut any, mut each) = (false, true);
-    let mut is_there = false;
-    asked.headers.values(&wanted.name, &mut |value| {
-        let fits = wanted.value.fits(std::iter::once(value));
-        (any, each, is_there) = (any || fits, each && fits, true);
+    let fits = |value: &[u8]| wanted.value.fits(std::iter::once(value));
+    let (mut any, mut each, mut is_there, mut lines) = (false, true, false, 0);
+    asked.headers.values(&wanted.name, &mut |value, is_certain| {
+        let whole = fits(value);
+        each &= whole;
+        any = any || whole || reading == Reading::Possible && members(&wanted.name, value).any(fits);
+        is_there |= is_certain;
+        lines += 1;
     });
-    match (is_there, reading) {
-        (false, _) => wanted.value.fits(std::iter::empty()),
-        (true, Reading::Certain) => each,
-        (true, Reading::Possible) => any,
+    if !is_there {
+        let absent = wanted.value.fits(std::iter::empty());
+        (any, each) = (any || absent, each && absent);
     }
+    match reading {
+        Reading::Certain => each,
+        Reading::Possible => any || lines > 1 && fits(&joined(&wanted.name, asked)),
+    }
+}
+
+/// The members of a value, if it is a list.
+fn members<'v>(name: &str, value: &'v [u8]) -> impl Iterator<Item = &'v [u8]> {
+    let separator = if name == "cookie" { b';' } else { b',' };
+    value.split(move |byte| *byte == separator).map(<[u8]>::trim_ascii)
+}
+
+fn joined(name: &str, asked: &Asked<'_>) -> Vec<u8> {
+    let mut list = Vec::new();
+    asked.headers.values(name, &mut |value, _| {
+        if !list.is_empty() {
+            list.extend_from_slice(if name == "cookie" { b"; " } else { b", " });
+        }
+        list.extend_from_slice(value);
+    });
+    list
 }

@@ -19,8 +19,9 @@ const BATCH: &str = "spiffe://cluster.local/ns/batch/sa/nightly";
 struct Sent<'a>(&'a [(String, String)]);
 
 impl Headers for Sent<'_> {
-    fn values(&self, name: &str, each: &mut dyn FnMut(&[u8])) {
-        self.0.iter().filter(|(sent, _)| sent == name).for_each(|(_, value)| each(value.as_bytes()));
+    fn values(&self, name: &str, each: &mut dyn FnMut(&[u8], bool)) {
+        let alike = self.0.iter().filter(|(sent, _)| sent.replace('_', "-") == name);
+        alike.for_each(|(sent, value)| each(value.as_bytes(), sent == name));
     }
 }
 
@@ -145,6 +146,36 @@ fn an_allow_rule_needs_every_reading_of_a_path() {
 }
 
 #[test]
+fn an_allow_rule_needs_every_reading_of_a_header_and_a_deny_rule_one() {
+    let judge = |action, name: &str, value: ValueMatch, sent: &[(&str, &str)]| {
+        let headers = vec![HeaderMatch { name: name.to_owned(), value }];
+        let default = if action == DENIED { ALLOWED } else { DENIED };
+        let rules = vec![rule(action, Conditions { headers, ..Conditions::default() })];
+        let mut case = asked(None, "GET", "/");
+        case.http.as_mut().expect("a request").headers =
+            sent.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        judged(&Authorization { default, ..authorization(rules) }, &case).0
+    };
+    let exact = |text: &str| ValueMatch::Exact(text.to_owned());
+    for (value, sent, allowed, denied) in [
+        (exact("a"), &[("x-role", "a")][..], ALLOWED, DENIED),
+        (exact("a"), &[("x-role", "b, a")], DENIED, DENIED),
+        (exact("a"), &[("x-role", "b"), ("x-role", "c ,a")], DENIED, DENIED),
+        (exact("a, b"), &[("x-role", "a"), ("x-role", "b")], DENIED, DENIED),
+        (exact("a"), &[("x-role", "ba")], DENIED, ALLOWED),
+        (exact("a"), &[("x_role", "a")], DENIED, DENIED),
+        (exact("a"), &[("x-role", "a"), ("x_role", "b")], DENIED, DENIED),
+        (ValueMatch::Present(true), &[("x_role", "a")], DENIED, DENIED),
+        (ValueMatch::Present(false), &[("x_role", "a")], DENIED, DENIED),
+        (ValueMatch::Present(false), &[("x-other", "a")], ALLOWED, DENIED),
+    ] {
+        assert_eq!(judge(ALLOWED, "x-role", value.clone(), sent), allowed, "allow {value:?} {sent:?}");
+        assert_eq!(judge(DENIED, "x-role", value.clone(), sent), denied, "deny {value:?} {sent:?}");
+    }
+    assert_eq!(judge(DENIED, "cookie", exact("a=1"), &[("cookie", "b=2; a=1")]), DENIED);
+}
+
+#[test]
 fn a_peer_without_an_identity_profits_from_no_rule_about_identities() {
     let not = |action, not| Rule { not: Some(not), ..rule(action, Conditions::default()) };
     let batch = || Conditions { from: from(&[BATCH]), ..Conditions::default() };
@@ -240,6 +271,7 @@ fn conditions() -> impl Strategy<Value = Conditions> {
     let value = |value| HeaderMatch { name: "x-a".to_owned(), value };
     let headers = vec![
         value(ValueMatch::Exact("1".to_owned())),
+        value(ValueMatch::Exact("1, 2".to_owned())),
         value(ValueMatch::Prefix("2".to_owned())),
         value(ValueMatch::Present(true)),
         value(ValueMatch::Present(false)),
@@ -300,7 +332,8 @@ fn case() -> impl Strategy<Value = Case> {
         Some("a:81"),
         Some("ba"),
     ]);
-    let header = (prop::sample::select(vec!["x-a", "x-b"]), prop::sample::select(vec!["1", "2", "22"]))
+    let names = vec!["x-a", "x-a", "x_a", "x-b"];
+    let header = (prop::sample::select(names), prop::sample::select(vec!["1", "2", "22", "3, 1", "2,1"]))
         .prop_map(|(name, value)| (name.to_owned(), value.to_owned()));
     let http =
         (prop::sample::select(vec!["GET", "PUT", "put"]), path, host, prop::collection::vec(header, 0..3))

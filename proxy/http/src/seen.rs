@@ -141,6 +141,13 @@ fn reads_as(name: &[u8], known: &str) -> bool {
     name.len() == known.len() && name.iter().zip(known.bytes()).all(same)
 }
 
+/// Whether some application reads both names as one, whatever signs they have and in whatever case.
+pub fn are_read_alike(one: &[u8], other: &[u8]) -> bool {
+    let is_sign = |byte: &u8| !byte.is_ascii_alphanumeric();
+    let same = |(one, other): (&u8, &u8)| one.eq_ignore_ascii_case(other) || (is_sign(one) && is_sign(other));
+    one.len() == other.len() && one.iter().zip(other).all(same)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

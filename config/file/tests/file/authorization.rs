@@ -62,6 +62,16 @@ fn what_would_match_too_much_by_mistake_is_refused() {
         ("{ name: a, paths: [\"/a*\"] }", "has a * that is not its last segment"),
         ("{ name: a, paths: [\"/a/../b\"] }", "is not in its normal form"),
         ("{ name: default }", "under which decisions without a rule are counted"),
+        ("{ name: other }", "under which decisions without a rule are counted"),
+        (
+            "{ name: a, headers: { X-Forwarded-Client-Cert: a } }",
+            "which only sidecars may send. help: write `from`",
+        ),
+        (
+            "{ name: a, not: { headers: { client_cert: a } } }",
+            "which only sidecars may send. help: write `from`",
+        ),
+        ("{ name: a, headers: { connection: close } }", "which concerns a single connection"),
         ("{ name: a }, { name: b }, { name: a }", "rules[2].name is `a`, as an earlier rule is called"),
         ("{ name: a, sources: [\"10.0.0.1:80\"] }", "with a port"),
         ("{ name: a, frm: [\"spiffe://a/b\"] }", "has no key `frm`"),

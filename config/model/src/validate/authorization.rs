@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 
+use super::actions::{Side, reserved};
 use crate::authorization::{Action, Authorization, Conditions, PathPattern, PeerPattern, Rule};
 use crate::cluster::{AddressPattern, HostPattern};
 use crate::fault::Faults;
 use crate::listener::{AppProtocol, Inbound, Mtls};
 use crate::path::Trail;
-use crate::route::ValueMatch;
+use crate::route::{HeaderMatch, ValueMatch};
 use crate::text::shortened;
 
 /// The deny rules with which each rule is compared. Only a deny rule for every peer can make rules of others useless,
@@ -22,6 +23,7 @@ pub(super) fn validate(inbound: &Inbound, at: &Trail<'_>, faults: &mut Faults) {
     let rules = at.key("rules");
     refuse_shared_names(authorization, &rules, faults);
     refuse_many_expressions(authorization, &rules, faults);
+    refuse_headers(authorization, &rules, faults);
     let admits_unknown_peers =
         authorization.default == Action::Allow || authorization.rules.iter().any(allows_unknown_peers);
     let broad: Vec<(usize, &Rule)> = broad_denials(authorization).take(MOST_COMPARED).collect();
@@ -64,6 +66,27 @@ fn refuse_many_expressions(of: &Authorization, at: &Trail<'_>, faults: &mut Faul
         faults.error(at, format!("has more than {MOST_EXPRESSIONS} regular expressions")).help(
             "they are tried one by one, and each takes up to 64 KiB; `exact` and `prefix` have no such bound",
         );
+    }
+}
+
+/// Refuses headers that the application does not get as the peer has sent them.
+fn refuse_headers(of: &Authorization, at: &Trail<'_>, faults: &mut Faults) {
+    let mut refuse = |of: &Conditions, at: &Trail<'_>| {
+        for HeaderMatch { name, .. } in &of.headers {
+            let Some((why, _)) = reserved(name, Side::Request) else { continue };
+            let help = match name.contains("client") {
+                true => "write `from`: it has the verified identity",
+                false => "leave it out: the application does not get it as the peer has sent it",
+            };
+            faults.error(&at.key("headers").key(name), format!("is {name}, {why}")).help(help);
+        }
+    };
+    for (nth, rule) in of.rules.iter().enumerate() {
+        let at = at.index(nth);
+        refuse(&rule.when, &at);
+        if let Some(not) = &rule.not {
+            refuse(not, &at.key("not"));
+        }
     }
 }
 

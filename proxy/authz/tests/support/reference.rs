@@ -159,18 +159,22 @@ fn headers(of: &Conditions, case: &Case) -> Perhaps {
 
 fn header(wanted: &HeaderMatch, case: &Case) -> Perhaps {
     let sent = &case.http.as_ref()?.headers;
-    let values: Vec<&str> =
-        sent.iter().filter(|(name, _)| *name == wanted.name).map(|(_, value)| value.as_str()).collect();
+    let alike: Vec<&(String, String)> =
+        sent.iter().filter(|(name, _)| name.replace('_', "-") == wanted.name).collect();
+    let values: Vec<&str> = alike.iter().map(|(_, value)| value.as_str()).collect();
+    let is_there = alike.iter().any(|(name, _)| *name == wanted.name);
     let fits = |value: &&str| match &wanted.value {
         ValueMatch::Exact(exact) => value == exact,
         ValueMatch::Prefix(prefix) => value.starts_with(prefix.as_str()),
         ValueMatch::Present(present) => *present,
         ValueMatch::Regex(_) => false,
     };
-    match values.is_empty() {
-        true => Some(wanted.value == ValueMatch::Present(false)),
-        false if values.iter().all(&fits) => Some(true),
-        false if values.iter().any(fits) => None,
-        false => Some(false),
+    let absent = !is_there && wanted.value == ValueMatch::Present(false);
+    if values.iter().all(&fits) && (is_there || absent) {
+        return Some(true);
     }
+    let list = values.join(", ");
+    let mut members = list.split(',').map(str::trim).chain([list.as_str()]);
+    let one = !values.is_empty() && members.any(|it| fits(&it));
+    if absent || one || values.iter().any(fits) { None } else { Some(false) }
 }

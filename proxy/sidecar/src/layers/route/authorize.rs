@@ -12,7 +12,9 @@ use crate::layers::headers::scheme;
 use crate::state::authorization::{Authorization, Decided, Judgement};
 use crate::state::split_port;
 use pillion_base::error::Error;
-use pillion_http::message::RequestHead;
+use pillion_http::message::{Headers, RequestHead};
+use pillion_http::seen::{Seen, are_read_alike};
+use pillion_http1::Known;
 use pillion_model::Reason;
 use pillion_model::authorization::path::{BadPath, JudgedPath};
 
@@ -124,14 +126,37 @@ impl Sent<'_> {
 }
 
 impl HeadersOf for Sent<'_> {
-    fn values(&self, name: &str, each: &mut dyn FnMut(&[u8])) {
+    fn values(&self, name: &str, each: &mut dyn FnMut(&[u8], bool)) {
+        let headers = &self.call.head.headers;
+        if name == "cookie" && joined_cookies(headers, each) {
+            return;
+        }
+        let is_named = self.call.seen.has(Seen::CONNECTION) && is_in_connection(headers, name);
         let mut is_there = false;
-        self.call.head.headers.named(name).for_each(|value| {
-            is_there = true;
-            each(value);
-        });
+        for (other, value) in headers.iter().filter(|(other, _)| are_read_alike(other, name.as_bytes())) {
+            let is_certain = !is_named && other.eq_ignore_ascii_case(name.as_bytes());
+            each(value, is_certain);
+            is_there |= is_certain;
+        }
         if !is_there {
-            self.added(name).into_iter().for_each(|value| each(value.as_bytes()));
+            self.added(name).into_iter().for_each(|value| each(value.as_bytes(), true));
         }
     }
+}
+
+/// Calls `each` with the lines of `cookie` as one, as they are written for HTTP/1. Returns whether there are several
+/// lines.
+fn joined_cookies(headers: &Headers, each: &mut dyn FnMut(&[u8], bool)) -> bool {
+    let crumbs: Vec<&[u8]> = headers.all(Known::Cookie).collect();
+    let has_several = matches!(headers, Headers::Map(_)) && crumbs.len() > 1;
+    if has_several {
+        each(&crumbs.join(&b"; "[..]), true);
+    }
+    has_several
+}
+
+/// Whether `Connection` names the field, which then does not reach the application.
+fn is_in_connection(headers: &Headers, name: &str) -> bool {
+    let mut elements = headers.all(Known::Connection).flat_map(|line| line.split(|byte| *byte == b','));
+    elements.any(|element| element.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
 }
