@@ -30,6 +30,7 @@ use index::Index;
 use pillion_model::SpiffeId;
 use pillion_model::authorization::path::JudgedPath;
 use pillion_model::authorization::{Action, Authorization, Rule};
+pub use rule::MOST_MEMBERS;
 use rule::{Compiled, Found};
 
 /// What is known of a request or of an opaque connection.

@@ -191,7 +191,7 @@ fn header_fits(wanted: &HeaderMatch, asked: &Asked<'_>, reading: Reading) -> boo
     asked.headers.values(&wanted.name, &mut |value, is_certain| {
         let whole = fits(value);
         each &= whole;
-        any = any || whole || reading == Reading::Possible && members(&wanted.name, value).any(fits);
+        any = any || whole || reading == Reading::Possible && any_member(&wanted.name, value, fits);
         is_there |= is_certain;
         lines += 1;
     });
@@ -205,10 +205,16 @@ fn header_fits(wanted: &HeaderMatch, asked: &Asked<'_>, reading: Reading) -> boo
     }
 }
 
-/// The members of a value, if it is a list.
-fn members<'v>(name: &str, value: &'v [u8]) -> impl Iterator<Item = &'v [u8]> {
+/// 256 members of one value are tried; a value with more of them counts as one that has what a deny rule looks for. Each
+/// member can cost a regular expression, and a head of 64 KiB has room for 65,000 members.
+pub const MOST_MEMBERS: usize = 256;
+
+/// Whether a member of the value fits, if the value is a list.
+fn any_member(name: &str, value: &[u8], fits: impl Fn(&[u8]) -> bool) -> bool {
     let separator = if name == "cookie" { b';' } else { b',' };
-    value.split(move |byte| *byte == separator).map(<[u8]>::trim_ascii)
+    let members = value.split(|byte| *byte == separator).map(<[u8]>::trim_ascii);
+    let mut members = members.filter(|member| !member.is_empty());
+    members.by_ref().take(MOST_MEMBERS).any(fits) || members.next().is_some()
 }
 
 fn joined(name: &str, asked: &Asked<'_>) -> Vec<u8> {

@@ -3,7 +3,7 @@
 #[path = "support/reference.rs"]
 mod reference;
 
-use pillion_authz::{Asked, Engine, Facts, Headers};
+use pillion_authz::{Asked, Engine, Facts, Headers, MOST_MEMBERS};
 use pillion_model::authorization::path::JudgedPath;
 use pillion_model::authorization::{
     Action, Authorization, Conditions, EncodedSlash, PathPattern, PeerPattern, Rule,
@@ -120,6 +120,26 @@ fn a_matching_deny_rule_wins_wherever_it_stands_and_the_first_one_is_named() {
         assert_eq!(judged(&rules, &asked(Some(WEB), "GET", path)), (DENIED, Some(2)), "{path}");
     }
     assert_eq!(judged(&rules, &opaque(Some(WEB), 1)), (DENIED, Some(2)), "it matches by its other fields");
+}
+
+/// The work for one value has a bound, and what is beyond it cannot slip past a deny rule.
+#[test]
+fn a_deny_rule_matches_a_list_that_is_too_long_to_be_read() {
+    let admin = HeaderMatch { name: "x-role".to_owned(), value: ValueMatch::Exact("admin".to_owned()) };
+    let conditions = Conditions { headers: vec![admin], ..Conditions::default() };
+    let rules = authorization(vec![rule(ALLOWED, Conditions::default()), rule(DENIED, conditions)]);
+    for (value, expected) in [
+        ("user, admin".to_owned(), DENIED),
+        ("user,".repeat(MOST_MEMBERS), ALLOWED),
+        (format!("{}admin", "user,".repeat(MOST_MEMBERS - 1)), DENIED),
+        ("user,".repeat(MOST_MEMBERS + 1), DENIED),
+        (",".repeat(64 * 1024), ALLOWED),
+    ] {
+        let mut case = asked(Some(WEB), "GET", "/");
+        let http = case.http.as_mut().expect("a request");
+        http.headers = vec![("x-role".to_owned(), value.clone())];
+        assert_eq!(judged(&rules, &case).0, expected, "{} members", value.matches(',').count());
+    }
 }
 
 /// An application that knows parameters sees `/public/x`, another one a path that the rule does not name.

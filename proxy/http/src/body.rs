@@ -278,6 +278,7 @@ impl OutgoingBody for Body {
     fn cut(&mut self, reason: Reason) {
         if let Some(Tail::Response(tail)) = &mut self.tail {
             tail.ending.reason = Some(reason);
+            tail.ending.grpc_status = None; // of trailers that were refused
             tail.end(false);
         }
         self.kind = BodyKind::Empty;

@@ -72,6 +72,10 @@ fn what_would_match_too_much_by_mistake_is_refused() {
             "which only sidecars may send. help: write `from`",
         ),
         ("{ name: a, headers: { connection: close } }", "which concerns a single connection"),
+        (
+            "{ name: a, headers: { x-forwarded-for: 10.0.0.9 } }",
+            "to which the sidecar adds the peer's address. help: write `sources`",
+        ),
         ("{ name: a }, { name: b }, { name: a }", "rules[2].name is `a`, as an earlier rule is called"),
         ("{ name: a, sources: [\"10.0.0.1:80\"] }", "with a port"),
         ("{ name: a, frm: [\"spiffe://a/b\"] }", "has no key `frm`"),

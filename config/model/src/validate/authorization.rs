@@ -73,10 +73,15 @@ fn refuse_many_expressions(of: &Authorization, at: &Trail<'_>, faults: &mut Faul
 fn refuse_headers(of: &Authorization, at: &Trail<'_>, faults: &mut Faults) {
     let mut refuse = |of: &Conditions, at: &Trail<'_>| {
         for HeaderMatch { name, .. } in &of.headers {
-            let Some((why, _)) = reserved(name, Side::Request) else { continue };
-            let help = match name.contains("client") {
-                true => "write `from`: it has the verified identity",
-                false => "leave it out: the application does not get it as the peer has sent it",
+            let (why, help) = match (name.as_str(), reserved(name, Side::Request)) {
+                ("x-forwarded-for", _) => ("to which the sidecar adds the peer's address", "write `sources`"),
+                (name, Some((why, _))) if name.contains("client") => {
+                    (why, "write `from`: it has the verified identity")
+                }
+                (_, Some((why, _))) => {
+                    (why, "leave it out: the application does not get it as the peer has sent it")
+                }
+                (_, None) => continue,
             };
             faults.error(&at.key("headers").key(name), format!("is {name}, {why}")).help(help);
         }

@@ -174,7 +174,8 @@ fn header(wanted: &HeaderMatch, case: &Case) -> Perhaps {
         return Some(true);
     }
     let list = values.join(", ");
-    let mut members = list.split(',').map(str::trim).chain([list.as_str()]);
+    let members = list.split(',').map(str::trim).filter(|member| !member.is_empty());
+    let mut members = members.chain([list.as_str()]);
     let one = !values.is_empty() && members.any(|it| fits(&it));
     if absent || one || values.iter().any(fits) { None } else { Some(false) }
 }
