@@ -57,7 +57,9 @@ async fn web_may_read_and_not_write_and_batch_may_nothing() {
     let mut shop = Shop::start(app.address, &inbound, "").await;
     for version in ["--http1.1", "--http2-prior-knowledge"] {
         assert_eq!(status(shop.web.orders(), "/api/orders", &[version]).await, "200", "{version}");
-        assert_eq!(status(shop.web.orders(), "/api/orders", &[version, "-d", "a"]).await, "403", "{version}");
+        // Without content: curl 7.88 may fail where an answer over HTTP/2 comes before the content was sent.
+        let post = [version, "-X", "POST"];
+        assert_eq!(status(shop.web.orders(), "/api/orders", &post).await, "403", "{version}");
         assert_eq!(status(shop.web.orders(), "/api/../admin", &[version]).await, "403", "{version}");
         assert_eq!(status(shop.batch.orders(), "/api/orders", &[version]).await, "403", "{version}");
         assert_eq!(status(shop.orders.inbound(), "/api/orders", &[version]).await, "403", "in plaintext");
