@@ -2,6 +2,7 @@
 
 use crate::support::backend::Backend;
 use crate::support::sidecar::{Plan, Sidecar};
+use crate::support::soon;
 use crate::support::wire::{Message, Wire};
 
 /// A sidecar with the services `front` and `orders`, which has a port of its own; both lead to `app`.
@@ -55,4 +56,27 @@ async fn a_service_may_lead_to_the_port_of_another_and_no_service_back_to_itself
     lead(&own, "orders", &app, own.orders()).await;
     is_loop(&own, &Wire::connect(own.orders()).await.get("orders", "/").await).await;
     assert_eq!(app.requests().len(), 3);
+}
+
+/// Neither bytes nor a client that waits for its server to speak go round in a circle.
+#[tokio::test]
+async fn opaque_connections_that_go_in_a_circle_end() {
+    for protocol in ["tcp", "auto"] {
+        let app = Backend::echo().await;
+        let sidecar = Plan::calling(app.address, &format!("protocol: {protocol}")).start().await;
+        let yaml = sidecar.configuration().replace(&app.address.to_string(), &sidecar.orders().to_string());
+        let before = sidecar.reloads("applied").await;
+        sidecar.configure(&yaml);
+        sidecar.signal("HUP");
+        sidecar.reloaded("applied", before).await;
+        for said in ["", "\0\x01 no request"] {
+            let mut client = Wire::connect(sidecar.orders()).await;
+            client.send(said).await;
+            soon("its end", client.ends()).await;
+        }
+        let made = sidecar.scrape().await.sum("pillion_connections_total", &[]);
+        // Six connections a client, and more where a worker accepts one before it is registered. Without an end,
+        // `max_connections` would be used up.
+        assert!(made <= 500.0, "{protocol}: {made} connections");
+    }
 }

@@ -97,9 +97,9 @@ impl Network {
     ) -> io::Result<Stream> {
         match self {
             Self::Os => {
-                let stream = leg.dial(address).await.inspect_err(descriptors::warn_of_shortage)?;
-                prepare(&stream, keepalive)?;
-                Ok(Stream::dialled(stream, leg, address))
+                let dialled = leg.dial(address).await.inspect_err(descriptors::warn_of_shortage)?;
+                prepare(&dialled.0, keepalive)?;
+                Ok(Stream::dialled(dialled))
             }
             Self::Memory(memory) => {
                 memory.note_keepalive(address, keepalive);

@@ -21,7 +21,7 @@ use pillion_base::error::Error;
 use pillion_base::exchanges::{ExchangePlace, Holder};
 use pillion_base::ground::Ground;
 use pillion_base::limits::Permit;
-use pillion_base::net::returning::{is_loop, is_own, loop_detected};
+use pillion_base::net::returning::{is_loop, loop_detected, passes};
 use pillion_base::strangers::Stranger;
 use pillion_base::unfinished::Side;
 use pillion_http::head::HeadLimits;
@@ -170,6 +170,16 @@ impl Place {
     }
 }
 
+/// The addresses by which a client is recognised that is the sidecar itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin {
+    pub from: SocketAddr,
+    /// The original destination of a redirected connection.
+    pub original: Option<SocketAddr>,
+    /// The address at which it connected to an outbound listener.
+    pub at: Option<SocketAddr>,
+}
+
 /// Where a connection goes, as far as this is known before its bytes are read.
 #[derive(Clone)]
 pub enum Destination {
@@ -268,11 +278,15 @@ impl Connection {
         is_loop(self.direction, self.downstream, self.original)
     }
 
+    pub const fn origin(&self) -> Origin {
+        Origin { from: self.downstream, original: self.original, at: self.at }
+    }
+
     /// Marks a connection that the sidecar made itself. The client must have sent a byte: from then on it is known which
     /// connections are the sidecar's own.
     pub fn note_origin(&mut self) {
         self.comes_back = self.is_loop();
-        self.is_own = self.at.is_some_and(|at| is_own(self.downstream, at));
+        self.is_own = self.at.is_some_and(|at| passes(self.downstream, at) > 0);
     }
 
     /// Checks that an inbound connection may go on under the current rules, which may have changed since it came.

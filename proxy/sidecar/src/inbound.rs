@@ -12,7 +12,7 @@ use pillion_model::listener::{AppProtocol, Mtls};
 use tokio::time::{Instant, timeout_at};
 use tower::ServiceBuilder;
 
-use crate::connection::{Connection, Destination, Judged, Place};
+use crate::connection::{Connection, Destination, Judged, Origin, Place};
 use crate::detect::bytes::begins_like_tls;
 use crate::detect::{Detected, Found, NO_EARLY_DIAL, PeekedClient, Undecided, Version, detect, first_byte};
 use crate::dispatch;
@@ -277,8 +277,8 @@ impl Inbound {
         let (work, may_be_tls) = (&arrived.place.work, arrived.proven.is_none() && rules.mtls != Mtls::Off);
         let client = PeekedClient::new(io, &self.worker, arrived.side(), arrived.began);
         let may_dial = rules.may_dial_early(arrived);
-        let early =
-            |route| may_dial.then(|| tcp::early(route, arrived.from, arrived.of.original, &self.worker));
+        let origin = Origin { from: arrived.from, original: arrived.of.original, at: None };
+        let early = |route| may_dial.then(|| tcp::early(route, origin, &self.worker));
         let detected = match (rules.protocol(), rules.route(), alpn) {
             (Some(ClusterProtocol::Tcp), Some(route), _) if may_be_tls => {
                 detect(client.declared_opaque(), work, early(route)).await

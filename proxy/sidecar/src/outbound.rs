@@ -223,7 +223,7 @@ impl Outbound {
             (Some(route), _) if route.cluster.protocol == ClusterProtocol::Auto => match early {
                 Some(dialled) => detect(client, work, Some(tcp::at_hand(dialled, route))).await,
                 None => {
-                    let early = tcp::early(route, connection.downstream, connection.original, &self.worker);
+                    let early = tcp::early(route, connection.origin(), &self.worker);
                     detect(client, work, Some(early)).await
                 }
             },

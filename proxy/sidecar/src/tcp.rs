@@ -71,7 +71,7 @@ async fn server(
     match early {
         Some(dialled) => dialled,
         None if connection.is_loop() => Err(DialFailure::new(connection.loop_detected(), Facts::of(route))),
-        None => Box::pin(dial(route, connection.downstream, Attempts::default(), worker)).await,
+        None => Box::pin(dial(route, connection.origin(), Attempts::default(), worker)).await,
     }
 }
 

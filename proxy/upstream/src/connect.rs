@@ -10,7 +10,7 @@ use crate::cluster::Cluster;
 use pillion_base::error::Error;
 use pillion_base::ground::Ground;
 use pillion_base::net::descriptors::is_short_of_descriptors;
-use pillion_base::net::{Stream, Transport};
+use pillion_base::net::{Leg, Stream, Transport};
 use pillion_model::Direction;
 use pillion_model::Reason;
 use pillion_telemetry::{ConnectionOutcome, HandshakeOutcome, Metrics, Protocol};
@@ -37,7 +37,22 @@ pub async fn connect(
     ground: &Ground,
     purpose: Purpose,
 ) -> Result<Connected, Error> {
-    let connected = connect_uncounted(cluster, address, ground, purpose).await;
+    connect_as(cluster.leg, cluster, address, ground, purpose).await
+}
+
+/// Connects as [`connect`] does, on the given leg.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_as(
+    leg: Leg,
+    cluster: &Cluster,
+    address: SocketAddr,
+    ground: &Ground,
+    purpose: Purpose,
+) -> Result<Connected, Error> {
+    let attempt = ConnectAttempt { leg, cluster, address, ground };
+    let connected = attempt.run_in_time(purpose).await;
     let service = &*cluster.name;
     match &connected {
         Ok(_) => tracing::debug!(service, endpoint = %address, "connection opened"),
@@ -60,9 +75,7 @@ pub async fn connect_uncounted(
     ground: &Ground,
     purpose: Purpose,
 ) -> Result<Connected, Error> {
-    let attempt = ConnectAttempt { cluster, address, ground };
-    let connected = timeout(cluster.connect_timeout, attempt.run(purpose)).await;
-    connected.unwrap_or_else(|_elapsed| Err(attempt.timed_out()))
+    ConnectAttempt { leg: cluster.leg, cluster, address, ground }.run_in_time(purpose).await
 }
 
 /// Counts a connection that speaks `protocol`, as soon as it is known whether the server has accepted us.
@@ -87,12 +100,18 @@ pub fn tls_failed(address: SocketAddr, service: &str, failed: &TlsError) -> Erro
 }
 
 struct ConnectAttempt<'a> {
+    leg: Leg,
     cluster: &'a Cluster,
     address: SocketAddr,
     ground: &'a Ground,
 }
 
 impl ConnectAttempt<'_> {
+    async fn run_in_time(&self, purpose: Purpose) -> Result<Connected, Error> {
+        let connected = timeout(self.cluster.connect_timeout, self.run(purpose)).await;
+        connected.unwrap_or_else(|_elapsed| Err(self.timed_out()))
+    }
+
     async fn run(&self, purpose: Purpose) -> Result<Connected, Error> {
         let stream = match self.dial().await {
             Err(error) if is_short_of_descriptors(&error) => {
@@ -119,8 +138,7 @@ impl ConnectAttempt<'_> {
     }
 
     async fn dial(&self) -> io::Result<Stream> {
-        let Cluster { leg, connection, .. } = self.cluster;
-        self.ground.network.connect(self.address, *leg, connection.keepalive).await
+        self.ground.network.connect(self.address, self.leg, self.cluster.connection.keepalive).await
     }
 
     fn handshakes(&self) -> Handshakes {

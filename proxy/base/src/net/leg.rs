@@ -9,12 +9,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Once;
 
+use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use pillion_init::{MARK, SELF_V4, SELF_V6};
 use socket2::{Domain, Socket, Type};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 
 use super::own::{is_link_local, is_own};
+use super::returning::Noted;
 use pillion_model::Direction;
 
 /// The side to which a connection of the sidecar belongs.
@@ -22,6 +24,9 @@ use pillion_model::Direction;
 pub enum Leg {
     /// To a service, or to the address that the application dialled.
     Outbound,
+    /// As `Outbound`, for the bytes of a client that is the sidecar itself: so many of its own connections in a row have
+    /// carried them already.
+    OutboundAgain(u32),
     /// To the application of this sidecar.
     Inbound,
     /// To the application of this sidecar, for a client that came by TPROXY: the application sees the client's address.
@@ -40,11 +45,22 @@ enum Near {
     Clients(IpAddr),
 }
 
+/// A connection with its registration, by which it is recognised if it comes back.
+pub(super) type Dialled = (TcpStream, Option<Noted>);
+
 impl Leg {
     pub const fn direction(self) -> Direction {
         match self {
-            Self::Outbound => Direction::Outbound,
+            Self::Outbound | Self::OutboundAgain(_) => Direction::Outbound,
             Self::Inbound | Self::InboundFor(_) => Direction::Inbound,
+        }
+    }
+
+    /// How many of the sidecar's own connections in a row carry the same bytes, this one included.
+    pub(super) const fn passes(self) -> u32 {
+        match self {
+            Self::OutboundAgain(before) => before.saturating_add(1),
+            _ => 1,
         }
     }
 
@@ -61,44 +77,79 @@ impl Leg {
     }
 
     /// Dials `to`. Waits as long as the kernel does.
-    pub(super) async fn dial(self, to: SocketAddr) -> io::Result<TcpStream> {
+    pub(super) async fn dial(self, to: SocketAddr) -> io::Result<Dialled> {
         match self.near(to.ip(), is_own) {
-            Near::Any => TcpStream::connect(to).await,
-            Near::Own(ip) => dial_from_own(ip, to).await,
-            Near::Clients(ip) => dial_from_clients(ip, to).await,
+            Near::Any => self.connect(socket(to)?, to).await,
+            Near::Own(ip) => self.dial_from_own(ip, to).await,
+            Near::Clients(ip) => self.dial_from_clients(ip, to).await,
         }
+    }
+
+    /// Connects `socket`. The connection is registered as the sidecar's own before the kernel has made it: when it leads
+    /// to the sidecar itself, another worker may accept it before this one knows that it is open.
+    async fn connect(self, socket: Socket, to: SocketAddr) -> io::Result<Dialled> {
+        match socket.connect(&to.into()) {
+            Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => return Err(error),
+            _ => {}
+        }
+        let near = socket.local_addr().ok().and_then(|near| near.as_socket());
+        let noted = near.map(|near| Noted::new(self, near, to));
+        let stream = TcpStream::from_std(socket.into())?;
+        stream.writable().await?;
+        match stream.take_error()? {
+            Some(error) => Err(error),
+            None => Ok((stream, noted)),
+        }
+    }
+
+    /// Dials from the address `ip`. When that address cannot be used, dials without it: the sidecar's redirect rules
+    /// were then not installed, or not all of them.
+    async fn dial_from_own(self, ip: IpAddr, to: SocketAddr) -> io::Result<Dialled> {
+        static TOLD: Once = Once::new();
+        let why = match bound(socket(to)?, ip) {
+            Ok(socket) => match self.connect(socket, to).await {
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => error, // `ip` has no route to `to`
+                dialled => return dialled,
+            },
+            Err(error) => error,
+        };
+        TOLD.call_once(|| {
+            tracing::warn!(
+                from = %ip, %to, %why,
+                "cannot dial the application from the sidecar's own address: redirect rules may take it for the pod \
+                 calling itself (`pillion init` puts ::6 on lo)"
+            );
+        });
+        self.connect(socket(to)?, to).await
+    }
+
+    async fn dial_from_clients(self, ip: IpAddr, to: SocketAddr) -> io::Result<Dialled> {
+        for _ in 0..PORTS_TRIED {
+            let near = SocketAddr::new(ip, fastrand::u16(CLIENTS_PORTS));
+            match self.dial_from_clients_port(near, to).await {
+                Err(error) if is_taken(&error) => {}
+                dialled => return dialled,
+            }
+        }
+        self.connect(bound(clients(to)?, ip)?, to).await // last try: any port that the kernel finds
+    }
+
+    async fn dial_from_clients_port(self, near: SocketAddr, to: SocketAddr) -> io::Result<Dialled> {
+        let socket = clients(to)?;
+        socket.set_reuse_address(true)?; // the same port may be in use towards another address
+        socket.bind(&near.into())?;
+        self.connect(socket, to).await
     }
 
     fn near(self, to: IpAddr, is_own: impl FnOnce(IpAddr) -> bool) -> Near {
         match self {
-            Self::Outbound => Near::Any,
+            Self::Outbound | Self::OutboundAgain(_) => Near::Any,
             Self::InboundFor(client) => Near::Clients(client),
             Self::Inbound if to.is_loopback() || to.is_unspecified() || !is_own(to) => Near::Any,
             Self::Inbound if to.is_ipv4() => Near::Own(SELF_V4.into()),
             Self::Inbound => Near::Own(SELF_V6.into()),
         }
     }
-}
-
-/// Dials from the address `ip`. When that address cannot be used, dials without it: the sidecar's redirect rules were
-/// then not installed, or not all of them.
-async fn dial_from_own(ip: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
-    static TOLD: Once = Once::new();
-    let why = match bound(socket(to)?, ip) {
-        Ok(socket) => match socket.connect(to).await {
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => error, // `ip` has no route to `to`
-            dialled => return dialled,
-        },
-        Err(error) => error,
-    };
-    TOLD.call_once(|| {
-        tracing::warn!(
-            from = %ip, %to, %why,
-            "cannot dial the application from the sidecar's own address: redirect rules may take it for the pod \
-             calling itself (`pillion init` puts ::6 on lo)"
-        );
-    });
-    TcpStream::connect(to).await
 }
 
 /// Ports that no system hands out by itself (Linux begins at 32768, others higher). The client's own connection has the
@@ -108,24 +159,6 @@ const CLIENTS_PORTS: Range<u16> = 1024..32768;
 /// A port may be in use, or have been in use a minute ago. If nine of ten ports are, one dial in five finds no free
 /// port.
 const PORTS_TRIED: usize = 16;
-
-async fn dial_from_clients(ip: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
-    for _ in 0..PORTS_TRIED {
-        let near = SocketAddr::new(ip, fastrand::u16(CLIENTS_PORTS));
-        match dial_from_clients_port(near, to).await {
-            Err(error) if is_taken(&error) => {}
-            dialled => return dialled,
-        }
-    }
-    bound(clients(to)?, ip)?.connect(to).await // last try: any port that the kernel finds
-}
-
-async fn dial_from_clients_port(near: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
-    let socket = clients(to)?;
-    socket.set_reuse_address(true)?; // the same port may be in use towards another address
-    socket.bind(&near.into())?;
-    TcpSocket::from_std_stream(socket.into()).connect(to).await
-}
 
 fn is_taken(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
@@ -147,10 +180,10 @@ fn socket(to: SocketAddr) -> io::Result<Socket> {
 
 /// The kernel chooses the port when the socket connects. So many connections to different addresses may have the same
 /// port, and a port whose connection was just closed is not blocked for a minute.
-fn bound(socket: Socket, ip: IpAddr) -> io::Result<TcpSocket> {
+fn bound(socket: Socket, ip: IpAddr) -> io::Result<Socket> {
     setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
     socket.bind(&SocketAddr::new(ip, 0).into())?;
-    Ok(TcpSocket::from_std_stream(socket.into()))
+    Ok(socket)
 }
 
 #[cfg(test)]

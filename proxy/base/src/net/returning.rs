@@ -4,7 +4,7 @@
 //! cause the next one. A connection is recognised by both of its addresses, because several connections may have the
 //! same local address and port.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::LazyLock;
@@ -17,7 +17,8 @@ use super::leg::Leg;
 use crate::error::Error;
 use pillion_model::{Direction, Reason};
 
-/// The open connections, as hashes with a random key: a few bytes for each connection.
+/// The open connections, as hashes with a random key: a few bytes for each connection. The value is the number of the
+/// sidecar's own connections in a row that carry the same opaque bytes, up to this one.
 static OPEN: LazyLock<Open> = LazyLock::new(Open::default);
 
 /// The interval between log lines. Wrong rules affect every connection, and one line for each would flood the log.
@@ -25,7 +26,7 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 struct Open {
-    hashes: Mutex<HashSet<u64>>,
+    passes: Mutex<HashMap<u64, u32>>,
     key: RandomState,
 }
 
@@ -33,12 +34,23 @@ impl Open {
     /// Hashes the addresses without the parts that only one end of a connection knows (scope id, flow label).
     fn hash(&self, direction: Direction, near: SocketAddr, far: SocketAddr) -> u64 {
         let is_inbound = matches!(direction, Direction::Inbound);
-        self.key.hash_one((is_inbound, near.ip(), near.port(), far.ip(), far.port()))
+        self.key.hash_one((
+            is_inbound,
+            near.ip().to_canonical(),
+            near.port(),
+            far.ip().to_canonical(),
+            far.port(),
+        ))
     }
 
     fn contains(&self, direction: Direction, near: SocketAddr, far: SocketAddr) -> bool {
+        self.passes(direction, near, far) > 0
+    }
+
+    /// Zero: the connection is not the sidecar's own.
+    fn passes(&self, direction: Direction, near: SocketAddr, far: SocketAddr) -> u32 {
         let hash = self.hash(direction, near, far);
-        self.hashes.lock().contains(&hash)
+        self.passes.lock().get(&hash).copied().unwrap_or(0)
     }
 }
 
@@ -49,14 +61,14 @@ pub struct Noted(u64);
 impl Noted {
     pub fn new(leg: Leg, near: SocketAddr, far: SocketAddr) -> Self {
         let hash = OPEN.hash(leg.direction(), near, far);
-        OPEN.hashes.lock().insert(hash);
+        OPEN.passes.lock().insert(hash, leg.passes());
         Self(hash)
     }
 }
 
 impl Drop for Noted {
     fn drop(&mut self) {
-        OPEN.hashes.lock().remove(&self.0);
+        OPEN.passes.lock().remove(&self.0);
     }
 }
 
@@ -74,10 +86,11 @@ pub fn is_loop(side: Direction, from: SocketAddr, to: Option<SocketAddr>) -> boo
     }
 }
 
-/// Whether a client that connected to a listener at `to` is the sidecar itself: a service has that listener as its
-/// endpoint. This is no loop by itself, because the listener may be another service's.
-pub fn is_own(from: SocketAddr, to: SocketAddr) -> bool {
-    OPEN.contains(Direction::Outbound, from, to)
+/// How many of the sidecar's own connections in a row carry the bytes of a client that connected to a listener at `to`.
+/// Zero: the client is not the sidecar. One is no loop, because a service may have the listener of another service as
+/// its endpoint.
+pub fn passes(from: SocketAddr, to: SocketAddr) -> u32 {
+    OPEN.passes(Direction::Outbound, from, to)
 }
 
 /// The error of a connection that is a loop. Logs a warning, at a limited rate.
@@ -112,8 +125,12 @@ mod tests {
             "another connection, from the same port"
         );
         assert!(!is_loop(Direction::Outbound, near, None));
+        assert_eq!((passes(near, far), passes(far, near)), (1, 0));
         drop(open);
-        assert!(!is_loop(Direction::Outbound, near, Some(far)));
+        let open = Noted::new(Leg::OutboundAgain(2), near, far);
+        assert_eq!(passes(near, far), 3);
+        drop(open);
+        assert!(!is_loop(Direction::Outbound, near, Some(far)) && passes(near, far) == 0);
     }
 
     #[test]

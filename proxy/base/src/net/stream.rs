@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::leg::Leg;
+use super::leg::Dialled;
 use super::memory::Pipe;
 use super::own::is_own;
 use super::returning::Noted;
@@ -112,9 +112,8 @@ delegate!(Stream: Tcp, Memory);
 delegate!(Transport: Plain, Accepted, Connected, Inside);
 
 impl Stream {
-    pub(super) fn dialled(stream: TcpStream, leg: Leg, to: SocketAddr) -> Self {
-        let near = stream.local_addr().ok();
-        Self::Tcp(stream, Made::Dialled(near.map(|near| Noted::new(leg, near, to))))
+    pub(super) fn dialled((stream, noted): Dialled) -> Self {
+        Self::Tcp(stream, Made::Dialled(noted))
     }
 
     /// The local address. In-memory connections have none.

@@ -11,14 +11,16 @@ use pillion_model::policy::Retry;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use crate::connection::Origin;
 use crate::detect::{Early, EarlyServer};
 use crate::exchange::attempts::{AttemptId, AttemptOutcome, Attempts};
 use crate::exchange::{DialFailure, Facts};
 use crate::state::Route;
 use crate::worker::Worker;
 use pillion_base::error::Error;
-use pillion_base::net::returning::{is_loop, loop_detected};
-use pillion_base::net::{Io, Prefixed};
+use pillion_base::net::returning::{is_loop, loop_detected, passes};
+use pillion_base::net::{Io, Leg, Prefixed};
+use pillion_model::Reason;
 use pillion_telemetry::Protocol;
 use pillion_tls::admission::Admission;
 use pillion_tls::client::Purpose;
@@ -28,7 +30,7 @@ use pillion_upstream::cluster::endpoint::{Endpoint, InFlight};
 use pillion_upstream::cluster::outlier::Cause;
 use pillion_upstream::cluster::retry::{Withheld, failure_meets};
 use pillion_upstream::cluster::{Cluster, backoff};
-use pillion_upstream::connect::{Connected, connect, opened, tls_failed};
+use pillion_upstream::connect::{Connected, connect_as, opened, tls_failed};
 use pillion_upstream::slots::Slot;
 
 /// A connection to an endpoint for one opaque connection alone, and what is held as long as it is open.
@@ -73,8 +75,7 @@ pub type BoxedDial<'a> = Pin<Box<dyn Future<Output = Result<Dialled, DialFailure
 /// Dials `route` once its client has been silent for a while, to learn whether the server speaks first.
 pub fn early<'a>(
     route: &'a Arc<Route>,
-    from: SocketAddr,
-    to: Option<SocketAddr>,
+    origin: Origin,
     worker: &'a Worker,
 ) -> Early<impl FnOnce() -> BoxedDial<'a> + Send> {
     let cluster = &route.cluster;
@@ -82,20 +83,17 @@ pub fn early<'a>(
         after: cluster.patience(),
         expects_http: cluster.expects_http(),
         is_at_hand: false,
-        dial: move || Box::pin(dial_for((from, to), route, worker)) as BoxedDial<'a>,
+        dial: move || Box::pin(dial_for(origin, route, worker)) as BoxedDial<'a>,
     }
 }
 
 /// Dials for a client, unless the client is the sidecar itself.
-async fn dial_for(
-    (from, to): (SocketAddr, Option<SocketAddr>),
-    route: &Arc<Route>,
-    worker: &Worker,
-) -> Result<Dialled, DialFailure> {
-    if is_loop(route.cluster.direction(), from, to) {
-        return Err(DialFailure::new(loop_detected(from, to), Facts::of(route)));
+async fn dial_for(origin: Origin, route: &Arc<Route>, worker: &Worker) -> Result<Dialled, DialFailure> {
+    let Origin { from, original, .. } = origin;
+    if is_loop(route.cluster.direction(), from, original) {
+        return Err(DialFailure::new(loop_detected(from, original), Facts::of(route)));
     }
-    dial_counted(TakesPlace::WhenUsed, route, from, Attempts::default(), worker).await
+    dial_counted(TakesPlace::WhenUsed, route, origin, Attempts::default(), worker).await
 }
 
 /// An early dial that is done already: the server was dialled to answer a CONNECT.
@@ -121,48 +119,78 @@ enum TakesPlace {
     WhenUsed,
 }
 
-/// Connects to an endpoint, and to further ones where `retry` allows it. `from`: the client's address. `before`: attempts
-/// that were already made for this connection.
+/// How the connections for one client are made.
+#[derive(Debug, Clone, Copy)]
+struct How {
+    counted: TakesPlace,
+    leg: Leg,
+}
+
+/// Connects to an endpoint, and to further ones where `retry` allows it. `before`: attempts that were already made for
+/// this connection.
 ///
 /// # Errors
-/// `overloaded` where `max_connections` is reached or every endpoint is at its own limit; otherwise the error of the
-/// last attempt to connect.
+/// `overloaded` where `max_connections` is reached or every endpoint is at its own limit; `loop_detected` where the
+/// bytes came through this sidecar more often than `limits.via_passes`; otherwise the error of the last attempt to
+/// connect.
 pub async fn dial(
     route: &Arc<Route>,
-    from: SocketAddr,
+    origin: Origin,
     before: Attempts,
     worker: &Worker,
 ) -> Result<Dialled, DialFailure> {
-    dial_counted(TakesPlace::WhileDialled, route, from, before, worker).await
+    dial_counted(TakesPlace::WhileDialled, route, origin, before, worker).await
 }
 
 async fn dial_counted(
     counted: TakesPlace,
     route: &Arc<Route>,
-    from: SocketAddr,
+    origin: Origin,
     before: Attempts,
     worker: &Worker,
 ) -> Result<Dialled, DialFailure> {
-    let key = route.cluster.hash_of_client(from.ip());
+    let key = route.cluster.hash_of_client(origin.from.ip());
     let mut facts = Facts { attempts: before, key, ..Facts::of(route) };
+    let leg = match leg(origin, route, worker) {
+        Ok(leg) => leg,
+        Err(error) => return Err(DialFailure::new(error, facts)),
+    };
+    let how = How { counted, leg };
     let now = Instant::now().into_std();
     let deposit = route.budget.as_ref().map(|budget| Deposit::into(budget, now));
-    match dial_and_redial(counted, &mut facts, route, worker).await {
+    match dial_and_redial(how, &mut facts, route, worker).await {
         Ok(dialled) => Ok(Dialled { facts, deposit, ..dialled }),
         Err(error) => Err(DialFailure { deposit, ..DialFailure::new(error, facts) }),
+    }
+}
+
+/// The leg of the connections for this client. A service may have a listener of the sidecar as its endpoint: the bytes
+/// of a client that is the sidecar itself have passed it before.
+fn leg(origin: Origin, route: &Route, worker: &Worker) -> Result<Leg, Error> {
+    match origin.at.map_or(0, |at| passes(origin.from, at)) {
+        0 => Ok(route.cluster.leg),
+        before if before > worker.limits().via_passes => {
+            let detail = format!(
+                "the connection came through this sidecar {before} times: \"{}\" and perhaps other services lead to \
+                 each other in a circle",
+                route.cluster.name
+            );
+            Err(Error::new(Reason::LoopDetected, detail))
+        }
+        before => Ok(Leg::OutboundAgain(before)),
     }
 }
 
 /// Dials, and dials another endpoint after a failure, since no byte was sent to the failed one: where a condition of
 /// `retry` is met, after the pause of its `backoff`, and within its budget and `max_retries`.
 async fn dial_and_redial(
-    counted: TakesPlace,
+    how: How,
     facts: &mut Facts,
     route: &Route,
     worker: &Worker,
 ) -> Result<Dialled, Error> {
     let (cluster, budget) = (&route.cluster, route.budget.as_deref());
-    let mut dialled = dial_next(counted, facts, cluster, worker).await;
+    let mut dialled = dial_next(how, facts, cluster, worker).await;
     for tries in 1.. {
         let Err(error) = dialled else { break };
         let Some(retry) = route.retry.as_deref().filter(|retry| may_redial(retry, tries, &error)) else {
@@ -173,7 +201,7 @@ async fn dial_and_redial(
         tracing::debug!(%error, "another endpoint is dialled");
         let pause = backoff::pause(&retry.backoff, tries - 1, &mut worker.ground.rng.lock());
         retried.pause(pause).await;
-        dialled = dial_next(counted, facts, cluster, worker).await;
+        dialled = dial_next(how, facts, cluster, worker).await;
         retried.ended(dialled.is_ok());
     }
     dialled
@@ -196,7 +224,7 @@ fn explained(error: &Error, why: Withheld) -> Error {
 
 /// Makes one attempt, at an endpoint that was not tried yet.
 async fn dial_next(
-    counted: TakesPlace,
+    How { counted, leg }: How,
     facts: &mut Facts,
     cluster: &Arc<Cluster>,
     worker: &Worker,
@@ -205,7 +233,7 @@ async fn dial_next(
     let endpoint = with_room(cluster, facts, worker)?;
     let attempt = facts.attempts.begin();
     facts.picked(attempt, &endpoint, Instant::now());
-    let mut dialled = dial_endpoint(cluster, endpoint, attempt, worker).await;
+    let mut dialled = dial_endpoint(leg, cluster, endpoint, attempt, worker).await;
     if let (Ok(made), Some(in_cluster)) = (&mut dialled, in_cluster)
         && let Err(full) = made.take_place(in_cluster)
     {
@@ -246,13 +274,14 @@ fn pass_by(endpoint: &Endpoint) {
 }
 
 async fn dial_endpoint(
+    leg: Leg,
     cluster: &Arc<Cluster>,
     endpoint: Arc<Endpoint>,
     attempt: AttemptId,
     worker: &Worker,
 ) -> Result<Dialled, Error> {
     let (in_flight, began) = (InFlight::at(&endpoint), Instant::now());
-    let connected = connect(cluster, endpoint.address, &worker.ground, Purpose::Tcp).await;
+    let connected = connect_as(leg, cluster, endpoint.address, &worker.ground, Purpose::Tcp).await;
     let (took, now) = (began.elapsed(), Instant::now().into_std());
     match connected {
         Ok(Connected { transport, admission, .. }) => {

@@ -107,7 +107,7 @@ async fn dial(
     exchange: &Exchange,
 ) -> Result<(SocketAddr, Arc<Route>, Dialled), (SocketAddr, DialFailure)> {
     let route = exchange.worker.state.unknown.route(to);
-    let dialled = tcp::dial(&route, exchange.connection.downstream, Attempts::default(), &exchange.worker);
+    let dialled = tcp::dial(&route, exchange.connection.origin(), Attempts::default(), &exchange.worker);
     match dialled.await {
         Ok(dialled) => Ok((to, route, dialled)),
         Err(failure) => Err((to, failure)),
