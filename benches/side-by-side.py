@@ -17,7 +17,8 @@ Each round measures every scenario with every peer, after an unmeasured warm-up,
 A ratio is taken within a round. The table has its median over the rounds and the bootstrap 95 % interval of that median.
 An interval that contains 1.00 decides nothing. No other program may use the CPU meanwhile. Seven rounds of 3 s take about half an hour.
 
-Memory: RSS before any request, and what RSS grows by for each of 2,000 connections that idle after one request.
+Memory: RSS before any request, and what RSS without pages of files grows by for each of 2,000 connections that idle after
+one request.
 """
 import argparse
 import json

@@ -106,7 +106,7 @@
 //! - Layers hold no state, and do not depend on the stack of one direction; decisions (`verdict`, `cluster::*`) take
 //!   `now` and data.
 //! - No queue, buffer or set of labels is without a bound, and no wait on a peer is without a deadline.
-//! - There is no `unsafe` in these crates.
+//! - There is no `unsafe` in these crates, except the one call of [`pillion_base::memory::program`].
 #[cfg(test)]
 mod testing;
 #[doc(hidden)]

@@ -69,14 +69,18 @@ class Process:
                     nanoseconds += int(thread.read_text().split()[0])
         return nanoseconds / 1000
 
-    def rss(self):
-        """Returns the resident memory in bytes."""
+    def rss(self, of=("VmRSS:",)):
+        """Returns the resident memory in bytes, or the parts of it that `of` names."""
         kilobytes = 0
         for pid in self.pids():
             with contextlib.suppress(OSError):
                 lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-                kilobytes += sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+                kilobytes += sum(int(line.split()[1]) for line in lines if line.startswith(of))
         return kilobytes * 1024
+
+    def own(self):
+        """Returns the resident memory without pages of files. The program's are mapped when they are first used."""
+        return self.rss(("RssAnon:", "RssShmem:"))
 
     def end(self):
         for way, patience in ((signal.SIGTERM, 3), (signal.SIGKILL, 10)):

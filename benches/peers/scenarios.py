@@ -66,6 +66,9 @@ class Stage:
     def rss(self):
         return {role: process.rss() for role, process in self.proxies.items()}
 
+    def own(self):
+        return {role: process.own() for role, process in self.proxies.items()}
+
     def end(self):
         for process in [*self.proxies.values(), *([self.origin] if self.origin else [])]:
             process.end()
@@ -154,9 +157,9 @@ def idle(*roles):
     def measure(one, _):
         with load.held(one.place.client, 1):
             time.sleep(WARM_SECONDS)
-            before = one.rss()
+            before = one.own()
             with load.held(one.place.client, IDLE_CONNECTIONS):
-                after = one.rss()
+                after = one.own()
         return {f"idle_bytes_{role}": (after[role] - before[role]) / IDLE_CONNECTIONS for role in roles}
 
     return measure

@@ -15,6 +15,7 @@ use super::control::Applied;
 use super::following::DnsSource;
 use super::watch::{EVERY, Watch};
 use crate::admin::{Order, Refusal};
+use pillion_base::memory::program;
 use pillion_telemetry::{Metrics, ReloadOutcome};
 use pillion_tls::identity::credentials::{Credentials, CredentialsError};
 use pillion_upstream::cluster::update::EndpointSource as _;
@@ -44,6 +45,8 @@ pub struct Keeper {
     watch: Option<Watch>,
     names: DnsSource,
     looks: Interval,
+    /// Whether the start or a reload used parts of the program since the last look, which serving does not need.
+    has_worked: bool,
 }
 
 impl Keeper {
@@ -52,7 +55,7 @@ impl Keeper {
         let watch = source.file.as_deref().map(Watch::new);
         let mut looks = interval(EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { source, watch, names: DnsSource::new(), looks }
+        Self { source, watch, names: DnsSource::new(), looks, has_worked: false }
     }
 
     /// Waits until the sidecar is ready: the first DNS answers have arrived or their time is over, and its certificates
@@ -71,6 +74,8 @@ impl Keeper {
                 return Some(end);
             }
         }
+        self.looks.reset(); // the threads that have just started use parts of the program, too
+        self.has_worked = true;
         None
     }
 
@@ -92,6 +97,9 @@ impl Keeper {
                 }
                 look_at_identity(running);
                 running.controller.free_former();
+                if std::mem::take(&mut self.has_worked) {
+                    program::give_back();
+                }
                 running.controller.warn_of_expiry(SystemTime::now());
                 if self.watch.as_mut().is_some_and(Watch::look) {
                     drop(self.reload(running, "a changed file"));
@@ -125,6 +133,7 @@ impl Keeper {
     /// Reloads the file, and reports the result as return value, in the log and in the metric.
     fn reload(&mut self, running: &mut Running, because: &str) -> Result<String, String> {
         look_at_identity(running);
+        self.has_worked = true;
         let controller = &mut running.controller;
         if let Some(watch) = &mut self.watch {
             watch.known(); // before the file is read, so that a change during the reading is noticed

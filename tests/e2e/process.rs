@@ -10,7 +10,7 @@ use crate::support::backend::{Backend, free, nobody};
 use crate::support::certs::Authority;
 use crate::support::launched::Launched;
 use crate::support::program::Program;
-use crate::support::sidecar::{Pair, Plan, Sidecar};
+use crate::support::sidecar::{Pair, Plan, Sidecar, memory_kib};
 use crate::support::tools::{require, run};
 use crate::support::wire::Wire;
 use crate::support::{Scratch, eventually, soon};
@@ -289,6 +289,20 @@ async fn idle_memory_and_time_to_readiness_are_small() {
         "two sidecars, their CA and certificates: ready after {took:?} ({build}; 50 ms each are allowed)"
     );
     println!("RSS: caller {} KiB, application {} KiB", pair.caller.rss_kib(), pair.application.rss_kib());
+}
+
+/// The kernel maps most of the program while it starts. The sidecar gives those pages back, and still works.
+#[tokio::test]
+async fn the_pages_of_the_program_that_only_the_start_needed_are_given_back() {
+    let app = Backend::echo().await;
+    let pair = Pair::start(app.address, "", "").await;
+    for sidecar in [&pair.caller, &pair.application] {
+        let of_files = || memory_kib(sidecar.pid(), "RssFile:");
+        let most = memory_kib(sidecar.pid(), "VmHWM:");
+        eventually("mapped pages of files", async || (of_files() < most / 2).then_some(())).await;
+        println!("most {most}, now {}", of_files());
+    }
+    assert_eq!(Wire::connect(pair.caller.outbound()).await.get("orders", "/").await.status(), 200);
 }
 
 /// The first signal lets a request finish, new connections are refused, and the exit code is 0.

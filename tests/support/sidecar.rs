@@ -252,8 +252,19 @@ pub(crate) fn open_descriptors(pid: u32) -> usize {
 }
 
 pub(crate) fn rss_kib(pid: u32) -> u64 {
+    memory_kib(pid, "VmRSS:")
+}
+
+/// The resident memory in KiB without the pages of files: those of the program come and go.
+pub(crate) fn own_kib(pid: u32) -> u64 {
+    memory_kib(pid, "RssAnon:")
+}
+
+/// One of the sizes in the status of a process, in KiB: `VmHWM:` is the most resident memory so far, `RssFile:` what is
+/// mapped of files.
+pub(crate) fn memory_kib(pid: u32, which: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS of a process");
+    let line = status.lines().find_map(|line| line.strip_prefix(which)).expect("a size of a process");
     line.split_whitespace().next().and_then(|kib| kib.parse().ok()).expect("a number of KiB")
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use aws_lc_rs::digest::{Context, SHA256};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::sidecar::rss_kib;
+use super::sidecar::{memory_kib, own_kib};
 
 const PIECE: usize = 64 * 1024;
 
@@ -49,14 +49,11 @@ impl Peak {
     pub(crate) fn watch(pid: u32) -> Self {
         // 5: the high-water mark starts again from now (proc(5)).
         fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("a process of our own");
-        Self { pid, before: rss_kib(pid) }
+        Self { pid, before: own_kib(pid) }
     }
 
     pub(crate) fn growth_kib(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("a running process");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM of a process");
-        let most: u64 =
-            line.split_whitespace().next().and_then(|kib| kib.parse().ok()).expect("a number of KiB");
-        most.saturating_sub(self.before)
+        let of_files = memory_kib(self.pid, "RssFile:");
+        memory_kib(self.pid, "VmHWM:").saturating_sub(of_files + self.before)
     }
 }

@@ -3,6 +3,7 @@
 //! Each connection counts what it holds (today the HTTP/2 connections). A connection that finds little left takes less.
 
 pub mod host;
+pub mod program;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};

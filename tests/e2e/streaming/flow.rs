@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::support::backend::Backend;
 use crate::support::http2::{self, Client, Piped};
-use crate::support::sidecar::{Pair, Sidecar};
+use crate::support::sidecar::{Pair, Sidecar, own_kib};
 use crate::support::wire::Wire;
 use crate::support::{PATIENCE, soon};
 
@@ -147,7 +147,7 @@ async fn warm(pair: &Pair) -> [u64; 2] {
         assert_eq!(client.get("orders", "/").await.status(), 200);
         clients.push(client);
     }
-    [pair.caller.rss_kib(), pair.application.rss_kib()]
+    [own_kib(pair.caller.pid()), own_kib(pair.application.pid())]
 }
 
 /// The number of written bytes, once it has stopped growing for a while.
@@ -170,7 +170,7 @@ fn hold_little(what: &str, pair: &Pair, before: [u64; 2], written: u64) {
     let sides: [(&str, &Sidecar, u64); 2] =
         [("caller", &pair.caller, before[0]), ("application", &pair.application, before[1])];
     for (side, sidecar, before) in sides {
-        let each = sidecar.rss_kib().saturating_sub(before) / STREAMS;
+        let each = own_kib(sidecar.pid()).saturating_sub(before) / STREAMS;
         let accepted = written / STREAMS / 1024;
         println!(
             "{what}: the {side}'s sidecar holds {each} KiB a stream ({accepted} KiB left the application)"

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::support::backend::Backend;
-use crate::support::sidecar::{Pair, rss_kib};
+use crate::support::sidecar::{Pair, own_kib};
 use crate::support::wire::Wire;
 
 const MIB: u64 = 1024 * 1024;
@@ -100,12 +100,12 @@ struct Peak {
 
 impl Peak {
     fn watch(pid: u32) -> Self {
-        let before = rss_kib(pid);
+        let before = own_kib(pid);
         let (most, stop) = (Arc::new(AtomicU64::new(before)), Arc::new(AtomicBool::new(false)));
         let (seen, over) = (most.clone(), stop.clone());
         std::thread::spawn(move || {
             while !over.load(Relaxed) {
-                seen.fetch_max(rss_kib(pid), Relaxed);
+                seen.fetch_max(own_kib(pid), Relaxed);
                 std::thread::sleep(Duration::from_millis(20)); // between two samples
             }
         });
