@@ -75,6 +75,7 @@ impl Admin {
                 readiness: Arc::default(),
                 console,
                 prober: Prober::new(network.clone()),
+                token: config.admin.token.clone(),
                 long_page: Arc::new(Semaphore::new(1)),
             },
             expositions: writer,

@@ -6,11 +6,24 @@
 //! So the host must be an address or `localhost`, which no other site can have. Of these headers, programs send only
 //! `Host`.
 
-use http::header::{HOST, HeaderMap, HeaderName, ORIGIN};
+use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, ORIGIN};
 use http::request::Parts;
 use http::uri::Authority;
+use pillion_model::telemetry::Secret;
 
+const BEARER: &[u8] = b"Bearer ";
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Whether a request that changes state bears the token (RFC 6750, 2.1). A request that changes nothing needs none.
+pub(super) fn bears(request: &Parts, token: Option<&Secret>) -> bool {
+    let Some(token) = token.filter(|_| !request.method.is_safe()) else { return true };
+    let mut all = request.headers.get_all(AUTHORIZATION).iter();
+    let (Some(credentials), None) = (all.next(), all.next()) else { return false };
+    match credentials.as_bytes().split_at_checked(BEARER.len()) {
+        Some((scheme, offered)) => scheme.eq_ignore_ascii_case(BEARER) && token.is(offered),
+        None => false,
+    }
+}
 
 /// Whether the request may be answered; if not, why.
 pub(super) fn admit(request: &Parts) -> Result<(), &'static str> {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::header::{ALLOW, HeaderValue};
+use http::header::{ALLOW, HeaderValue, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use serde_json::Value;
@@ -17,6 +17,7 @@ use super::exposition::Expositions;
 use super::probe::Prober;
 use super::ready::Readiness;
 use super::{clusters, guard, logging};
+use pillion_model::telemetry::Secret;
 use pillion_telemetry::family;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +107,8 @@ pub(super) struct Pages {
     pub(super) readiness: Arc<Readiness>,
     pub(super) console: Arc<Console>,
     pub(super) prober: Prober,
+    /// `admin.token`. It does not matter on the metrics port, where nothing can be changed.
+    pub(super) token: Option<Secret>,
     /// Held while a page that may take long is written.
     pub(super) long_page: Arc<Semaphore>,
 }
@@ -119,6 +122,9 @@ impl Pages {
             && let Err(why) = guard::admit(request)
         {
             return text(StatusCode::FORBIDDEN, format!("{why}\n"));
+        }
+        if !guard::bears(request, self.token.as_ref()) {
+            return without_token();
         }
         match find(port, request) {
             Ok(page) => self.page(page, request, asked_at).await,
@@ -193,6 +199,15 @@ impl Pages {
             Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
         }
     }
+}
+
+/// The answer to a request that changes state and does not bear `admin.token`.
+fn without_token() -> Answer {
+    const WHY: &str = "this call changes the sidecar's state and needs the token of `admin.token`: \
+                       authorization: Bearer TOKEN\n";
+    let mut refused = text(StatusCode::UNAUTHORIZED, WHY);
+    refused.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"pillion\""));
+    refused
 }
 
 /// The page for a request, or the response that refuses it.

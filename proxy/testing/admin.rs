@@ -32,7 +32,11 @@ struct Side {
 
 impl Side {
     fn start() -> Self {
-        let (config, _) = pillion_config::parse(QUIET, Path::new("")).expect("a good file");
+        Self::of(QUIET)
+    }
+
+    fn of(file: &str) -> Self {
+        let (config, _) = pillion_config::parse(file, Path::new("")).expect("a good file");
         let (mesh, registry) = (Mesh::default(), Metrics::new(1_000));
         let (console, orders) = Console::new(crate::app::store(&config, &registry));
         let network = Network::Memory(mesh.memory.clone());
@@ -235,6 +239,38 @@ impl Side {
 /// Requests whose answers do not fit into the connection's buffer.
 fn many(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").repeat(500)
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_change_state_need_the_token_where_there_is_one() {
+    let mut side = Side::of(&QUIET.replace("admin: { listen", "admin: { token: \"s3cret-t0ken\", listen"));
+    for headers in [
+        "",
+        "authorization: Bearer s3cret-t0keN\r\n",
+        "authorization: Bearer \r\n",
+        "authorization: Basic s3cret-t0ken\r\n",
+        "authorization: s3cret-t0ken\r\n",
+        "authorization: Bearer s3cret-t0ken\r\nauthorization: Bearer s3cret-t0ken\r\n",
+    ] {
+        for line in
+            ["POST /drain", "POST /quitquitquit", "POST /reload", "PUT /logging?level=debug", "POST /nothing"]
+        {
+            let answer = side.ask(line, headers).await;
+            assert_eq!(answer.status_and_reason().0, 401, "{line} {headers}");
+            assert_eq!(answer.header("www-authenticate"), Some("Bearer realm=\"pillion\""));
+        }
+    }
+    assert!(side.orders.try_recv().is_err(), "no order reached the sidecar");
+    assert_eq!(side.status("POST /drain", "authorization: bearer s3cret-t0ken\r\n").await, 200);
+    assert!(matches!(side.orders.try_recv(), Ok(Order::Drain)));
+    for line in ["GET /", "GET /config", "GET /metrics", "HEAD /live"] {
+        assert_eq!(side.status(line, "").await, 200, "{line} changes nothing");
+    }
+    let (config, _) =
+        pillion_config::parse("admin: { token: s3cret-t0ken }", Path::new("")).expect("a good file");
+    side.console.publish(Published { config: Arc::new(config), ..Published::default() });
+    let shown = side.ask("GET /config", "").await.body;
+    assert!(!shown.contains("s3cret") && shown.contains("(hidden)"), "{shown}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,8 +2,8 @@
 //! the value.
 //!
 //! This is for people who inspect a running sidecar. It holds no secrets: keys name the paths of secret files, and
-//! those files are never read here. Values of environment variables are shown, because no key of this file holds a
-//! secret. A key that could hold one must be left out here.
+//! those files are never read here. A key that holds a secret itself spells it as `(hidden)`. Values of environment
+//! variables are shown for all other keys.
 
 use crate::keys::{FILE, SERVICE};
 use crate::page::{Page, Scopes, Setting};

@@ -30,7 +30,7 @@ use pillion_model::identity::{SpiffeId, TlsVersion, check_trust_domain};
 use pillion_model::listener::{AppProtocol, Mtls, RedirectTo, Unknown};
 use pillion_model::policy::RetryCondition;
 use pillion_model::route::{RateLimitBy, Scheme};
-use pillion_model::telemetry::LogPath;
+use pillion_model::telemetry::{LogPath, Secret};
 use pillion_model::text::{nearest, shortened};
 
 /// Chooses one of a table of words. `later` are known words whose feature does not exist yet.
@@ -518,6 +518,29 @@ fn condition(condition: RetryCondition) -> Value {
             .iter()
             .find(|(_, meant)| *meant == named)
             .map_or(Value::Null, |(name, _)| (*name).into()),
+    }
+}
+
+/// A bearer token. Its text stands in no message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Token(Secret);
+
+impl Word for Token {
+    const EXPECTED: &'static str = "a token";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        if !(8..=4096).contains(&text.len()) || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(BadWord::new("is not 8 to 4096 visible ASCII characters without spaces"));
+        }
+        Ok(Self(Secret::new(text.to_owned())))
+    }
+}
+
+wrapped_leaves!(Token: Secret, |_token| "(hidden)".into());
+
+impl Described for Token {
+    fn described() -> Option<Value> {
+        Text::described()
     }
 }
 

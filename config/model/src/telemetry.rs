@@ -1,5 +1,6 @@
 //! What the sidecar reports and where: admin port, metrics, access log.
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -8,13 +9,39 @@ use crate::listener::everywhere;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
     pub listen: Vec<SocketAddr>,
+    /// What a request that changes state must bear (RFC 6750). `None`: every client that reaches the port may send it.
+    pub token: Option<Secret>,
 }
 
 /// Loopback alone, because the admin port can change settings.
 impl Default for Admin {
     fn default() -> Self {
         const PORT: u16 = 15000;
-        Self { listen: vec![(Ipv4Addr::LOCALHOST, PORT).into()] }
+        Self { listen: vec![(Ipv4Addr::LOCALHOST, PORT).into()], token: None }
+    }
+}
+
+/// A text that no log, page or error shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub const fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// Whether `offered` is the secret. The time that this takes depends on the length of `offered` alone, so that
+    /// nobody finds the secret byte by byte.
+    pub fn is(&self, offered: &[u8]) -> bool {
+        let secret = self.0.as_bytes();
+        let differing = offered.iter().zip(secret.iter().cycle()).fold(0, |sum, (a, b)| sum | (a ^ b));
+        std::hint::black_box(differing) == 0 && offered.len() == secret.len()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
     }
 }
 
@@ -56,4 +83,21 @@ pub enum LogPath {
     Stdout,
     Stderr,
     File(PathBuf),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_secret_is_the_secret_and_no_debug_output_shows_it() {
+        let secret = Secret::new("open sesame".to_owned());
+        assert!(secret.is(b"open sesame"));
+        for offered in
+            ["", "o", "open sesamf", "open sesam", "open sesameo", "open sesameopen sesame", "Open sesame"]
+        {
+            assert!(!secret.is(offered.as_bytes()), "{offered}");
+        }
+        assert_eq!(format!("{secret:?}"), "Secret");
+    }
 }

@@ -21,6 +21,7 @@ pub(super) fn rows() -> Vec<Row> {
         shows("outbound.listen", ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
         shows("outbound.unknown", ["passthrough", "deny"], answer_to_an_unauthenticated_client),
         shows("admin.listen", ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
+        shows("admin.token", ["token-of-one", "token-of-two"], status_with_the_first_token),
         shows("metrics", ["off", "{}"], listens),
         shows("metrics.listen", ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
         shows("metrics.max_series", ["100", "1000"], series),
@@ -69,6 +70,16 @@ pub(super) async fn listens(key: Key) -> String {
         sidecar.addresses.inbound.len(),
         sidecar.addresses.outbound.len()
     )
+}
+
+async fn status_with_the_first_token(key: Key) -> String {
+    let mesh = Mesh::default();
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    let mut client =
+        Peer::new(mesh.memory.connect(sidecar.addresses.admin[0]).await.expect("the admin port listens"));
+    let request =
+        "PUT /logging?level=warn HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer token-of-one\r\n\r\n";
+    answer_to(&mut client, request).await
 }
 
 async fn answer_to_an_unauthenticated_client(key: Key) -> String {

@@ -14,14 +14,20 @@ use crate::page::{Page, Scopes};
 use crate::reading::{Node, Reading, Shape};
 use crate::schema::{self, Described};
 use crate::spell;
-use crate::value::{AutoOr, BadWord, Bytes, Count, Delay, OffOr, Share, Size, Text, Word, on_off};
-use crate::words::{AlwaysErrors, Json, NameServer};
+use crate::value::{AutoOr, BadWord, Bytes, Count, Delay, OffOr, Opt, Share, Size, Text, Word, on_off};
+use crate::words::{AlwaysErrors, Json, NameServer, Token};
 
 pub(super) static ADMIN: Static<Admin> = Static::new(|| {
     Block::new(Admin::default).list::<SocketAddr>(
         "listen",
         field!(listen),
         "The addresses of the admin port: loopback.",
+    )
+    .word::<Opt<Token>>(
+        "token",
+        field!(token),
+        "What calls that change state must bear: `authorization: Bearer TOKEN`. Write `${NAME}`, a variable of the \
+         environment, and not the token.",
     )
 });
 
