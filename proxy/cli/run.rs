@@ -33,6 +33,9 @@ pub struct Run {
     /// The address that the admin port listens on
     #[arg(long, value_name = "ADDR")]
     admin: Option<SocketAddr>,
+    /// Allow core files and debuggers of the same user; a core file contains private keys
+    #[arg(long)]
+    core_dumps: bool,
 }
 
 fn app(text: &str) -> Result<SocketAddr, String> {
@@ -49,6 +52,9 @@ impl Run {
     /// The configuration is invalid or cannot be applied. The text has all faults.
     pub fn run(self) -> anyhow::Result<()> {
         log::init(None);
+        if !self.core_dumps {
+            keep_memory_private();
+        }
         let file = self.file();
         let config = self.config(file.as_deref())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -126,6 +132,14 @@ fn load(file: &Path) -> anyhow::Result<Config> {
         warn(&format!("{}:{warning}", file.display()));
     }
     Ok(config)
+}
+
+/// Forbids core files of this process, and reading its memory through /proc or ptrace without CAP_SYS_PTRACE: the memory
+/// contains private keys (prctl(2), PR_SET_DUMPABLE).
+fn keep_memory_private() {
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        tracing::warn!(%error, "core files of this process cannot be forbidden; they would contain private keys");
+    }
 }
 
 /// Logs the start, with the time at which the certificates expire.

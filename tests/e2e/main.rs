@@ -14,6 +14,7 @@ mod documents;
 mod drain;
 mod early;
 mod grpc;
+mod hardened;
 mod headers;
 mod house;
 mod init;

@@ -14,14 +14,31 @@ pub(crate) struct Launched {
     program: Program,
     /// The ready line.
     ready: String,
-    #[allow(dead_code, reason = "the files stay as long as the process")]
     scratch: Scratch,
 }
 
 impl Launched {
     /// Starts it with exactly this configuration; an empty one means the defaults. `prefix` is a command that runs the
-    /// command in its arguments.
-    pub(crate) async fn start(mut prefix: Command, yaml: &str, identity: Option<(&Authority, &str)>) -> Self {
+    /// command in its arguments. With `--core-dumps`, an ordinary user can read its /proc/PID/fd.
+    pub(crate) async fn start(prefix: Command, yaml: &str, identity: Option<(&Authority, &str)>) -> Self {
+        Self::start_as(prefix, &["run", "--core-dumps", "-c"], yaml, identity).await
+    }
+
+    /// Starts it as [`Self::start`] does, as operators start it.
+    pub(crate) async fn start_private(
+        prefix: Command,
+        yaml: &str,
+        identity: Option<(&Authority, &str)>,
+    ) -> Self {
+        Self::start_as(prefix, &["run", "-c"], yaml, identity).await
+    }
+
+    async fn start_as(
+        mut prefix: Command,
+        words: &[&str],
+        yaml: &str,
+        identity: Option<(&Authority, &str)>,
+    ) -> Self {
         let scratch = Scratch::new();
         let mut yaml = yaml.to_owned();
         if let Some((authority, account)) = identity {
@@ -30,7 +47,7 @@ impl Launched {
         }
         let yaml = if yaml.is_empty() { "{}".to_owned() } else { yaml };
         let config = scratch.write("pillion.yaml", yaml);
-        prefix.arg(binary()).args(["run", "-c"]).arg(config);
+        prefix.arg(binary()).args(words).arg(config);
         let mut program = Program::start(prefix);
         let ready = program.line().await;
         Self { program, ready, scratch }
@@ -42,6 +59,11 @@ impl Launched {
         let found = words.filter(|(name, _)| *name == kind).find_map(|(_, list)| list.split(',').next());
         let found = found.unwrap_or_else(|| unreachable!("no {kind} in {}", self.ready));
         found.parse().expect("an address")
+    }
+
+    /// Renews its certificate.
+    pub(crate) fn renew(&self, authority: &Authority, account: &str) {
+        authority.issue_into(&self.scratch.path().join("certs"), account);
     }
 
     /// Waits until the log contains this text.

@@ -81,7 +81,8 @@ impl Plan {
     pub(crate) async fn start(self) -> Sidecar {
         let config = self.scratch.write(FILE, &self.yaml);
         let mut command = Command::new(binary());
-        command.arg("run").arg("-c").arg(config).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(["run", "--core-dumps", "-c"]).arg(config); // so that an ordinary user can read /proc/PID/fd
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the built binary starts");
         let mut lines = lines(child.stdout.take().expect("a pipe"));
         let errors = collect(child.stderr.take().expect("a pipe"));
