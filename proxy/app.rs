@@ -127,7 +127,7 @@ impl App {
         let listeners = (listeners, dns_listeners);
         let mut controller = Controller::new(listeners, fixed, around.clone());
         match credentials {
-            Some(credentials) => controller.put(config, Identity::Known(Arc::new(credentials)))?,
+            Some(credentials) => controller.begin(config, Identity::Known(Arc::new(credentials)))?,
             None => drop(controller.apply(config)?),
         }
         publish_on_scrape(&around);
@@ -348,7 +348,7 @@ pub(crate) fn store(config: &Config, metrics: &Arc<Metrics>) -> Arc<Store> {
     let (dns, _commands) = DnsListeners::new(network.clone(), dns);
     let listeners = Listeners::new(Workers(network), vec![bindings::channel().0]);
     let mut controller = Controller::new((listeners, dns), Addresses::default(), around.clone());
-    controller.put(&Arc::new(config.clone()), Identity::None).expect("a configuration without credentials");
+    controller.begin(&Arc::new(config.clone()), Identity::None).expect("a configuration without credentials");
     around.store
 }
 

@@ -14,7 +14,7 @@ use pillion_model::{Cluster as ClusterConfig, Config, EndpointUpdate};
 use tokio::time::Instant;
 
 use super::bindings::Change;
-use super::credentialed::{self, Bundles, Credentialed, refuse_restart};
+use super::credentialed::{self, Credentialed, refuse_restart};
 use super::dns::DnsListeners;
 use super::listeners::{self, Addresses, Listeners, Workers};
 use super::own::{self, Identity};
@@ -33,6 +33,7 @@ use pillion_tls::client::ClientTls;
 use pillion_tls::identity::credentials::Credentials;
 use pillion_tls::identity::watch::{Outcome, Rotating};
 use pillion_tls::identity::{Validity, date, expires_soon, is_due};
+use pillion_tls::material::{Material, Refreshed};
 use pillion_tls::server::Server;
 use pillion_upstream::cluster::alike::Policies;
 use pillion_upstream::cluster::update::written;
@@ -50,7 +51,8 @@ pub enum Applied {
 pub struct Controller {
     config: Arc<Config>,
     identity: Identity,
-    bundles: Bundles,
+    /// The files of services' TLS.
+    material: Material,
     /// Reads the files of the identity again. `None`: there is no identity with files.
     rotating: Option<Rotating>,
     /// The last warning about the expiry of the sidecar's own certificate.
@@ -88,7 +90,7 @@ impl Controller {
         Self {
             config: Arc::new(nothing()),
             identity: Identity::None,
-            bundles: Bundles::new(),
+            material: Material::default(),
             rotating: None,
             warned_of: None,
             generation: 0,
@@ -124,27 +126,34 @@ impl Controller {
     /// # Errors
     /// The configuration cannot be served. In that case nothing has changed.
     pub fn apply(&mut self, config: &Arc<Config>) -> anyhow::Result<Applied> {
+        let material = credentialed::material(config, &self.material)?;
         if self.generation > 0 {
-            if **config == *self.config && credentialed::bundles(config) == self.bundles {
+            if **config == *self.config && material.is(&self.material) {
                 return Ok(Applied::Unchanged);
             }
             refuse_restart(&self.config, config)?;
         }
         let weaker = weakened(&self.config, config);
         self.free_former(); // what new services need
-        self.put_read(config)?;
+        self.put_read(config, material)?;
         warn_of_weaker(&weaker);
         Ok(Applied::Changed)
     }
 
+    /// Applies the first configuration with a given identity.
+    pub(super) fn begin(&mut self, config: &Arc<Config>, identity: Identity) -> anyhow::Result<()> {
+        let material = credentialed::material(config, &self.material)?;
+        self.put(config, identity, material)
+    }
+
     /// Applies a configuration with the identity that it names.
-    fn put_read(&mut self, config: &Arc<Config>) -> anyhow::Result<()> {
+    fn put_read(&mut self, config: &Arc<Config>, material: Material) -> anyhow::Result<()> {
         let same_identity = match (&config.identity, &self.config.identity) {
             (Some(next), Some(now)) => next.reads_the_same_as(now),
             (next, now) => next == now,
         };
         if self.generation > 0 && same_identity {
-            return self.put(config, self.identity.clone());
+            return self.put(config, self.identity.clone(), material);
         }
         let (identity, rotating) = match &config.identity {
             Some(source) => own::at_start(source).map(|(identity, rotating)| (identity, Some(rotating)))?,
@@ -153,7 +162,7 @@ impl Controller {
         if let (Identity::Awaited(why), true) = (&identity, self.generation > 0) {
             anyhow::bail!("identity: {why}"); // the current state stays in use
         }
-        self.put(config, identity)?;
+        self.put(config, identity, material)?;
         self.rotating = rotating;
         Ok(())
     }
@@ -163,8 +172,8 @@ impl Controller {
     /// # Errors
     /// The credentials cannot be used. In that case nothing has changed.
     pub fn rotate(&mut self, credentials: Credentials) -> anyhow::Result<()> {
-        let config = self.config.clone();
-        self.put(&config, Identity::Known(Arc::new(credentials)))
+        let (config, material) = (self.config.clone(), self.material.clone());
+        self.put(&config, Identity::Known(Arc::new(credentials)), material)
     }
 
     /// Checks the files of the identity and applies changes. Returns whether there were any.
@@ -184,10 +193,27 @@ impl Controller {
                 }
                 let put = self.rotate(*credentials);
                 if let (Err(_), Some(rotating)) = (&put, &mut self.rotating) {
-                    // the cause may be another file, for example a service's bundle that is half written
+                    // the cause is outside these files
                     rotating.put_back(now);
                 }
                 put.map(|()| true)
+            }
+        }
+    }
+
+    /// Checks the files of services' TLS and applies changes. Returns whether there were any, and why others cannot be
+    /// used; each content is refused once, and the content in use stays.
+    pub fn look_at_material(&mut self, now: SystemTime) -> (bool, Vec<anyhow::Error>) {
+        let Refreshed { next, refused } = self.material.refresh(now);
+        let mut refused: Vec<_> = refused.into_iter().map(anyhow::Error::from).collect();
+        let Some(next) = next else { return (false, refused) };
+        let (config, identity) = (self.config.clone(), self.identity.clone());
+        match self.put(&config, identity, next.clone()) {
+            Ok(()) => (true, refused),
+            Err(why) => {
+                self.material.refuse(&next);
+                refused.push(why);
+                (false, refused)
             }
         }
     }
@@ -206,9 +232,9 @@ impl Controller {
         self.around.metrics.forget_removed_rules(&rules.map(|rules| rules.names.clone()).unwrap_or_default());
     }
 
-    /// Whether the files of the identity hold content that was refused.
-    pub(super) fn refuses_identity(&self) -> bool {
-        self.rotating.as_ref().is_some_and(Rotating::is_refused)
+    /// Whether the files of the identity, or those of services, hold content that was refused.
+    pub(super) fn refuses_certificates(&self) -> bool {
+        self.rotating.as_ref().is_some_and(Rotating::is_refused) || self.material.is_refused()
     }
 
     /// Warns once for each certificate that should have been replaced by a newer one, again when it expires soon, and again
@@ -254,12 +280,10 @@ impl Controller {
     }
 
     /// Applies configuration and identity together.
-    pub(super) fn put(&mut self, config: &Arc<Config>, identity: Identity) -> anyhow::Result<()> {
-        // read before they are used, so that a later write counts as a change
-        let bundles = credentialed::bundles(config);
+    fn put(&mut self, config: &Arc<Config>, identity: Identity, material: Material) -> anyhow::Result<()> {
         let same_identity = identity.is(&self.identity);
-        let kept = self.kept(config, &bundles, same_identity);
-        let credentials = Credentialed::by(config, &identity, &kept)?;
+        let kept = self.kept(config, &material, same_identity);
+        let credentials = Credentialed::by(config, &identity, &material, &kept)?;
         let dns = self.dns.plan(config)?;
         let mut change = self.listeners.plan(&listeners::wanted(config))?; // from here on nothing can fail
         self.listeners.commit(&mut change);
@@ -271,7 +295,7 @@ impl Controller {
         let next = self.clusters(config, kept, credentials.clients);
         let former = std::mem::replace(&mut self.clusters, next);
         let mut left = Vec::new();
-        self.bundles = bundles;
+        self.material = material;
         if self.config.inbound != config.inbound {
             let next = Arc::new(self.applications(config.inbound.as_ref()));
             left.push(std::mem::replace(&mut self.applications, next));
@@ -288,15 +312,13 @@ impl Controller {
     }
 
     /// Clusters that no change concerns. They stay the same objects.
-    fn kept(&self, config: &Config, bundles: &Bundles, same_identity: bool) -> Clusters {
+    fn kept(&self, config: &Config, material: &Material, same_identity: bool) -> Clusters {
         if !same_identity || self.config.tls != config.tls {
             return Clusters::new();
         }
         let known = by_name(&self.config);
         let is_same = |of: &&ClusterConfig| {
-            let file = credentialed::bundle(of);
-            known.get(of.name.as_str()) == Some(of)
-                && file.is_none_or(|file| bundles.get(file) == self.bundles.get(file))
+            known.get(of.name.as_str()) == Some(of) && material.is_same_for(&of.tls, &self.material)
         };
         let same = config.clusters.iter().filter(is_same);
         same.filter_map(|of| Some((of.name.clone(), self.clusters.get(&of.name)?.clone()))).collect()

@@ -1,8 +1,8 @@
 //! The parts of a configuration that can fail, apart from its addresses. They are built before anything changes.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use pillion_model::cluster::{UpstreamProtocol, UpstreamTls};
@@ -12,8 +12,7 @@ use pillion_model::{Cluster, Config};
 use super::own::Identity;
 use pillion_sidecar::state::Clusters;
 use pillion_tls::client::{AlpnOffer, ClientTls, Setup};
-use pillion_tls::files::Content;
-use pillion_tls::identity::credentials::MAX_FILE;
+use pillion_tls::material::{Material, Unusable};
 use pillion_tls::server::Server;
 
 /// The TLS settings that a configuration makes from an identity.
@@ -23,22 +22,13 @@ pub(super) struct Credentialed {
     pub(super) server: Option<Arc<Server>>,
 }
 
-/// The content of services' own trust bundles. The content is compared, because a path may lead to another file later.
-pub(super) type Bundles = HashMap<PathBuf, Content>;
-
-/// Reads the bundles. This blocks on file IO.
-pub(super) fn bundles(config: &Config) -> Bundles {
-    let paths = config.clusters.iter().filter_map(bundle);
-    paths.map(|path| (path.clone(), Content::read(path, MAX_FILE + 1))).collect()
-}
-
-pub(super) const fn bundle(cluster: &Cluster) -> Option<&PathBuf> {
-    match &cluster.tls {
-        UpstreamTls::Off => None,
-        UpstreamTls::Simple { trust_bundle, .. } | UpstreamTls::Mutual { trust_bundle, .. } => {
-            trust_bundle.as_ref()
-        }
-    }
+/// Reads the files that the services of a configuration need. This blocks on file IO.
+///
+/// # Errors
+/// A file cannot be used.
+pub(super) fn material(config: &Config, before: &Material) -> Result<Material, Unusable> {
+    let services = config.clusters.iter().map(|of| (of.name.as_str(), &of.tls));
+    Material::of(services, before, SystemTime::now())
 }
 
 impl Credentialed {
@@ -46,8 +36,13 @@ impl Credentialed {
     ///
     /// # Errors
     /// Certificates cannot be used, or are needed although there is no identity.
-    pub(super) fn by(config: &Config, identity: &Identity, kept: &Clusters) -> anyhow::Result<Self> {
-        let mut setup = Setup::new(identity.credentials(), &config.tls)?;
+    pub(super) fn by(
+        config: &Config,
+        identity: &Identity,
+        material: &Material,
+        kept: &Clusters,
+    ) -> anyhow::Result<Self> {
+        let mut setup = Setup::new(identity.credentials(), material, &config.tls)?;
         let mut clients = HashMap::new();
         for cluster in config.clusters.iter().filter(|of| !kept.contains_key(&of.name)) {
             clients.insert(cluster.name.clone(), client_tls(cluster, identity, &mut setup)?);
@@ -85,7 +80,7 @@ fn client_tls(
     identity: &Identity,
     setup: &mut Setup<'_>,
 ) -> anyhow::Result<Option<ClientTls>> {
-    if let (Identity::Awaited(why), true) = (identity, needs_identity(&cluster.tls)) {
+    if let (Identity::Awaited(why), UpstreamTls::Mutual { .. }) = (identity, &cluster.tls) {
         return Ok(Some(ClientTls::waiting(why)));
     }
     let offer = match cluster.protocol {
@@ -95,15 +90,6 @@ fn client_tls(
     };
     let host = cluster.hosts.first().filter(|host| !host.wildcard).map(|host| host.name.as_str());
     setup.client(&cluster.tls, host, offer).with_context(|| format!("services.{}.tls", cluster.name))
-}
-
-/// Whether the identity is needed: for our own certificate, or for its trust bundle.
-const fn needs_identity(tls: &UpstreamTls) -> bool {
-    match tls {
-        UpstreamTls::Off => false,
-        UpstreamTls::Simple { trust_bundle, .. } => trust_bundle.is_none(),
-        UpstreamTls::Mutual { .. } => true,
-    }
 }
 
 fn server_tls(

@@ -95,7 +95,7 @@ impl Keeper {
                 if running.is_broken() {
                     return Some(End::Broken);
                 }
-                look_at_identity(running);
+                look_at_certificates(running);
                 running.controller.free_former();
                 if std::mem::take(&mut self.has_worked) {
                     program::give_back();
@@ -132,7 +132,7 @@ impl Keeper {
 
     /// Reloads the file, and reports the result as return value, in the log and in the metric.
     fn reload(&mut self, running: &mut Running, because: &str) -> Result<String, String> {
-        look_at_identity(running);
+        look_at_certificates(running);
         self.has_worked = true;
         let controller = &mut running.controller;
         if let Some(watch) = &mut self.watch {
@@ -170,20 +170,45 @@ impl Keeper {
     }
 }
 
-/// Applies certificates that are newer, or that now exist.
-fn look_at_identity(running: &mut Running) {
-    match running.controller.look_at_identity(SystemTime::now()) {
-        // the certificates in use may have been written over refused ones
-        Ok(false) if running.controller.refuses_identity() => return,
-        Ok(false) => return running.console.forget_refused_certificates(),
+/// Applies certificates that are newer, or that now exist: of the identity, and of services.
+fn look_at_certificates(running: &mut Running) {
+    let now = SystemTime::now();
+    let changed = [look_at_identity(running, now), look_at_material(running, now)];
+    // the certificates in use may have been written over refused ones
+    if !running.controller.refuses_certificates() {
+        running.console.forget_refused_certificates();
+    }
+    if changed.contains(&true) {
+        publish_identity(running);
+    }
+}
+
+/// Returns whether something was applied or refused.
+fn look_at_identity(running: &mut Running, now: SystemTime) -> bool {
+    match running.controller.look_at_identity(now) {
+        Ok(false) => return false,
         Ok(true) => {
             let ends = running.certificate_ends();
             tracing::info!(generation = running.controller.generation(), ends, "certificates swapped");
-            running.console.forget_refused_certificates();
         }
         Err(why) => refuse_certificates(running, &why),
     }
-    publish_identity(running);
+    true
+}
+
+/// Returns whether something was applied or refused.
+fn look_at_material(running: &mut Running, now: SystemTime) -> bool {
+    let (is_applied, refused) = running.controller.look_at_material(now);
+    if is_applied {
+        let generation = running.controller.generation();
+        tracing::info!(generation, "certificates of services swapped");
+    }
+    for why in &refused {
+        let said = with_causes(why);
+        tracing::error!("certificates of a service refused, the old ones stay in use: {said}");
+        refused_certificates(running, &said);
+    }
+    is_applied || !refused.is_empty()
 }
 
 /// Reports refused certificates in the log, in the metric and on the admin port. Files that do not exist yet are waited
@@ -197,8 +222,12 @@ fn refuse_certificates(running: &Running, why: &anyhow::Error) {
     if awaits && why.downcast_ref::<CredentialsError>().is_some_and(CredentialsError::is_missing) {
         return;
     }
+    refused_certificates(running, &said);
+}
+
+fn refused_certificates(running: &Running, why: &str) {
     running.controller.around.metrics.config_reloads(ReloadOutcome::Refused).inc();
-    let refusal = Refusal { at: SystemTime::now(), why: format!("certificates: {said}") };
+    let refusal = Refusal { at: SystemTime::now(), why: format!("certificates: {why}") };
     running.console.amend(|published| published.certificates_refused = Some(refusal));
 }
 

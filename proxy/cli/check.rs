@@ -51,7 +51,7 @@ fn absence(setting: &Setting, exists: impl Fn(&Path) -> bool) -> Option<(String,
         "identity.certificate" | "identity.key" | "identity.trust_bundle" | "identity.crl" => (true, WAITS),
         "access_log.path" => (false, REFUSES), // the file is created
         "dns.upstream" => (true, REFUSES),
-        key if key.ends_with(".tls.trust_bundle") => (true, REFUSES),
+        key if key.ends_with(".tls.trust_bundle") && setting.value != "system" => (true, REFUSES),
         _ => return None,
     };
     if setting.value.as_str() != Some("stdout") && path.is_dir() {

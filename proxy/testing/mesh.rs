@@ -89,6 +89,15 @@ impl Sidecar {
         Ok(looks.contains(&true))
     }
 
+    /// Checks the files of services' TLS, which do not change between two checks. Returns whether something was put to
+    /// use, and the places whose new content was refused.
+    pub(super) fn look_at_material(&mut self) -> (bool, Vec<String>) {
+        let now = SystemTime::now();
+        let looks = [self.controller.look_at_material(now), self.controller.look_at_material(now)];
+        let is_new = looks.iter().any(|(is_new, _)| *is_new);
+        (is_new, looks.into_iter().flat_map(|(_, refused)| refused).map(|why| why.to_string()).collect())
+    }
+
     /// Gives the sidecar other credentials.
     pub(super) fn rotate(&mut self, credentials: Credentials) -> anyhow::Result<()> {
         self.controller.rotate(credentials)

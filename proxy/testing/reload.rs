@@ -386,7 +386,7 @@ async fn c3_an_expired_certificate_at_start_is_waited_out_like_a_missing_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn certificates_that_could_not_be_put_to_use_are_tried_again() {
+async fn a_bundle_of_a_service_that_is_half_written_stops_no_rotation_and_new_content_is_noticed() {
     let (pair, scratch) = (Pair::new(), Scratch::new());
     let issue = |who: &str| {
         let id = format!("spiffe://cluster.local/ns/default/sa/{who}").parse().expect("an identity");
@@ -403,17 +403,44 @@ async fn certificates_that_could_not_be_put_to_use_are_tried_again() {
     let mut sidecar = pair.mesh.sidecar(&(mesh::caller(&format!("{ONE}, {tls}")) + &folder), None);
     assert!(!sidecar.look_at_identity().expect("nothing new"));
 
-    issue("web-two");
     scratch.write("other.crt", "half writ");
+    assert_eq!(sidecar.look_at_material(), (false, vec!["services.orders.tls".to_owned()]));
+    issue("web-two");
+    assert!(sidecar.look_at_identity().expect("the service keeps the bundle that it has"));
+    assert_eq!(sidecar.look_at_material(), (false, vec![]), "each content is refused once");
+    scratch.write("other.crt", bundle.clone() + &bundle);
+    assert_eq!(sidecar.look_at_material(), (true, vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn certificates_that_could_not_be_put_to_use_are_tried_again() {
+    let scratch = Scratch::new();
+    let issue = |domain: &str| {
+        let id = format!("spiffe://{domain}/ns/default/sa/web").parse().expect("an identity");
+        let ca = pillion_tls::identity::issue::Ca::generate(domain).expect("a CA");
+        let issued = ca.issue(&id, &[], Duration::from_secs(3600)).expect("a certificate");
+        scratch.write("tls.crt", &issued.certificate);
+        scratch.write("tls.key", &issued.key);
+        scratch.write("ca.crt", &issued.bundle);
+    };
+    issue("cluster.local");
+    let folder = format!("identity: {{ directory: \"{}\" }}\n", scratch.path("").display());
+    let orders = format!("{ONE}, tls: \"{}\"", mesh::ORDERS_ID);
+    let mut sidecar = Mesh::default().sidecar(&(mesh::caller(&orders) + &folder), None);
+    assert!(!sidecar.look_at_identity().expect("nothing new"));
+
+    issue("elsewhere.test");
     let now = std::time::SystemTime::now();
     let look = |sidecar: &mut mesh::Sidecar, seconds| {
         sidecar.look_at_identity_at(now + Duration::from_secs(seconds))
     };
-    let refused = look(&mut sidecar, 0).expect_err("a bundle that cannot be read");
-    assert!(format!("{refused:#}").contains("other.crt"), "{refused:#}");
-    scratch.write("other.crt", &bundle);
+    let refused = |looked: anyhow::Result<bool>| {
+        let why = format!("{:#}", looked.expect_err("a service of a trust domain without a bundle"));
+        assert!(why.contains("services.orders.tls") && why.contains("without a trust bundle"), "{why}");
+    };
+    refused(look(&mut sidecar, 0));
     assert!(!look(&mut sidecar, 1).expect("not so soon"));
-    assert!(look(&mut sidecar, 11).expect("by now it can"));
+    refused(look(&mut sidecar, 11));
 }
 
 #[tokio::test(start_paused = true)]

@@ -24,6 +24,7 @@ mod loops;
 mod many;
 mod matrix;
 mod opaque;
+mod outside;
 mod pods;
 mod probes;
 mod process;

@@ -258,9 +258,10 @@ pub enum UpstreamProtocol {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum UpstreamTls {
     Off,
-    /// The server presents a certificate; we present none.
+    /// The server presents a certificate for its host; we present none.
     Simple {
         sni: Option<String>,
+        /// `None`: the authorities that the system trusts.
         trust_bundle: Option<PathBuf>,
     },
     /// Both sides present certificates with SPIFFE IDs. An empty list of identities accepts any identity of the
@@ -268,6 +269,7 @@ pub enum UpstreamTls {
     Mutual {
         identities: Vec<SpiffeId>,
         sni: Option<String>,
+        /// `None`: those of the identity.
         trust_bundle: Option<PathBuf>,
     },
 }

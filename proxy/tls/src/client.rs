@@ -1,11 +1,10 @@
 //! Originates TLS to the endpoints of one cluster: mutual by SPIFFE ID, or simple by host name.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use pillion_model::SpiffeId;
 use pillion_model::cluster::UpstreamTls;
@@ -15,11 +14,12 @@ use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{DnsName, ServerName};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls::{ClientConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
 use super::admission::ClientStream;
+use super::material::Material;
 use super::notes::noting;
 use super::revocation::Revocations;
 use super::verify::{Expected, Revoking, ServerVerifier, Trust};
@@ -137,7 +137,10 @@ impl ClientTls {
         host: Option<&str>,
         alpn: AlpnOffer,
     ) -> Result<Option<Self>, SetupError> {
-        Setup::new(credentials, policy)?.client(tls, host, alpn)
+        let services = std::iter::once(("", tls));
+        let material = Material::of(services, &Material::default(), SystemTime::now());
+        Setup::new(credentials, &material.map_err(|unusable| unusable.source)?, policy)?
+            .client(tls, host, alpn)
     }
 
     /// For a cluster that must use mutual TLS while our own certificate is missing. No server is called, and each
@@ -199,21 +202,24 @@ impl fmt::Debug for ClientTls {
 /// protocols share everything except the server name.
 pub struct Setup<'a> {
     credentials: Option<&'a Credentials>,
+    material: &'a Material,
     versions: &'static [&'static SupportedProtocolVersion],
     provider: Arc<CryptoProvider>,
     /// Keyed by what the cluster trusts (without the server name) and the protocols that it offers.
     known: HashMap<(UpstreamTls, AlpnOffer), Arc<Connectors>>,
-    bundles: HashMap<PathBuf, Bundle>,
 }
 
 impl<'a> Setup<'a> {
     /// # Errors
     /// The cryptography that was built in cannot do what the policy asks for.
-    pub fn new(credentials: Option<&'a Credentials>, policy: &TlsPolicy) -> Result<Self, SetupError> {
+    pub fn new(
+        credentials: Option<&'a Credentials>,
+        material: &'a Material,
+        policy: &TlsPolicy,
+    ) -> Result<Self, SetupError> {
         let (provider, versions) = (provider::provider(policy), provider::versions(policy));
         ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions)?;
-        let (known, bundles) = (HashMap::new(), HashMap::new());
-        Ok(Self { credentials, versions, provider, known, bundles })
+        Ok(Self { credentials, material, versions, provider, known: HashMap::new() })
     }
 
     /// Like [`ClientTls::new`], with the policy and credentials of this setup.
@@ -251,9 +257,10 @@ impl<'a> Setup<'a> {
         }
         let (verifier, own) = match &key.0 {
             UpstreamTls::Off => return Ok(None),
-            UpstreamTls::Simple { trust_bundle, .. } => (self.simple(trust_bundle.as_ref())?, None),
+            UpstreamTls::Simple { .. } => (self.simple(self.bundle(&key.0)?)?, None),
             UpstreamTls::Mutual { identities, trust_bundle, .. } => {
-                let (verifier, own) = self.mutual(identities, trust_bundle.as_ref())?;
+                let bundle = trust_bundle.as_ref().map(|_| self.bundle(&key.0)).transpose()?;
+                let (verifier, own) = self.mutual(identities, bundle)?;
                 (verifier, Some(own))
             }
         };
@@ -264,29 +271,26 @@ impl<'a> Setup<'a> {
     }
 
     fn mutual(
-        &mut self,
+        &self,
         identities: &[SpiffeId],
-        trust_bundle: Option<&PathBuf>,
+        bundle: Option<&Bundle>,
     ) -> Result<(Arc<dyn ServerCertVerifier>, Arc<CertifiedKey>), SetupError> {
         let credentials = self.credentials.ok_or(SetupError::NeedsIdentity)?;
         let expected = match identities {
             [] => Expected::TrustDomains(vec![credentials.trust_domain().to_owned()]),
             listed => Expected::AnyOf(listed.to_vec()),
         };
-        let trust = match trust_bundle {
-            Some(path) => {
-                let bundle = self.bundle(path)?;
-                bundle.check_cas(path)?; // every certificate of the bundle may sign identities
-                Trust::Bundle(bundle.roots.clone())
-            }
+        let trust = match bundle {
+            Some(bundle) => Trust::Bundle(bundle.roots.clone()),
             None => federated_trust(credentials, identities)?,
         };
         let verifier = ServerVerifier::new(trust, expected, credentials, &self.provider);
         Ok((Arc::new(verifier), credentials.key.clone()))
     }
 
-    fn simple(&mut self, trust_bundle: Option<&PathBuf>) -> Result<Arc<dyn ServerCertVerifier>, SetupError> {
-        let roots = self.roots(trust_bundle)?;
+    /// The CAs of the mesh vouch for workloads, and not for hosts: they are trusted only if the service names their file.
+    fn simple(&self, bundle: &Bundle) -> Result<Arc<dyn ServerCertVerifier>, SetupError> {
+        let roots = bundle.roots.clone();
         let algorithms = self.provider.signature_verification_algorithms;
         let revocations = Revocations::new(self.credentials, algorithms);
         let provider = self.provider.clone();
@@ -294,18 +298,8 @@ impl<'a> Setup<'a> {
         Ok(Arc::new(Revoking { inner, roots, revocations }))
     }
 
-    fn roots(&mut self, trust_bundle: Option<&PathBuf>) -> Result<Arc<RootCertStore>, SetupError> {
-        match trust_bundle {
-            Some(path) => Ok(self.bundle(path)?.roots.clone()),
-            None => self.credentials.map(|own| own.roots.clone()).ok_or(SetupError::NeedsTrustBundle),
-        }
-    }
-
-    fn bundle(&mut self, path: &Path) -> Result<&Bundle, SetupError> {
-        Ok(match self.bundles.entry(path.to_owned()) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(Bundle::load(path)?),
-        })
+    fn bundle(&self, tls: &UpstreamTls) -> Result<&'a Bundle, SetupError> {
+        self.material.bundle(tls).map(|bundle| &**bundle).ok_or(SetupError::NeedsTrustBundle)
     }
 }
 
@@ -368,7 +362,8 @@ mod tests {
         let own = ca.issue(&id, &[], Duration::from_secs(3600)).expect("a certificate").credentials();
         let own = own.expect("credentials");
         let policy = TlsPolicy { min_version: TlsVersion::Tls13, post_quantum: false };
-        let mut setup = Setup::new(Some(&own), &policy).expect("a policy that is possible");
+        let material = Material::default();
+        let mut setup = Setup::new(Some(&own), &material, &policy).expect("a policy that is possible");
         let mut client = |tls: &UpstreamTls, alpn| {
             let made = setup.client(tls, None, alpn).expect("a good setup").expect("TLS");
             let ClientTls(State::Ready { connectors, server_name }) = made else {

@@ -4,8 +4,9 @@
 //! ConfigMaps and Secrets, and writes by another host to a shared volume. Deliberately absent: a clock, tasks, and the
 //! use of the new content.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -25,9 +26,12 @@ pub enum Content {
 }
 
 impl Content {
-    /// Reads at most `most` bytes of the file. Blocks on file IO.
+    /// Reads at most `most` bytes of the file. Of a folder, the names of its entries. Blocks on file IO.
     pub fn read(path: &Path, most: u64) -> Self {
         let bytes = || {
+            if path.is_dir() {
+                return names(path, most);
+            }
             let mut bytes = Vec::new();
             File::open(path)?.take(most).read_to_end(&mut bytes)?;
             Ok::<_, io::Error>(bytes)
@@ -39,8 +43,17 @@ impl Content {
     }
 }
 
+/// The names of the entries of a folder, in an order that does not depend on the file system.
+fn names(folder: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let most = usize::try_from(most).unwrap_or(usize::MAX) / 256; // a name has at most 255 bytes
+    let names = fs::read_dir(folder)?.take(most).map(|entry| Ok(entry?.file_name().into_vec()));
+    let mut names = names.collect::<io::Result<Vec<_>>>()?;
+    names.sort_unstable();
+    Ok(names.join(&b'/'))
+}
+
 /// A file that is checked from time to time, and read when it may have changed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Looked {
     path: PathBuf,
     most: u64,
@@ -101,10 +114,19 @@ impl Stamp {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
     use pillion_testkit::Scratch;
+
+    #[test]
+    fn a_folder_has_other_content_when_an_entry_was_added() {
+        let scratch = Scratch::new();
+        scratch.write("one", "1");
+        let read = || Content::read(&scratch.path(""), 1000);
+        let first = read();
+        assert_eq!(read(), first);
+        scratch.write("two", "2");
+        assert!(matches!(read(), Content::Bytes(_)) && read() != first);
+    }
 
     #[test]
     fn a_write_that_keeps_size_and_modification_time_is_noticed() {

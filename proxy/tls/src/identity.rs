@@ -1,6 +1,6 @@
 //! Reads which workload a certificate names, and how long it is valid.
 //!
-//! [`credentials`] is our own identity, [`revocation`] the revoked certificates, [`pem`] reads both out of text,
+//! [`credentials`] is our own identity, [`revocation`] the revoked certificates, [`system`] the authorities that the system trusts, [`pem`] reads both out of text,
 //! [`watch`] notices newer files, [`view`] shows everything, and [`issue`] is a small CA. Deliberately absent: trust. A [`Subject`] is only what a
 //! certificate claims; `tls::verify` decides whether to trust it.
 
@@ -8,6 +8,7 @@ pub mod credentials;
 pub mod issue;
 pub mod pem;
 pub mod revocation;
+pub mod system;
 pub mod view;
 pub mod watch;
 

@@ -10,6 +10,7 @@
 
 pub mod refusals;
 pub mod client;
+pub mod material;
 pub mod admission;
 pub mod server;
 mod sessions;
@@ -31,8 +32,8 @@ use pillion_model::SpiffeId;
 use rustls::HandshakeKind;
 use rustls::pki_types::{CertificateDer, UnixTime};
 
-use crate::identity::credentials::CredentialsError;
 use crate::identity::{Subject, not_after, unix_seconds};
+use crate::material::MaterialError;
 use known::Verified;
 
 pub use error::{TlsError, TlsErrorKind};
@@ -149,7 +150,7 @@ pub fn hex(bytes: &[u8]) -> String {
 pub enum SetupError {
     #[error("tls: mutual needs an identity of our own; set identity, or tls: simple")]
     NeedsIdentity,
-    #[error("tls: simple needs certificates to trust; set tls.trust_bundle to a PEM file of CAs")]
+    #[error("its trust bundle was not read")]
     NeedsTrustBundle,
     #[error("tls: simple needs the server's name to verify; set tls.sni")]
     NeedsServerName,
@@ -162,7 +163,7 @@ pub enum SetupError {
     #[error("tls.sni {0:?} is not a host name")]
     BadServerName(String),
     #[error(transparent)]
-    TrustBundle(#[from] CredentialsError),
+    Material(#[from] MaterialError),
     #[error("the trust bundle cannot verify anyone: {0}")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
     #[error("TLS cannot be set up: {0}")]

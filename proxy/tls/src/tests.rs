@@ -4,6 +4,7 @@ mod corpus;
 mod federation;
 mod known;
 mod rotation;
+mod simple;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use super::server::{Server, accept, server_config};
 use super::*;
 use crate::identity::credentials::Credentials;
 use crate::identity::issue::{Ca, CertificateRequest, IssuedPem};
+use pillion_testkit::Scratch;
 
 const WEB: &str = "spiffe://cluster.local/ns/default/sa/web";
 const ORDERS: &str = "spiffe://cluster.local/ns/shop/sa/orders";
@@ -78,6 +80,13 @@ fn serve(credentials: &Credentials) -> Arc<ServerConfig> {
 fn mutual(identities: &[&str]) -> UpstreamTls {
     let identities = identities.iter().map(|text| id(text)).collect();
     UpstreamTls::Mutual { identities, sni: None, trust_bundle: None }
+}
+
+/// Simple TLS that trusts the hosts of this CA, with its file.
+fn simple(ca: &Ca, sni: Option<&str>) -> (Scratch, UpstreamTls) {
+    let scratch = Scratch::new();
+    let trust_bundle = Some(scratch.write("ca.crt", ca.certificate_pem()));
+    (scratch, UpstreamTls::Simple { sni: sni.map(str::to_owned), trust_bundle })
 }
 
 fn client(credentials: &Credentials, tls: &UpstreamTls, alpn: AlpnOffer) -> ClientTls {
@@ -179,7 +188,7 @@ async fn each_side_names_what_is_wrong_with_a_certificate() {
 #[tokio::test]
 async fn a_client_without_a_certificate_is_refused_with_the_reason() {
     let ca = ca();
-    let simple = UpstreamTls::Simple { sni: None, trust_bundle: None };
+    let (_scratch, simple) = simple(&ca, None);
     let caller = client(&issue(&ca, WEB), &simple, AlpnOffer::Auto);
     let (served, called) = shake(serve(&issue(&ca, ORDERS)), &caller).await;
     refused(served, TlsErrorKind::Certificate, "presented no certificate");
@@ -189,7 +198,7 @@ async fn a_client_without_a_certificate_is_refused_with_the_reason() {
 #[tokio::test]
 async fn simple_tls_refuses_a_server_with_another_host_name() {
     let ca = ca();
-    let simple = UpstreamTls::Simple { sni: Some("billing.shop".to_owned()), trust_bundle: None };
+    let (_scratch, simple) = simple(&ca, Some("billing.shop"));
     let caller = client(&issue(&ca, WEB), &simple, AlpnOffer::Auto);
     let (_, called) = shake(serve(&issue(&ca, ORDERS)), &caller).await;
     refused(called, TlsErrorKind::PeerIdentityMismatch, "billing.shop");
@@ -303,7 +312,7 @@ async fn simple_tls_verifies_the_host_name_and_offers_no_sidecar_protocol() {
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(orders.key.clone())));
     config.alpn_protocols = wire_names(&Alpn::ALL);
-    let simple = UpstreamTls::Simple { sni: None, trust_bundle: None };
+    let (_scratch, simple) = simple(&ca, None);
     let caller = client(&issue(&ca, WEB), &simple, AlpnOffer::Auto);
     let (near, far) = duplex(64 * 1024);
     let (served, called) =
@@ -456,13 +465,16 @@ fn a_violated_name_constraint_is_explained_although_rustls_has_no_error_for_it()
 #[test]
 fn a_client_that_cannot_be_set_up_names_what_is_missing() {
     let own = issue(&ca(), WEB);
-    let simple = |sni: Option<&str>| UpstreamTls::Simple { sni: sni.map(str::to_owned), trust_bundle: None };
+    let (scratch, _) = simple(&ca(), None);
+    let simple = |sni: Option<&str>| UpstreamTls::Simple {
+        sni: sni.map(str::to_owned),
+        trust_bundle: Some(scratch.path("ca.crt")),
+    };
     let new = |own: Option<&Credentials>, tls: &UpstreamTls| {
         ClientTls::new(own, tls, &POLICY, None, AlpnOffer::Auto).map(|tls| tls.is_some())
     };
     assert!(matches!(new(None, &UpstreamTls::Off), Ok(false)));
     assert!(matches!(new(None, &mutual(&[])), Err(SetupError::NeedsIdentity)));
-    assert!(matches!(new(None, &simple(Some("a.test"))), Err(SetupError::NeedsTrustBundle)));
     assert!(matches!(new(Some(&own), &simple(None)), Err(SetupError::NeedsServerName)));
     assert!(matches!(new(Some(&own), &simple(Some("10.0.0.1"))), Err(SetupError::BadServerName(_))));
     let absent =
@@ -473,7 +485,7 @@ fn a_client_that_cannot_be_set_up_names_what_is_missing() {
 
 #[test]
 fn the_bundle_of_a_mutual_service_holds_cas_alone_and_that_of_a_simple_one_may_pin_a_certificate() {
-    let (ca, scratch) = (ca(), pillion_testkit::Scratch::new());
+    let (ca, scratch) = (ca(), Scratch::new());
     let own = issue(&ca, WEB);
     let issued = ca.issue(&id(ORDERS), &[], HOUR).expect("issued");
     scratch.write("leaf.crt", format!("{}{}", ca.certificate_pem(), issued.certificate));

@@ -14,6 +14,9 @@ use crate::spell;
 use crate::value::{Opt, Text, Word};
 use crate::words::{Sni, TlsMode, chosen};
 
+/// The word for the authorities that the system trusts. A file of this name is written as `./system`.
+const SYSTEM: &str = "system";
+
 const EXPECTED: &str = "mutual, simple, off, a SPIFFE ID, or { mode: … }";
 
 struct TlsBlock {
@@ -37,7 +40,8 @@ static TLS: Static<TlsBlock> = Static::new(|| {
         .word::<Opt<Text>>(
             "trust_bundle",
             field!(trust_bundle),
-            "The certificate authorities that are trusted, PEM. Default: those of `identity`.",
+            "The certificate authorities that are trusted, PEM. Default: those of `identity`, and with mode: simple \
+             those of the system (`system`).",
         )
 });
 
@@ -92,7 +96,12 @@ fn checked(block: TlsBlock, node: &Node<'_>, reading: &mut Reading<'_>) -> Upstr
         senseless("sni", "is not possible with mode: off", reading);
         senseless("trust_bundle", "is not possible with mode: off", reading);
     }
-    let trust_bundle: Option<PathBuf> = trust_bundle.map(|path| reading.folder.join(path));
+    let is_system = trust_bundle.as_deref() == Some(SYSTEM);
+    if is_system && mode == TlsMode::Mutual {
+        senseless("trust_bundle", "is `system`, which is possible with mode: simple only", reading);
+    }
+    let trust_bundle: Option<PathBuf> =
+        trust_bundle.filter(|_| !is_system).map(|path| reading.folder.join(path));
     match mode {
         TlsMode::Off => UpstreamTls::Off,
         TlsMode::Simple => UpstreamTls::Simple { sni, trust_bundle },
@@ -118,6 +127,7 @@ pub(super) fn tell(cluster: &Cluster, at: &Scopes<'_>, page: &mut Page<'_>) {
     }
     if mode != TlsMode::Off {
         page.tell(&at.key("sni"), sni.clone());
-        page.tell(&at.key("trust_bundle"), trust_bundle.as_deref().map_or(Value::Null, spell::path));
+        let usual = if mode == TlsMode::Simple { SYSTEM.into() } else { Value::Null };
+        page.tell(&at.key("trust_bundle"), trust_bundle.as_deref().map_or(usual, spell::path));
     }
 }

@@ -1,9 +1,11 @@
 //! The texts of faults and their places.
 
-use pillion_config::{Severity, load, parse};
 use std::path::Path;
 
-use crate::{bad, messages, warnings};
+use pillion_config::{Severity, load, parse};
+use pillion_model::cluster::UpstreamTls;
+
+use crate::{bad, good, messages, warnings};
 
 #[test]
 fn a_fault_is_shown_with_its_place_its_help_and_its_line() {
@@ -77,6 +79,19 @@ fn three_faults_in_three_blocks_are_reported_at_once_in_flow_style() {
             "1:80 services.a.timeout is `5`, which is not a duration",
             "1:96 workers is `many`, which is not a whole number",
         ]
+    );
+}
+
+#[test]
+fn the_authorities_of_the_system_vouch_for_hosts_and_not_for_workloads() {
+    let tls = |mode: &str| {
+        let tls = format!("{{ mode: {mode}, trust_bundle: system }}");
+        format!("identity: {{ directory: a }}\nservices:\n  a: {{ endpoints: [10.0.0.1:80], tls: {tls} }}\n")
+    };
+    assert!(matches!(&good(&tls("simple")).clusters[0].tls, UpstreamTls::Simple { trust_bundle: None, .. }));
+    assert_eq!(
+        messages(&tls("mutual"))[1],
+        "3:69 services.a.tls.trust_bundle is `system`, which is possible with mode: simple only"
     );
 }
 
@@ -203,7 +218,6 @@ services:
             "4:41 services.b.hosts has `x`, which means service a already",
             "4:52 services.b.tls is mutual, but there is no `identity` to prove",
             "4:68 services.b.listen has 127.0.0.1:15001, where outbound listens already (127.0.0.1:15001)",
-            "5:39 services.c.tls is simple, but no trust bundle says which certificates to trust",
             "5:66 services.c.retry.attempts is 0, which is no retry",
             "5:95 services.c.retry.backoff.max is 1ms, below `base` (1s)",
             "6:3 services.d needs endpoints",

@@ -88,12 +88,6 @@ fn tls(tls: &UpstreamTls, has_identity: bool, at: &Trail<'_>, faults: &mut Fault
     let root = Trail::root();
     let identity = root.key("identity");
     match tls {
-        UpstreamTls::Simple { trust_bundle: None, .. } if !has_identity => {
-            faults
-                .error(at, "is simple, but no trust bundle says which certificates to trust")
-                .help("tls: { mode: simple, trust_bundle: ca.pem }, or give this workload an `identity`, whose bundle is used")
-                .depends_on(&identity);
-        }
         UpstreamTls::Mutual { .. } if !has_identity => {
             faults
                 .error(at, "is mutual, but there is no `identity` to prove")

@@ -5,6 +5,7 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 
+use super::simple::{call, open_server};
 use super::*;
 use crate::identity::parse;
 use crate::identity::unix_now;
@@ -23,27 +24,6 @@ pub(super) fn with(own: &Credentials, lists: &str) -> Credentials {
 
 pub(super) fn revoking(ca: &Ca, revoked: &Credentials) -> String {
     ca.revoke(&[serial(revoked)], tomorrow()).expect("a list")
-}
-
-fn simple() -> UpstreamTls {
-    UpstreamTls::Simple { sni: Some("orders.shop".to_owned()), trust_bundle: None }
-}
-
-/// A server that accepts any client, like a server outside the mesh.
-fn open_server(own: &Credentials) -> Arc<ServerConfig> {
-    let config = ServerConfig::builder_with_provider(provider::provider(&POLICY))
-        .with_protocol_versions(provider::versions(&POLICY))
-        .expect("versions")
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(own.key.clone())));
-    Arc::new(config)
-}
-
-async fn call_open(server: Arc<ServerConfig>, caller: &ClientTls) -> Result<(), TlsError> {
-    let (near, far) = duplex(64 * 1024);
-    let (_, called) =
-        tokio::join!(TlsAcceptor::from(server).accept(far), caller.connect(near, Purpose::Http));
-    called.map(drop)
 }
 
 #[tokio::test]
@@ -65,7 +45,8 @@ async fn a_revoked_certificate_is_refused_on_both_sides_and_its_serial_is_named(
     let own = with(&web, &revoking(&ca, &orders));
     let (_, called) = shake(serve(&orders), &client(&own, &mutual(&[]), AlpnOffer::Auto)).await;
     refused(called, TlsErrorKind::Certificate, &words(&orders));
-    let called = call_open(open_server(&orders), &client(&own, &simple(), AlpnOffer::Auto)).await;
+    let (_scratch, simple) = simple(&ca, Some("orders.shop"));
+    let called = call(open_server(&orders), &client(&own, &simple, AlpnOffer::Auto)).await;
     refused(called, TlsErrorKind::Certificate, &words(&orders));
 }
 
