@@ -21,6 +21,7 @@ mod notes;
 mod known;
 mod rejection;
 mod path;
+mod branches;
 pub mod identity;
 pub mod files;
 pub mod provider;

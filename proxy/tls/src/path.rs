@@ -13,6 +13,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, GeneralSubtree, NameConstraints};
 use x509_parser::prelude::FromDer;
 
+use super::branches;
 use crate::identity::{date, parse, unix_seconds};
 
 /// A certificate is accepted this long before its validity begins: the clock of its CA may be ahead of ours, and a
@@ -157,6 +158,9 @@ pub(super) fn verify(
     (usage, now): (KeyUsage, UnixTime),
     check: &Check<'_>,
 ) -> Result<(), PathFault> {
+    if !branches::are_few(shown.end_entity, shown.intermediates) {
+        return Err(PathFault::TooLong);
+    }
     let verify_at = |at| build(shown, roots, algorithms, (usage, at), check);
     let outcome = match verify_at(now) {
         Err(webpki::Error::CertNotValidYet { not_before, .. }) if is_within_skew(not_before, now) => {

@@ -23,7 +23,7 @@ use super::known::{KnownClients, Verified};
 use super::path::{PathFault, Shown};
 use super::rejection::Rejection;
 use super::revocation::Revocations;
-use super::{Peer, TlsError, notes};
+use super::{Peer, TlsError, branches, notes};
 use crate::identity::credentials::Credentials;
 use crate::identity::{NotAnIdentity, Subject, unix_seconds};
 
@@ -337,8 +337,11 @@ impl ServerCertVerifier for Revoking {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let judge = || -> Result<ServerCertVerified, NotAdmitted> {
-            let verified = self.inner.verify_server_cert(end_entity, intermediates, name, ocsp, now)?;
             let shown = Shown { who: "server", end_entity, intermediates };
+            if !branches::are_few(end_entity, intermediates) {
+                return Err(Rejection::NoPath { who: shown.who, fault: PathFault::TooLong }.into());
+            }
+            let verified = self.inner.verify_server_cert(end_entity, intermediates, name, ocsp, now)?;
             if !self.revocations.is_empty() {
                 self.revocations.verify(&shown, &self.roots, &KeyUsage::server_auth(), now)?;
             }

@@ -343,6 +343,41 @@ fn old_algorithms() -> Vec<Row> {
     rows.into_iter().flatten().collect()
 }
 
+/// A workload below `levels` of CAs, each with a name that `width` certificates have, and none below a root.
+fn branching(levels: usize, width: usize) -> Shown {
+    let named = |level: usize| Authority::root(&format!("level {level}"), &|_| {});
+    let of = |level: usize| {
+        let above = named(level + 1);
+        (0..width).map(move |_| above.below(&format!("level {level}"), &|_| {}).der.clone())
+    };
+    named(0).leaf(&|_| {}).with((0..levels).flat_map(of))
+}
+
+/// A workload below CAs that have the name of the root, and that no root has signed.
+fn namesakes(count: usize) -> Shown {
+    let namesake = Authority::root("root", &|_| {});
+    namesake.leaf(&|_| {}).with((0..count).map(|_| namesake.below("root", &|_| {}).der.clone()))
+}
+
+/// A workload whose path has `levels` of CAs, each of which two others have signed.
+fn crossed(levels: usize) -> Shown {
+    let again = |key: &KeyPair| KeyPair::from_pem(&key.serialize_pem()).expect("the key");
+    let pair = |of: &[Authority; 2], level: usize| {
+        let (key, name) = (KeyPair::generate().expect("a key"), format!("crossed {level}"));
+        of.each_ref().map(|above| above.with_key(&name, again(&key), &|_| {}))
+    };
+    let first = ROOT.below("first", &|_| {});
+    let mut shown = first.path();
+    let last = (0..levels).fold([Authority::root("stranger", &|_| {}), first], |above, level| {
+        let both = pair(&above, level);
+        shown.extend(both.each_ref().map(|ca| ca.der.clone()));
+        both
+    });
+    let mut leaf = last[0].leaf(&|_| {});
+    leaf.chain.truncate(1);
+    leaf.with(shown)
+}
+
 fn chains() -> Vec<Row> {
     let deep = |depth: usize| {
         (0..depth)
@@ -381,6 +416,10 @@ fn chains() -> Vec<Row> {
         row("a stranger's CA as well", MIDDLE.leaf(&|_| {}).with([stranger.der.clone()]), Admitted, Good),
         below("six intermediates", &deep(6), Admitted, Good),
         below("seven intermediates", &deep(7), TOO_LONG, Good),
+        // webpki would take 340 steps to find that none of them leads to a root
+        row("four levels of four CAs each that lead nowhere", branching(4, 4), TOO_LONG, Refuses),
+        row("a CA of the root's name 33 times", namesakes(33), TOO_LONG, Refuses),
+        row("three intermediates that two CAs have signed each", crossed(3), Admitted, Theirs::None),
         below("a CA that we do not know", &stranger, UNKNOWN, Refuses),
         below(
             "a CA of the same name with another key",
@@ -689,6 +728,26 @@ fn check(row: &Row, side: &str, (judged, learnt): Heard) -> Result<(), String> {
             }
         }
     }
+}
+
+/// The verifier of hosts is rustls' own, which would look for a path before anything else is asked.
+#[tokio::test]
+async fn a_host_whose_certificates_have_many_branches_is_refused_before_a_path_is_looked_for() {
+    use rustls::client::WebPkiServerVerifier;
+    use rustls::client::danger::ServerCertVerifier;
+    let provider = Arc::new(provider::any());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ROOT.der.clone()).expect("a root");
+    let roots = Arc::new(roots);
+    let inner = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone()).build();
+    let revocations = crate::revocation::Revocations::new(None, provider.signature_verification_algorithms);
+    let verifier = crate::verify::Revoking { inner: inner.expect("a verifier"), roots, revocations };
+    let (shown, name) = (branching(4, 4), "orders.shop".try_into().expect("a name"));
+    let (own, above) = shown.chain.split_first().expect("the own certificate");
+    let judged = async { verifier.verify_server_cert(own, above, &name, &[], UnixTime::now()) };
+    let (verdict, notes) = crate::notes::noting(judged).await;
+    assert!(verdict.is_err());
+    assert_eq!(notes.rejection.map(|rejection| rejection.cause()), Some("path too long"));
 }
 
 #[tokio::test]
