@@ -29,6 +29,12 @@ pub enum TlsErrorKind {
 const TOO_LONG: &str =
     "the peer sends more in its handshake than TLS allows; check how many certificates it shows";
 
+/// The most characters of a detail. It may quote a peer's certificate, which may have 60 KB of names, and it appears in log
+/// lines and in the head of an answer.
+const MOST_DETAIL: usize = 1024;
+/// The most names of a certificate that a detail lists.
+const MOST_NAMES: usize = 3;
+
 /// A handshake that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
@@ -49,8 +55,9 @@ impl TlsError {
         self.kind == TlsErrorKind::PeerIdentityMismatch
     }
 
-    fn new(kind: TlsErrorKind, cause: &'static str, detail: impl Into<String>) -> Self {
-        Self { kind, cause, detail: detail.into(), claimed: None, is_of_our_certificate: false }
+    fn new(kind: TlsErrorKind, cause: &'static str, detail: impl AsRef<str>) -> Self {
+        let detail = one_line(detail.as_ref());
+        Self { kind, cause, detail, claimed: None, is_of_our_certificate: false }
     }
 
     /// Reads the TLS error inside an IO error of tokio-rustls.
@@ -65,6 +72,10 @@ impl TlsError {
                 "too long",
                 "the peer sends more than 12 KiB in its handshake; check how many certificates it shows",
             ),
+            // rustls holds 64 KiB of a handshake message with the headers of its records
+            None if error.kind() == io::ErrorKind::InvalidData => {
+                Self::new(TlsErrorKind::Handshake, "too long", TOO_LONG)
+            }
             None => Self::new(
                 TlsErrorKind::Closed,
                 "closed in the handshake",
@@ -106,7 +117,7 @@ impl TlsError {
                 "no protocol in common",
                 "the peer offers no protocol (ALPN) that is spoken here".to_owned(),
             ),
-            fault => handshake("broken", format!("TLS handshake failed: {fault}")),
+            fault => handshake("broken", format!("TLS failed: {fault}")),
         }
     }
 
@@ -138,16 +149,32 @@ impl TlsError {
                 "the peer's certificate is for another purpose; its extended key usage needs client and \
                  server authentication",
             ),
-            E::NotValidForName | E::NotValidForNameContext { .. } => Self::new(
+            E::NotValidForNameContext { expected, presented } => {
+                Self::wrong_name(&expected.to_str(), presented)
+            }
+            E::NotValidForName => Self::new(
                 TlsErrorKind::PeerIdentityMismatch,
                 "wrong name",
-                format!("the server's certificate is for another name: {fault}; check tls.sni"),
+                "the server's certificate is for another name; check tls.sni",
             ),
             E::Other(other) => Self::from_other(&*other.0),
             fault => {
                 certificate("not acceptable", &format!("the peer's certificate is not acceptable: {fault}"))
             }
         }
+    }
+
+    fn wrong_name(expected: &str, presented: &[String]) -> Self {
+        let listed = presented.iter().take(MOST_NAMES).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let names = match presented.len().saturating_sub(MOST_NAMES) {
+            _ if presented.is_empty() => "no name".to_owned(),
+            0 => listed,
+            more => format!("{listed} and {more} more names"),
+        };
+        let detail = format!(
+            "the server's certificate is for another name than {expected:?}: it has {names}; check tls.sni"
+        );
+        Self::new(TlsErrorKind::PeerIdentityMismatch, "wrong name", detail)
     }
 
     fn from_other(fault: &(dyn std::error::Error + Send + Sync + 'static)) -> Self {
@@ -218,6 +245,25 @@ impl TlsError {
             "expired",
             format!("the peer's certificate expired at {}; check its rotation", date(not_after)),
         )
+    }
+}
+
+/// The text without control characters, which could begin a new line of the log. The middle of a text that is longer than
+/// [`MOST_DETAIL`] is left out: the end often says what is wrong.
+fn one_line(text: &str) -> String {
+    let mut line = Vec::with_capacity(text.len());
+    for char in text.chars() {
+        match char.is_control() {
+            true => line.extend(char.escape_default()),
+            false => line.push(char),
+        }
+    }
+    match line.len().checked_sub(MOST_DETAIL) {
+        None | Some(0) => line.into_iter().collect(),
+        Some(surplus) => {
+            let (first, rest) = line.split_at(MOST_DETAIL / 2);
+            first.iter().chain(&['…']).chain(rest.iter().skip(surplus)).collect()
+        }
     }
 }
 

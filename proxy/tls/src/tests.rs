@@ -463,6 +463,45 @@ fn a_violated_name_constraint_is_explained_although_rustls_has_no_error_for_it()
 }
 
 #[test]
+fn a_refusal_is_one_short_line_whatever_the_names_of_a_certificate_are() {
+    let expected = rustls::pki_types::ServerName::try_from("orders.shop").expect("a name");
+    let presented = (0..3000).map(|number| format!("DnsName(\"{number}\n\u{1b}[31m.test\")")).collect();
+    let wrong = TlsError::from_certificate(&CertificateError::NotValidForNameContext { expected, presented });
+    assert!(
+        wrong.detail.contains(r"0\n\u{1b}[31m.test") && wrong.detail.contains("2997 more names"),
+        "{wrong}"
+    );
+    assert!(wrong.is_identity_mismatch() && wrong.cause == "wrong name");
+
+    let ids = |count: usize| format!("spiffe://cluster.local/{}", "a".repeat(count));
+    let root = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::default();
+    params.subject_alt_names = vec![rcgen::SanType::URI(ids(20_000).try_into().expect("ASCII"))];
+    let long = params.self_signed(&root).expect("signed");
+    let fault = Subject::read(long.der()).expect_err("no SPIFFE ID is so long");
+    for error in [wrong, TlsError::identity(&fault)] {
+        assert!(error.detail.chars().count() <= 1025, "{} characters", error.detail.chars().count());
+        assert!(!error.detail.chars().any(char::is_control), "{error}");
+    }
+}
+
+/// rustls holds the records of a message until it is whole, 64 KiB of them at most.
+#[tokio::test]
+async fn a_handshake_in_too_many_records_is_too_long_and_not_a_closed_connection() {
+    let client = client(&issue(&ca(), WEB), &mutual(&[]), AlpnOffer::Auto);
+    let (near, mut far) = duplex(64 * 1024);
+    let sending = async {
+        let begins = [22, 3, 3, 0, 4, 2, 0, 0xf0, 0]; // a ServerHello of 60 KiB
+        let records = [&begins[..], &[22, 3, 3, 0, 1, 0].repeat(20_000)].concat();
+        let _gone: std::io::Result<()> = far.write_all(&records).await;
+    };
+    let (called, ()) =
+        tokio::join!(async move { client.connect(near, Purpose::Http).await.map(drop) }, sending);
+    let error = called.expect_err("refused");
+    assert_eq!((error.kind, error.cause), (TlsErrorKind::Handshake, "too long"), "{error}");
+}
+
+#[test]
 fn a_client_that_cannot_be_set_up_names_what_is_missing() {
     let own = issue(&ca(), WEB);
     let (scratch, _) = simple(&ca(), None);
