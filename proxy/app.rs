@@ -9,6 +9,7 @@ mod control;
 mod credentialed;
 mod dns;
 mod following;
+mod jwks;
 mod keeper;
 mod listeners;
 mod own;
@@ -36,6 +37,7 @@ use control::Around;
 pub use control::{Applied, Controller};
 #[cfg(test)]
 pub(crate) use following::DnsSource;
+use jwks::KeyFollower;
 pub use keeper::{ConfigSource, End, Keeper};
 pub use listeners::Addresses;
 use listeners::{Listeners, Workers};
@@ -171,9 +173,10 @@ impl App {
             threads
                 .push(worker.spawn(move || runtime.block_on(shared.run_worker(index, workers, commands)))?);
         }
-        let (runtime, checker) = (single_threaded()?, shared.checker());
+        let (runtime, checker, keys) = (single_threaded()?, shared.checker(), shared.key_follower());
         std::thread::Builder::new().name("admin".into()).spawn(move || {
             runtime.spawn(checker.run());
+            runtime.spawn(keys.run());
             runtime.block_on(admin.run());
         })?;
         // DNS has its own thread, because an exposition of metrics takes milliseconds and no query may wait for one
@@ -194,6 +197,7 @@ impl App {
             tokio::spawn(self.shared.clone().run_worker(index, workers, commands));
         }
         tokio::spawn(self.shared.checker().run());
+        tokio::spawn(self.shared.key_follower().run());
         tokio::spawn(self.admin.run());
         let (dns, commands) = self.dns;
         tokio::spawn(crate::dns::run(dns, commands));
@@ -248,10 +252,19 @@ impl Running {
 impl Shared {
     /// The checker of the endpoints: one for all workers.
     fn checker(&self) -> Checker {
-        let Around { store, metrics, connections, .. } = &self.around;
+        Checker::new(self.around.store.clone(), self.ground_beside())
+    }
+
+    /// The follower of the keys for tokens: one for all workers.
+    fn key_follower(&self) -> KeyFollower {
+        KeyFollower::new(self.around.store.clone(), self.ground_beside())
+    }
+
+    /// The ground for what runs beside the data path.
+    fn ground_beside(&self) -> Arc<Ground> {
+        let Around { metrics, connections, .. } = &self.around;
         let shared = (connections.strangers.clone(), connections.unfinished.clone());
-        let ground = Ground::new((0, 1), self.network.clone(), metrics.clone(), shared);
-        Checker::new(store.clone(), ground)
+        Ground::new((0, 1), self.network.clone(), metrics.clone(), shared)
     }
 
     async fn run_worker(self, index: usize, workers: usize, commands: mpsc::Receiver<Command>) {

@@ -66,6 +66,7 @@ mod simulation;
 mod spelling;
 mod strangers;
 mod timeouts;
+mod tokens;
 mod tunnels;
 mod unfinished;
 mod unserved;

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::bindings::Change;
 use super::credentialed::{self, Credentialed, refuse_restart};
 use super::dns::DnsListeners;
+use super::jwks;
 use super::listeners::{self, Addresses, Listeners, Workers};
 use super::own::{self, Identity};
 use super::weakened::weakened;
@@ -24,6 +25,7 @@ use pillion_base::limits::{Limit, NO_LIMIT};
 use pillion_base::net::own::OwnListeners;
 use pillion_sidecar::state::actions::PeersRateLimit;
 use pillion_sidecar::state::authorization::Authorization;
+use pillion_sidecar::state::tokens::Keys;
 use pillion_sidecar::state::{
     Application, Clusters, Destinations, DnsNames, Former, InboundSide, PreviousSnapshot, Sides, Store,
     VirtualAddresses, compile,
@@ -284,6 +286,7 @@ impl Controller {
         let same_identity = identity.is(&self.identity);
         let kept = self.kept(config, &material, same_identity);
         let credentials = Credentialed::by(config, &identity, &material, &kept)?;
+        let keys = self.keys(config)?;
         let dns = self.dns.plan(config)?;
         let mut change = self.listeners.plan(&listeners::wanted(config))?; // from here on nothing can fail
         self.listeners.commit(&mut change);
@@ -291,7 +294,7 @@ impl Controller {
         let known = self.inbound.as_ref().filter(|_| same_identity && self.config.tls == config.tls);
         let server = known.and_then(|known| known.tls.clone()).or(credentials.server); // with its sessions
         let max_age = config.identity.as_ref().and_then(|identity| identity.max_connection_age);
-        self.inbound = self.inbound_side(inbound, server, identity.credentials(), max_age);
+        self.inbound = self.inbound_side(inbound, (server, keys), identity.credentials(), max_age);
         let next = self.clusters(config, kept, credentials.clients);
         let former = std::mem::replace(&mut self.clusters, next);
         let mut left = Vec::new();
@@ -370,7 +373,7 @@ impl Controller {
     fn inbound_side(
         &self,
         inbound: Option<&Inbound>,
-        tls: Option<Arc<Server>>,
+        (tls, keys): (Option<Arc<Server>>, Option<Arc<Keys>>),
         credentials: Option<&Credentials>,
         max_connection_age: Option<Duration>,
     ) -> Option<Arc<InboundSide>> {
@@ -384,15 +387,30 @@ impl Controller {
             own_id: credentials.map(|credentials| credentials.id.as_str().into()),
             max_connection_age,
             rate_limit: inbound.rate_limit.map(|of| self.rate_limit(of)),
-            authorization: inbound.authorization.as_ref().map(|of| self.authorization(of)),
+            authorization: inbound.authorization.as_ref().map(|of| self.authorization(of, keys)),
         }))
     }
 
     /// The compiled rules of the former configuration while they are unchanged.
-    fn authorization(&self, of: &Rules) -> Arc<Authorization> {
+    fn authorization(&self, of: &Rules, keys: Option<Arc<Keys>>) -> Arc<Authorization> {
         let before = self.inbound.as_ref().and_then(|side| side.authorization.as_ref());
         let known = before.filter(|before| before.of == *of).cloned();
-        known.unwrap_or_else(|| Arc::new(Authorization::new(of, &self.around.metrics)))
+        known.unwrap_or_else(|| Arc::new(Authorization::new(of, keys, &self.around.metrics)))
+    }
+
+    /// Waits until there are keys for tokens, if any are needed, but at most for `patience`.
+    pub(super) async fn first_keys(&self, patience: Duration) {
+        let rules = self.inbound.as_ref().and_then(|side| side.authorization.as_ref());
+        if let Some(tokens) = rules.and_then(|rules| rules.tokens.as_ref()) {
+            tokens.keys.first(patience).await;
+        }
+    }
+
+    /// The keys for tokens: those in use while their source is the same.
+    fn keys(&self, config: &Config) -> anyhow::Result<Option<Arc<Keys>>> {
+        let rules = config.inbound.as_ref().and_then(|inbound| inbound.authorization.as_ref());
+        let now = self.inbound.as_ref().and_then(|side| side.authorization.as_ref());
+        jwks::keys(rules, now.and_then(|now| now.tokens.as_ref()).map(|tokens| &tokens.keys))
     }
 
     /// The rate limit of the former configuration while its rule is unchanged, so that a reload fills no bucket.

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use pillion_model::Config;
 use tokio::signal::unix::Signal;
@@ -19,6 +19,9 @@ use pillion_base::memory::program;
 use pillion_telemetry::{Metrics, ReloadOutcome};
 use pillion_tls::identity::credentials::{Credentials, CredentialsError};
 use pillion_upstream::cluster::update::EndpointSource as _;
+
+/// How long the start waits for keys from a URL. An issuer that does not answer must not keep a sidecar from starting.
+const KEYS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The source of the configuration, which can be read any number of times.
 pub struct ConfigSource {
@@ -58,11 +61,12 @@ impl Keeper {
         Self { source, watch, names: DnsSource::new(), looks, has_worked: false }
     }
 
-    /// Waits until the sidecar is ready: the first DNS answers have arrived or their time is over, and its certificates
-    /// exist. `Some`: the sidecar must end before that. `hangup` is SIGHUP, which asks for a reload.
+    /// Waits until the sidecar is ready: the first DNS answers and the keys for tokens have arrived or their time is over,
+    /// and its certificates exist. `Some`: the sidecar must end before that. `hangup` is SIGHUP, which asks for a reload.
     pub async fn settle(&mut self, running: &mut Running, hangup: &mut Signal) -> Option<End> {
         self.names.follow(running.controller.config());
-        self.names.first(&running.controller).await;
+        let names = self.names.first(&running.controller);
+        tokio::join!(names, running.controller.first_keys(KEYS_PATIENCE));
         publish_identity(running);
         self.tell(running, None);
         running.set_ready();

@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
-use pillion_model::authorization::{Action, Authorization, EncodedSlash, Mode};
+use pillion_model::authorization::{Action, Authorization, EncodedSlash, Jwt, Mode};
 use pillion_model::cluster::{AddressPattern, HostPattern, UpstreamTls};
 use pillion_model::identity::{Crl, TlsVersion};
 use pillion_model::listener::{AppProtocol, Inbound, Mtls, Unknown};
@@ -81,7 +81,19 @@ fn weakened_rules(now: Option<&Authorization>, next: Option<&Authorization>) -> 
         .then_some("inbound.authorization.default: allow instead of deny");
     let slash = (now.encoded_slash == EncodedSlash::Reject && next.encoded_slash == EncodedSlash::Keep)
         .then_some("inbound.authorization.encoded_slash: keep instead of reject");
-    default.into_iter().chain(slash).map(str::to_owned).chain(lost_denials(now, next)).collect()
+    let token = weakened_tokens(now.jwt.as_ref(), next.jwt.as_ref());
+    let others = default.into_iter().chain(slash).chain(token).map(str::to_owned);
+    others.chain(lost_denials(now, next)).collect()
+}
+
+fn weakened_tokens(now: Option<&Jwt>, next: Option<&Jwt>) -> Option<&'static str> {
+    match (now?, next) {
+        (_, None) => Some("inbound.authorization.jwt: no token is verified any more"),
+        (Jwt { required: true, .. }, Some(Jwt { required: false, .. })) => {
+            Some("inbound.authorization.jwt.required: off instead of on")
+        }
+        _ => None,
+    }
 }
 
 /// The first name of a deny rule that none has any more, and how many more there are.
@@ -401,6 +413,8 @@ mod tests {
     #[test]
     fn weaker_authorization_gives_a_warning() {
         const DENIALS: &str = "{ default: allow, rules: [{ name: a, action: deny, ports: [80] }, { name: b, action: deny, ports: [81] }] }";
+        const TOKENS: &str = "{ jwt: { issuer: a, audiences: b, jwks: { file: c } } }";
+        const OPTIONAL: &str = "{ jwt: { issuer: a, audiences: b, jwks: { file: c }, required: off } }";
         let block = |text: &str| config(&format!("authorization: {text}"), "mutual");
         let table = [
             ("{}", "off", "inbound.authorization: there are no rules any more"),
@@ -409,6 +423,9 @@ mod tests {
             ("{}", "{ rules: [{ name: a }] }", ""),
             ("{}", "{ encoded_slash: keep }", "inbound.authorization.encoded_slash: keep instead of reject"),
             ("{ encoded_slash: keep }", "{}", ""),
+            (TOKENS, "{}", "inbound.authorization.jwt: no token is verified any more"),
+            (TOKENS, OPTIONAL, "inbound.authorization.jwt.required: off instead of on"),
+            (OPTIONAL, TOKENS, ""),
             (
                 DENIALS,
                 "{ default: allow }",

@@ -49,6 +49,7 @@ fn absence(setting: &Setting, exists: impl Fn(&Path) -> bool) -> Option<(String,
     let path = Path::new(setting.value.as_str()?);
     let (is_file, then) = match &*setting.key {
         "identity.certificate" | "identity.key" | "identity.trust_bundle" | "identity.crl" => (true, WAITS),
+        "inbound.authorization.jwt.jwks.file" => (true, REFUSES),
         "access_log.path" => (false, REFUSES), // the file is created
         "dns.upstream" => (true, REFUSES),
         key if key.ends_with(".tls.trust_bundle") && setting.value != "system" => (true, REFUSES),

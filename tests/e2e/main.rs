@@ -33,6 +33,7 @@ mod refused;
 mod reload;
 mod status;
 mod streaming;
+mod tokens;
 mod transparent;
 mod tunnels;
 mod walk;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 
@@ -22,12 +22,13 @@ const FILE: &str = "pillion.yaml";
 pub(crate) struct Plan {
     scratch: Scratch,
     yaml: String,
+    environment: Vec<(&'static str, PathBuf)>,
 }
 
 impl Plan {
     /// Exactly this configuration, and nothing else.
     pub(crate) fn exactly(yaml: &str) -> Self {
-        Self { scratch: Scratch::new(), yaml: yaml.to_owned() }
+        Self { scratch: Scratch::new(), yaml: yaml.to_owned(), environment: Vec::new() }
     }
 
     /// This configuration, with admin and metrics on free ports.
@@ -78,9 +79,16 @@ impl Plan {
         self
     }
 
+    /// Sets a variable of its environment.
+    pub(crate) fn env(mut self, name: &'static str, value: &Path) -> Self {
+        self.environment.push((name, value.to_owned()));
+        self
+    }
+
     pub(crate) async fn start(self) -> Sidecar {
         let config = self.scratch.write(FILE, &self.yaml);
         let mut command = Command::new(binary());
+        command.envs(self.environment);
         command.args(["run", "--core-dumps", "-c"]).arg(config); // so that an ordinary user can read /proc/PID/fd
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the built binary starts");

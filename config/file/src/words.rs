@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-pub(crate) use authorization::{RuleName, Source};
+pub(crate) use authorization::{ClaimName, RuleName, Source, TokenHeader};
 pub(crate) use dns::{DnsName, NameServer, SrvName};
 pub(crate) use hashed::{CookieName, HashedHeader};
 pub(crate) use probe::{GrpcService, ProbeName, ProbePath};

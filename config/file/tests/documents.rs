@@ -136,6 +136,10 @@ fn the_ranges_in_words_are_those_that_are_checked() {
     let dns = |refresh: &str| {
         format!("services: {{ a: {{ endpoints: {{ dns: \"a:80\", refresh: {refresh} }} }} }}")
     };
+    let jwks = |refresh: &str| {
+        let jwks = format!("{{ url: \"https://a\", refresh: {refresh} }}");
+        format!("inbound: {{ authorization: {{ jwt: {{ issuer: a, audiences: b, jwks: {jwks} }} }} }}")
+    };
     for (range, good, bad) in [
         (
             "8KiB to 1MiB",
@@ -153,6 +157,7 @@ fn the_ranges_in_words_are_those_that_are_checked() {
             vec![service("retry: { attempts: 0 }"), service("retry: { attempts: 101 }")],
         ),
         ("1s or more", vec![dns("1s")], vec![dns("999ms")]),
+        ("10s or more", vec![jwks("10s")], vec![jwks("9999ms")]),
     ] {
         assert!(reference::page().contains(range), "{range}");
         let loads = |text: &String| pillion_config::parse(text, Path::new("")).is_ok();

@@ -1,5 +1,6 @@
 //! `inbound.authorization`: which peers may send which requests and connections to the application.
 
+mod jwt;
 pub mod path;
 
 use std::fmt;
@@ -7,6 +8,7 @@ use std::fmt;
 use crate::cluster::{AddressPattern, HostPattern};
 use crate::identity::{BadSpiffeId, SpiffeId};
 use crate::route::HeaderMatch;
+pub use jwt::{BadClaimPattern, BadJwksUrl, ClaimMatch, ClaimPattern, Jwks, JwksUrl, Jwt};
 use path::{BadPath, JudgedPath};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub struct Authorization {
     pub encoded_slash: EncodedSlash,
     /// Their order does not matter, except that the first one that matches is named in the log. Names are unique.
     pub rules: Vec<Rule>,
+    /// `None`: no token is read.
+    pub jwt: Option<Jwt>,
 }
 
 impl Default for Authorization {
@@ -26,6 +30,7 @@ impl Default for Authorization {
             mode: Mode::default(),
             encoded_slash: EncodedSlash::default(),
             rules: Vec::new(),
+            jwt: None,
         }
     }
 }
@@ -67,11 +72,13 @@ pub struct Rule {
 
 impl Rule {
     /// The names under which decisions are counted that no rule makes: the default; a path that two readers could see
-    /// differently; opaque bytes where rules for HTTP exist. `other` is the label of rules beyond the bound of names.
-    pub const RESERVED: [&str; 4] = [Self::DEFAULT, Self::BAD_PATH, Self::OPAQUE, "other"];
+    /// differently; opaque bytes where rules for HTTP exist; a token that is missing or bad. `other` is the label of
+    /// rules beyond the bound of names.
+    pub const RESERVED: [&str; 5] = [Self::DEFAULT, Self::BAD_PATH, Self::OPAQUE, Self::JWT, "other"];
     pub const DEFAULT: &str = "default";
     pub const BAD_PATH: &str = "bad_path";
     pub const OPAQUE: &str = "opaque";
+    pub const JWT: &str = "jwt";
 }
 
 /// Conditions, all of which must fit. The values of one condition are alternatives; an empty one always fits.
@@ -89,11 +96,13 @@ pub struct Conditions {
     pub headers: Vec<HeaderMatch>,
     /// The peer's address. The patterns have no port.
     pub sources: Vec<AddressPattern>,
+    /// All must fit. A request without a verified token never fits.
+    pub claims: Vec<ClaimMatch>,
 }
 
 impl Conditions {
     pub fn is_empty(&self) -> bool {
-        let Self { from, methods, paths, ports, hosts, headers, sources } = self;
+        let Self { from, methods, paths, ports, hosts, headers, sources, claims } = self;
         from.is_empty()
             && methods.is_empty()
             && paths.is_empty()
@@ -101,6 +110,7 @@ impl Conditions {
             && hosts.is_empty()
             && headers.is_empty()
             && sources.is_empty()
+            && claims.is_empty()
     }
 
     /// Whether there is a condition that only a request can fit, and no opaque connection.
@@ -108,7 +118,8 @@ impl Conditions {
         !(self.methods.is_empty()
             && self.paths.is_empty()
             && self.hosts.is_empty()
-            && self.headers.is_empty())
+            && self.headers.is_empty()
+            && self.claims.is_empty())
     }
 }
 
@@ -116,6 +127,11 @@ impl Rule {
     /// Whether a condition of `when` or `not` is for requests alone.
     pub fn needs_http(&self) -> bool {
         self.when.need_http() || self.not.as_ref().is_some_and(Conditions::need_http)
+    }
+
+    /// The claims of `when` and `not`.
+    pub fn claims(&self) -> impl Iterator<Item = &ClaimMatch> {
+        std::iter::once(&self.when).chain(&self.not).flat_map(|of| &of.claims)
     }
 
     /// Whether a condition of `when` or `not` is about paths.

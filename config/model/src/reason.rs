@@ -51,6 +51,10 @@ pub enum Reason {
     MtlsRequired,
     /// A rule of `inbound.authorization`, or its default, denies it.
     AuthzDenied,
+    /// The token of the request is missing where it is required, or is not one that `jwt` accepts.
+    JwtInvalid,
+    /// What authorization needs from outside is not there.
+    AuthzUnavailable,
     /// The request is malformed.
     BadRequest,
     /// The CODE is `bad_request` too, but the status is 501: the request may be valid, but the sidecar does not decode
@@ -111,6 +115,8 @@ impl Reason {
             Self::FaultInjected => row("fault_injected", "proxy_internal_response", 500, 14),
             Self::MtlsRequired => row("mtls_required", "http_request_denied", 403, 7),
             Self::AuthzDenied => row("authz_denied", "http_request_denied", 403, 7),
+            Self::JwtInvalid => row("jwt_invalid", "http_request_denied", 401, 16),
+            Self::AuthzUnavailable => row("authz_unavailable", "proxy_internal_error", 503, 14),
             Self::BadRequest => row("bad_request", "http_request_error", 400, 13),
             Self::UnsupportedCoding => row("bad_request", "http_request_error", 501, 13),
             Self::HeadersTooLarge => row("headers_too_large", "http_request_error", 431, 13),
@@ -166,6 +172,8 @@ mod tests {
             (Reason::FaultInjected, "fault_injected proxy_internal_response 500 14"),
             (Reason::MtlsRequired, "mtls_required http_request_denied 403 7"),
             (Reason::AuthzDenied, "authz_denied http_request_denied 403 7"),
+            (Reason::JwtInvalid, "jwt_invalid http_request_denied 401 16"),
+            (Reason::AuthzUnavailable, "authz_unavailable proxy_internal_error 503 14"),
             (Reason::BadRequest, "bad_request http_request_error 400 13"),
             (Reason::UnsupportedCoding, "bad_request http_request_error 501 13"),
             (Reason::HeadersTooLarge, "headers_too_large http_request_error 431 13"),

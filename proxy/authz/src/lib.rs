@@ -1,4 +1,5 @@
-//! Decides which rule of `inbound.authorization` applies to a request or to an opaque connection.
+//! Decides which rule of `inbound.authorization` applies to a request or to an opaque connection, and verifies the tokens
+//! whose claims rules may name ([`token`]).
 //!
 //! Pure: [`Facts`] in, [`Verdict`] out. A matching deny rule wins, then a matching allow rule, then the default. Of
 //! several matching rules, the first one in the file is named.
@@ -8,7 +9,8 @@
 //! rule in all its readings ([`JudgedPath`]) and a deny rule in one of them. A header fits a deny rule by one of its
 //! values, by a member of a list, or by the list of all of them. What an opaque connection does not have
 //! (methods, paths, hosts, headers) never fits an allow rule, and does not keep a deny rule from matching. `not` works
-//! the other way round, because it takes away from its rule. `from` alone never fits a peer without an identity.
+//! the other way round, because it takes away from its rule. `from` alone never fits a peer without an identity, and
+//! `claims` never fit a request without a verified token.
 //!
 //! # Cost
 //! Rules are indexed ([`index`]): by the peers that they name, and within these by their paths. All rules that name the
@@ -21,11 +23,15 @@
 //! Modules are listed from top to bottom: each may use those below it.
 
 mod index;
+pub mod token;
+pub mod keys;
+mod claims;
 mod rule;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+pub use claims::Claims;
 use index::Index;
 use pillion_model::SpiffeId;
 use pillion_model::authorization::path::JudgedPath;
@@ -54,6 +60,8 @@ pub struct Asked<'a> {
     /// The host's name and its port, where the request names them.
     pub host: Option<(&'a str, Option<u16>)>,
     pub headers: &'a dyn Headers,
+    /// What a verified token says. `None`: there is no such token.
+    pub claims: Option<&'a Claims>,
 }
 
 /// The headers of a request.

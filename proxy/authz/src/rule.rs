@@ -65,6 +65,7 @@ impl Compiled {
             return false;
         }
         self.path_fits(facts, found, when)
+            && self.when.claims_fit(facts).unwrap_or(false)
             && self.when.fits_besides(facts, when)
             && !self.not.as_ref().is_some_and(|excepted| excepted.fits(facts, not))
     }
@@ -93,7 +94,17 @@ impl Checked {
         };
         (self.of.from.is_empty() || from())
             && self.any_path_fits(facts, reading)
+            && self.claims_fit(facts).unwrap_or(reading == Reading::Possible)
             && self.fits_besides(facts, reading)
+    }
+
+    /// `None`: there are conditions about claims, and no verified token.
+    fn claims_fit(&self, facts: &Facts<'_>) -> Option<bool> {
+        if self.of.claims.is_empty() {
+            return Some(true); // as nearly always
+        }
+        let claims = facts.request.as_ref().and_then(|asked| asked.claims)?;
+        Some(self.of.claims.iter().all(|wanted| claims.fit(wanted)))
     }
 
     fn any_path_fits(&self, facts: &Facts<'_>, reading: Reading) -> bool {
@@ -104,9 +115,9 @@ impl Checked {
             }
     }
 
-    /// Whether the conditions besides `from` and `paths` fit.
+    /// Whether the conditions besides `from`, `paths` and `claims` fit.
     fn fits_besides(&self, facts: &Facts<'_>, reading: Reading) -> bool {
-        let Conditions { from: _, methods, paths: _, ports, hosts, headers, sources } = &self.of;
+        let Conditions { from: _, methods, paths: _, ports, hosts, headers, sources, claims: _ } = &self.of;
         (ports.is_empty() || ports.contains(&facts.port))
             && (sources.is_empty() || sources.iter().any(|wanted| wanted.contains(facts.source)))
             && match &facts.request {

@@ -3,15 +3,16 @@
 #[path = "support/reference.rs"]
 mod reference;
 
-use pillion_authz::{Asked, Engine, Facts, Headers, MOST_MEMBERS};
+use pillion_authz::{Asked, Claims, Engine, Facts, Headers, MOST_MEMBERS};
 use pillion_model::authorization::path::JudgedPath;
 use pillion_model::authorization::{
-    Action, Authorization, Conditions, EncodedSlash, PathPattern, PeerPattern, Rule,
+    Action, Authorization, ClaimMatch, ClaimPattern, Conditions, EncodedSlash, PathPattern, PeerPattern, Rule,
 };
 use pillion_model::cluster::{AddressPattern, HostPattern};
 use pillion_model::route::{HeaderMatch, ValueMatch};
 use proptest::prelude::*;
 use reference::{Case, Http};
+use serde_json::{Value, json};
 
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 const BATCH: &str = "spiffe://cluster.local/ns/batch/sa/nightly";
@@ -30,6 +31,8 @@ fn judged(by: &Authorization, case: &Case) -> (Action, Option<usize>) {
     let path = http.and_then(|http| http.path.as_deref());
     let path = path.map(|path| JudgedPath::of(path, EncodedSlash::Reject).expect("a clear path"));
     let sent = Sent(http.map_or(&[], |http| &http.headers));
+    let claims = http.and_then(|http| http.claims.as_ref());
+    let claims = claims.map(|all| Claims::of(all, &Claims::wanted(&by.rules)).expect("short lists"));
     let request = http.map(|http| Asked {
         method: &http.method,
         path: path.as_ref(),
@@ -38,6 +41,7 @@ fn judged(by: &Authorization, case: &Case) -> (Action, Option<usize>) {
             None => (host, None),
         }),
         headers: &sent,
+        claims: claims.as_ref(),
     });
     let facts = Facts { peer: case.peer.as_ref(), source: case.source, port: case.port, request };
     let verdict = Engine::new(by).judge(&facts);
@@ -61,8 +65,13 @@ fn paths(paths: &[&str]) -> Vec<PathPattern> {
 }
 
 fn asked(peer: Option<&str>, method: &str, path: &str) -> Case {
-    let http =
-        Http { method: method.to_owned(), path: Some(path.to_owned()), host: None, headers: Vec::new() };
+    let http = Http {
+        method: method.to_owned(),
+        path: Some(path.to_owned()),
+        host: None,
+        headers: Vec::new(),
+        claims: None,
+    };
     Case {
         peer: peer.map(|peer| peer.parse().expect("an ID")),
         source: "10.0.0.7".parse().expect("an address"),
@@ -210,6 +219,36 @@ fn a_peer_without_an_identity_profits_from_no_rule_about_identities() {
 }
 
 #[test]
+fn a_request_without_a_token_profits_from_no_rule_about_claims() {
+    let admin = || Conditions {
+        claims: vec![ClaimMatch {
+            name: "groups".to_owned(),
+            values: vec![ClaimPattern::new("admin").expect("a pattern")],
+        }],
+        ..Conditions::default()
+    };
+    let not = |action| Rule { not: Some(admin()), ..rule(action, Conditions::default()) };
+    let with = |claims: Option<Value>| {
+        let mut case = asked(None, "GET", "/");
+        case.http.as_mut().expect("a request").claims = claims;
+        case
+    };
+    let (admins, users) = (Some(json!({ "groups": ["admin"] })), Some(json!({ "groups": ["user"] })));
+    for (rule, default, admin, user, nobody) in [
+        (rule(ALLOWED, admin()), DENIED, ALLOWED, DENIED, DENIED),
+        (rule(DENIED, admin()), ALLOWED, DENIED, ALLOWED, ALLOWED),
+        (not(ALLOWED), DENIED, DENIED, ALLOWED, DENIED),
+        (not(DENIED), ALLOWED, ALLOWED, DENIED, DENIED),
+    ] {
+        let rules = Authorization { default, ..authorization(vec![rule]) };
+        let decided = [&admins, &users, &None].map(|claims| judged(&rules, &with(claims.clone())).0);
+        assert_eq!(decided, [admin, user, nobody], "{rules:?}");
+        let is_by_allow_rule = default == DENIED;
+        assert_eq!(judged(&rules, &opaque(None, 1)).0 == ALLOWED, !is_by_allow_rule && nobody == ALLOWED);
+    }
+}
+
+#[test]
 fn on_opaque_connections_rules_for_requests_allow_nothing_and_deny_by_their_other_fields() {
     let by_port = |port| Conditions { ports: vec![port], ..Conditions::default() };
     let with_method = |port| Conditions { methods: vec!["GET".to_owned()], ..by_port(port) };
@@ -304,8 +343,20 @@ fn conditions() -> impl Strategy<Value = Conditions> {
     };
     let sources = vec![network("10.0.0.0", 8), network("10.0.0.7", 32), network("fd00::", 16)];
     let methods = ["GET", "PUT"].map(str::to_owned).to_vec();
-    (some(peers), some(methods), some(patterns), some(vec![1, 2]), some(hosts), some(headers), some(sources))
-        .prop_map(|(from, methods, paths, ports, hosts, headers, sources)| Conditions {
+    let claim = |name: &str, values: &[&str]| ClaimMatch {
+        name: name.to_owned(),
+        values: values.iter().map(|text| ClaimPattern::new(text).expect("a pattern")).collect(),
+    };
+    let claims = vec![
+        claim("sub", &["svc-*"]),
+        claim("sub", &["svc-a", "b"]),
+        claim("groups", &["b"]),
+        claim("groups", &["*"]),
+        claim("level", &["1", "true"]),
+    ];
+    let of_requests = (some(methods), some(patterns), some(hosts), some(headers), some(claims));
+    (some(peers), some(vec![1, 2]), some(sources), of_requests).prop_map(
+        |(from, ports, sources, (methods, paths, hosts, headers, claims))| Conditions {
             from,
             methods,
             paths,
@@ -313,7 +364,9 @@ fn conditions() -> impl Strategy<Value = Conditions> {
             hosts,
             headers,
             sources,
-        })
+            claims,
+        },
+    )
 }
 
 fn any_rule() -> impl Strategy<Value = Rule> {
@@ -355,14 +408,17 @@ fn case() -> impl Strategy<Value = Case> {
     let names = vec!["x-a", "x-a", "x_a", "x-b"];
     let header = (prop::sample::select(names), prop::sample::select(vec!["1", "2", "22", "3, 1", "2,1"]))
         .prop_map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let http =
-        (prop::sample::select(vec!["GET", "PUT", "put"]), path, host, prop::collection::vec(header, 0..3))
-            .prop_map(|(method, path, host, headers)| Http {
-                method: method.to_owned(),
-                path,
-                host: host.map(str::to_owned),
-                headers,
-            });
+    let headers = prop::collection::vec(header, 0..3);
+    let method = prop::sample::select(vec!["GET", "PUT", "put"]);
+    let http = (method, path, host, headers, prop::option::of(claims_of_a_token())).prop_map(
+        |(method, path, host, headers, claims)| Http {
+            method: method.to_owned(),
+            path,
+            host: host.map(str::to_owned),
+            headers,
+            claims,
+        },
+    );
     let source = prop::sample::select(vec!["10.0.0.7", "10.1.0.0", "11.0.0.1", "fd00::1", "::ffff:10.0.0.7"]);
     let http = prop_oneof![1 => Just(None), 5 => http.prop_map(Some)];
     (peer, source, 1_u16..4, http).prop_map(|(peer, source, port, http)| Case {
@@ -370,6 +426,18 @@ fn case() -> impl Strategy<Value = Case> {
         source: source.parse().expect("an address"),
         port,
         http,
+    })
+}
+
+fn claims_of_a_token() -> impl Strategy<Value = Value> {
+    let of = |values: Vec<Value>| prop::option::of(prop::sample::select(values));
+    let subjects = of(vec![json!("svc-a"), json!("svc-b"), json!("b"), json!(["b"])]);
+    let groups =
+        of(vec![json!([]), json!(["a"]), json!(["a", "b"]), json!("b"), json!({ "b": "b" }), json!([["b"]])]);
+    let levels = of(vec![json!(1), json!(2), json!(true), json!(null), json!("1"), json!([0, 1])]);
+    (subjects, groups, levels).prop_map(|(sub, groups, level)| {
+        let all = [("sub", sub), ("groups", groups), ("level", level)];
+        all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     })
 }
 

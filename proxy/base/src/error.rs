@@ -45,6 +45,10 @@ pub enum ErrorAnswer {
     Grpc(u8),
     /// The caller may come again after so many seconds.
     RetryAfter(u32),
+    /// With a `www-authenticate` that asks for a token.
+    TokenMissing,
+    /// With a `www-authenticate` that says that the token is not accepted.
+    TokenInvalid,
 }
 
 impl Error {

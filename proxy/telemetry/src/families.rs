@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use super::family::{Exposition, Family, Histogram, IntCounter, IntGauge};
 use super::labels::{
     AuthorizationMode, CertificateUse, ConnectionOutcome, Decision, DetectionVerdict, DnsOutcome,
-    EjectionCause, EndpointState, Flow, HandshakeOutcome, LimitLabel, Protocol, ReloadOutcome, RequestLabels,
-    RetryOutcome, RuleLabel, Service, Tls,
+    EjectionCause, EndpointState, Flow, HandshakeOutcome, JwksOutcome, LimitLabel, Protocol, ReloadOutcome,
+    RequestLabels, RetryOutcome, RuleLabel, Service, Tls, TokenOutcome,
 };
 use super::symbols::Symbol;
 use pillion_model::Direction;
@@ -45,6 +45,8 @@ pub(super) struct Families {
     pub(super) config_generation: Family<(), IntGauge>,
     pub(super) access_log_dropped: Family<(), IntCounter>,
     pub(super) authorization: Family<(Decision, RuleLabel, AuthorizationMode), IntCounter>,
+    pub(super) tokens: Family<(TokenOutcome,), IntCounter>,
+    pub(super) jwks_loads: Family<(JwksOutcome,), IntCounter>,
 }
 
 impl Families {
@@ -73,6 +75,8 @@ impl Families {
             config_generation: to.gauges("pillion_config_generation", "Number of configurations and certificates that have been applied."),
             access_log_dropped: to.counters("pillion_access_log_dropped_total", "Access log lines lost because the sink was too slow or failed."),
             authorization: to.counters("pillion_authorization_total", "Inbound requests and opaque connections by the rule that decided."),
+            tokens: to.counters("pillion_jwt_tokens_total", "Tokens of inbound requests by what they came to."),
+            jwks_loads: to.counters("pillion_jwks_loads_total", "Readings of the issuer's keys, from a file or a URL, by outcome."),
         }
     }
 }

@@ -282,6 +282,29 @@ vocabulary! {
 }
 
 vocabulary! {
+    /// What the token of a request came to.
+    TokenOutcome as "outcome" {
+        Verified = "verified",
+        /// The request has none.
+        Absent = "absent",
+        Invalid = "invalid",
+        /// There are no keys yet.
+        NoKeys = "no_keys",
+    }
+}
+
+vocabulary! {
+    /// What reading the keys of an issuer came to.
+    JwksOutcome as "outcome" {
+        Applied = "applied",
+        /// They are those in use.
+        Unchanged = "unchanged",
+        /// They could not be had, and those in use stay.
+        Failed = "failed",
+    }
+}
+
+vocabulary! {
     /// `inbound.authorization.mode`.
     AuthorizationMode as "mode" { Enforce = "enforce", Audit = "audit" }
 }

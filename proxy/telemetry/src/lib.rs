@@ -26,8 +26,8 @@ pub use access::{AccessLog, Record, RequestRecord};
 pub use family::{Held, Histogram, IntGauge};
 pub use labels::{
     AuthorizationMode, CertificateUse, ConnectionOutcome, Decision, DetectionVerdict, DnsOutcome,
-    EjectionCause, EndpointState, Flow, HandshakeOutcome, LimitLabel, MethodLabel, Protocol, ReloadOutcome,
-    RequestLabels, RetryOutcome, Tls,
+    EjectionCause, EndpointState, Flow, HandshakeOutcome, JwksOutcome, LimitLabel, MethodLabel, Protocol,
+    ReloadOutcome, RequestLabels, RetryOutcome, Tls, TokenOutcome,
 };
 pub use metrics::Metrics;
 pub use recorder::Recorder;

@@ -13,7 +13,8 @@ use super::families::Families;
 use super::family::{Exposition, Histogram, IntCounter, IntGauge};
 use super::labels::{
     AuthorizationMode, CertificateUse, ConnectionOutcome, Decision, DetectionVerdict, DnsOutcome,
-    HandshakeOutcome, Label, Protocol, ReloadOutcome, RequestLabels, RuleLabel, Service, Tls,
+    HandshakeOutcome, JwksOutcome, Label, Protocol, ReloadOutcome, RequestLabels, RuleLabel, Service, Tls,
+    TokenOutcome,
 };
 use super::process;
 use super::service::ServiceMetrics;
@@ -168,6 +169,15 @@ impl Metrics {
         self.families.host_mismatches.of((Service(service),))
     }
 
+    /// Keep the handle.
+    pub fn tokens(&self, outcome: TokenOutcome) -> IntCounter {
+        self.families.tokens.of((outcome,))
+    }
+
+    pub fn jwks_loads(&self, outcome: JwksOutcome) -> IntCounter {
+        self.families.jwks_loads.of((outcome,))
+    }
+
     /// The counter of what authorization decides by a rule. Keep the handle.
     pub fn authorization(&self, decision: Decision, rule: Symbol, mode: AuthorizationMode) -> IntCounter {
         self.families.authorization.of((decision, RuleLabel(rule), mode))
@@ -265,8 +275,10 @@ mod tests {
     use pillion_model::Reason;
 
     /// The families of the public interface that exist so far.
-    const FAMILIES: [&str; 30] = [
+    const FAMILIES: [&str; 32] = [
         "pillion_authorization_total",
+        "pillion_jwt_tokens_total",
+        "pillion_jwks_loads_total",
         "pillion_requests_total",
         "pillion_request_duration_seconds",
         "pillion_overhead_seconds",
@@ -343,6 +355,8 @@ mod tests {
         metrics
             .authorization(Decision::Denied, metrics.intern("web-reads"), AuthorizationMode::Enforce)
             .inc();
+        TokenOutcome::ALL.iter().for_each(|outcome| metrics.tokens(*outcome).inc());
+        JwksOutcome::ALL.iter().for_each(|outcome| metrics.jwks_loads(*outcome).inc());
         ReloadOutcome::ALL.iter().for_each(|outcome| metrics.config_reloads(*outcome).inc());
         metrics.config_generation().set(7);
         CertificateUse::ALL.iter().for_each(|of| metrics.certificate_not_after(*of).set(1_800_000_000));

@@ -1,9 +1,11 @@
 //! Keys of `inbound.authorization`.
 
-use serde_json::json;
+use pillion_testkit::Scratch;
+use pillion_testkit::jwt::Issuer;
+use serde_json::{Value, json};
 
-use super::super::backend::OK;
-use super::super::mesh::{A, IDENTITY, Pair, identity, settle};
+use super::super::backend::{Backend, OK};
+use super::super::mesh::{A, IDENTITY, Mesh, Pair, Sidecar, identity, pass, settle};
 use super::{Key, Row, key, shows};
 use pillion_tls::client::Purpose;
 
@@ -22,7 +24,79 @@ pub(super) fn rows() -> Vec<Row> {
     ];
     rows.extend(conditions(&path(".rules[]")));
     rows.extend(conditions(&path(".rules[].not")));
+    rows.extend(tokens(&path(".jwt")));
     rows
+}
+
+fn tokens(block: &str) -> Vec<Row> {
+    let path = |key: &str| format!("{block}{key}");
+    vec![
+        shows(
+            path(""),
+            [
+                "off",
+                "{ \"issuer\": \"me\", \"audiences\": \"orders\", \"jwks\": { \"file\": \"jwks.json\" } }",
+            ],
+            answers_to_tokens,
+        ),
+        shows(path(".issuer"), ["me", "you"], answers_to_tokens),
+        shows(path(".audiences"), ["orders", "[\"shop\", \"bank\"]"], answers_to_tokens),
+        shows(path(".jwks.file"), ["jwks.json", "other.json"], answers_to_tokens),
+        shows(path(".jwks.url"), ["http://127.0.0.1:9300/", "http://127.0.0.1:9301/"], answers_to_tokens),
+        shows(path(".jwks.refresh"), ["10s", "5m"], fetches_in_a_minute),
+        shows(path(".from.header"), ["authorization", "x-token"], answers_to_tokens),
+        shows(path(".required"), ["on", "off"], answers_to_tokens),
+        shows(path(".forward"), ["on", "off"], answers_to_tokens),
+    ]
+}
+
+/// The sidecar of an application that accepts tokens, with two sets of keys.
+struct Issuing {
+    mesh: Mesh,
+    app: Backend,
+    published: Backend,
+    sidecar: Sidecar,
+    token: String,
+    _files: Scratch,
+}
+
+fn issuing(key: &Key, jwks: Value) -> Issuing {
+    let (mesh, issuer, files) = (Mesh::default(), Issuer::es256(), Scratch::new());
+    let app = mesh.answering(A, OK);
+    let keys: &'static str = issuer.jwks().leak();
+    let answer: &'static str =
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{keys}", keys.len()).leak();
+    let published = mesh.answering("127.0.0.1:9300", answer);
+    files.write("jwks.json", keys);
+    files.write("other.json", Issuer::es256().jwks());
+    let jwt = json!({ "issuer": "me", "audiences": ["orders"], "jwks": jwks });
+    let file = key::application(json!({ "app": A, "authorization": { "default": "allow", "jwt": jwt } }));
+    let config = key.load(file, &files.path("")).expect("a good file");
+    let sidecar = mesh.start(&config, None).expect("a sidecar that can start");
+    let token = issuer.token(&json!({ "iss": "me", "aud": "orders", "sub": "one", "exp": 1_u64 << 40 }));
+    Issuing { mesh, app, published, sidecar, token, _files: files }
+}
+
+async fn answers_to_tokens(key: Key) -> String {
+    let jwks = if key.path.ends_with(".url") { json!({}) } else { json!({ "file": "jwks.json" }) };
+    let Issuing { mesh: _mesh, app, sidecar, token, .. } = issuing(&key, jwks);
+    pass(2).await;
+    let mut seen = Vec::new();
+    for field in ["x-a: b".to_owned(), format!("authorization: Bearer {token}"), format!("x-token: {token}")]
+    {
+        let asked = format!("GET / HTTP/1.1\r\nhost: orders\r\n{field}\r\n\r\n");
+        let answer = sidecar.client().await.ask(&asked).await;
+        seen.push(format!("{:?}", answer.status_and_reason()));
+    }
+    let got_token = app.requests().iter().any(|asked| asked.head.contains(&token));
+    format!("{seen:?} {got_token}")
+}
+
+async fn fetches_in_a_minute(key: Key) -> String {
+    let Issuing { published, sidecar: _sidecar, .. } =
+        issuing(&key, json!({ "url": "http://127.0.0.1:9300/" }));
+    pass(60).await;
+    if published.hits() > 3 { "many" } else { "few" }.to_owned()
 }
 
 fn conditions(block: &str) -> Vec<Row> {
@@ -40,7 +114,24 @@ fn conditions(block: &str) -> Vec<Row> {
         shows(path("headers.*.regex"), ["o.e", "t.*"], judged),
         shows(path("headers.*.present"), ["on", "off"], judged),
         shows(path("sources"), ["0.0.0.0/0", "203.0.113.1"], judged),
+        shows(path("claims.*"), ["one", "[\"two\", \"three\"]"], judged_by_claims),
     ]
+}
+
+/// The answer to a request whose token has a claim.
+async fn judged_by_claims(key: Key) -> String {
+    let (mesh, issuer, files) = (Mesh::default(), Issuer::es256(), Scratch::new());
+    let _app = mesh.answering(A, OK);
+    files.write("jwks.json", issuer.jwks());
+    let jwt = json!({ "issuer": "me", "audiences": ["orders"], "jwks": { "file": "jwks.json" } });
+    let rules = json!([{ "name": "a", "methods": ["GET"] }]);
+    let file = key::application(json!({ "app": A, "authorization": { "rules": rules, "jwt": jwt } }));
+    let config = key.load(file, &files.path("")).expect("a good file");
+    let sidecar = mesh.start(&config, None).expect("a sidecar that can start");
+    let claims = json!({ "iss": "me", "aud": "orders", "x-test": "one", "exp": 1_u64 << 40 });
+    let asked =
+        format!("GET / HTTP/1.1\r\nhost: orders\r\nauthorization: Bearer {}\r\n\r\n", issuer.token(&claims));
+    format!("{:?}", sidecar.client().await.ask(&asked).await.status_and_reason())
 }
 
 /// The answers to three requests of `web`, and the decisions.

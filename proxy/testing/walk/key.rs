@@ -57,6 +57,7 @@ impl Key {
             to_defaults(&mut file); // where nothing of the service's own goes before it
         }
         let path = self.path.replace("services.*", "services.orders").replace("headers.*", "headers.x-test");
+        let path = path.replace("claims.*", "claims.x-test");
         let path = path.replace("query.*", "query.x-test");
         let path = path.replace("ports.*", "ports.9090");
         let path = path.replace("set.*", "set.x-test").replace("add.*", "add.x-test");

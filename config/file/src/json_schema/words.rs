@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 use crate::schema::{Described, any_of, defined, off, one_of};
 use crate::value::{Bytes, Count, Delay, OffOr, Port, Share, Size, Text, Threads};
 use crate::words::{
-    Authority, CONDITIONS, ChangedHeader, CookieName, DnsName, GRPC, Grpc, GrpcService, HashedHeader,
-    HeaderName, HeaderText, MatchPath, Method, NameServer, ProbeName, ProbePath, QueryName, QueryText,
-    RedirectPath, RespondBody, RouteName, RuleName, ServiceName, Sni, Source, SrvName, Target, TrustDomain,
+    Authority, CONDITIONS, ChangedHeader, ClaimName, CookieName, DnsName, GRPC, Grpc, GrpcService,
+    HashedHeader, HeaderName, HeaderText, MatchPath, Method, NameServer, ProbeName, ProbePath, QueryName,
+    QueryText, RedirectPath, RespondBody, RouteName, RuleName, ServiceName, Sni, Source, SrvName, Target,
+    TokenHeader, TrustDomain,
 };
 use pillion_model::Pattern;
-use pillion_model::authorization::{PathPattern, PeerPattern};
+use pillion_model::authorization::{ClaimPattern, JwksUrl, PathPattern, PeerPattern};
 use pillion_model::cluster::{AddressPattern, HostPattern};
 use pillion_model::identity::SpiffeId;
 use pillion_model::policy::{Adaptive, HedgeAfter, IdleTimeout, RetryCondition, Timeout};
@@ -67,6 +68,13 @@ pub(super) fn definitions() -> Value {
         "peer_pattern": pattern("^spiffe://[^*]+(/\\*)?$", "A SPIFFE ID, or all below a path: \"spiffe://cluster.local/ns/batch/*\""),
         "path_pattern": pattern("^/[!-\"$-)+->@-~]*\\*?$", "A path, or all below it: \"/api/*\""),
         "source": pattern("^[0-9A-Fa-f:.]+(/[0-9]+)?$", "An address or a network: 10.1.2.3, 10.0.0.0/8"),
+        "jwks_url": pattern("^https?://[!-\"$-~]+$", "The address of a key set: https://id.example/jwks.json"),
+        "claim_name": pattern("^([^/]|/.)", "The name of a claim, or the way to one within others: sub, /realm_access/roles"),
+        "claim_value": {
+            "type": ["string", "number", "boolean"],
+            "pattern": "^[^*]*\\*?$",
+            "description": "The value of a claim, or its beginning: admin, \"svc-*\""
+        },
         "method": pattern("^[A-Z0-9!#$%&'*+.^_`|~-]+$", "A method, in upper case"),
         "path": pattern("^/[!-\"$->@-~]*$", "A path as it is sent, without the query: /v2"),
         "header_name": pattern("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", "A header's name: x-canary"),
@@ -172,6 +180,10 @@ described!(
     PathPattern: "path_pattern",
     Source: "source",
     RuleName: "name",
+    JwksUrl: "jwks_url",
+    TokenHeader: "header_name",
+    ClaimName: "claim_name",
+    ClaimPattern: "claim_value",
     Method: "method",
     RetryCondition: "condition",
 );

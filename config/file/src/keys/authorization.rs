@@ -1,17 +1,19 @@
 //! `inbound.authorization`: which peers may send what to the application.
 
 use pillion_model::authorization::{
-    Action, Authorization, Conditions, EncodedSlash, Mode, PathPattern, PeerPattern, Rule,
+    Action, Authorization, ClaimMatch, ClaimPattern, Conditions, EncodedSlash, Mode, PathPattern,
+    PeerPattern, Rule,
 };
 use pillion_model::cluster::HostPattern;
 
+use super::jwt::{self, JWT};
 use super::routes::matching;
 use super::{Block, Static, field};
 use crate::page::{Page, Scopes};
 use crate::reading::{Node, Reading, Shape};
 use crate::schema;
 use crate::value::{BadWord, Leaf, Opt, Port, on_off};
-use crate::words::{Method, RuleName, Source};
+use crate::words::{ClaimName, Method, RuleName, Source};
 
 pub(super) static AUTHORIZATION: Static<Authorization> = Static::new(|| {
     Block::new(Authorization::default)
@@ -33,7 +35,15 @@ pub(super) static AUTHORIZATION: Static<Authorization> = Static::new(|| {
             |authorization: &mut Authorization, node, reading| authorization.rules = rules(node, reading),
             |authorization, at, page| tell_rules(&authorization.rules, &at.key("rules"), page),
         )
-        .later("jwt", |_| {})
+        .key(
+            "jwt",
+            "The tokens (JWT) that requests carry. Default: none is read.",
+            || schema::or_off(JWT.schema()),
+            |authorization: &mut Authorization, node, reading| {
+                jwt::read(&mut authorization.jwt, node, reading)
+            },
+            |authorization, at, page| jwt::tell(authorization.jwt.as_ref(), &at.key("jwt"), page),
+        )
         .later("ext_authz", |_| {})
 });
 
@@ -70,7 +80,14 @@ macro_rules! conditions {
                 |_, _, _| {},
             )
             .list::<Source>("sources", field!($($step.)? sources), "The addresses of peers. Default: every address.")
-            .later("claims", |_| {})
+            .key(
+                "claims",
+                "What a verified token says, by the names of its claims, all of which must match. A request without a \
+                 token never matches. A * stands for the rest of a value.",
+                || schema::entries::<ClaimName>(schema::words::<ClaimPattern>()),
+                |block, node, reading| block $(.$step)? .claims = claims(node, reading),
+                |_, _, _| {},
+            )
     };
 }
 
@@ -90,6 +107,18 @@ static RULE: Static<RuleBlock> = Static::new(|| {
 });
 
 static NOT: Static<Conditions> = Static::new(|| conditions!(Block::new(Conditions::default)));
+
+fn claims(node: &Node<'_>, reading: &mut Reading<'_>) -> Vec<ClaimMatch> {
+    let mut all = Vec::new();
+    for (ClaimName(name), entry) in node.map::<ClaimName>(reading) {
+        let values: Vec<ClaimPattern> = entry.value.words(reading).unwrap_or_default();
+        if values.is_empty() && entry.value.is_written(reading) {
+            entry.value.remark("has no value", reading).help("write one, or \"*\" for any value");
+        }
+        all.push(ClaimMatch { name, values });
+    }
+    all
+}
 
 /// `off` is the same as an empty list.
 fn rules(node: &Node<'_>, reading: &mut Reading<'_>) -> Vec<Rule> {
@@ -129,7 +158,7 @@ fn read_not(node: &Node<'_>, reading: &mut Reading<'_>) -> Conditions {
 
 /// Refuses conditions that are written without a value: they would match everything, which is hardly what is meant.
 fn refuse_empty(of: &Conditions, node: &Node<'_>, reading: &mut Reading<'_>) {
-    let Conditions { from, methods, paths, ports, hosts, headers, sources } = of;
+    let Conditions { from, methods, paths, ports, hosts, headers, sources, claims } = of;
     let empty = [
         ("from", from.is_empty(), "peer"),
         ("methods", methods.is_empty(), "method"),
@@ -138,6 +167,7 @@ fn refuse_empty(of: &Conditions, node: &Node<'_>, reading: &mut Reading<'_>) {
         ("hosts", hosts.is_empty(), "host"),
         ("headers", headers.is_empty(), "header"),
         ("sources", sources.is_empty(), "address"),
+        ("claims", claims.is_empty(), "token"),
     ];
     let written = reading.muted(|reading| node.entries(reading)).unwrap_or_default();
     for (key, _, what) in empty.into_iter().filter(|(_, is_empty, _)| *is_empty) {
@@ -165,7 +195,7 @@ fn tell_conditions(of: &Conditions, at: &Scopes<'_>, page: &mut Page<'_>) {
     fn list<W: Leaf>(values: &[W::Value], key: &str, at: &Scopes<'_>, page: &mut Page<'_>) {
         page.tell_list(values.iter().map(W::spell), &at.whole(key));
     }
-    let Conditions { from, methods, paths, ports, hosts, headers, sources } = of;
+    let Conditions { from, methods, paths, ports, hosts, headers, sources, claims } = of;
     list::<PeerPattern>(from, "from", at, page);
     list::<Method>(methods, "methods", at, page);
     list::<PathPattern>(paths, "paths", at, page);
@@ -173,4 +203,7 @@ fn tell_conditions(of: &Conditions, at: &Scopes<'_>, page: &mut Page<'_>) {
     list::<HostPattern>(hosts, "hosts", at, page);
     matching::tell_headers(headers, &at.key("headers"), page);
     list::<Source>(sources, "sources", at, page);
+    for ClaimMatch { name, values } in claims {
+        page.tell_list(values.iter().map(ClaimPattern::spell), &at.key("claims").whole(name));
+    }
 }

@@ -1,12 +1,13 @@
 //! Words of `inbound.authorization`: actions, modes, and the patterns for peers, paths and addresses.
 
 use pillion_model::authorization::{
-    Action, BadPathPattern, EncodedSlash, Mode, PathPattern, PeerPattern, Rule,
+    Action, BadJwksUrl, BadPathPattern, ClaimPattern, EncodedSlash, JwksUrl, Mode, PathPattern, PeerPattern,
+    Rule,
 };
 use pillion_model::cluster::AddressPattern;
 use pillion_model::text::shortened;
 
-use super::route::MatchPath;
+use super::route::{HeaderName, MatchPath};
 use super::{Choice, RouteName};
 use crate::value::{BadWord, Word, leaves, wrapped_leaves};
 
@@ -96,7 +97,63 @@ impl Word for Source {
     }
 }
 
+impl Word for JwksUrl {
+    const EXPECTED: &'static str = "the address of a key set (https://id.example/jwks.json)";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        Self::new(text).map_err(|why| {
+            let bad = BadWord::new(format!("is `{}`, which {why}", shortened(text)));
+            match why {
+                BadJwksUrl::Plain => {
+                    bad.help("whoever can change the answer could make tokens of his own: write https://")
+                }
+                _ => bad.help("write it like https://id.example/jwks.json"),
+            }
+        })
+    }
+}
+
+/// The header in which requests carry a token, in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TokenHeader(pub(crate) String);
+
+impl Word for TokenHeader {
+    const EXPECTED: &'static str = HeaderName::EXPECTED;
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        HeaderName::parse(text).map(|HeaderName(name)| Self(name.to_ascii_lowercase()))
+    }
+}
+
+/// The name of a claim, or the way to one within others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ClaimName(pub(crate) String);
+
+impl Word for ClaimName {
+    const EXPECTED: &'static str = "the name of a claim (sub), or the way to one (/realm_access/roles)";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        match text.is_empty() || text == "/" {
+            true => Err(BadWord::not(text, Self::EXPECTED)),
+            false => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
+impl Word for ClaimPattern {
+    const EXPECTED: &'static str = "the value of a claim (admin), or its beginning (\"svc-*\")";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        Self::new(text).map_err(|why| {
+            BadWord::new(format!("is `{}`, which {why}", shortened(text)))
+                .help("a * stands for the rest of a value, at the end: \"svc-*\"")
+        })
+    }
+}
+
 leaves!(
+    JwksUrl: |url| url.to_string().into(),
+    ClaimPattern: |pattern| pattern.to_string().into(),
     Action: super::chosen,
     Mode: super::chosen,
     EncodedSlash: super::chosen,
@@ -105,6 +162,8 @@ leaves!(
 );
 wrapped_leaves!(
     RuleName: String, |name| name.as_str().into();
+    ClaimName: String, |name| name.as_str().into();
+    TokenHeader: String, |name| name.as_str().into();
     Source: AddressPattern, |pattern| pattern.to_string().into();
 );
 

@@ -1,6 +1,6 @@
 //! `inbound.authorization`: what is read, what is refused, and what is warned of.
 
-use pillion_model::authorization::{Action, EncodedSlash, Mode};
+use pillion_model::authorization::{Action, EncodedSlash, Jwks, Mode};
 use pillion_model::route::ValueMatch;
 
 use crate::{bad, good, warnings};
@@ -175,4 +175,84 @@ fn a_deny_rule_by_identity_is_warned_of_where_peers_without_one_are_admitted() {
         );
         assert!(is_warned || found.is_empty(), "{file}: {found}");
     }
+}
+
+fn with_jwt(jwt: &str, rules: &str) -> String {
+    format!("inbound: {{ app: 127.0.0.1:8080, authorization: {{ jwt: {jwt}, rules: [{rules}] }} }}\n")
+}
+
+#[test]
+fn the_block_for_tokens_is_read_with_its_defaults() {
+    let read = |jwt: &str| {
+        let found = good(&with_jwt(jwt, "")).inbound.and_then(|inbound| inbound.authorization);
+        found.expect("a block").jwt
+    };
+    let whole = "{ issuer: \"https://id.example\", audiences: [orders, shop], \
+                 jwks: { url: \"https://id.example:8443/keys\", refresh: 1h }, from: { header: X-Token }, required: off, forward: on }";
+    let jwt = read(whole).expect("tokens are read");
+    assert_eq!(
+        (jwt.issuer.as_str(), &jwt.audiences[..]),
+        ("https://id.example", &["orders".to_owned(), "shop".to_owned()][..])
+    );
+    let Jwks::Url { url, refresh } = &jwt.jwks else { unreachable!("{jwt:?}") };
+    assert_eq!((url.to_string().as_str(), refresh.as_secs()), ("https://id.example:8443/keys", 3600));
+    assert_eq!((jwt.header.as_str(), jwt.required, jwt.forward), ("x-token", false, true));
+    let jwt = read("{ issuer: a, audiences: b, jwks: { file: jwks.json } }").expect("tokens are read");
+    assert!(matches!(&jwt.jwks, Jwks::File(path) if path.ends_with("jwks.json")));
+    assert_eq!((jwt.header.as_str(), jwt.required, jwt.forward), ("authorization", true, false));
+    let jwt = read("{ issuer: a, audiences: b, jwks: { url: \"http://127.0.0.1:1/k\" } }")
+        .expect("tokens are read");
+    assert!(matches!(jwt.jwks, Jwks::Url { refresh, .. } if refresh == Jwks::REFRESH));
+    assert_eq!(read("off"), None);
+}
+
+#[test]
+fn mistakes_in_tokens_and_claims_are_told() {
+    const GOOD: &str = "{ issuer: a, audiences: b, jwks: { file: c } }";
+    for (jwt, rules, expected) in [
+        ("{ audiences: b, jwks: { file: c } }", "", "jwt needs `issuer`"),
+        ("{ issuer: a, jwks: { file: c } }", "", "needs `audiences`"),
+        ("{ issuer: a, audiences: [], jwks: { file: c } }", "", "has no audience"),
+        ("{ issuer: a, audiences: b }", "", "needs `jwks`"),
+        ("{ issuer: a, audiences: b, jwks: {} }", "", "has neither `file` nor `url`"),
+        ("{ issuer: a, audiences: b, jwks: { file: c, url: \"https://d\" } }", "", "has `file` and `url`"),
+        ("{ issuer: a, audiences: b, jwks: { url: \"http://id.example/k\" } }", "", "write https://"),
+        ("{ issuer: a, audiences: b, jwks: { url: id.example } }", "", "does not begin with https://"),
+        (
+            "{ issuer: a, audiences: b, jwks: { url: \"https://d\", refresh: 1s } }",
+            "",
+            "jwks.refresh is shorter than 10s",
+        ),
+        (
+            "{ issuer: a, audiences: b, jwks: { file: c }, from: { header: te } }",
+            "",
+            "from.header is te, which",
+        ),
+        ("{ issuer: a, audiences: b, jwks: { file: c }, from: { cookie: x } }", "", "has no key `cookie`"),
+        ("on", "", "only `off` or a block of keys makes sense"),
+        ("off", "{ name: a, claims: { sub: b } }", "names claims, and no token is verified"),
+        ("off", "{ name: a, not: { claims: { sub: b } } }", "names claims, and no token is verified"),
+        (GOOD, "{ name: a, claims: { sub: \"a*b\" } }", "has a * that is not its last character"),
+        (GOOD, "{ name: a, claims: { sub: [] } }", "claims.sub has no value"),
+        (GOOD, "{ name: a, claims: {} }", "claims is empty"),
+        (GOOD, "{ name: jwt }", "under which decisions without a rule are counted"),
+    ] {
+        let errors = bad(&with_jwt(jwt, rules)).to_string();
+        assert!(errors.contains(expected), "{jwt} {rules}: {errors}");
+    }
+    let found = good(&with_jwt(GOOD, "{ name: a, claims: { /a/b: [\"c*\", 1, true], d: e } }"));
+    let rules = found.inbound.and_then(|inbound| inbound.authorization).expect("a block").rules;
+    let claims: Vec<String> = rules[0]
+        .when
+        .claims
+        .iter()
+        .map(|claim| {
+            format!("{} {:?}", claim.name, claim.values.iter().map(ToString::to_string).collect::<Vec<_>>())
+        })
+        .collect();
+    assert_eq!(claims, ["/a/b [\"c*\", \"1\", \"true\"]", "d [\"e\"]"]);
+    let rules =
+        "{ name: a, claims: { sub: \"svc-a\" } }, { name: b, action: deny, claims: { sub: \"svc-*\" } }";
+    let told = warnings(&with_jwt(GOOD, rules)).iter().map(ToString::to_string).collect::<String>();
+    assert!(told.contains("the deny rule `b` matches all that it matches"), "{told}");
 }

@@ -29,7 +29,7 @@ fn help(source: &str) -> String {
 #[test]
 fn c13_no_key_is_suggested_that_would_be_refused_next() {
     for (source, unbuilt) in
-        [("inbound: { authorization: { jwtt: {} } }", "`jwt`"), ("tracin: { otlp: x }", "tracing")]
+        [("inbound: { authorization: { ext_auth: {} } }", "`ext_authz`"), ("tracin: { otlp: x }", "tracing")]
     {
         let help = help(source);
         assert!(!help.is_empty() && !help.contains(unbuilt), "{source}: {help}");

@@ -44,14 +44,9 @@ fn the_alternatives_of_the_public_interface_are_refused_by_name() {
         ("metrics: { merge: [\"http://127.0.0.1:8080/metrics\"] }".into(), "metrics.merge"),
         ("metrics: { compatibility: [istio] }".into(), "metrics.compatibility"),
         ("access_log: { format: text }".into(), "access_log.format"),
-        ("inbound: { authorization: { jwt: { issuer: a } } }".into(), "inbound.authorization.jwt"),
         (
             "inbound: { authorization: { ext_authz: { timeout: 1s } } }".into(),
             "inbound.authorization.ext_authz",
-        ),
-        (
-            "inbound: { authorization: { rules: [{ name: a, claims: { sub: a } }] } }".into(),
-            "inbound.authorization.rules[0].claims",
         ),
     ];
     for (source, key) in cases {

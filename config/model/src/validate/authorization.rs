@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 
 use super::actions::{Side, reserved};
-use crate::authorization::{Action, Authorization, Conditions, PathPattern, PeerPattern, Rule};
+use crate::authorization::{
+    Action, Authorization, ClaimMatch, ClaimPattern, Conditions, Jwks, PathPattern, PeerPattern, Rule,
+};
 use crate::cluster::{AddressPattern, HostPattern};
 use crate::fault::Faults;
 use crate::listener::{AppProtocol, Inbound, Mtls};
@@ -24,6 +26,7 @@ pub(super) fn validate(inbound: &Inbound, at: &Trail<'_>, faults: &mut Faults) {
     refuse_shared_names(authorization, &rules, faults);
     refuse_many_expressions(authorization, &rules, faults);
     refuse_headers(authorization, &rules, faults);
+    validate_jwt(authorization, &at, faults);
     let admits_unknown_peers =
         authorization.default == Action::Allow || authorization.rules.iter().any(allows_unknown_peers);
     let broad: Vec<(usize, &Rule)> = broad_denials(authorization).take(MOST_COMPARED).collect();
@@ -92,6 +95,31 @@ fn refuse_headers(of: &Authorization, at: &Trail<'_>, faults: &mut Faults) {
         if let Some(not) = &rule.not {
             refuse(not, &at.key("not"));
         }
+    }
+}
+
+/// Checks `jwt`, and that rules name claims only where it exists.
+fn validate_jwt(of: &Authorization, at: &Trail<'_>, faults: &mut Faults) {
+    let Some(jwt) = &of.jwt else {
+        let named = of.rules.iter().position(|rule| rule.claims().next().is_some());
+        if let Some(nth) = named {
+            faults.error(&at.key("rules").index(nth), "names claims, and no token is verified").help(
+                "write `jwt` in `authorization`: { issuer: …, audiences: […], jwks: { file: jwks.json } }",
+            );
+        }
+        return;
+    };
+    let at = at.key("jwt");
+    if let Some((why, _)) = reserved(&jwt.header, Side::Request) {
+        let fault = faults.error(&at.key("from").key("header"), format!("is {}, {why}", jwt.header));
+        fault.help("leave it out: tokens come in `authorization`");
+    }
+    if let Jwks::Url { refresh, .. } = &jwt.jwks
+        && *refresh < Jwks::SHORTEST_REFRESH
+    {
+        faults
+            .error(&at.key("jwks").key("refresh"), format!("is shorter than {:?}", Jwks::SHORTEST_REFRESH))
+            .help("an unknown key is fetched early in any case");
     }
 }
 
@@ -179,7 +207,7 @@ fn covers(wide: &Conditions, narrow: &Conditions) -> bool {
         let is_covered = |narrow: &T| wide.iter().any(|wide| covers(wide, narrow));
         wide.is_empty() || (!narrow.is_empty() && narrow.iter().all(is_covered))
     }
-    let Conditions { from, methods, paths, ports, hosts, headers, sources } = wide;
+    let Conditions { from, methods, paths, ports, hosts, headers, sources, claims } = wide;
     covered(from, &narrow.from, peer_covers)
         && covered(methods, &narrow.methods, |wide, narrow| wide == narrow)
         && covered(paths, &narrow.paths, path_covers)
@@ -187,6 +215,7 @@ fn covers(wide: &Conditions, narrow: &Conditions) -> bool {
         && covered(hosts, &narrow.hosts, host_covers)
         && headers.iter().all(|wide| narrow.headers.contains(wide))
         && covered(sources, &narrow.sources, source_covers)
+        && claims.iter().all(|wide| narrow.claims.iter().any(|narrow| claim_covers(wide, narrow)))
 }
 
 fn peer_covers(wide: &PeerPattern, narrow: &PeerPattern) -> bool {
@@ -200,6 +229,11 @@ fn path_covers(wide: &PathPattern, narrow: &PathPattern) -> bool {
 fn host_covers(wide: &HostPattern, narrow: &HostPattern) -> bool {
     let is_name = if narrow.wildcard { wide == narrow } else { wide.fits_name(&narrow.name) };
     is_name && (wide.port.is_none() || wide.port == narrow.port)
+}
+
+fn claim_covers(wide: &ClaimMatch, narrow: &ClaimMatch) -> bool {
+    let is_covered = |narrow: &ClaimPattern| wide.values.iter().any(|wide| wide.covers(narrow));
+    wide.name == narrow.name && narrow.values.iter().all(is_covered)
 }
 
 fn source_covers(wide: &AddressPattern, narrow: &AddressPattern) -> bool {

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use pillion_model::SpiffeId;
-use pillion_model::authorization::{Action, Authorization, Conditions, PathPattern, Rule};
+use pillion_model::authorization::{Action, Authorization, ClaimMatch, Conditions, PathPattern, Rule};
 use pillion_model::cluster::HostPattern;
 use pillion_model::route::{HeaderMatch, ValueMatch};
+use serde_json::Value;
 
 /// A request or a connection. An opaque connection has no `http`.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub(crate) struct Http {
     pub(crate) path: Option<String>,
     pub(crate) host: Option<String>,
     pub(crate) headers: Vec<(String, String)>,
+    /// Of a verified token; `None`: there is none.
+    pub(crate) claims: Option<Value>,
 }
 
 /// True, false, or not known.
@@ -46,6 +49,10 @@ fn matches(rule: &Rule, case: &Case) -> bool {
     if !rule.when.from.is_empty() && case.peer.is_none() {
         return false;
     }
+    let has_token = case.http.as_ref().is_some_and(|http| http.claims.is_some());
+    if !rule.when.claims.is_empty() && !has_token {
+        return false;
+    }
     let unknown_fits = rule.action == Action::Deny;
     let is_excepted = rule.not.as_ref().is_some_and(|not| all(not, case).unwrap_or(!unknown_fits));
     all(&rule.when, case).unwrap_or(unknown_fits) && !is_excepted
@@ -53,7 +60,7 @@ fn matches(rule: &Rule, case: &Case) -> bool {
 
 /// False if a condition is false, else unknown if one is unknown.
 fn all(of: &Conditions, case: &Case) -> Perhaps {
-    let conditions = [from(of, case), paths(of, case), methods(of, case), hosts(of, case), headers(of, case)];
+    let conditions = [from, paths, methods, hosts, headers, claims].map(|fits| fits(of, case));
     let ports = of.ports.is_empty() || of.ports.contains(&case.port);
     let sources = of.sources.is_empty() || of.sources.iter().any(|it| it.contains(case.source));
     let mut known = Some(true);
@@ -147,6 +154,30 @@ fn hosts(of: &Conditions, case: &Case) -> Perhaps {
             (false, ..) => Some(false),
         }
     })
+}
+
+fn claims(of: &Conditions, case: &Case) -> Perhaps {
+    if of.claims.is_empty() {
+        return Some(true);
+    }
+    let token = case.http.as_ref()?.claims.as_ref()?;
+    let has = |wanted: &ClaimMatch| {
+        let value = &token[&wanted.name];
+        let members = value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
+        let texts = members.iter().filter_map(|member| match member {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(_) | Value::Bool(_) => Some(member.to_string()),
+            _ => None,
+        });
+        let patterns = || wanted.values.iter().map(ToString::to_string);
+        texts.into_iter().any(|text| {
+            patterns().any(|pattern| match pattern.strip_suffix('*') {
+                Some(begin) => text.starts_with(begin),
+                None => text == pattern,
+            })
+        })
+    };
+    Some(of.claims.iter().all(has))
 }
 
 fn headers(of: &Conditions, case: &Case) -> Perhaps {

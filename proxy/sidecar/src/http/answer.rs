@@ -40,7 +40,14 @@ fn amend<B>(answer: &mut Response<B>, by: ErrorAnswer, is_grpc: bool) {
         ErrorAnswer::RetryAfter(seconds) => {
             answer.headers_mut().set(Known::RetryAfter, &HeaderValue::from(seconds));
         }
+        ErrorAnswer::TokenMissing => challenge(answer, "Bearer realm=\"pillion\""),
+        ErrorAnswer::TokenInvalid => challenge(answer, "Bearer realm=\"pillion\", error=\"invalid_token\""),
     }
+}
+
+/// RFC 6750, 3: without an error where the request has no token.
+fn challenge<B>(answer: &mut Response<B>, challenge: &'static str) {
+    answer.headers_mut().set(Known::WwwAuthenticate, &HeaderValue::from_static(challenge));
 }
 
 fn set_status<B>(answer: &mut Response<B>, status: u16) {

@@ -2,13 +2,14 @@
 
 mod answering;
 mod authorize;
+mod token;
 mod egress;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::uri::{Authority, Scheme};
-use http::{Method, Uri, Version};
+use http::{Method, Version};
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
@@ -18,6 +19,7 @@ use crate::http::exchange::Exchange;
 use crate::http::{Call, FailedCall, Response};
 use crate::state::actions::{PeersRateLimit, rate_limited};
 use crate::state::{DestinationKey, Fixed, InboundSide, Route, Then};
+use authorize::Changes;
 pub use egress::{EnterInside, denied, no_service_at};
 use pillion_base::error::Error;
 use pillion_http::framing::{self, Fault};
@@ -43,9 +45,9 @@ async fn route<S: HttpService>(
     framing::check_request(Arc::make_mut(&mut call.head), &call.seen).map_err(Fault::refusal)?;
     (call.common.host, call.common.names_host) = host(&call.head)?;
     refuse_tunnel(&call)?;
-    let mut target = None;
+    let mut changes = None;
     let found = match &call.common.exchange.connection.destination {
-        Destination::Route(fixed) => Found::Route(direct(&call, fixed, &mut target)?),
+        Destination::Route(fixed) => Found::Route(direct(&call, fixed, &mut changes)?),
         Destination::Unknown(to) => Found::Route(egress::redirected(&call, *to)?),
         Destination::Named => named(&call)?,
     };
@@ -59,8 +61,8 @@ async fn route<S: HttpService>(
         },
         Found::Absolute => Box::pin(egress::absolute(&call)).await?,
     };
-    if let Some(target) = target {
-        call.head_mut().uri = target;
+    if let Some(changes) = changes {
+        changes.apply(&mut call);
     }
     let route = diverted(&call, route)?;
     call.common.host = call.common.host.take().or_else(|| default_host(&route));
@@ -179,9 +181,9 @@ enum Found {
     Absolute,
 }
 
-/// The route of a connection with a fixed destination: its requests go there, even if they name another host. `target`
-/// becomes the request's target where the application must get another one than came.
-fn direct(call: &Call, fixed: &Fixed, target: &mut Option<Uri>) -> Result<Arc<Route>, Error> {
+/// The route of a connection with a fixed destination: its requests go there, even if they name another host. `changes`
+/// becomes what the application must get otherwise than it came.
+fn direct(call: &Call, fixed: &Fixed, changes: &mut Option<Box<Changes>>) -> Result<Arc<Route>, Error> {
     let Exchange { worker, connection, .. } = &*call.common.exchange;
     let snapshot = worker.state.load();
     let Some(route) = fixed.now(&snapshot) else { return gone(call, fixed) };
@@ -189,7 +191,7 @@ fn direct(call: &Call, fixed: &Fixed, target: &mut Option<Uri>) -> Result<Arc<Ro
     if let (Direction::Inbound, Some(side)) = (connection.direction, &snapshot.inbound) {
         if let Some(by) = &side.authorization {
             let port = snapshot.application_port(&fixed.key);
-            *target = authorize::authorize(by, call, port)?;
+            *changes = authorize::authorize(by, call, port)?;
         }
         limit_rate(call, side)?;
     }

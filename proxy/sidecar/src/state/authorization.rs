@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
+use super::tokens::{Keys, Tokens};
 use pillion_authz::{Engine, Facts, Verdict};
 use pillion_base::error::Error;
 use pillion_model::authorization::{self as model, Action, EncodedSlash, Mode, Rule};
@@ -21,6 +22,9 @@ pub struct Authorization {
     default: Decider,
     bad_path: Decider,
     opaque: Decider,
+    jwt: Decider,
+    /// `None`: no token is read.
+    pub tokens: Option<Tokens>,
     metrics: Arc<Metrics>,
     /// The names under which it counts.
     pub names: Arc<HashSet<Symbol>>,
@@ -55,11 +59,14 @@ pub struct OpaqueConnection<'a> {
 }
 
 impl Authorization {
-    pub fn new(of: &model::Authorization, metrics: &Arc<Metrics>) -> Self {
+    /// `keys`: those of the issuer of `jwt`.
+    pub fn new(of: &model::Authorization, keys: Option<Arc<Keys>>, metrics: &Arc<Metrics>) -> Self {
         let decider = |name: &str| Decider { name: metrics.intern(name), counters: Default::default() };
         let rules: Box<[Decider]> = of.rules.iter().map(|rule| decider(&rule.name)).collect();
-        let [default, bad_path, opaque] = [Rule::DEFAULT, Rule::BAD_PATH, Rule::OPAQUE].map(decider);
-        let others = [&default, &bad_path, &opaque];
+        let named = [Rule::DEFAULT, Rule::BAD_PATH, Rule::OPAQUE, Rule::JWT];
+        let [default, bad_path, opaque, jwt] = named.map(decider);
+        let others = [&default, &bad_path, &opaque, &jwt];
+        let tokens = of.jwt.as_ref().zip(keys).map(|(jwt, keys)| Tokens::new(jwt, of, keys, metrics));
         Self {
             names: Arc::new(rules.iter().chain(others).map(|decider| decider.name).collect()),
             engine: Engine::new(of),
@@ -67,6 +74,8 @@ impl Authorization {
             default,
             bad_path,
             opaque,
+            jwt,
+            tokens,
             metrics: metrics.clone(),
             of: of.clone(),
         }
@@ -99,6 +108,12 @@ impl Authorization {
         (decided, if is_refused { Err(refusal()) } else { Ok(()) })
     }
 
+    /// Counts a request whose token is missing or bad, which is refused with `why`.
+    pub fn bad_token(&self, why: Error) -> Judgement {
+        let (decided, is_refused) = self.count(&self.jwt, Action::Deny);
+        (decided, if is_refused { Err(why) } else { Ok(()) })
+    }
+
     /// Judges an opaque connection, and counts the decision.
     pub fn opaque(&self, connection: &OpaqueConnection<'_>) -> Judgement {
         let (decider, verdict) = self.judge_opaque(connection);
@@ -117,7 +132,8 @@ impl Authorization {
 
     fn judge_opaque(&self, of: &OpaqueConnection<'_>) -> (&Decider, Verdict) {
         let OpaqueConnection { peer, source, port, is_declared } = *of;
-        if !is_declared && self.engine.has_rules_for_http(port) {
+        let needs_token = self.of.jwt.as_ref().is_some_and(|jwt| jwt.required);
+        if !is_declared && (needs_token || self.engine.has_rules_for_http(port)) {
             return (&self.opaque, Verdict { action: Action::Deny, rule: None });
         }
         let verdict = self.engine.judge(&Facts { peer, source, port, request: None });

@@ -1,16 +1,18 @@
-//! Judges an inbound request by the authorization rules.
+//! Judges an inbound request by its token and the authorization rules.
 //!
 //! Where rules for the port name paths, the application receives the path that was judged, in origin-form.
 
 use http::uri::PathAndQuery;
 use http::{Method, Uri, Version};
-use pillion_authz::{Asked, Facts, Headers as HeadersOf};
+use pillion_authz::{Asked, Claims, Facts, Headers as HeadersOf};
 
 use super::host_text;
+use super::token::{self, WithoutToken};
 use crate::http::Call;
 use crate::layers::headers::scheme;
 use crate::state::authorization::{Authorization, Decided, Judgement};
 use crate::state::split_port;
+use crate::state::tokens::Tokens;
 use pillion_base::error::Error;
 use pillion_http::message::{Headers, RequestHead};
 use pillion_http::seen::{Seen, are_read_alike};
@@ -18,12 +20,44 @@ use pillion_http1::Known;
 use pillion_model::Reason;
 use pillion_model::authorization::path::{BadPath, JudgedPath};
 
-/// Judges the request, and notes the decision for the access log. Returns the target for the application where it
-/// differs from the one that came.
+/// What the application receives otherwise than it came.
+pub(super) struct Changes {
+    target: Option<Uri>,
+    without: Option<WithoutToken>,
+}
+
+impl Changes {
+    pub(super) fn apply(self, call: &mut Call) {
+        if let Some(target) = self.target {
+            call.head_mut().uri = target;
+        }
+        if let Some(without) = self.without {
+            without.apply(&mut call.head_mut().headers);
+        }
+    }
+}
+
+/// Judges the request, and notes the decision for the access log.
 ///
 /// # Errors
-/// `authz_denied`, or `bad_request` for a path that two readers could see differently.
-pub(super) fn authorize(by: &Authorization, call: &Call, port: u16) -> Result<Option<Uri>, Error> {
+/// `jwt_invalid`, `authz_unavailable`, `authz_denied`, or `bad_request` for a path that two readers could see
+/// differently.
+pub(super) fn authorize(by: &Authorization, call: &Call, port: u16) -> Result<Option<Box<Changes>>, Error> {
+    let verified = match by.tokens.as_ref().map(|tokens| token::verified(tokens, &call.head.headers)) {
+        None => None,
+        Some(Ok(verified)) => verified,
+        Some(Err(why)) => return note(by.bad_token(why), call).map(|()| None),
+    };
+    let claims = verified.as_ref().map(|verified| &verified.claims);
+    let target = judge(by, call, port, claims)?;
+    let hides = |tokens: &&Tokens| verified.is_some() && !tokens.of.forward && by.is_enforced();
+    let without = by.tokens.as_ref().filter(hides).map(WithoutToken::new);
+    let is_changed = target.is_some() || without.is_some();
+    Ok(is_changed.then(|| Box::new(Changes { target, without })))
+}
+
+/// Returns the target for the application where it differs from the one that came.
+fn judge(by: &Authorization, call: &Call, port: u16, claims: Option<&Claims>) -> Result<Option<Uri>, Error> {
     let host = clear_host(host_text(call))?;
     let path = if by.names_paths(port) { path_of(&call.head) } else { None };
     let path = match path.map(|path| JudgedPath::of(path, by.encoded_slash())).transpose() {
@@ -36,6 +70,7 @@ pub(super) fn authorize(by: &Authorization, call: &Call, port: u16) -> Result<Op
         path: path.as_ref(),
         host: call.common.host.is_some().then_some(host),
         headers: &Sent { call, host: host_text(call) },
+        claims,
     };
     let facts = Facts {
         peer: connection.peer.as_ref().map(|peer| &peer.id),

@@ -1,0 +1,89 @@
+//! Finds the token of an inbound request, and has it verified.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::HeaderName;
+use pillion_authz::token::Verified;
+use pillion_telemetry::TokenOutcome;
+
+use crate::state::tokens::{BadToken, Tokens};
+use pillion_base::error::{Error, ErrorAnswer};
+use pillion_http::message::Headers;
+use pillion_http::seen::are_read_alike;
+use pillion_model::Reason;
+use pillion_model::authorization::Jwt;
+
+/// What the request's token has proven. `None`: it has none, and needs none.
+///
+/// # Errors
+/// `jwt_invalid`, or `authz_unavailable` while there are no keys.
+pub(super) fn verified(by: &Tokens, headers: &Headers) -> Result<Option<Arc<Verified>>, Error> {
+    let (outcome, verified) = match carried(&by.of, headers) {
+        Err(why) => (TokenOutcome::Invalid, Err(invalid(why))),
+        Ok(None) if by.of.required => (TokenOutcome::Absent, Err(missing(&by.of))),
+        Ok(None) => (TokenOutcome::Absent, Ok(None)),
+        Ok(Some(token)) => match by.verify(token, now()) {
+            Ok(verified) => (TokenOutcome::Verified, Ok(Some(verified))),
+            Err(why @ BadToken::NoKeys(_)) => {
+                (TokenOutcome::NoKeys, Err(Error::new(Reason::AuthzUnavailable, why.to_string())))
+            }
+            Err(why @ BadToken::Refused(_)) => (TokenOutcome::Invalid, Err(invalid(why.to_string()))),
+        },
+    };
+    by.count(outcome);
+    verified
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn missing(of: &Jwt) -> Error {
+    let detail = format!("the request has no token in its header `{}`", of.header);
+    Error::new(Reason::JwtInvalid, detail).answered(ErrorAnswer::TokenMissing)
+}
+
+fn invalid(why: String) -> Error {
+    Error::new(Reason::JwtInvalid, why).answered(ErrorAnswer::TokenInvalid)
+}
+
+/// The token that the request carries. Of several fields that an application could read as the one with the token, it
+/// might read another one than the sidecar.
+fn carried<'a>(of: &Jwt, headers: &'a Headers) -> Result<Option<&'a [u8]>, String> {
+    let wanted = of.header.as_bytes();
+    let mut alike = headers.iter().filter(|(name, _)| are_read_alike(name, wanted));
+    let Some((name, value)) = alike.next() else { return Ok(None) };
+    if alike.next().is_some() {
+        return Err(format!("the request has several headers `{}`", of.header));
+    }
+    if !name.eq_ignore_ascii_case(wanted) {
+        return Err(format!("the request has its header `{}` in another spelling", of.header));
+    }
+    match of.header == Jwt::HEADER {
+        true => Ok(bearer(value)),
+        false => Ok(Some(bearer(value).unwrap_or_else(|| value.trim_ascii()))),
+    }
+}
+
+/// What follows the word `Bearer`, in any case (RFC 9110, 11.1).
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let value = value.trim_ascii();
+    let (scheme, token) = value.split_at(value.iter().position(|byte| *byte == b' ').unwrap_or(value.len()));
+    scheme.eq_ignore_ascii_case(b"bearer").then(|| token.trim_ascii())
+}
+
+/// Removes the token from a request, once it has been verified.
+pub(super) struct WithoutToken(Option<HeaderName>);
+
+impl WithoutToken {
+    pub(super) fn new(by: &Tokens) -> Self {
+        Self(HeaderName::try_from(by.of.header.as_str()).ok()) // the name was checked with the configuration
+    }
+
+    pub(super) fn apply(self, headers: &mut Headers) {
+        if let Some(name) = self.0 {
+            headers.remove_named(&name);
+        }
+    }
+}
