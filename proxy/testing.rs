@@ -43,6 +43,7 @@ mod long_lived;
 mod mtls;
 mod never_opaque;
 mod outliers;
+mod outside;
 mod patience;
 mod peer_reason;
 mod pool_http1;

@@ -54,6 +54,8 @@ pub(crate) struct Published {
     pub(crate) certificates_refused: Option<Refusal>,
     /// The credentials as they describe themselves, without keys.
     pub(crate) credentials: Vec<Value>,
+    /// The certificates that are used beside the identity, in the same form.
+    pub(crate) other_certificates: Vec<Value>,
 }
 
 #[derive(Debug, Clone)]
@@ -122,7 +124,11 @@ impl Console {
     pub(super) fn certificates(&self) -> Value {
         let published = self.published();
         let refusal = published.certificates_refused.as_ref().map(config::refusal);
-        json!({ "identities": published.credentials, "last_refusal": refusal })
+        json!({
+            "identities": published.credentials,
+            "others": published.other_certificates,
+            "last_refusal": refusal,
+        })
     }
 
     pub(super) fn published(&self) -> Arc<Published> {

@@ -59,6 +59,8 @@ pub struct Controller {
     rotating: Option<Rotating>,
     /// The last warning about the expiry of the sidecar's own certificate.
     warned_of: Option<Expiry>,
+    /// The same for the certificates of services, by the place of the configuration that names them.
+    warned_of_others: HashMap<String, Expiry>,
     generation: u64,
     listeners: Listeners,
     dns: DnsListeners,
@@ -95,6 +97,7 @@ impl Controller {
             material: Material::default(),
             rotating: None,
             warned_of: None,
+            warned_of_others: HashMap::new(),
             generation: 0,
             listeners,
             dns,
@@ -242,9 +245,10 @@ impl Controller {
     /// Warns once for each certificate that should have been replaced by a newer one, again when it expires soon, and again
     /// when it is no longer valid.
     pub(super) fn warn_of_expiry(&mut self, now: SystemTime) {
-        let Identity::Known(credentials) = &self.identity else { return };
         let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let now = i64::try_from(now).unwrap_or(i64::MAX);
+        self.warn_of_others(now);
+        let Identity::Known(credentials) = &self.identity else { return };
         let expiry =
             Expiry::of(credentials.validity(), now).filter(|expiry| self.warned_of.as_ref() != Some(expiry));
         match &expiry {
@@ -267,6 +271,25 @@ impl Controller {
             Some(Expiry::Invalid(_, why)) => tracing::warn!("not ready: {why}; peers refuse it"),
         }
         self.warned_of = expiry;
+    }
+
+    /// The same warnings for the certificates of services.
+    fn warn_of_others(&mut self, now: i64) {
+        let expires = |(place, validity)| Some((String::from(place), Expiry::of(validity, now)?));
+        let next: HashMap<String, Expiry> = self.material.validities().filter_map(expires).collect();
+        for (place, expiry) in &next {
+            if self.warned_of_others.get(place) == Some(expiry) {
+                continue;
+            }
+            match expiry {
+                Expiry::Due(ends) | Expiry::Near(ends) => {
+                    let ends = date(*ends);
+                    tracing::warn!(%place, ends, "a certificate expires, and no newer one has been found");
+                }
+                Expiry::Invalid(_, why) => tracing::warn!(%place, "{why}; peers may refuse it"),
+            }
+        }
+        self.warned_of_others = next;
     }
 
     /// Why there are no certificates yet.
@@ -295,7 +318,7 @@ impl Controller {
         let server = known.and_then(|known| known.tls.clone()).or(credentials.server); // with its sessions
         let max_age = config.identity.as_ref().and_then(|identity| identity.max_connection_age);
         self.inbound = self.inbound_side(inbound, (server, keys), identity.credentials(), max_age);
-        let next = self.clusters(config, kept, credentials.clients);
+        let next = self.clusters(config, kept, credentials.clients, &material);
         let former = std::mem::replace(&mut self.clusters, next);
         let mut left = Vec::new();
         self.material = material;
@@ -333,6 +356,7 @@ impl Controller {
         config: &Config,
         mut kept: Clusters,
         mut tls: HashMap<String, Option<ClientTls>>,
+        material: &Material,
     ) -> Clusters {
         let known = by_name(&self.config);
         let (Around { common, .. }, policies) = (&self.around, &mut self.policies);
@@ -341,7 +365,8 @@ impl Controller {
                 continue;
             }
             let before = known.get(of.name.as_str()).zip(self.clusters.get(&of.name));
-            let before = before.map(|(of, cluster)| PreviousCluster { of, cluster });
+            let has_other_files = !material.is_same_for(&of.tls, &self.material);
+            let before = before.map(|(of, cluster)| PreviousCluster { of, cluster, has_other_files });
             let (said, tls) = (written(of), tls.remove(&of.name).flatten());
             let cluster = Cluster::service(of, said, tls, before, policies, common);
             kept.insert(of.name.clone(), cluster);
@@ -456,9 +481,17 @@ impl Controller {
         metrics.config_generation().set(i64::try_from(self.generation).unwrap_or(i64::MAX));
     }
 
+    /// The certificates of services, as the page `/certs` shows them.
+    pub(super) fn other_certificates(&self) -> Vec<serde_json::Value> {
+        self.material.to_json()
+    }
+
     fn publish_expiry(&self) {
-        let Some(credentials) = self.credentials() else { return };
         let metrics = &self.around.metrics;
+        if let Some(first) = self.material.validities().map(|(_, validity)| validity.not_after).min() {
+            metrics.certificate_not_after(CertificateUse::Service).set(first);
+        }
+        let Some(credentials) = self.credentials() else { return };
         metrics.certificate_not_after(CertificateUse::Own).set(credentials.not_after);
         let ends = credentials.all_cas().filter_map(|ca| pillion_tls::identity::not_after(ca).ok());
         if let Some(first) = ends.min() {

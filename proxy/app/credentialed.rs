@@ -12,7 +12,7 @@ use pillion_model::{Cluster, Config};
 use super::own::Identity;
 use pillion_sidecar::state::Clusters;
 use pillion_tls::client::{AlpnOffer, ClientTls, Setup};
-use pillion_tls::material::{Material, Unusable};
+use pillion_tls::material::{Material, Unusable, Wanted};
 use pillion_tls::server::Server;
 
 /// The TLS settings that a configuration makes from an identity.
@@ -27,8 +27,9 @@ pub(super) struct Credentialed {
 /// # Errors
 /// A file cannot be used.
 pub(super) fn material(config: &Config, before: &Material) -> Result<Material, Unusable> {
-    let services = config.clusters.iter().map(|of| (of.name.as_str(), &of.tls));
-    Material::of(services, before, SystemTime::now())
+    let mut wanted = Wanted::default();
+    config.clusters.iter().for_each(|of| wanted.add_service(&of.name, &of.tls));
+    Material::of(wanted, before, SystemTime::now())
 }
 
 impl Credentialed {

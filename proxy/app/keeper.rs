@@ -243,7 +243,11 @@ fn publish_identity(running: &Running) {
     }
     running.readiness.set_certificate(running.controller.credentials().map(Credentials::validity));
     let credentials = running.controller.credentials().map(Credentials::to_json);
-    running.console.amend(|published| published.credentials = credentials.into_iter().collect());
+    let others = running.controller.other_certificates();
+    running.console.amend(|published| {
+        published.credentials = credentials.into_iter().collect();
+        published.other_certificates = others;
+    });
 }
 
 const fn outcome(applied: &Result<Applied, String>) -> ReloadOutcome {

@@ -52,6 +52,7 @@ fn absence(setting: &Setting, exists: impl Fn(&Path) -> bool) -> Option<(String,
         "inbound.authorization.jwt.jwks.file" => (true, REFUSES),
         "access_log.path" => (false, REFUSES), // the file is created
         "dns.upstream" => (true, REFUSES),
+        key if key.ends_with(".tls.certificate") || key.ends_with(".tls.key") => (true, REFUSES),
         key if key.ends_with(".tls.trust_bundle") && setting.value != "system" => (true, REFUSES),
         _ => return None,
     };

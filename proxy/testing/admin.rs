@@ -363,7 +363,10 @@ async fn certificates_are_shown_as_the_credentials_describe_them() {
     let side = Side::start();
     side.console.amend(|shown| shown.credentials = vec![json!({ "spiffe_id": "spiffe://x/y" })]);
     let shown = page(&side.ask("GET /certs", "").await);
-    assert_eq!(shown, json!({ "identities": [{ "spiffe_id": "spiffe://x/y" }], "last_refusal": null }));
+    assert_eq!(
+        shown,
+        json!({ "identities": [{ "spiffe_id": "spiffe://x/y" }], "others": [], "last_refusal": null })
+    );
 }
 
 #[tokio::test(start_paused = true)]

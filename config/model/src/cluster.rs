@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::direction::Direction;
 use crate::endpoint::Endpoint;
-use crate::identity::SpiffeId;
+use crate::identity::{KeyPair, SpiffeId};
 use crate::policy::{CircuitBreaker, ConnectionPolicy, HealthCheck, OutlierDetection, Retry, Timeouts};
 
 /// A service that the application calls, with every rule for the traffic to it.
@@ -258,11 +258,13 @@ pub enum UpstreamProtocol {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum UpstreamTls {
     Off,
-    /// The server presents a certificate for its host; we present none.
+    /// The server presents a certificate for its host.
     Simple {
         sni: Option<String>,
         /// `None`: the authorities that the system trusts.
         trust_bundle: Option<PathBuf>,
+        /// Our certificate for this service alone. `None`: we present none.
+        own: Option<KeyPair>,
     },
     /// Both sides present certificates with SPIFFE IDs. An empty list of identities accepts any identity of the
     /// workload's own trust domain.

@@ -39,6 +39,13 @@ pub enum Crl {
     Required(PathBuf),
 }
 
+/// A certificate chain and its key, as two PEM files.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct KeyPair {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TlsPolicy {
     pub min_version: TlsVersion,

@@ -74,7 +74,7 @@ pub(super) async fn fetch(
 
 /// Made anew for each fetch, so that new CAs of the system are used.
 fn tls(host: &str) -> Result<Option<ClientTls>, SetupError> {
-    let simple = UpstreamTls::Simple { sni: None, trust_bundle: None };
+    let simple = UpstreamTls::Simple { sni: None, trust_bundle: None, own: None };
     ClientTls::new(None, &simple, &TlsPolicy::default(), Some(host), AlpnOffer::Http1)
 }
 

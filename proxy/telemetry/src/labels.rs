@@ -235,6 +235,8 @@ vocabulary! {
         Own = "own",
         /// The bundle against which peers are verified: the earliest expiry in it.
         Ca = "ca",
+        /// The certificates that are shown to single services: the earliest expiry among them.
+        Service = "service",
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::backend::OK;
 use super::super::mesh::{A, ORDERS_ID, Pair, settle};
+use super::super::outside;
 use super::super::peer::Peer;
 use super::upstream::{GET, answer_to};
 use super::{Key, Row, key, shows};
@@ -24,6 +25,8 @@ pub(super) fn rows(of: &str) -> Vec<Row> {
         shows(path(".identities"), [ORDERS_ID, BILLING], answer_of_orders),
         shows(path(".trust_bundle"), ["own.crt", "other.crt"], answer_of_orders),
         shows(path(".sni"), ["orders.shop", "billing.shop"], offered),
+        shows(path(".certificate"), ["web.crt", "shop.crt"], shown_to_orders),
+        shows(path(".key"), ["web.key", "shop.key"], shown_to_orders),
     ];
     if of == "services.*" {
         rows.push(shows("tls.min_version", ["1.2", "1.3"], offered));
@@ -46,6 +49,26 @@ async fn answer_of_orders(key: Key) -> String {
     let credentials = super::super::mesh::identity(&pair.ca, "web");
     let sidecar = pair.mesh.start(&config, Some(credentials)).expect("a sidecar that can start");
     answer_to(&mut sidecar.client().await, GET).await
+}
+
+/// What the server `orders` answers to the certificate that is shown to it, or why the files cannot be used.
+async fn shown_to_orders(key: Key) -> String {
+    let pair = Pair::new();
+    let _app = pair.mesh.answering(A, OK);
+    let _inbound = pair.application_as("10.1.0.1:15006", A, outside::host(&pair.ca));
+    let scratch = Scratch::new();
+    scratch.write("ca.crt", pair.ca.certificate_pem());
+    outside::write(&scratch, "web", &pair.ca, "web");
+    outside::write(&scratch, "shop", &pair.ca, "shop");
+    let tls = json!({
+        "mode": "simple", "sni": "orders", "trust_bundle": "ca.crt", "certificate": "web.crt", "key": "web.key",
+    });
+    let file = key::caller(json!({ "endpoints": ["10.1.0.1:15006"], "retry": "off", "tls": tls }));
+    let config = key.load(file, &scratch.path("")).expect("a good file");
+    match pair.mesh.start(&config, None) {
+        Err(why) => format!("{why:#}").replace(&*scratch.path("").to_string_lossy(), ""),
+        Ok(sidecar) => answer_to(&mut sidecar.client().await, GET).await,
+    }
 }
 
 /// The content of a ClientHello.

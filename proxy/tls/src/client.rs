@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
 use super::admission::ClientStream;
-use super::material::Material;
+use super::material::{Material, Wanted};
 use super::notes::noting;
 use super::revocation::Revocations;
 use super::verify::{Expected, Revoking, ServerVerifier, Trust};
@@ -89,6 +89,8 @@ struct Connectors {
     verifier: Arc<dyn ServerCertVerifier>,
     /// Our own certificate, if it is shown to the server.
     own: Option<Arc<CertifiedKey>>,
+    /// Whether the server proves a SPIFFE ID, so that it may be a sidecar.
+    is_mutual: bool,
     alpn: AlpnOffer,
 }
 
@@ -114,7 +116,7 @@ impl Connectors {
             None => builder.with_no_client_auth(),
         };
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
-        let mutual = self.own.is_some();
+        let mutual = self.is_mutual;
         let tcp: &[Alpn] = if mutual { &[Alpn::PillionTcp] } else { &[] };
         let offers = [self.alpn.protocols(mutual), AlpnOffer::Http1.protocols(mutual), tcp.to_vec()];
         offers.map(|offer| {
@@ -137,8 +139,9 @@ impl ClientTls {
         host: Option<&str>,
         alpn: AlpnOffer,
     ) -> Result<Option<Self>, SetupError> {
-        let services = std::iter::once(("", tls));
-        let material = Material::of(services, &Material::default(), SystemTime::now());
+        let mut wanted = Wanted::default();
+        wanted.add_service("", tls);
+        let material = Material::of(wanted, &Material::default(), SystemTime::now());
         Setup::new(credentials, &material.map_err(|unusable| unusable.source)?, policy)?
             .client(tls, host, alpn)
     }
@@ -257,7 +260,10 @@ impl<'a> Setup<'a> {
         }
         let (verifier, own) = match &key.0 {
             UpstreamTls::Off => return Ok(None),
-            UpstreamTls::Simple { .. } => (self.simple(self.bundle(&key.0)?)?, None),
+            UpstreamTls::Simple { .. } => {
+                let own = self.material.own(&key.0).map(|own| own.key.clone());
+                (self.simple(self.bundle(&key.0)?)?, own)
+            }
             UpstreamTls::Mutual { identities, trust_bundle, .. } => {
                 let bundle = trust_bundle.as_ref().map(|_| self.bundle(&key.0)).transpose()?;
                 let (verifier, own) = self.mutual(identities, bundle)?;
@@ -265,7 +271,9 @@ impl<'a> Setup<'a> {
             }
         };
         let (made, provider) = (OnceLock::new(), self.provider.clone());
-        let made = Arc::new(Connectors { made, provider, versions: self.versions, verifier, own, alpn });
+        let is_mutual = matches!(key.0, UpstreamTls::Mutual { .. });
+        let made = Connectors { made, provider, versions: self.versions, verifier, own, is_mutual, alpn };
+        let made = Arc::new(made);
         self.known.insert(key, made.clone());
         Ok(Some(made))
     }

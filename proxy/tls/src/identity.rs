@@ -1,11 +1,12 @@
 //! Reads which workload a certificate names, and how long it is valid.
 //!
-//! [`credentials`] is our own identity, [`revocation`] the revoked certificates, [`system`] the authorities that the system trusts, [`pem`] reads both out of text,
+//! [`credentials`] is our own identity, [`pair`] a certificate for programs outside the mesh, [`revocation`] the revoked certificates, [`system`] the authorities that the system trusts, [`pem`] reads both out of text,
 //! [`watch`] notices newer files, [`view`] shows everything, and [`issue`] is a small CA. Deliberately absent: trust. A [`Subject`] is only what a
 //! certificate claims; `tls::verify` decides whether to trust it.
 
 pub mod credentials;
 pub mod issue;
+pub mod pair;
 pub mod pem;
 pub mod revocation;
 pub mod system;
@@ -113,6 +114,10 @@ pub enum NotAnIdentity {
 }
 
 impl Subject {
+    pub const fn validity(&self) -> Validity {
+        Validity { not_before: self.not_before, not_after: self.not_after }
+    }
+
     /// Reads one DER certificate.
     ///
     /// # Errors

@@ -86,7 +86,7 @@ fn mutual(identities: &[&str]) -> UpstreamTls {
 fn simple(ca: &Ca, sni: Option<&str>) -> (Scratch, UpstreamTls) {
     let scratch = Scratch::new();
     let trust_bundle = Some(scratch.write("ca.crt", ca.certificate_pem()));
-    (scratch, UpstreamTls::Simple { sni: sni.map(str::to_owned), trust_bundle })
+    (scratch, UpstreamTls::Simple { sni: sni.map(str::to_owned), trust_bundle, own: None })
 }
 
 fn client(credentials: &Credentials, tls: &UpstreamTls, alpn: AlpnOffer) -> ClientTls {
@@ -508,6 +508,7 @@ fn a_client_that_cannot_be_set_up_names_what_is_missing() {
     let simple = |sni: Option<&str>| UpstreamTls::Simple {
         sni: sni.map(str::to_owned),
         trust_bundle: Some(scratch.path("ca.crt")),
+        own: None,
     };
     let new = |own: Option<&Credentials>, tls: &UpstreamTls| {
         ClientTls::new(own, tls, &POLICY, None, AlpnOffer::Auto).map(|tls| tls.is_some())
@@ -516,8 +517,11 @@ fn a_client_that_cannot_be_set_up_names_what_is_missing() {
     assert!(matches!(new(None, &mutual(&[])), Err(SetupError::NeedsIdentity)));
     assert!(matches!(new(Some(&own), &simple(None)), Err(SetupError::NeedsServerName)));
     assert!(matches!(new(Some(&own), &simple(Some("10.0.0.1"))), Err(SetupError::BadServerName(_))));
-    let absent =
-        UpstreamTls::Simple { sni: Some("a.test".to_owned()), trust_bundle: Some("absent.pem".into()) };
+    let absent = UpstreamTls::Simple {
+        sni: Some("a.test".to_owned()),
+        trust_bundle: Some("absent.pem".into()),
+        own: None,
+    };
     let error = new(Some(&own), &absent).expect_err("no such file").to_string();
     assert!(error.contains("absent.pem"), "{error}");
 }
@@ -540,5 +544,8 @@ fn the_bundle_of_a_mutual_service_holds_cas_alone_and_that_of_a_simple_one_may_p
     assert_eq!(mutual("ca.crt"), Ok(()));
     let refusal = mutual("leaf.crt").expect_err("a workload's certificate must not sign");
     assert!(refusal.contains("leaf.crt is not a CA's"), "{refusal}");
-    assert_eq!(new(&UpstreamTls::Simple { sni: None, trust_bundle: Some(scratch.path("leaf.crt")) }), Ok(()));
+    assert_eq!(
+        new(&UpstreamTls::Simple { sni: None, trust_bundle: Some(scratch.path("leaf.crt")), own: None }),
+        Ok(())
+    );
 }

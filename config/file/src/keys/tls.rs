@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use pillion_model::cluster::{Cluster, UpstreamTls};
-use pillion_model::identity::SpiffeId;
+use pillion_model::identity::{KeyPair, SpiffeId};
 use serde_json::Value;
 
 use super::{Block, Static, field};
@@ -24,6 +24,8 @@ struct TlsBlock {
     identities: Option<Vec<SpiffeId>>,
     sni: Option<String>,
     trust_bundle: Option<String>,
+    certificate: Option<String>,
+    key: Option<String>,
 }
 
 static TLS: Static<TlsBlock> = Static::new(|| {
@@ -43,11 +45,17 @@ static TLS: Static<TlsBlock> = Static::new(|| {
             "The certificate authorities that are trusted, PEM. Default: those of `identity`, and with mode: simple \
              those of the system (`system`).",
         )
+        .word::<Opt<Text>>(
+            "certificate",
+            field!(certificate),
+            "With mode: simple, the certificate that is shown to this service alone, with its chain, PEM. Default: none.",
+        )
+        .word::<Opt<Text>>("key", field!(key), "The key of `certificate`, PEM.")
 });
 
 impl TlsBlock {
     fn of(mode: TlsMode) -> Self {
-        Self { mode, identities: None, sni: None, trust_bundle: None }
+        Self { mode, identities: None, sni: None, trust_bundle: None, certificate: None, key: None }
     }
 }
 
@@ -83,7 +91,7 @@ pub(super) fn read(cluster: &mut Cluster, node: &Node<'_>, reading: &mut Reading
 }
 
 fn checked(block: TlsBlock, node: &Node<'_>, reading: &mut Reading<'_>) -> UpstreamTls {
-    let TlsBlock { mode, identities, sni, trust_bundle } = block;
+    let TlsBlock { mode, identities, sni, trust_bundle, certificate, key } = block;
     let senseless = |key: &str, what: &str, reading: &mut Reading<'_>| {
         if let Some(node) = node.child(key, reading) {
             node.remark(what, reading);
@@ -91,6 +99,22 @@ fn checked(block: TlsBlock, node: &Node<'_>, reading: &mut Reading<'_>) -> Upstr
     };
     if mode != TlsMode::Mutual {
         senseless("identities", "is possible with mode: mutual only", reading);
+    }
+    let own = match (certificate, key) {
+        (None, None) => None,
+        (Some(certificate), Some(key)) => {
+            Some(KeyPair { certificate: reading.folder.join(certificate), key: reading.folder.join(key) })
+        }
+        (certificate, _) => {
+            let missing = if certificate.is_some() { "key" } else { "certificate" };
+            node.lacks(missing, "{ mode: simple, certificate: client.crt, key: client.key }", reading);
+            None
+        }
+    };
+    if own.is_some() && mode != TlsMode::Simple {
+        let why =
+            "is possible with mode: simple only; with mode: mutual the certificate of `identity` is shown";
+        senseless("certificate", why, reading);
     }
     if mode == TlsMode::Off {
         senseless("sni", "is not possible with mode: off", reading);
@@ -104,7 +128,7 @@ fn checked(block: TlsBlock, node: &Node<'_>, reading: &mut Reading<'_>) -> Upstr
         trust_bundle.filter(|_| !is_system).map(|path| reading.folder.join(path));
     match mode {
         TlsMode::Off => UpstreamTls::Off,
-        TlsMode::Simple => UpstreamTls::Simple { sni, trust_bundle },
+        TlsMode::Simple => UpstreamTls::Simple { sni, trust_bundle, own },
         TlsMode::Mutual => {
             UpstreamTls::Mutual { identities: identities.unwrap_or_default(), sni, trust_bundle }
         }
@@ -115,7 +139,7 @@ pub(super) fn tell(cluster: &Cluster, at: &Scopes<'_>, page: &mut Page<'_>) {
     let at = &at.whole("tls");
     let (mode, identities, sni, trust_bundle) = match &cluster.tls {
         UpstreamTls::Off => (TlsMode::Off, &[][..], &None, &None),
-        UpstreamTls::Simple { sni, trust_bundle } => (TlsMode::Simple, &[][..], sni, trust_bundle),
+        UpstreamTls::Simple { sni, trust_bundle, .. } => (TlsMode::Simple, &[][..], sni, trust_bundle),
         UpstreamTls::Mutual { identities, sni, trust_bundle } => {
             (TlsMode::Mutual, &identities[..], sni, trust_bundle)
         }
@@ -129,5 +153,10 @@ pub(super) fn tell(cluster: &Cluster, at: &Scopes<'_>, page: &mut Page<'_>) {
         page.tell(&at.key("sni"), sni.clone());
         let usual = if mode == TlsMode::Simple { SYSTEM.into() } else { Value::Null };
         page.tell(&at.key("trust_bundle"), trust_bundle.as_deref().map_or(usual, spell::path));
+    }
+    if let UpstreamTls::Simple { own, .. } = &cluster.tls {
+        let file = |path: Option<&PathBuf>| path.map_or(Value::Null, |path| spell::path(path));
+        page.tell(&at.key("certificate"), file(own.as_ref().map(|own| &own.certificate)));
+        page.tell(&at.key("key"), file(own.as_ref().map(|own| &own.key)));
     }
 }

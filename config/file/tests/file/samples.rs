@@ -153,7 +153,10 @@ fn the_full_sample_contains_the_defaults() {
     assert_eq!((full.limits, full.outlier_detection), (plain.limits, plain.outlier_detection));
     assert_eq!((full.hosts.len(), full.listen.len(), full.endpoints[1].weight.get()), (3, 1, 2));
     assert_eq!((full.addresses.len(), clusters[2].protocol), (3, UpstreamProtocol::Tcp));
-    assert!(matches!(&clusters[0].tls, UpstreamTls::Simple { sni: Some(_), trust_bundle: Some(_) }));
+    assert!(matches!(
+        &clusters[0].tls,
+        UpstreamTls::Simple { sni: Some(_), trust_bundle: Some(_), own: Some(_) }
+    ));
     assert_eq!((&clusters[1].tls, &clusters[1].retry), (&UpstreamTls::Off, &None));
 }
 

@@ -229,9 +229,9 @@ impl Credentials {
     fn check(parts: &Parts<'_>, source: &Source, now: i64) -> Result<Self, CredentialsError> {
         let chain = certificates(&source.certificate, parts.certificate)?;
         let subject = own_subject(&source.certificate, &chain)?;
-        check_dates(&source.certificate, &subject, now)?;
+        check_dates(&source.certificate, subject.validity(), now)?;
         check_trust_domain(source, &subject.id)?;
-        let key = Arc::new(certified(source, chain, parts.key)?);
+        let key = Arc::new(certified(&source.certificate, &source.key, chain, parts.key)?);
         let bundle = Bundle::check(&source.trust_bundle, parts.bundle)?;
         bundle.check_cas(&source.trust_bundle)?;
         let Subject { id, not_before, not_after, .. } = subject;
@@ -331,6 +331,20 @@ fn read_crl(crl: &Crl) -> Result<Option<(&Path, Vec<u8>)>, CredentialsError> {
     }
 }
 
+/// The certificates of a file.
+pub(super) fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
+    certificates(path, &read(path)?)
+}
+
+/// The chain with the key of a file, which must belong to its first certificate.
+pub(super) fn read_key(
+    certificate: &Path,
+    key: &Path,
+    chain: Vec<CertificateDer<'static>>,
+) -> Result<CertifiedKey, CredentialsError> {
+    certified(certificate, key, chain, &read(key)?)
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, CredentialsError> {
     let unreadable = |source| CredentialsError::Unreadable { path: path.to_owned(), source };
     let mut bytes = Vec::new();
@@ -374,8 +388,8 @@ fn own_subject(path: &Path, chain: &[CertificateDer<'_>]) -> Result<Subject, Cre
     Subject::read(own).map_err(not_an_identity)
 }
 
-fn check_dates(path: &Path, subject: &Subject, now: i64) -> Result<(), CredentialsError> {
-    let Subject { not_before, not_after, .. } = *subject;
+pub(super) fn check_dates(path: &Path, validity: Validity, now: i64) -> Result<(), CredentialsError> {
+    let Validity { not_before, not_after } = validity;
     if now > not_after {
         return Err(CredentialsError::Expired { path: path.to_owned(), not_after });
     }
@@ -397,11 +411,12 @@ fn check_trust_domain(source: &Source, id: &SpiffeId) -> Result<(), CredentialsE
 }
 
 fn certified(
-    source: &Source,
+    certificate: &Path,
+    key: &Path,
     chain: Vec<CertificateDer<'static>>,
     pem: &[u8],
 ) -> Result<CertifiedKey, CredentialsError> {
-    let path = || source.key.clone();
+    let path = || key.to_owned();
     let pem = pem::without_mark(pem);
     let key = PrivateKeyDer::from_pem_slice(pem).map_err(|fault| match fault {
         _ if is_encrypted(pem) => CredentialsError::EncryptedKey { path: path() },
@@ -410,7 +425,7 @@ fn certified(
     })?;
     CertifiedKey::from_der(chain, key, &provider::any()).map_err(|fault| match fault {
         rustls::Error::InconsistentKeys(_) => {
-            CredentialsError::KeyMismatch { certificate: source.certificate.clone(), key: path() }
+            CredentialsError::KeyMismatch { certificate: certificate.to_owned(), key: path() }
         }
         source => CredentialsError::BadKey { path: path(), source },
     })

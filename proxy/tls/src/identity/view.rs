@@ -96,6 +96,13 @@ impl Credentials {
 }
 
 impl CertificateView {
+    /// A chain, its own certificate first.
+    pub(super) fn chain(chain: &[CertificateDer<'_>]) -> Vec<Self> {
+        let roles =
+            std::iter::once(CertificateRole::Own).chain(std::iter::repeat(CertificateRole::Intermediate));
+        chain.iter().zip(roles).filter_map(|(der, role)| Self::read(role, None, der).ok()).collect()
+    }
+
     fn read(
         used_as: CertificateRole,
         trust_domain: Option<&str>,

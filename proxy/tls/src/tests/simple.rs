@@ -76,7 +76,8 @@ async fn a_host_outside_the_mesh_proves_its_name_by_a_certificate_of_a_trusted_a
 async fn c16_the_mesh_s_own_ca_is_not_trusted_for_hosts_unless_the_service_names_it() {
     let ca = ca();
     let (web, orders) = (issue(&ca, WEB), issue(&ca, ORDERS));
-    let tls = |trust_bundle| UpstreamTls::Simple { sni: Some("orders.shop".to_owned()), trust_bundle };
+    let tls =
+        |trust_bundle| UpstreamTls::Simple { sni: Some("orders.shop".to_owned()), trust_bundle, own: None };
     let new = |tls: &UpstreamTls| ClientTls::new(Some(&web), tls, &POLICY, None, AlpnOffer::Auto);
     match new(&tls(None)) {
         Ok(caller) => {

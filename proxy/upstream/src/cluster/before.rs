@@ -23,12 +23,16 @@ pub struct PreviousCluster<'a> {
     /// The configuration that the cluster was made of.
     pub of: &'a config::Cluster,
     pub cluster: &'a Cluster,
+    /// The files of its TLS have other content now. A connection that was opened with the former content, such as a
+    /// certificate of our own, is not used any more.
+    pub has_other_files: bool,
 }
 
 impl PreviousCluster<'_> {
     /// Whether its connections are like those that `now` would open.
     fn connects_like(&self, now: &config::Cluster) -> bool {
-        self.of.protocol == now.protocol && self.of.tls == now.tls && self.of.connection == now.connection
+        let is_same = self.of.protocol == now.protocol && self.of.tls == now.tls;
+        is_same && !self.has_other_files && self.of.connection == now.connection
     }
 
     /// Whether its endpoints come from the same source as those of `now`. Another name or another port is other
