@@ -9,6 +9,7 @@ mod control;
 mod credentialed;
 mod dns;
 mod following;
+mod issued;
 mod jwks;
 mod keeper;
 mod listeners;
@@ -37,6 +38,8 @@ use control::Around;
 pub use control::{Applied, Controller};
 #[cfg(test)]
 pub(crate) use following::DnsSource;
+#[cfg(test)]
+pub(crate) use issued::WorkloadSource;
 use jwks::KeyFollower;
 pub use keeper::{ConfigSource, End, Keeper};
 pub use listeners::Addresses;

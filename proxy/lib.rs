@@ -80,12 +80,14 @@
 //!   Clusters and routes that did not change are the same objects in both.
 //! - An update of one service's endpoints ([`update`](pillion_upstream::cluster::update), from any source) replaces
 //!   that cluster's set of endpoints ([`set`](pillion_upstream::cluster::set)) in place, and touches nothing else.
+//! - A new set of certificates, bundles and revocation lists, from files or from a SPIFFE Workload API (`workload`), makes
+//!   a new snapshot with new TLS settings, which is swapped in as a whole, too.
 //! - A health check of one endpoint ([`health`](pillion_upstream::cluster::health)) changes that endpoint alone. One
 //!   checker for the whole process (`app::checks`) runs beside the data path.
 //!
 //! # Crates
 //! Each crate may use those to its right, and an import in the other direction does not compile: `pillion` ([`cli`] →
-//! [`app`] → `admin`, `dns`) → [`pillion_sidecar`] → [`pillion_upstream`] → [`pillion_http`] → [`pillion_tls`] →
+//! [`app`] → `admin`, `dns`, `workload`) → [`pillion_sidecar`] → [`pillion_upstream`] → [`pillion_http`] → [`pillion_tls`] →
 //! [`pillion_base`] → [`pillion_telemetry`] → [`pillion_model`]. Five crates are outside this line: [`pillion_config`]
 //! reads the file into the model; `pillion_authz`, below [`pillion_sidecar`], judges by authorization rules;
 //! `pillion_grpc`, below it too, makes calls of gRPC over tonic's framing;
@@ -115,4 +117,5 @@ pub mod cli;
 pub mod app;
 pub(crate) mod admin;
 pub(crate) mod dns;
+pub(crate) mod workload;
 pub(crate) mod listening;

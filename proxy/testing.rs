@@ -73,3 +73,4 @@ mod unfinished;
 mod unserved;
 mod versions;
 mod walk;
+mod workload;

@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use pillion_model::cluster::UpstreamTls;
-use pillion_model::identity::{Crl, Source, TlsPolicy, TlsVersion};
+use pillion_model::identity::{Crl, Files, TlsPolicy, TlsVersion};
 use pillion_tls::client::{AlpnOffer, ClientTls, Purpose};
 use pillion_tls::identity::credentials::Credentials;
 use pillion_tls::identity::issue::Ca;
@@ -173,7 +173,7 @@ pub(crate) fn play(role: &str, arguments: &[String]) -> anyhow::Result<()> {
 fn credentials(folder: &str) -> anyhow::Result<Credentials> {
     let path = |name: &str| PathBuf::from(folder).join(name);
     let (certificate, key, trust_bundle) = (path("tls.crt"), path("tls.key"), path("ca.crt"));
-    Ok(Credentials::load(&Source {
+    Ok(Credentials::load(&Files {
         certificate,
         key,
         trust_bundle,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use pillion_model::authorization::Authorization as Rules;
+use pillion_model::identity::{Identity as Source, WorkloadApi};
 use pillion_model::listener::Inbound;
 use pillion_model::route::RateLimit;
 use pillion_model::{Cluster as ClusterConfig, Config, EndpointUpdate};
@@ -57,6 +58,8 @@ pub struct Controller {
     material: Material,
     /// Reads the files of the identity again. `None`: there is no identity with files.
     rotating: Option<Rotating>,
+    /// Whether the last answer of a Workload API was refused.
+    refuses_answer: bool,
     /// The last warning about the expiry of the sidecar's own certificate.
     warned_of: Option<Expiry>,
     /// The same for the certificates of services, by the place of the configuration that names them.
@@ -96,6 +99,7 @@ impl Controller {
             identity: Identity::None,
             material: Material::default(),
             rotating: None,
+            refuses_answer: false,
             warned_of: None,
             warned_of_others: HashMap::new(),
             generation: 0,
@@ -161,7 +165,10 @@ impl Controller {
             return self.put(config, self.identity.clone(), material);
         }
         let (identity, rotating) = match &config.identity {
-            Some(source) => own::at_start(source).map(|(identity, rotating)| (identity, Some(rotating)))?,
+            Some(Source::Files(files)) => {
+                own::at_start(files).map(|(identity, rotating)| (identity, Some(rotating)))?
+            }
+            Some(Source::WorkloadApi(api)) => (self.until_issued(api)?, None),
             None => (Identity::None, None),
         };
         if let (Identity::Awaited(why), true) = (&identity, self.generation > 0) {
@@ -169,7 +176,25 @@ impl Controller {
         }
         self.put(config, identity, material)?;
         self.rotating = rotating;
+        self.refuses_answer = false;
         Ok(())
+    }
+
+    /// The identity until the Workload API has issued one: the one in use, so that a reload can go over from files.
+    ///
+    /// # Errors
+    /// There is none in use, and the sidecar serves without one. It would refuse everything until an answer comes.
+    fn until_issued(&self, api: &WorkloadApi) -> anyhow::Result<Identity> {
+        match &self.identity {
+            Identity::None if self.generation > 0 => anyhow::bail!(
+                "identity.workload_api: the sidecar has no identity so far, and cannot wait for one while it serves; that \
+                 takes a restart"
+            ),
+            Identity::None | Identity::Awaited(_) => {
+                Ok(Identity::Awaited(format!("the Workload API at {api} has not answered yet").into()))
+            }
+            known @ Identity::Known(_) => Ok(known.clone()),
+        }
     }
 
     /// Applies the same configuration with other credentials.
@@ -177,6 +202,12 @@ impl Controller {
     /// # Errors
     /// The credentials cannot be used. In that case nothing has changed.
     pub fn rotate(&mut self, credentials: Credentials) -> anyhow::Result<()> {
+        let had_lists = self.credentials().is_some_and(|own| !own.revocations.is_empty());
+        if had_lists && credentials.revocations.is_empty() {
+            tracing::warn!(
+                "the revocation list was removed: peers with revoked certificates are accepted again"
+            );
+        }
         let (config, material) = (self.config.clone(), self.material.clone());
         self.put(&config, Identity::Known(Arc::new(credentials)), material)
     }
@@ -190,12 +221,6 @@ impl Controller {
             None | Some(Outcome::Same) => Ok(false),
             Some(Outcome::Refused(why)) => Err(why.into()),
             Some(Outcome::Swapped(credentials)) => {
-                let had_lists = self.credentials().is_some_and(|own| !own.revocations.is_empty());
-                if had_lists && credentials.revocations.is_empty() {
-                    tracing::warn!(
-                        "the revocation list was removed: peers with revoked certificates are accepted again"
-                    );
-                }
                 let put = self.rotate(*credentials);
                 if let (Err(_), Some(rotating)) = (&put, &mut self.rotating) {
                     // the cause is outside these files
@@ -223,6 +248,12 @@ impl Controller {
         }
     }
 
+    /// Our own certificate in DER.
+    #[cfg(test)]
+    pub(crate) fn own_certificate(&self) -> Option<Vec<u8>> {
+        self.credentials().and_then(|own| own.chain().first()).map(|certificate| certificate.to_vec())
+    }
+
     #[cfg(test)]
     pub(crate) fn store(&self) -> &Store {
         &self.around.store
@@ -237,9 +268,24 @@ impl Controller {
         self.around.metrics.forget_removed_rules(&rules.map(|rules| rules.names.clone()).unwrap_or_default());
     }
 
-    /// Whether the files of the identity, or those of services, hold content that was refused.
+    /// Notes why there are still no certificates.
+    pub(super) fn still_awaits(&mut self, why: &str) {
+        if let Identity::Awaited(said) = &mut self.identity {
+            *said = why.into();
+        }
+    }
+
+    /// Notes whether the last answer of a Workload API was refused.
+    pub(super) const fn note_answer(&mut self, is_refused: bool) {
+        self.refuses_answer = is_refused;
+    }
+
+    /// Whether the last answer of a Workload API was refused, or the files of the identity or of services hold content
+    /// that was.
     pub(super) fn refuses_certificates(&self) -> bool {
-        self.rotating.as_ref().is_some_and(Rotating::is_refused) || self.material.is_refused()
+        self.refuses_answer
+            || self.rotating.as_ref().is_some_and(Rotating::is_refused)
+            || self.material.is_refused()
     }
 
     /// Warns once for each certificate that should have been replaced by a newer one, again when it expires soon, and again
@@ -316,7 +362,7 @@ impl Controller {
         let inbound = config.inbound.as_ref();
         let known = self.inbound.as_ref().filter(|_| same_identity && self.config.tls == config.tls);
         let server = known.and_then(|known| known.tls.clone()).or(credentials.server); // with its sessions
-        let max_age = config.identity.as_ref().and_then(|identity| identity.max_connection_age);
+        let max_age = config.identity.as_ref().and_then(Source::max_connection_age);
         self.inbound = self.inbound_side(inbound, (server, keys), identity.credentials(), max_age);
         let next = self.clusters(config, kept, credentials.clients, &material);
         let former = std::mem::replace(&mut self.clusters, next);

@@ -7,10 +7,11 @@ use std::time::SystemTime;
 use anyhow::Context as _;
 use pillion_model::cluster::{UpstreamProtocol, UpstreamTls};
 use pillion_model::listener::{Inbound, Mtls};
-use pillion_model::{Cluster, Config};
+use pillion_model::{Cluster, Config, SpiffeId};
 
 use super::own::Identity;
 use pillion_sidecar::state::Clusters;
+use pillion_tls::SetupError;
 use pillion_tls::client::{AlpnOffer, ClientTls, Setup};
 use pillion_tls::material::{Material, Unusable, Wanted};
 use pillion_tls::server::Server;
@@ -44,9 +45,11 @@ impl Credentialed {
         kept: &Clusters,
     ) -> anyhow::Result<Self> {
         let mut setup = Setup::new(identity.credentials(), material, &config.tls)?;
+        let has_workload_api = config.identity.as_ref().is_some_and(|of| of.workload_api().is_some());
         let mut clients = HashMap::new();
         for cluster in config.clusters.iter().filter(|of| !kept.contains_key(&of.name)) {
-            clients.insert(cluster.name.clone(), client_tls(cluster, identity, &mut setup)?);
+            clients
+                .insert(cluster.name.clone(), client_tls(cluster, identity, has_workload_api, &mut setup)?);
         }
         let server = match &config.inbound {
             Some(inbound) => server_tls(inbound, identity, config)?,
@@ -79,6 +82,7 @@ pub(super) fn refuse_restart(now: &Config, next: &Config) -> anyhow::Result<()> 
 fn client_tls(
     cluster: &Cluster,
     identity: &Identity,
+    has_workload_api: bool,
     setup: &mut Setup<'_>,
 ) -> anyhow::Result<Option<ClientTls>> {
     if let (Identity::Awaited(why), UpstreamTls::Mutual { .. }) = (identity, &cluster.tls) {
@@ -90,7 +94,20 @@ fn client_tls(
         UpstreamProtocol::Http2 => AlpnOffer::Http2,
     };
     let host = cluster.hosts.first().filter(|host| !host.wildcard).map(|host| host.name.as_str());
-    setup.client(&cluster.tls, host, offer).with_context(|| format!("services.{}.tls", cluster.name))
+    match setup.client(&cluster.tls, host, offer) {
+        Err(SetupError::NoBundle(id)) if has_workload_api => Ok(Some(without_bundle(cluster, &id))),
+        made => made.with_context(|| format!("services.{}.tls", cluster.name)),
+    }
+}
+
+/// A Workload API may bring the trust bundle later, or take it away. Only this service waits for it.
+fn without_bundle(cluster: &Cluster, id: &SpiffeId) -> ClientTls {
+    let domain = id.trust_domain();
+    let why = format!(
+        "the Workload API has issued no trust bundle of {domain}; let its server federate with {domain}"
+    );
+    tracing::warn!("services.{}.tls: {why}", cluster.name);
+    ClientTls::waiting(&why)
 }
 
 fn server_tls(

@@ -13,8 +13,10 @@ use super::Running;
 use super::causes::with_causes;
 use super::control::Applied;
 use super::following::DnsSource;
+use super::issued::WorkloadSource;
 use super::watch::{EVERY, Watch};
 use crate::admin::{Order, Refusal};
+use crate::workload::{Failure, News, dial_unix};
 use pillion_base::memory::program;
 use pillion_telemetry::{Metrics, ReloadOutcome};
 use pillion_tls::identity::credentials::{Credentials, CredentialsError};
@@ -47,6 +49,7 @@ pub struct Keeper {
     source: ConfigSource,
     watch: Option<Watch>,
     names: DnsSource,
+    workload: WorkloadSource,
     looks: Interval,
     /// Whether the start or a reload used parts of the program since the last look, which serving does not need.
     has_worked: bool,
@@ -58,12 +61,14 @@ impl Keeper {
         let watch = source.file.as_deref().map(Watch::new);
         let mut looks = interval(EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { source, watch, names: DnsSource::new(), looks, has_worked: false }
+        let (names, workload) = (DnsSource::new(), WorkloadSource::new(dial_unix()));
+        Self { source, watch, names, workload, looks, has_worked: false }
     }
 
     /// Waits until the sidecar is ready: the first DNS answers and the keys for tokens have arrived or their time is over,
     /// and its certificates exist. `Some`: the sidecar must end before that. `hangup` is SIGHUP, which asks for a reload.
     pub async fn settle(&mut self, running: &mut Running, hangup: &mut Signal) -> Option<End> {
+        self.workload.follow(running.controller.config());
         self.names.follow(running.controller.config());
         let names = self.names.first(&running.controller);
         tokio::join!(names, running.controller.first_keys(KEYS_PATIENCE));
@@ -110,6 +115,7 @@ impl Keeper {
                 }
             }
             Some(()) = hangup.recv() => drop(self.reload(running, "SIGHUP")),
+            news = self.workload.next() => self.learn_identity(running, news),
             Some(update) = self.names.next() => running.controller.learn(update),
             Some(order) = running.orders.recv() => match order {
                 Order::Drain => return Some(End::Drain),
@@ -118,6 +124,30 @@ impl Keeper {
             },
         }
         None
+    }
+
+    /// Applies what a Workload API has issued, or reports why there was nothing.
+    fn learn_identity(&mut self, running: &mut Running, news: News) {
+        match news {
+            News::Issued(credentials) => match running.controller.rotate((*credentials).clone()) {
+                Ok(()) => {
+                    running.controller.note_answer(false);
+                    note_swap(running);
+                }
+                Err(why) => {
+                    self.workload.put_back(credentials);
+                    running.controller.note_answer(true);
+                    refuse_certificates(running, &why);
+                }
+            },
+            News::Same => {
+                running.controller.note_answer(false);
+                tracing::info!("the Workload API answers again, and the certificates in use are current");
+            }
+            News::Failed(why) => report_failure(running, &why),
+        }
+        forget_refusal(running);
+        publish_identity(running);
     }
 
     /// Gives the admin port the current configuration and the current text of its file. `changed` is when the
@@ -150,6 +180,7 @@ impl Keeper {
         match applied {
             Ok(Applied::Changed) => {
                 self.names.follow(controller.config());
+                self.workload.follow(controller.config());
                 tracing::info!(because, generation, "configuration reloaded");
                 self.tell(running, Some(SystemTime::now()));
                 publish_identity(running);
@@ -174,16 +205,21 @@ impl Keeper {
     }
 }
 
-/// Applies certificates that are newer, or that now exist: of the identity, and of services.
+/// Applies certificates of files that are newer, or that now exist: of the identity, and of services.
 fn look_at_certificates(running: &mut Running) {
     let now = SystemTime::now();
     let changed = [look_at_identity(running, now), look_at_material(running, now)];
     // the certificates in use may have been written over refused ones
-    if !running.controller.refuses_certificates() {
-        running.console.forget_refused_certificates();
-    }
+    forget_refusal(running);
     if changed.contains(&true) {
         publish_identity(running);
+    }
+}
+
+/// Takes a refusal off the admin port when all certificates that were offered last are in use.
+fn forget_refusal(running: &Running) {
+    if !running.controller.refuses_certificates() {
+        running.console.forget_refused_certificates();
     }
 }
 
@@ -191,10 +227,7 @@ fn look_at_certificates(running: &mut Running) {
 fn look_at_identity(running: &mut Running, now: SystemTime) -> bool {
     match running.controller.look_at_identity(now) {
         Ok(false) => return false,
-        Ok(true) => {
-            let ends = running.certificate_ends();
-            tracing::info!(generation = running.controller.generation(), ends, "certificates swapped");
-        }
+        Ok(true) => note_swap(running),
         Err(why) => refuse_certificates(running, &why),
     }
     true
@@ -215,6 +248,28 @@ fn look_at_material(running: &mut Running, now: SystemTime) -> bool {
     is_applied || !refused.is_empty()
 }
 
+fn note_swap(running: &Running) {
+    let ends = running.certificate_ends();
+    tracing::info!(generation = running.controller.generation(), ends, "certificates swapped");
+}
+
+/// Reports why a Workload API has issued nothing.
+fn report_failure(running: &mut Running, why: &Failure) {
+    let said = why.to_string();
+    match (running.controller.awaits().is_some(), why.is_bad_answer()) {
+        (true, _) => {
+            tracing::warn!("still waiting for certificates: {said}");
+            running.controller.still_awaits(&said);
+        }
+        (false, true) => tracing::error!("certificates refused, the old ones stay in use: {said}"),
+        (false, false) => tracing::warn!("no new certificates can come, the old ones stay in use: {said}"),
+    }
+    if why.is_bad_answer() {
+        running.controller.note_answer(true);
+        refused_certificates(running, &said);
+    }
+}
+
 /// Reports refused certificates in the log, in the metric and on the admin port. Files that do not exist yet are waited
 /// for and do not count as refused.
 fn refuse_certificates(running: &Running, why: &anyhow::Error) {
@@ -229,6 +284,7 @@ fn refuse_certificates(running: &Running, why: &anyhow::Error) {
     refused_certificates(running, &said);
 }
 
+/// Reports refused certificates in the metric and on the admin port.
 fn refused_certificates(running: &Running, why: &str) {
     running.controller.around.metrics.config_reloads(ReloadOutcome::Refused).inc();
     let refusal = Refusal { at: SystemTime::now(), why: format!("certificates: {why}") };

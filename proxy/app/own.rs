@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use pillion_model::identity::Source;
+use pillion_model::identity::Files;
 
 use pillion_tls::identity::credentials::{Credentials, CredentialsError};
 use pillion_tls::identity::watch::{Outcome, Rotating};
@@ -34,11 +34,11 @@ impl Identity {
     }
 }
 
-/// Reads the files for the first time. A file that is missing, or not valid at this time, is awaited.
+/// The identity of files, read for the first time. A file that is missing, or not valid at this time, is awaited.
 ///
 /// # Errors
 /// A file exists but cannot be used.
-pub(super) fn at_start(source: &Source) -> Result<(Identity, Rotating), CredentialsError> {
+pub(super) fn at_start(source: &Files) -> Result<(Identity, Rotating), CredentialsError> {
     let mut rotating = Rotating::new(source.clone());
     match rotating.look(SystemTime::now()) {
         Outcome::Swapped(credentials) => Ok((Identity::Known(Arc::new(*credentials)), rotating)),

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use pillion_model::authorization::{Action, Authorization, EncodedSlash, Jwt, Mode};
 use pillion_model::cluster::{AddressPattern, HostPattern, UpstreamTls};
-use pillion_model::identity::{Crl, TlsVersion};
+use pillion_model::identity::{Crl, Identity, TlsVersion};
 use pillion_model::listener::{AppProtocol, Inbound, Mtls, Unknown};
 use pillion_model::text::shortened;
 use pillion_model::{Cluster, Config};
@@ -26,13 +26,18 @@ pub(super) fn weakened(now: &Config, next: &Config) -> Vec<String> {
 
 /// The trust domains whose workloads are admitted since.
 fn federated(now: &Config, next: &Config) -> Vec<String> {
-    let (Some(now), Some(next)) = (&now.identity, &next.identity) else { return Vec::new() };
+    let files = |config: &Config| config.identity.as_ref().and_then(Identity::files).cloned();
+    let (Some(now), Some(next)) = (files(now), files(next)) else { return Vec::new() };
     let new = next.federation.keys().filter(|domain| !now.federation.contains_key(*domain));
     new.map(|domain| format!("identity.federation: workloads of {domain} are admitted too")).collect()
 }
 
 fn weakened_whole(now: &Config, next: &Config) -> Vec<&'static str> {
-    let reads_list = |config: &Config| config.identity.as_ref().is_some_and(|of| of.crl != Crl::None);
+    // whether a Workload API brings lists is seen when it does
+    let reads_list = |config: &Config| {
+        let files = |of: &Identity| of.files().is_none_or(|files| files.crl != Crl::None);
+        config.identity.as_ref().is_some_and(files)
+    };
     let table = [
         (
             passes_unknown(next) && now.outbound.is_some() && !passes_unknown(now),

@@ -362,7 +362,7 @@ mod tests {
         issued(&folder);
         let [certificate, key, trust_bundle] =
             ["tls.crt", "tls.key", "ca.crt"].map(|name| folder.0.join("web").join(name));
-        let source = pillion_model::identity::Source {
+        let source = pillion_model::identity::Files {
             certificate,
             key,
             trust_bundle,
@@ -380,7 +380,7 @@ mod tests {
         issued_again_over_it(&folder, &source);
     }
 
-    fn issued_again_over_it(folder: &Folder, source: &pillion_model::identity::Source) {
+    fn issued_again_over_it(folder: &Folder, source: &pillion_model::identity::Files) {
         let (at, before) = (folder.0.display(), folder.text("web/tls.crt"));
         run(&format!("issue --ca {at}/ca {ID} --out {at}/web")).expect("issued");
         assert_ne!(folder.text("web/tls.crt"), before);

@@ -1,6 +1,7 @@
 //! `pillion check`: reports the faults of a configuration file, and files that it names but that do not exist.
 
 use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
 use pillion_config::{Errors, Fault, Origin, Provenance, Setting, Severity};
@@ -41,13 +42,18 @@ fn missing(settings: &[Setting]) -> Vec<Fault> {
     all
 }
 
+/// How the address of a Workload API begins, which is a socket and no file.
+const SOCKET: &str = "unix://";
 const WAITS: &str = "the sidecar is not ready until it exists";
+const AGENT: &str = "the sidecar is not ready until an agent listens there";
 const REFUSES: &str = "the sidecar does not start without it";
 
 /// The file or folder of a setting that is missing or cannot be used, and the consequence.
 fn absence(setting: &Setting, exists: impl Fn(&Path) -> bool) -> Option<(String, &'static str)> {
-    let path = Path::new(setting.value.as_str()?);
+    let text = setting.value.as_str()?;
+    let path = Path::new(text.strip_prefix(SOCKET).unwrap_or(text));
     let (is_file, then) = match &*setting.key {
+        "identity.workload_api" => (true, AGENT),
         "identity.certificate" | "identity.key" | "identity.trust_bundle" | "identity.crl" => (true, WAITS),
         "inbound.authorization.jwt.jwks.file" => (true, REFUSES),
         "access_log.path" => (false, REFUSES), // the file is created
@@ -56,7 +62,10 @@ fn absence(setting: &Setting, exists: impl Fn(&Path) -> bool) -> Option<(String,
         key if key.ends_with(".tls.trust_bundle") && setting.value != "system" => (true, REFUSES),
         _ => return None,
     };
-    if setting.value.as_str() != Some("stdout") && path.is_dir() {
+    if then == AGENT && path.metadata().is_ok_and(|of| !of.file_type().is_socket()) {
+        return Some((format!("{} is not a socket", path.display()), then));
+    }
+    if text != "stdout" && path.is_dir() {
         return Some((format!("{} is a folder, not a file", path.display()), then));
     }
     // `stdout`, and `certs/ca.crl (where it exists)`, are not paths that must exist
@@ -64,7 +73,7 @@ fn absence(setting: &Setting, exists: impl Fn(&Path) -> bool) -> Option<(String,
     if !exists(folder) {
         return Some((format!("the folder {} does not exist", folder.display()), then));
     }
-    let is_optional = setting.value.as_str().is_some_and(|text| text.ends_with(" (where it exists)"));
+    let is_optional = text.ends_with(" (where it exists)");
     (is_file && !is_optional && !exists(path)).then(|| (format!("{} does not exist", path.display()), then))
 }
 
@@ -113,6 +122,18 @@ mod tests {
             messages("dns: { upstream: /nowhere.conf }\naccess_log: { path: /a.log }\n"),
             [format!("1:18: warning: dns.upstream: /nowhere.conf does not exist. {refuses}")]
         );
+        let agent = "help: the sidecar is not ready until an agent listens there";
+        for (socket, what) in [
+            ("/nowhere/agent.sock", "the folder /nowhere does not exist"),
+            ("/nowhere.sock", "/nowhere.sock does not exist"),
+            ("/proc/version", "/proc/version is not a socket"),
+            ("/proc", "/proc is not a socket"),
+        ] {
+            assert_eq!(
+                messages(&format!("identity: {{ workload_api: unix://{socket} }}\n")),
+                [format!("1:27: warning: identity.workload_api: {what}. {agent}")]
+            );
+        }
         for folder in ["/", "/proc"] {
             assert_eq!(
                 messages(&format!("access_log: {{ path: {folder} }}\n")),

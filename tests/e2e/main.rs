@@ -37,3 +37,4 @@ mod tokens;
 mod transparent;
 mod tunnels;
 mod walk;
+mod workload;

@@ -3,6 +3,7 @@
 mod authorization;
 mod destination;
 mod dns;
+mod endpoint_socket;
 mod hashed;
 mod probe;
 mod route;
@@ -15,6 +16,7 @@ use serde_json::Value;
 
 pub(crate) use authorization::{ClaimName, RuleName, Source, TokenHeader};
 pub(crate) use dns::{DnsName, NameServer, SrvName};
+pub(crate) use endpoint_socket::EndpointSocket;
 pub(crate) use hashed::{CookieName, HashedHeader};
 pub(crate) use probe::{GrpcService, ProbeName, ProbePath};
 pub(crate) use route::{
@@ -119,6 +121,7 @@ wrapped_leaves!(
     PostQuantum: bool, |prefer| chosen(&PostQuantum(*prefer));
     AlwaysErrors: bool, |always| chosen(&AlwaysErrors(*always));
     TrustDomain: String, |name| name.as_str().into();
+    EndpointSocket: PathBuf, |socket| format!("unix://{}", socket.display()).into();
     Target: SocketAddr, |address| address.to_string().into();
     Weight: NonZeroU32, |weight| weight.get().into();
     Sni: String, |name| name.as_str().into();

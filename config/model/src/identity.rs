@@ -6,9 +6,75 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+/// Where the identity of this workload comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    Files(Files),
+    WorkloadApi(WorkloadApi),
+}
+
+impl Identity {
+    pub const fn files(&self) -> Option<&Files> {
+        match self {
+            Self::Files(files) => Some(files),
+            Self::WorkloadApi(_) => None,
+        }
+    }
+
+    pub const fn workload_api(&self) -> Option<&WorkloadApi> {
+        match self {
+            Self::Files(_) => None,
+            Self::WorkloadApi(api) => Some(api),
+        }
+    }
+
+    pub const fn max_connection_age(&self) -> Option<Duration> {
+        match self {
+            Self::Files(Files { max_connection_age, .. })
+            | Self::WorkloadApi(WorkloadApi { max_connection_age, .. }) => *max_connection_age,
+        }
+    }
+
+    /// Whether the same credentials are read by both: they differ in `max_connection_age` at most.
+    pub fn reads_the_same_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Files(one), Self::Files(other)) => {
+                *one == Files { max_connection_age: one.max_connection_age, ..other.clone() }
+            }
+            (Self::WorkloadApi(one), Self::WorkloadApi(other)) => one.reads_the_same_as(other),
+            _ => false,
+        }
+    }
+}
+
+/// A SPIFFE Workload API, which hands out the identity, its trust bundle, and those of other trust domains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkloadApi {
+    /// The absolute path of its Unix socket.
+    pub socket: PathBuf,
+    /// See [`Files::trust_domain`].
+    pub trust_domain: Option<String>,
+    /// See [`Files::max_connection_age`].
+    pub max_connection_age: Option<Duration>,
+}
+
+impl WorkloadApi {
+    /// See [`Identity::reads_the_same_as`].
+    pub fn reads_the_same_as(&self, other: &Self) -> bool {
+        self.socket == other.socket && self.trust_domain == other.trust_domain
+    }
+}
+
+/// The address as the file has it.
+impl fmt::Display for WorkloadApi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unix://{}", self.socket.display())
+    }
+}
+
 /// The certificate files. Relative paths have been resolved against the folder of the configuration file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
+pub struct Files {
     pub certificate: PathBuf,
     pub key: PathBuf,
     pub trust_bundle: PathBuf,
@@ -20,13 +86,6 @@ pub struct Source {
     pub trust_domain: Option<String>,
     /// After a change of the certificates, a peer on an older connection is asked to connect again. `None`: it may stay.
     pub max_connection_age: Option<Duration>,
-}
-
-impl Source {
-    /// Whether the same credentials are read by both: they differ in [`Self::max_connection_age`] at most.
-    pub fn reads_the_same_as(&self, other: &Self) -> bool {
-        *self == Self { max_connection_age: self.max_connection_age, ..other.clone() }
-    }
 }
 
 /// Where the list of revoked certificates is, in PEM or DER (RFC 5280, section 5).

@@ -46,7 +46,7 @@ pub use validate::{validate, validate_cluster};
 pub struct Config {
     pub workload: Workload,
     /// `None`: plaintext on both sides.
-    pub identity: Option<identity::Source>,
+    pub identity: Option<identity::Identity>,
     pub tls: identity::TlsPolicy,
     /// `None`: `inbound: off`.
     pub inbound: Option<Inbound>,

@@ -22,6 +22,7 @@ pub(super) fn rows() -> Vec<Row> {
         shows("identity.key", ["web/tls.key", "shop/tls.key"], who_is_seen),
         shows("identity.trust_bundle", ["web/ca.crt", "other.crt"], who_is_seen),
         shows("identity.crl", ["empty.crl", "orders.crl"], who_is_seen),
+        shows("identity.workload_api", ["unix:///run/a.sock", "unix:///run/b.sock"], whose_answer_is_awaited),
         shows("identity.trust_domain", ["cluster.local", "elsewhere"], who_is_seen),
         shows("identity.federation.*", ["web/ca.crt", "none.crt"], who_is_seen),
         shows("identity.max_connection_age", ["off", "1s"], who_is_asked_to_leave),
@@ -52,6 +53,15 @@ async fn who_is_seen(key: Key) -> String {
             format!("{answer}, web {}, shop {}", seen("web"), seen("shop"))
         }
     }
+}
+
+/// Why there is no identity yet.
+async fn whose_answer_is_awaited(key: Key) -> String {
+    let mut file = key::caller(json!({ "endpoints": ["10.1.0.1:15006"], "tls": ORDERS_ID }));
+    file["identity"] = json!({});
+    let config = key.load(file, Path::new("")).expect("a good file");
+    let sidecar = Pair::new().mesh.start(&config, None).expect("a sidecar");
+    sidecar.controller.awaits().expect("no identity yet").to_string()
 }
 
 /// The content of the block besides the key.

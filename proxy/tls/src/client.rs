@@ -71,7 +71,7 @@ enum State {
         connectors: Arc<Connectors>,
         server_name: ServerName<'static>,
     },
-    /// We have no certificate yet, for this reason.
+    /// We have no certificate or no trust bundle yet, for this reason.
     Waiting(Arc<str>),
 }
 
@@ -146,13 +146,13 @@ impl ClientTls {
             .client(tls, host, alpn)
     }
 
-    /// For a cluster that must use mutual TLS while our own certificate is missing. No server is called, and each
-    /// caller gets `why`.
+    /// For a cluster that must use mutual TLS while our own certificate is missing, or the trust bundle of the servers. No
+    /// server is called, and each caller gets `why`.
     pub fn waiting(why: &dyn fmt::Display) -> Self {
         Self(State::Waiting(why.to_string().into()))
     }
 
-    /// Why our own certificate is missing.
+    /// Why certificates are missing.
     pub fn waits_for(&self) -> Option<&str> {
         match &self.0 {
             State::Waiting(why) => Some(why),

@@ -228,7 +228,7 @@ impl TlsError {
     }
 
     pub(super) fn not_ready(why: &str) -> Self {
-        Self::new(TlsErrorKind::NotReady, "no certificate of our own", format!("no certificate yet: {why}"))
+        Self::new(TlsErrorKind::NotReady, "not ready", format!("certificates are missing: {why}"))
     }
 
     pub(super) fn no_certificate() -> Self {

@@ -368,7 +368,7 @@ impl Cluster {
         is_source.then(|| KeyHash::of_client(client))
     }
 
-    /// Why our own certificate is missing, without which no endpoint is called.
+    /// Why certificates are missing, without which no endpoint is called.
     fn waits_for(&self) -> Option<&str> {
         self.tls.as_ref().and_then(ClientTls::waits_for)
     }
@@ -380,7 +380,7 @@ impl Cluster {
         if let Some(why) = self.waits_for() {
             return Error::new(
                 Reason::TlsError,
-                format!("\"{name}\" needs our certificate, which is missing: {why}"),
+                format!("\"{name}\" needs certificates that are missing: {why}"),
             );
         }
         match (known, &endpoints.said.problem) {

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use crate::schema::{Described, any_of, defined, off, one_of};
 use crate::value::{Bytes, Count, Delay, OffOr, Port, Share, Size, Text, Threads};
 use crate::words::{
-    Authority, CONDITIONS, ChangedHeader, ClaimName, CookieName, DnsName, GRPC, Grpc, GrpcService,
-    HashedHeader, HeaderName, HeaderText, MatchPath, Method, NameServer, ProbeName, ProbePath, QueryName,
-    QueryText, RedirectPath, RespondBody, RouteName, RuleName, ServiceName, Sni, Source, SrvName, Target,
-    TokenHeader, TrustDomain,
+    Authority, CONDITIONS, ChangedHeader, ClaimName, CookieName, DnsName, EndpointSocket, GRPC, Grpc,
+    GrpcService, HashedHeader, HeaderName, HeaderText, MatchPath, Method, NameServer, ProbeName, ProbePath,
+    QueryName, QueryText, RedirectPath, RespondBody, RouteName, RuleName, ServiceName, Sni, Source, SrvName,
+    Target, TokenHeader, TrustDomain,
 };
 use pillion_model::Pattern;
 use pillion_model::authorization::{ClaimPattern, JwksUrl, PathPattern, PeerPattern};
@@ -64,6 +64,7 @@ pub(super) fn definitions() -> Value {
             "A host: orders, \"orders.shop:8080\", \"*.shop\""
         ),
         "name": { "type": ["string", "number", "boolean"], "pattern": "^[A-Za-z0-9._-]+$" },
+        "endpoint_socket": pattern("^unix:(//)?/[^?#]+$", "A Unix socket: unix:///run/spire/agent.sock"),
         "spiffe_id": pattern("^spiffe://", "A SPIFFE ID: spiffe://cluster.local/ns/default/sa/web"),
         "peer_pattern": pattern("^spiffe://[^*]+(/\\*)?$", "A SPIFFE ID, or all below a path: \"spiffe://cluster.local/ns/batch/*\""),
         "path_pattern": pattern("^/[!-\"$-)+->@-~]*\\*?$", "A path, or all below it: \"/api/*\""),
@@ -175,6 +176,7 @@ described!(
     bool: "on_off",
     Sni: "name",
     TrustDomain: "name",
+    EndpointSocket: "endpoint_socket",
     SpiffeId: "spiffe_id",
     PeerPattern: "peer_pattern",
     PathPattern: "path_pattern",

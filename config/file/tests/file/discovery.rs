@@ -65,7 +65,8 @@ fn endpoints_from_srv_records_have_a_name_and_a_refresh_time() {
 
 #[test]
 fn a_crl_that_is_configured_is_required_and_that_of_a_directory_may_be_absent() {
-    let crl = |keys: &str| good(&format!("identity: {{ {keys} }}")).identity.unwrap().crl;
+    let crl =
+        |keys: &str| good(&format!("identity: {{ {keys} }}")).identity.unwrap().files().unwrap().crl.clone();
     let path = |name: &str| Path::new("/etc/pillion").join(name);
     let files = "certificate: a, key: b, trust_bundle: c";
     assert_eq!(crl(files), Crl::None);

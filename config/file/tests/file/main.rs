@@ -11,6 +11,7 @@ mod dns;
 mod downstream;
 mod faults;
 mod hostile;
+mod identity;
 mod named;
 mod peers;
 mod probes;

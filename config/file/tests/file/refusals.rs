@@ -36,9 +36,8 @@ fn each_refusal_is_placed_at_its_key() {
 #[test]
 fn the_alternatives_of_the_public_interface_are_refused_by_name() {
     let cases = [
-        ("identity: { workload_api: unix:///run/spire/agent.sock }".to_owned(), "identity.workload_api"),
         (
-            "services: { a: { endpoints: { kubernetes: \"a.shop:80\" } } }".into(),
+            "services: { a: { endpoints: { kubernetes: \"a.shop:80\" } } }".to_owned(),
             "services.a.endpoints.kubernetes",
         ),
         ("metrics: { merge: [\"http://127.0.0.1:8080/metrics\"] }".into(), "metrics.merge"),

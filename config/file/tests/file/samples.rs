@@ -160,16 +160,19 @@ fn the_full_sample_contains_the_defaults() {
     assert_eq!((&clusters[1].tls, &clusters[1].retry), (&UpstreamTls::Off, &None));
 }
 
+fn files(config: pillion_model::Config) -> pillion_model::identity::Files {
+    config.identity.and_then(|identity| identity.files().cloned()).expect("an identity of files")
+}
+
 #[test]
 fn relative_paths_start_at_the_file_s_folder() {
-    let identity = sample("caller.yaml").identity.unwrap();
+    let identity = files(sample("caller.yaml"));
     assert_eq!(identity.certificate, samples().join("web-certs/tls.crt"));
     assert_eq!(
         (identity.key, identity.trust_bundle),
         (samples().join("web-certs/tls.key"), samples().join("web-certs/ca.crt"))
     );
-    let absolute =
-        good("identity: { certificate: /a.pem, key: b.pem, trust_bundle: ../c.pem }").identity.unwrap();
+    let absolute = files(good("identity: { certificate: /a.pem, key: b.pem, trust_bundle: ../c.pem }"));
     assert_eq!(absolute.certificate, Path::new("/a.pem"));
     assert_eq!(absolute.key, Path::new("/etc/pillion/b.pem"));
 }

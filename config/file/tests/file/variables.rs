@@ -199,7 +199,7 @@ fn the_value_of_a_variable_never_becomes_structure() {
 #[test]
 fn paths_of_variables_start_at_the_file_s_folder_too() {
     let identity = good("identity: { directory: \"${ABSENT:-certs}/${POD}\" }").identity.unwrap();
-    assert_eq!(identity.key, Path::new("/etc/pillion/certs/web-7/tls.key"));
+    assert_eq!(identity.files().unwrap().key, Path::new("/etc/pillion/certs/web-7/tls.key"));
 }
 
 #[test]

@@ -3,12 +3,13 @@
 use crate::Config;
 use crate::cluster::UpstreamTls;
 use crate::fault::Faults;
+use crate::identity::Identity;
 use crate::path::Trail;
 
-/// Refuses them where the configuration names the own trust domain. Otherwise only the certificate does, and the
-/// identities are checked when it is loaded.
+/// Refuses them where files hold the trust bundles and the configuration names the own trust domain. Otherwise only the
+/// certificate does, and the identities are checked when it is loaded. A Workload API may bring a bundle at any time.
 pub(super) fn refuse_without_bundle(config: &Config, faults: &mut Faults) {
-    let Some(identity) = &config.identity else { return };
+    let Some(identity) = config.identity.as_ref().and_then(Identity::files) else { return };
     let Some(own) = &identity.trust_domain else { return };
     let has_bundle = |domain: &str| domain == own || identity.federation.contains_key(domain);
     let root = Trail::root();

@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pillion_model::SpiffeId;
-use pillion_model::identity::{Crl, Source};
+use pillion_model::identity::{Crl, Files};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
+use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::X509Version;
 
 use super::pem::{self, BadBlocks, Kind};
@@ -60,6 +61,8 @@ pub enum CredentialsError {
     TooLarge { path: PathBuf },
     #[error("{} is refused: {fault}", path.display())]
     BadPem { path: PathBuf, fault: BadBlocks },
+    #[error("certificate {number} in {} cannot be read: {fault}", path.display())]
+    BadDer { path: PathBuf, number: usize, fault: String },
     #[error("{} holds no certificate; expected a PEM block `BEGIN CERTIFICATE`", path.display())]
     NoCertificate { path: PathBuf },
     #[error(
@@ -150,14 +153,14 @@ impl Credentials {
     /// # Errors
     /// The first fault, in the order certificate, key, bundle, federated bundles, revocation lists. A missing file is reported before any
     /// wrong content. Blocks on file IO.
-    pub fn load(source: &Source) -> Result<Self, CredentialsError> {
+    pub fn load(source: &Files) -> Result<Self, CredentialsError> {
         let certificate = read(&source.certificate)?;
         let key = read(&source.key)?;
         let bundle = read(&source.trust_bundle)?;
         let federated = source.federation.iter().map(|(domain, path)| Ok((domain, path, read(path)?)));
         let federated = federated.collect::<Result<Vec<_>, CredentialsError>>()?;
         let crl = read_crl(&source.crl)?;
-        let parts = Parts { certificate: &certificate, key: &key, bundle: &bundle };
+        let parts = Parts { certificate: &certificate, key: &key, bundle: &bundle, form: Form::Pem };
         let mut loaded = Self::check(&parts, source, unix_now())?;
         for (domain, path, pem) in federated {
             loaded = loaded.federated_with(domain, path, &pem)?;
@@ -173,7 +176,17 @@ impl Credentials {
     /// # Errors
     /// [`CredentialsError::BadCrl`]
     pub fn with_crl(self, path: &Path, lists: &[u8], now: i64) -> Result<Self, CredentialsError> {
-        let lists = revocation::read(path, lists, &self.all_cas().cloned().collect::<Vec<_>>())?;
+        let ders = revocation::ders(path, lists)?;
+        self.with_lists(path, ders, now)
+    }
+
+    fn with_lists(
+        self,
+        path: &Path,
+        ders: Vec<CertificateRevocationListDer<'static>>,
+        now: i64,
+    ) -> Result<Self, CredentialsError> {
+        let lists = revocation::read(path, &ders, &self.all_cas().cloned().collect::<Vec<_>>())?;
         lists.iter().for_each(|list| list.warn_if_outdated(path, now));
         Ok(Self { revocations: lists.into(), ..self })
     }
@@ -183,18 +196,56 @@ impl Credentials {
     /// # Errors
     /// Like [`Credentials::load`], except for errors of reading.
     pub fn from_pem(certificate: &[u8], key: &[u8], bundle: &[u8]) -> Result<Self, CredentialsError> {
-        Self::check(&Parts { certificate, key, bundle }, &in_memory(), unix_now())
+        let parts = Parts { certificate, key, bundle, form: Form::Pem };
+        Self::check(&parts, &in_memory(), unix_now())
+    }
+
+    /// The credentials that a SPIFFE Workload API hands out. Faults name the fields of its messages in place of files.
+    ///
+    /// # Errors
+    /// Like [`Credentials::load`], except for errors of reading.
+    pub fn from_svid(
+        svid: &Svid<'_>,
+        trust_domain: Option<&str>,
+        now: i64,
+    ) -> Result<Self, CredentialsError> {
+        let names = Files {
+            certificate: "x509_svid".into(),
+            key: "x509_svid_key".into(),
+            trust_bundle: "bundle".into(),
+            trust_domain: trust_domain.map(str::to_owned),
+            ..in_memory()
+        };
+        let Svid { chain, key, bundle, federated, lists } = *svid;
+        let parts = Parts { certificate: chain, key, bundle, form: Form::Der };
+        let mut own = Self::check(&parts, &names, now)?;
+        for (domain, der) in federated {
+            let name = format!("federated_bundles[{domain}]");
+            let bundle = Bundle::check(Path::new(&name), der, Form::Der)?;
+            own = own.federated_by(domain, Path::new(&name), bundle)?;
+        }
+        match lists {
+            [] => Ok(own),
+            lists => {
+                let ders = lists.iter().map(|der| der.clone().into()).collect();
+                own.with_lists(Path::new("crl"), ders, now)
+            }
+        }
     }
 
     /// These credentials with the trust bundle of another trust domain, in PEM. `path` is used in messages.
     ///
     /// # Errors
     /// The bundle cannot be used, or the trust domain is our own.
-    pub fn federated_with(mut self, domain: &str, path: &Path, pem: &[u8]) -> Result<Self, CredentialsError> {
+    pub fn federated_with(self, domain: &str, path: &Path, pem: &[u8]) -> Result<Self, CredentialsError> {
         if domain == self.trust_domain() {
             return Err(CredentialsError::FederatedWithItself { domain: domain.to_owned() });
         }
-        let bundle = Bundle::check(path, pem)?;
+        let bundle = Bundle::check(path, pem, Form::Pem)?;
+        self.federated_by(domain, path, bundle)
+    }
+
+    fn federated_by(mut self, domain: &str, path: &Path, bundle: Bundle) -> Result<Self, CredentialsError> {
         bundle.check_cas(path)?;
         Arc::make_mut(&mut self.federated).insert(domain.to_owned(), bundle);
         Ok(self)
@@ -226,13 +277,17 @@ impl Credentials {
         &self.key.cert
     }
 
-    fn check(parts: &Parts<'_>, source: &Source, now: i64) -> Result<Self, CredentialsError> {
-        let chain = certificates(&source.certificate, parts.certificate)?;
+    fn check(parts: &Parts<'_>, source: &Files, now: i64) -> Result<Self, CredentialsError> {
+        let chain = certificates(&source.certificate, parts.certificate, parts.form)?;
         let subject = own_subject(&source.certificate, &chain)?;
         check_dates(&source.certificate, subject.validity(), now)?;
         check_trust_domain(source, &subject.id)?;
-        let key = Arc::new(certified(&source.certificate, &source.key, chain, parts.key)?);
-        let bundle = Bundle::check(&source.trust_bundle, parts.bundle)?;
+        let key = match parts.form {
+            Form::Pem => key_of_pem(&source.key, parts.key)?,
+            Form::Der => PrivatePkcs8KeyDer::from(parts.key.to_vec()).into(),
+        };
+        let key = Arc::new(certified(&source.certificate, &source.key, chain, key)?);
+        let bundle = Bundle::check(&source.trust_bundle, parts.bundle, parts.form)?;
         bundle.check_cas(&source.trust_bundle)?;
         let Subject { id, not_before, not_after, .. } = subject;
         let Bundle { certificates: bundle, roots } = bundle;
@@ -262,13 +317,13 @@ impl Bundle {
     /// # Errors
     /// The file is unreadable or empty, or a certificate cannot be used. Blocks on file IO.
     pub fn load(path: &Path) -> Result<Self, CredentialsError> {
-        Self::check(path, &read(path)?)
+        Self::check(path, &read(path)?, Form::Pem)
     }
 
     /// A certificate that cannot be used is a fault. If it were skipped, handshakes would fail later and in another
     /// place.
-    fn check(path: &Path, pem: &[u8]) -> Result<Self, CredentialsError> {
-        let certificates = all_certificates(path, pem)?;
+    fn check(path: &Path, bytes: &[u8], form: Form) -> Result<Self, CredentialsError> {
+        let certificates = all_certificates(path, bytes, form)?;
         if certificates.is_empty() {
             return Err(CredentialsError::EmptyBundle { path: path.to_owned() });
         }
@@ -296,14 +351,35 @@ impl Bundle {
     }
 }
 
+/// What a SPIFFE Workload API hands out together: everything in DER, certificates one after the other.
+#[derive(Clone, Copy)]
+pub struct Svid<'a> {
+    /// Our own certificate first.
+    pub chain: &'a [u8],
+    /// PKCS #8, not encrypted.
+    pub key: &'a [u8],
+    pub bundle: &'a [u8],
+    /// The bundles of other trust domains, by trust domain.
+    pub federated: &'a BTreeMap<String, Vec<u8>>,
+    pub lists: &'a [Vec<u8>],
+}
+
 struct Parts<'a> {
     certificate: &'a [u8],
     key: &'a [u8],
     bundle: &'a [u8],
+    form: Form,
 }
 
-fn in_memory() -> Source {
-    Source {
+#[derive(Clone, Copy)]
+enum Form {
+    Pem,
+    /// The key as PKCS #8, and certificates one after the other.
+    Der,
+}
+
+fn in_memory() -> Files {
+    Files {
         certificate: "certificate".into(),
         key: "key".into(),
         trust_bundle: "trust bundle".into(),
@@ -333,7 +409,7 @@ fn read_crl(crl: &Crl) -> Result<Option<(&Path, Vec<u8>)>, CredentialsError> {
 
 /// The certificates of a file.
 pub(super) fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
-    certificates(path, &read(path)?)
+    certificates(path, &read(path)?, Form::Pem)
 }
 
 /// The chain with the key of a file, which must belong to its first certificate.
@@ -342,7 +418,7 @@ pub(super) fn read_key(
     key: &Path,
     chain: Vec<CertificateDer<'static>>,
 ) -> Result<CertifiedKey, CredentialsError> {
-    certified(certificate, key, chain, &read(key)?)
+    certified(certificate, key, chain, key_of_pem(key, &read(key)?)?)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, CredentialsError> {
@@ -359,9 +435,32 @@ fn read(path: &Path) -> Result<Vec<u8>, CredentialsError> {
     Ok(bytes)
 }
 
-fn all_certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
-    pem::blocks(pem, Kind::Certificate)
-        .map_err(|fault| CredentialsError::BadPem { path: path.to_owned(), fault })
+fn all_certificates(
+    path: &Path,
+    bytes: &[u8],
+    form: Form,
+) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
+    match form {
+        Form::Pem => pem::blocks(bytes, Kind::Certificate)
+            .map_err(|fault| CredentialsError::BadPem { path: path.to_owned(), fault }),
+        Form::Der => split(bytes).map_err(|(number, fault)| {
+            let path = path.to_owned();
+            CredentialsError::BadDer { path, number, fault }
+        }),
+    }
+}
+
+/// The certificates of a text in DER. The error has the number of the one that cannot be read.
+fn split(mut der: &[u8]) -> Result<Vec<CertificateDer<'static>>, (usize, String)> {
+    let mut certificates = Vec::new();
+    while !der.is_empty() {
+        let (rest, _) =
+            X509Certificate::from_der(der).map_err(|fault| (certificates.len() + 1, fault.to_string()))?;
+        let (one, _) = der.split_at(der.len() - rest.len());
+        certificates.push(one.to_vec().into());
+        der = rest;
+    }
+    Ok(certificates)
 }
 
 /// Whether the PEM text has a key that is encrypted, in PKCS #8 or as OpenSSL wrote it before.
@@ -370,8 +469,12 @@ fn is_encrypted(pem: &[u8]) -> bool {
     lines.any(|line| line == b"-----BEGIN ENCRYPTED PRIVATE KEY-----" || line == b"Proc-Type: 4,ENCRYPTED")
 }
 
-fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
-    let certificates = all_certificates(path, pem)?;
+fn certificates(
+    path: &Path,
+    bytes: &[u8],
+    form: Form,
+) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
+    let certificates = all_certificates(path, bytes, form)?;
     if certificates.is_empty() {
         return Err(CredentialsError::NoCertificate { path: path.to_owned() });
     }
@@ -399,7 +502,7 @@ pub(super) fn check_dates(path: &Path, validity: Validity, now: i64) -> Result<(
     Ok(())
 }
 
-fn check_trust_domain(source: &Source, id: &SpiffeId) -> Result<(), CredentialsError> {
+fn check_trust_domain(source: &Files, id: &SpiffeId) -> Result<(), CredentialsError> {
     match &source.trust_domain {
         Some(configured) if configured != id.trust_domain() => Err(CredentialsError::TrustDomain {
             path: source.certificate.clone(),
@@ -410,19 +513,23 @@ fn check_trust_domain(source: &Source, id: &SpiffeId) -> Result<(), CredentialsE
     }
 }
 
-fn certified(
-    certificate: &Path,
-    key: &Path,
-    chain: Vec<CertificateDer<'static>>,
-    pem: &[u8],
-) -> Result<CertifiedKey, CredentialsError> {
-    let path = || key.to_owned();
+fn key_of_pem(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, CredentialsError> {
+    let path = || path.to_owned();
     let pem = pem::without_mark(pem);
-    let key = PrivateKeyDer::from_pem_slice(pem).map_err(|fault| match fault {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|fault| match fault {
         _ if is_encrypted(pem) => CredentialsError::EncryptedKey { path: path() },
         rustls::pki_types::pem::Error::NoItemsFound => CredentialsError::NoKey { path: path() },
         fault => CredentialsError::BadPem { path: path(), fault: BadBlocks::Pem(fault) },
-    })?;
+    })
+}
+
+fn certified(
+    certificate: &Path,
+    key_file: &Path,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, CredentialsError> {
+    let path = || key_file.to_owned();
     CertifiedKey::from_der(chain, key, &provider::any()).map_err(|fault| match fault {
         rustls::Error::InconsistentKeys(_) => {
             CredentialsError::KeyMismatch { certificate: certificate.to_owned(), key: path() }
@@ -504,11 +611,12 @@ mod tests {
             certificate: pem.certificate.as_bytes(),
             key: pem.key.as_bytes(),
             bundle: pem.bundle.as_bytes(),
+            form: Form::Pem,
         };
         let check = |domain: &str| {
             Credentials::check(
                 &parts,
-                &Source { trust_domain: Some(domain.to_owned()), ..in_memory() },
+                &Files { trust_domain: Some(domain.to_owned()), ..in_memory() },
                 unix_now(),
             )
         };
@@ -524,6 +632,7 @@ mod tests {
             certificate: pem.certificate.as_bytes(),
             key: pem.key.as_bytes(),
             bundle: pem.bundle.as_bytes(),
+            form: Form::Pem,
         };
         let last = pem.credentials().expect("usable").not_after;
         assert!(Credentials::check(&parts, &in_memory(), last).is_ok());
@@ -536,7 +645,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("pillion-credentials-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         let [certificate, key, trust_bundle] = ["tls.crt", "tls.key", "ca.crt"].map(|name| folder.join(name));
-        let source = Source { certificate, key, trust_bundle, crl: Crl::None, ..in_memory() };
+        let source = Files { certificate, key, trust_bundle, crl: Crl::None, ..in_memory() };
 
         let missing = Credentials::load(&source).expect_err("nothing there");
         assert!(missing.is_missing() && missing.to_string().contains("tls.crt"), "{missing}");

@@ -49,7 +49,7 @@ pub enum BadList {
     Forged { number: usize, issuer: String },
 }
 
-/// Reads the lists of one file: PEM with one or several lists, or one list in DER.
+/// Reads these lists.
 ///
 /// If a CA in `bundle` has the list's name, the list must have its signature. Other lists belong to intermediate CAs:
 /// their signature is verified when a peer shows the CA's certificate.
@@ -58,29 +58,36 @@ pub enum BadList {
 /// [`CredentialsError::BadCrl`]. A list that was read only in part would admit certificates that it revokes.
 pub(super) fn read(
     path: &Path,
-    bytes: &[u8],
+    ders: &[CertificateRevocationListDer<'_>],
     bundle: &[CertificateDer<'_>],
 ) -> Result<Vec<RevocationList>, CredentialsError> {
-    lists(bytes, bundle).map_err(|source| CredentialsError::BadCrl { path: path.to_owned(), source })
-}
-
-fn lists(bytes: &[u8], bundle: &[CertificateDer<'_>]) -> Result<Vec<RevocationList>, BadList> {
-    let ders = ders(bytes)?;
-    if ders.is_empty() {
-        return Err(BadList::None);
-    }
-    ders.iter().enumerate().map(|(index, der)| RevocationList::read(index + 1, der, bundle)).collect()
+    let lists = ders.iter().enumerate().map(|(index, der)| RevocationList::read(index + 1, der, bundle));
+    lists
+        .collect::<Result<_, _>>()
+        .map_err(|source| CredentialsError::BadCrl { path: path.to_owned(), source })
 }
 
 /// The first byte of every DER list, a SEQUENCE (0x30). PEM text never begins with this byte, which is the digit zero:
 /// it begins with a dash or with a comment, which OpenSSL writes as `Certificate Revocation List`.
 const SEQUENCE: u8 = 0x30;
 
-fn ders(bytes: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, BadList> {
+/// The lists of one file: PEM with one or several lists, or one list in DER.
+///
+/// # Errors
+/// [`CredentialsError::BadCrl`], also when there is none.
+pub(super) fn ders(
+    path: &Path,
+    bytes: &[u8],
+) -> Result<Vec<CertificateRevocationListDer<'static>>, CredentialsError> {
+    let refused = |source| CredentialsError::BadCrl { path: path.to_owned(), source };
     if bytes.first() == Some(&SEQUENCE) {
         return Ok(vec![bytes.to_vec().into()]);
     }
-    Ok(pem::blocks(bytes, Kind::RevocationList)?)
+    match pem::blocks(bytes, Kind::RevocationList) {
+        Ok(lists) if lists.is_empty() => Err(refused(BadList::None)),
+        Ok(lists) => Ok(lists),
+        Err(fault) => Err(refused(fault.into())),
+    }
 }
 
 impl RevocationList {

@@ -7,7 +7,7 @@
 
 use std::time::SystemTime;
 
-use pillion_model::identity::{Crl, Source};
+use pillion_model::identity::{Crl, Files};
 
 use super::credentials::{Credentials, CredentialsError, MAX_FILE};
 use crate::files::{Content, Looked};
@@ -21,7 +21,7 @@ const AGAIN: i64 = 10;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fingerprint(Vec<Option<Content>>);
 
-fn files(source: &Source) -> Vec<Option<Looked>> {
+fn files(source: &Files) -> Vec<Option<Looked>> {
     let crl = match &source.crl {
         Crl::None => None,
         Crl::IfPresent(path) | Crl::Required(path) => Some(path),
@@ -106,7 +106,7 @@ pub enum Outcome {
 /// The files of one identity over time. The first check swaps or refuses.
 #[derive(Debug)]
 pub struct Rotating {
-    source: Source,
+    source: Files,
     files: Vec<Option<Looked>>,
     /// The content at the last check.
     seen: Option<Fingerprint>,
@@ -114,7 +114,7 @@ pub struct Rotating {
 }
 
 impl Rotating {
-    pub fn new(source: Source) -> Self {
+    pub fn new(source: Files) -> Self {
         Self { files: files(&source), source, seen: None, rotation: Rotation::default() }
     }
 

@@ -246,6 +246,6 @@ async fn no_server_is_called_while_our_certificate_is_missing() {
     let waiting = ClientTls::waiting(&"certs/tls.crt is not there");
     assert!(waiting.waits_for().is_some());
     let called = waiting.connect(near, Purpose::Http).await;
-    refused(called, TlsErrorKind::NotReady, "no certificate yet: certs/tls.crt is not there");
+    refused(called, TlsErrorKind::NotReady, "certificates are missing: certs/tls.crt is not there");
     assert_eq!(far.read(&mut [0; 1]).await.ok(), Some(0), "not a byte was sent");
 }

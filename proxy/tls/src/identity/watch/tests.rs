@@ -28,8 +28,8 @@ fn between(ca: &Ca, not_before: OffsetDateTime, not_after: OffsetDateTime) -> Is
     ca.sign(&CertificateRequest { uris, hosts: Vec::new(), not_before, not_after }).expect("signed")
 }
 
-fn source(scratch: &Scratch, crl: Crl) -> Source {
-    Source {
+fn source(scratch: &Scratch, crl: Crl) -> Files {
+    Files {
         certificate: scratch.path("tls.crt"),
         key: scratch.path("tls.key"),
         trust_bundle: scratch.path("ca.crt"),
@@ -69,7 +69,7 @@ fn the_bundle_of_another_trust_domain_is_watched_and_a_missing_or_bad_one_keeps_
     write(&scratch, &web(&ca()));
     let bundle = |domain: &str| Ca::generate(domain).expect("a CA").certificate_pem().to_owned();
     let federation = BTreeMap::from([("partner.example".to_owned(), scratch.path("partner.crt"))]);
-    let mut rotating = Rotating::new(Source { federation, ..source(&scratch, Crl::None) });
+    let mut rotating = Rotating::new(Files { federation, ..source(&scratch, Crl::None) });
     let outcome = looked(&mut rotating, now);
     assert!(outcome.starts_with("missing: ") && outcome.contains("partner.crt"), "{outcome}");
     scratch.write("partner.crt", bundle("partner.example"));
