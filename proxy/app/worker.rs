@@ -16,7 +16,7 @@ use pillion_model::Direction;
 use pillion_sidecar::connection::Place;
 use pillion_sidecar::inbound::Inbound;
 use pillion_sidecar::outbound::Outbound;
-use pillion_sidecar::serve::Accepting;
+use pillion_sidecar::serve::{Accepting, Serving};
 use pillion_sidecar::worker::Worker;
 
 /// A command of the controller to every worker. Connections in the backlog of a closing listener are accepted first.
@@ -51,12 +51,12 @@ fn accept_on(
         (Err(error), _) => tracing::error!(%error, "a bound listener could not be used"),
         (Ok(listener), Direction::Inbound) => {
             let (connections, of) = (connections.inbound.clone(), worker.clone());
-            let serve = move |stream, from, place| serve_inbound(&of, &use_, stream, from, place);
+            let serve = Box::new(move |stream, from, place| serve_inbound(&of, &use_, stream, from, place));
             tokio::spawn(Accepting { worker, direction, connections, serve }.run(listener, closed));
         }
         (Ok(listener), Direction::Outbound) => {
             let (connections, of) = (connections.outbound.clone(), worker.clone());
-            let serve = move |stream, from, place| serve_outbound(&of, &use_, stream, from, place);
+            let serve = Box::new(move |stream, from, place| serve_outbound(&of, &use_, stream, from, place));
             tokio::spawn(Accepting { worker, direction, connections, serve }.run(listener, closed));
         }
     }
@@ -68,7 +68,7 @@ fn serve_inbound(
     stream: Stream,
     from: SocketAddr,
     place: Place,
-) -> impl Future<Output = ()> + Send + use<> {
+) -> Serving {
     let port = match **use_.load() {
         Use::Inbound(port) => port,
         Use::Outbound | Use::Service(_) => None,
@@ -82,7 +82,7 @@ fn serve_outbound(
     stream: Stream,
     from: SocketAddr,
     place: Place,
-) -> impl Future<Output = ()> + Send + use<> {
+) -> Serving {
     let service = match &**use_.load() {
         Use::Service(name) => Some(name.clone()),
         Use::Inbound(_) | Use::Outbound => None,

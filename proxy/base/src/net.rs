@@ -184,7 +184,7 @@ impl Listener {
             Self::Memory(listener) => {
                 // The in-memory network was dropped: no connection can arrive any more.
                 let Ok(arrival) = listener.accept().await else { return std::future::pending().await };
-                Ok((Stream::Memory(arrival.io, arrival.original), arrival.from))
+                Ok((Stream::Memory(arrival.io, arrival.original.map(Box::new)), arrival.from))
             }
         }
     }
@@ -207,7 +207,9 @@ impl Listener {
             }
             Self::Memory(listener) => {
                 let arrivals = listener.close().into_iter();
-                arrivals.map(|arrival| (Stream::Memory(arrival.io, arrival.original), arrival.from)).collect()
+                arrivals
+                    .map(|arrival| (Stream::Memory(arrival.io, arrival.original.map(Box::new)), arrival.from))
+                    .collect()
             }
         }
     }

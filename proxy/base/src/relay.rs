@@ -66,29 +66,30 @@ pub struct Relayed {
 /// caller resets both connections.
 ///
 /// `count` is called with the bytes as they move, at most once for each flow and poll.
-pub async fn relay<D, U>(
+///
+/// The future owns its parts as captured variables: the arguments of an async function would be held twice.
+pub fn relay<D, U>(
     downstream: &mut D,
     upstream: &mut U,
     bounds: Bounds,
     timers: &Timers,
     mut count: impl FnMut(Flow, u64),
-) -> Relayed
+) -> impl Future<Output = Relayed>
 where
     D: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut both, mut patience) = (Both::default(), Patience::new(bounds, timers));
-    let how = poll_fn(|cx| {
+    poll_fn(move |cx| {
         let before = both.totals();
         let ending = with_scratch(|scratch| both.poll(cx, downstream, upstream, scratch));
         let has_moved = both.tell(before, &mut count);
-        match ending {
+        let ended = match ending {
             Some(ending) => Poll::Ready(ending),
             None => both.poll_patience(cx, &mut patience, has_moved),
-        }
+        };
+        ended.map(|how| Relayed { received: both.received.read, sent: both.sent.written, how })
     })
-    .await;
-    Relayed { received: both.received.read, sent: both.sent.written, how }
 }
 
 /// The state of one direction.

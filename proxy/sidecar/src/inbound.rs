@@ -22,7 +22,7 @@ use crate::http::server;
 use crate::layers::{
     AnsweringService, Name, closing, headers, limit, record, rescue, retry, route, timeout as time, unless,
 };
-use crate::serve::Next;
+use crate::serve::{Next, Serving};
 use crate::state::authorization::{Authorization, OpaqueConnection};
 use crate::state::{Admitted, Arrival, DestinationKey, Fixed, InboundSide, Route, Snapshot};
 use crate::tcp::{self, Dialled};
@@ -167,24 +167,28 @@ enum Step {
 
 impl Inbound {
     /// Serves one connection. Metrics and the log show how it ended; an error of one peer affects no other connection.
-    pub async fn serve(self, stream: Stream, from: SocketAddr, mut place: Place) {
+    pub fn serve(self, stream: Stream, from: SocketAddr, mut place: Place) -> Serving {
         let must_leave = place.must_leave();
         let arrived = self.arrived(&stream, from, place);
         let io = Io::plain(stream);
-        let decided = tokio::select! { // when a stranger has to leave, the bytes that it has sent are lost
-            biased;
-            // Boxed, so that its memory is freed before the connection is served.
-            decided = Box::pin(self.decide(io, arrived)) => decided,
-            () = must_leave => {
-                tracing::debug!(%from, "inbound connection closed before it was admitted: a new one takes its place");
-                self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
-                None
+        let deciding = self.clone();
+        // Boxed, so that its memory is freed before the connection is served.
+        let deciding = Box::pin(async move { deciding.decide(io, arrived).await });
+        Box::pin(async move {
+            let decided = tokio::select! { // when a stranger has to leave, the bytes that it has sent are lost
+                biased;
+                decided = deciding => decided,
+                () = must_leave => {
+                    tracing::debug!(%from, "inbound connection closed before it was admitted: a new one takes its place");
+                    self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
+                    None
+                }
+            };
+            let running = decided.map(|next| next.run(&self.worker, stack(None)));
+            if let Some(running) = running {
+                running.await;
             }
-        };
-        let running = decided.map(|next| next.run(&self.worker, stack(None)));
-        if let Some(running) = running {
-            running.await;
-        }
+        })
     }
 
     fn arrived(&self, stream: &Stream, from: SocketAddr, place: Place) -> Arrived {

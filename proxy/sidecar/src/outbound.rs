@@ -22,7 +22,7 @@ use crate::http::{Call, server};
 use crate::layers::{
     AnsweringService, Name, amend, headers, limit, record, rescue, retry, route, timeout, unless,
 };
-use crate::serve::Next;
+use crate::serve::{Next, Serving};
 use crate::state::{DestinationKey, Route};
 use crate::tcp::{self, Dialled};
 use crate::worker::Worker;
@@ -72,33 +72,32 @@ fn carry_mirrored(call: Box<Call>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
 }
 
 /// Serves what runs inside a CONNECT, like a redirected connection to the address that the CONNECT names.
-fn enter_inside(
-    worker: Arc<Worker>,
-    io: Io,
-    inside: Connection,
-    early: Option<Dialled>,
-) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+fn enter_inside(worker: Arc<Worker>, io: Io, inside: Connection, early: Option<Dialled>) -> Serving {
     Outbound { worker, service: None }.enter(io, inside, early)
 }
 
 impl Outbound {
-    pub async fn serve(self, stream: Stream, from: SocketAddr, place: Place) {
+    /// Serves one connection.
+    pub fn serve(self, stream: Stream, from: SocketAddr, place: Place) -> Serving {
         let at = stream.own_address();
         if !is_from_this_host(from.ip(), at.map(|at| at.ip())) {
             tracing::debug!(%from, "outbound connection closed: it comes from another host");
-            self.count(Symbol::EMPTY, Protocol::Unknown, ConnectionOutcome::Refused);
-            return;
+            return self.refuse();
         }
         let original = stream.original_destination();
         let Some(destination) = self.destination(original) else {
-            self.count(Symbol::EMPTY, Protocol::Unknown, ConnectionOutcome::Refused);
-            return;
+            return self.refuse();
         };
         let is_redirected = self.service.is_none() && !matches!(destination, Destination::Named);
         let connection =
             Connection { destination, is_redirected, original, at, ..Connection::new(from, place) };
         let io = Io::plain(stream);
-        self.enter(io, connection, None).await;
+        self.enter(io, connection, None)
+    }
+
+    fn refuse(&self) -> Serving {
+        self.count(Symbol::EMPTY, Protocol::Unknown, ConnectionOutcome::Refused);
+        Box::pin(ready(()))
     }
 
     /// Finds the destination: a service's own port means that service, a redirected connection has its original
@@ -124,12 +123,7 @@ impl Outbound {
     }
 
     /// Serves an accepted connection, or what runs inside a CONNECT. Boxed, because a CONNECT may hold another CONNECT.
-    pub fn enter(
-        self,
-        io: Io,
-        connection: Connection,
-        early: Option<Dialled>,
-    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    pub fn enter(self, io: Io, connection: Connection, early: Option<Dialled>) -> Serving {
         let worker = self.worker.clone();
         // Boxed, so that its memory is freed before the connection is served.
         let deciding = Box::pin(async move { self.decide(io, connection, early).await });

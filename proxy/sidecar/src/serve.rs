@@ -34,11 +34,7 @@ pub enum Next {
 impl Next {
     /// Serves the connection to its end. Boxed here, so that the future that decides does not have room for this one,
     /// too.
-    pub fn run<S: AnsweringService>(
-        self,
-        worker: &Arc<Worker>,
-        stack: S,
-    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    pub fn run<S: AnsweringService>(self, worker: &Arc<Worker>, stack: S) -> Serving {
         let worker = worker.clone();
         match self {
             Self::Http { io, version, connection } => {
@@ -47,26 +43,25 @@ impl Next {
             }
             Self::Opaque { detected, route, connection } => {
                 connection.place.work.wake();
-                Box::pin(async move { tcp::forward(*detected, &route, &connection, &worker).await })
+                Box::pin(tcp::forward(detected, route, connection, worker))
             }
         }
     }
 }
 
+/// A connection that is served to its end. Boxed, because a task would hold the future twice.
+pub type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Accepts the connections of a listener and starts a task for each.
-pub struct Accepting<F> {
+pub struct Accepting {
     pub worker: Arc<Worker>,
     pub direction: Direction,
     /// The limit of open connections over all listeners of the side (`max_connections`).
     pub connections: Arc<Limit>,
-    pub serve: F,
+    pub serve: Box<dyn Fn(Stream, SocketAddr, Place) -> Serving + Send>,
 }
 
-impl<F, Fut> Accepting<F>
-where
-    F: Fn(Stream, SocketAddr, Place) -> Fut + Send,
-    Fut: Future<Output = ()> + Send + 'static,
-{
+impl Accepting {
     /// Accepts until the inbound side closes in a drain, or until the listener is `closed`. Then connections that wait
     /// in the listener's queue are served.
     pub async fn run(mut self, listener: Listener, closed: oneshot::Receiver<()>) {
@@ -127,11 +122,7 @@ async fn ended(worker: Arc<Worker>, direction: Direction, closed: oneshot::Recei
     }
 }
 
-impl<F, Fut> Acceptor for Accepting<F>
-where
-    F: Fn(Stream, SocketAddr, Place) -> Fut + Send,
-    Fut: Future<Output = ()> + Send + 'static,
-{
+impl Acceptor for Accepting {
     fn admit(&mut self, stream: Stream, from: SocketAddr) {
         let permit = self.connections.try_acquire().or_else(|| {
             self.warn_of_full();
@@ -146,7 +137,7 @@ where
             Direction::Inbound => Place::stranger(work, self.strangers().admit(permit)),
             Direction::Outbound => Place::limited(work, permit),
         };
-        tokio::spawn(Box::pin((self.serve)(stream, from, place))); // boxed: the task would hold the future twice
+        tokio::spawn((self.serve)(stream, from, place));
     }
 
     async fn make_room(&mut self, _shortage: &io::Error) -> bool {

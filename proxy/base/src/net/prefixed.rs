@@ -11,7 +11,8 @@ use super::{Stream, Transport, forward};
 
 #[derive(Debug)]
 pub struct Prefixed<T> {
-    prefix: Bytes,
+    /// Bytes that were read ahead, if there are any. Boxed, because nearly all connections wait without any.
+    prefix: Option<Box<Bytes>>,
     inner: T,
     written: u64,
     /// Bytes that may still be read. See [`Self::read_at_most`].
@@ -24,14 +25,7 @@ pub struct Prefixed<T> {
 
 impl<T> Prefixed<T> {
     pub const fn new(inner: T) -> Self {
-        Self {
-            prefix: Bytes::new(),
-            inner,
-            written: 0,
-            readable: usize::MAX,
-            has_paused: false,
-            is_awaited: false,
-        }
+        Self { prefix: None, inner, written: 0, readable: usize::MAX, has_paused: false, is_awaited: false }
     }
 
     pub const fn get_ref(&self) -> &T {
@@ -47,10 +41,11 @@ impl<T> Prefixed<T> {
 
     /// Puts back bytes that were read from this stream: the next reads return them first.
     pub fn put_back(&mut self, bytes: Bytes) {
-        self.prefix = match self.prefix.is_empty() {
-            true => bytes,
-            false => [&bytes[..], &self.prefix[..]].concat().into(),
+        let bytes = match &self.prefix {
+            None => bytes,
+            Some(prefix) => [&bytes[..], &prefix[..]].concat().into(),
         };
+        self.prefix = (!bytes.is_empty()).then(|| Box::new(bytes));
     }
 
     /// Limits the bytes that may be read from now on. `usize::MAX` removes the limit.
@@ -89,17 +84,17 @@ impl<T> Prefixed<T> {
 
     /// Whether every read goes directly to the stream below.
     pub(super) const fn holds_nothing(&self) -> bool {
-        self.prefix.is_empty() && self.readable == usize::MAX
+        self.prefix.is_none() && self.readable == usize::MAX
     }
 
     /// The first byte that was read ahead.
     pub fn peek(&self) -> Option<u8> {
-        self.prefix.first().copied()
+        self.prefix.as_ref()?.first().copied()
     }
 
     /// The bytes that were read ahead and not consumed yet, and the stream.
     pub fn into_parts(self) -> (Bytes, T) {
-        (self.prefix, self.inner)
+        (self.prefix.map(|prefix| *prefix).unwrap_or_default(), self.inner)
     }
 }
 
@@ -164,19 +159,17 @@ impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {
         if self.readable == 0 {
             return self.refuse(cx);
         }
-        if self.prefix.is_empty() {
+        let Some(mut prefix) = self.prefix.take() else {
             let before = buf.filled().len();
             let read = Pin::new(&mut self.inner).poll_read(cx, buf);
             self.note_read(buf.filled().len() - before);
             return read;
-        }
-        let now = self.prefix.len().min(buf.remaining());
+        };
+        let now = prefix.len().min(buf.remaining());
         self.note_read(now);
-        buf.put_slice(self.prefix.get(..now).unwrap_or_default());
-        self.prefix.advance(now);
-        if self.prefix.is_empty() {
-            self.prefix = Bytes::new(); // frees the buffer
-        }
+        buf.put_slice(prefix.get(..now).unwrap_or_default());
+        prefix.advance(now);
+        self.prefix = Some(prefix).filter(|prefix| !prefix.is_empty());
         Poll::Ready(Ok(()))
     }
 }

@@ -23,7 +23,7 @@ use super::{Prefixed, Records};
 pub enum Stream {
     Tcp(TcpStream, Made),
     /// An in-memory stream with the original destination that the kernel would report for a redirected connection.
-    Memory(Pipe, Option<SocketAddr>),
+    Memory(Pipe, Option<Box<SocketAddr>>),
 }
 
 /// How a connection was made.
@@ -151,7 +151,7 @@ impl Stream {
     /// with TPROXY). `None` when the kernel does not report a redirect.
     pub fn original_destination(&self) -> Option<SocketAddr> {
         match self {
-            Self::Memory(_, original) => *original,
+            Self::Memory(_, original) => original.as_deref().copied(),
             Self::Tcp(stream, made) => {
                 let (socket, own) = (SockRef::from(stream), stream.local_addr().ok()?);
                 if made.by_tproxy(own) {
