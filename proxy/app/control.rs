@@ -26,6 +26,7 @@ use pillion_base::limits::{Limit, NO_LIMIT};
 use pillion_base::net::own::OwnListeners;
 use pillion_sidecar::state::actions::PeersRateLimit;
 use pillion_sidecar::state::authorization::Authorization;
+use pillion_sidecar::state::authorizer::Authorizer;
 use pillion_sidecar::state::tokens::Keys;
 use pillion_sidecar::state::{
     Application, Clusters, Destinations, DnsNames, Former, InboundSide, PreviousSnapshot, Sides, Store,
@@ -466,7 +467,22 @@ impl Controller {
     fn authorization(&self, of: &Rules, keys: Option<Arc<Keys>>) -> Arc<Authorization> {
         let before = self.inbound.as_ref().and_then(|side| side.authorization.as_ref());
         let known = before.filter(|before| before.of == *of).cloned();
-        known.unwrap_or_else(|| Arc::new(Authorization::new(of, keys, &self.around.metrics)))
+        known.unwrap_or_else(|| {
+            Arc::new(Authorization::new(of, keys, self.authorizer(of), &self.around.metrics))
+        })
+    }
+
+    /// The external authorizer: the one in use, with its connections, while its settings are the same.
+    fn authorizer(&self, of: &Rules) -> Option<Arc<Authorizer>> {
+        let of = of.ext_authz.as_ref()?;
+        let before = self.inbound.as_ref().and_then(|side| side.authorization.as_ref()?.authorizer.clone());
+        let known = before.filter(|before| before.of == *of);
+        Some(known.unwrap_or_else(|| {
+            let (cluster, Around { common, metrics, .. }) = (of.cluster(), &self.around);
+            let said = written(&cluster);
+            let cluster = Cluster::service(&cluster, said, None, None, &mut Policies::default(), common);
+            Authorizer::new(of, cluster, metrics)
+        }))
     }
 
     /// Waits until there are keys for tokens, if any are needed, but at most for `patience`.

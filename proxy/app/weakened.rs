@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
-use pillion_model::authorization::{Action, Authorization, EncodedSlash, Jwt, Mode};
+use pillion_model::authorization::{Action, Authorization, EncodedSlash, ExtAuthz, Jwt, Mode};
 use pillion_model::cluster::{AddressPattern, HostPattern, UpstreamTls};
 use pillion_model::identity::{Crl, Identity, TlsVersion};
 use pillion_model::listener::{AppProtocol, Inbound, Mtls, Unknown};
@@ -87,8 +87,17 @@ fn weakened_rules(now: Option<&Authorization>, next: Option<&Authorization>) -> 
     let slash = (now.encoded_slash == EncodedSlash::Reject && next.encoded_slash == EncodedSlash::Keep)
         .then_some("inbound.authorization.encoded_slash: keep instead of reject");
     let token = weakened_tokens(now.jwt.as_ref(), next.jwt.as_ref());
-    let others = default.into_iter().chain(slash).chain(token).map(str::to_owned);
+    let outside = weakened_checks(now.ext_authz.as_ref(), next.ext_authz.as_ref());
+    let others = default.into_iter().chain(slash).chain(token).chain(outside).map(str::to_owned);
     others.chain(lost_denials(now, next)).collect()
+}
+
+fn weakened_checks(now: Option<&ExtAuthz>, next: Option<&ExtAuthz>) -> Option<&'static str> {
+    match (now?, next) {
+        (_, None) => Some("inbound.authorization.ext_authz: no external authorizer is asked any more"),
+        (now, Some(next)) => (now.on_error == Action::Deny && next.on_error == Action::Allow)
+            .then_some("inbound.authorization.ext_authz.on_error: allow instead of deny"),
+    }
 }
 
 fn weakened_tokens(now: Option<&Jwt>, next: Option<&Jwt>) -> Option<&'static str> {
@@ -431,6 +440,16 @@ mod tests {
             (TOKENS, "{}", "inbound.authorization.jwt: no token is verified any more"),
             (TOKENS, OPTIONAL, "inbound.authorization.jwt.required: off instead of on"),
             (OPTIONAL, TOKENS, ""),
+            (
+                "{ ext_authz: { http: \"http://127.0.0.1:1/\" } }",
+                "{}",
+                "inbound.authorization.ext_authz: no external authorizer is asked any more",
+            ),
+            (
+                "{ ext_authz: { http: \"http://127.0.0.1:1/\" } }",
+                "{ ext_authz: { http: \"http://127.0.0.1:1/\", on_error: allow } }",
+                "inbound.authorization.ext_authz.on_error: allow instead of deny",
+            ),
             (
                 DENIALS,
                 "{ default: allow }",

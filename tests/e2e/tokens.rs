@@ -1,4 +1,4 @@
-//! `inbound.authorization.jwt` with tokens of PyJWT, and its keys over http and https.
+//! `inbound.authorization.jwt` with tokens of PyJWT, and its keys over http and https; `ext_authz` with a server of Python.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::backend::Backend;
 use crate::support::program::Program;
 use crate::support::sidecar::{Plan, Sidecar};
-use crate::support::tools::require_python;
+use crate::support::tools::{require, require_python};
 use crate::support::wire::Wire;
 use crate::support::{Scratch, eventually};
 
@@ -93,5 +93,40 @@ async fn keys_over_https_are_believed_by_the_cas_of_the_system_alone() {
         doubtful.errors().contains("no keys for tokens yet").then_some(())
     })
     .await;
+    assert_eq!(app.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_server_of_python_allows_and_denies_and_is_not_waited_for() {
+    if !require("python3") {
+        return;
+    }
+    let mut authorizer = Program::start(Program::script(Command::new("env"), "authorizer.py", &[]));
+    let port = authorizer.event().await["port"].clone();
+    let app = Backend::echo().await;
+    let ext_authz = format!("ext_authz: {{ http: \"http://127.0.0.1:{port}/check\", timeout: 2s }}");
+    let sidecar =
+        Plan::application(app.address, &format!("authorization: {{ default: allow, {ext_authz} }}"))
+            .start()
+            .await;
+    assert_eq!(status(&sidecar, "good").await, 200);
+    let question = authorizer.event().await;
+    assert_eq!((question["method"].as_str(), question["path"].as_str()), (Some("GET"), Some("/check/a")));
+    assert_eq!(question["headers"]["host"], "orders");
+    let mut wire = Wire::connect(sidecar.inbound()).await;
+    let post = "POST /a HTTP/1.1\r\nhost: orders\r\nauthorization: Bearer bad\r\ncontent-length: 2\r\n\r\nhi";
+    let denied = wire.ask(post).await;
+    assert_eq!(denied.status(), 401);
+    assert!(
+        denied.head.contains("Bearer realm=\"shop\"") && denied.head.contains("authz_denied"),
+        "{}",
+        denied.head
+    );
+    assert_eq!(denied.body, b"{\"error\": \"who are you?\"}");
+    let mut wire = Wire::connect(sidecar.inbound()).await;
+    let slow = "GET /slow HTTP/1.1\r\nhost: orders\r\nauthorization: Bearer good\r\n\r\n";
+    assert_eq!(wire.ask(slow).await.status(), 503);
+    drop(authorizer);
+    assert_eq!(status(&sidecar, "good").await, 503, "nobody listens any more");
     assert_eq!(app.requests().len(), 1);
 }

@@ -8,6 +8,7 @@
 //! A new key that holds one word costs one line in one of the modules below, beside its field in the model.
 
 mod authorization;
+mod ext_authz;
 mod jwt;
 mod balancer;
 mod elsewhere;

@@ -136,6 +136,10 @@ fn the_ranges_in_words_are_those_that_are_checked() {
     let dns = |refresh: &str| {
         format!("services: {{ a: {{ endpoints: {{ dns: \"a:80\", refresh: {refresh} }} }} }}")
     };
+    let check = |timeout: &str| {
+        let check = format!("{{ http: \"http://127.0.0.1:1\", timeout: {timeout} }}");
+        format!("inbound: {{ authorization: {{ ext_authz: {check} }} }}")
+    };
     let jwks = |refresh: &str| {
         let jwks = format!("{{ url: \"https://a\", refresh: {refresh} }}");
         format!("inbound: {{ authorization: {{ jwt: {{ issuer: a, audiences: b, jwks: {jwks} }} }} }}")
@@ -158,6 +162,7 @@ fn the_ranges_in_words_are_those_that_are_checked() {
         ),
         ("1s or more", vec![dns("1s")], vec![dns("999ms")]),
         ("10s or more", vec![jwks("10s")], vec![jwks("9999ms")]),
+        ("up to 30s", vec![check("30s")], vec![check("30001ms"), check("0s")]),
     ] {
         assert!(reference::page().contains(range), "{range}");
         let loads = |text: &String| pillion_config::parse(text, Path::new("")).is_ok();

@@ -1,5 +1,6 @@
 //! `inbound.authorization`: which peers may send which requests and connections to the application.
 
+mod external;
 mod jwt;
 pub mod path;
 
@@ -8,6 +9,7 @@ use std::fmt;
 use crate::cluster::{AddressPattern, HostPattern};
 use crate::identity::{BadSpiffeId, SpiffeId};
 use crate::route::HeaderMatch;
+pub use external::{AuthorizerUrl, BadAuthorizerUrl, ExtAuthz};
 pub use jwt::{BadClaimPattern, BadJwksUrl, ClaimMatch, ClaimPattern, Jwks, JwksUrl, Jwt};
 use path::{BadPath, JudgedPath};
 
@@ -21,6 +23,8 @@ pub struct Authorization {
     pub rules: Vec<Rule>,
     /// `None`: no token is read.
     pub jwt: Option<Jwt>,
+    /// `None`: rules alone judge.
+    pub ext_authz: Option<ExtAuthz>,
 }
 
 impl Default for Authorization {
@@ -31,6 +35,7 @@ impl Default for Authorization {
             encoded_slash: EncodedSlash::default(),
             rules: Vec::new(),
             jwt: None,
+            ext_authz: None,
         }
     }
 }
@@ -72,9 +77,11 @@ pub struct Rule {
 
 impl Rule {
     /// The names under which decisions are counted that no rule makes: the default; a path that two readers could see
-    /// differently; opaque bytes where rules for HTTP exist; a token that is missing or bad. `other` is the label of
+    /// differently; opaque bytes where rules for HTTP exist; a token that is missing or bad; an external
+    /// authorizer. `other` is the label of
     /// rules beyond the bound of names.
-    pub const RESERVED: [&str; 5] = [Self::DEFAULT, Self::BAD_PATH, Self::OPAQUE, Self::JWT, "other"];
+    pub const RESERVED: [&str; 6] =
+        [Self::DEFAULT, Self::BAD_PATH, Self::OPAQUE, Self::JWT, ExtAuthz::NAME, "other"];
     pub const DEFAULT: &str = "default";
     pub const BAD_PATH: &str = "bad_path";
     pub const OPAQUE: &str = "opaque";

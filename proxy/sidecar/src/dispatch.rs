@@ -3,22 +3,24 @@
 
 mod families;
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Uri, Version};
 use pillion_model::cluster::ClusterKind;
 use tokio::time::Instant;
-use tower::service_fn;
+use tower::{Service as _, ServiceBuilder, service_fn};
 
 use crate::connection::Destination;
 use crate::exchange::attempts::{AttemptId, AttemptOutcome};
 use crate::http::call::RequestContext;
 use crate::http::tunnel;
 use crate::http::{Body, Call, Exchange, FailedCall, Response};
-use crate::layers::HttpService;
 use crate::layers::headers::tell_passes;
 use crate::layers::limit::too_large;
+use crate::layers::{HttpService, limit, retry};
 use crate::state::Route;
 use pillion_base::error::{Error, Sent};
 use pillion_http::expect;
@@ -41,6 +43,13 @@ use families::Wish;
 /// The innermost service. Its future is boxed because it is by far the largest, and the layers above would move it.
 pub fn service() -> impl HttpService {
     service_fn(|call: Box<Call>| Box::pin(dispatch(call)))
+}
+
+/// Carries a request that the sidecar itself makes: within the limits of its cluster, and again where a connection from
+/// the pool had just been closed.
+pub fn of_ours(call: Box<Call>) -> Pin<Box<dyn Future<Output = Result<Response, FailedCall>> + Send>> {
+    let mut stack = ServiceBuilder::new().layer(retry::layer()).layer(limit::layer()).service(service());
+    Box::pin(async move { stack.call(call).await })
 }
 
 async fn dispatch(mut call: Box<Call>) -> Result<Response, FailedCall> {

@@ -52,7 +52,7 @@ pub fn stack(without: Option<Name>) -> impl AnsweringService {
         .layer(unless(without, Name::Record, record::layer())) // first in, last out: sees every ending
         .layer(rescue::layer()) // errors become answers below the record
         .layer(closing::layer()) // refuses requests near the end of a drain; callers retry them elsewhere
-        .layer(unless(without, Name::Route, route::layer(None))) // always the application
+        .layer(unless(without, Name::Route, route::layer(None, dispatch::of_ours))) // always the application
         .layer(unless(without, Name::Headers, headers::layer())) // tells the application only a proven identity
         .layer(unless(without, Name::Timeout, time::whole())) // off by default: the caller has its own deadline
         .layer(unless(without, Name::Retry, retry::layer())) // only where the pooled connection was closed

@@ -45,7 +45,7 @@ pub fn stack(without: Option<Name>) -> impl AnsweringService {
     ServiceBuilder::new()
         .layer(unless(without, Name::Record, record::layer())) // first in, last out: sees every ending
         .layer(rescue::layer()) // errors become answers below the record
-        .layer(unless(without, Name::Route, route::layer(Some(enter_inside)))) // from here on the call has its policy
+        .layer(unless(without, Name::Route, route::layer(Some(enter_inside), dispatch::of_ours))) // from here on the call has its policy
         .layer(unless(without, Name::Headers, headers::layer())) // adds headers for the next hop, removes forged ones
         .layer(unless(without, Name::Timeout, timeout::whole())) // covers all tries and their pauses
         .layer(amend::layer(carry_mirrored)) // what a route does to a request, once for all tries

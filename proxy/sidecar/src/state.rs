@@ -6,6 +6,7 @@
 
 pub mod actions;
 pub mod authorization;
+pub mod authorizer;
 pub mod tokens;
 mod addresses;
 mod compile;

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use super::family::{Exposition, Family, Histogram, IntCounter, IntGauge};
 use super::labels::{
-    AuthorizationMode, CertificateUse, ConnectionOutcome, Decision, DetectionVerdict, DnsOutcome,
-    EjectionCause, EndpointState, Flow, HandshakeOutcome, JwksOutcome, LimitLabel, Protocol, ReloadOutcome,
-    RequestLabels, RetryOutcome, RuleLabel, Service, Tls, TokenOutcome,
+    AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,
+    DnsOutcome, EjectionCause, EndpointState, Flow, HandshakeOutcome, JwksOutcome, LimitLabel, Protocol,
+    ReloadOutcome, RequestLabels, RetryOutcome, RuleLabel, Service, Tls, TokenOutcome,
 };
 use super::symbols::Symbol;
 use pillion_model::Direction;
@@ -46,6 +46,7 @@ pub(super) struct Families {
     pub(super) access_log_dropped: Family<(), IntCounter>,
     pub(super) authorization: Family<(Decision, RuleLabel, AuthorizationMode), IntCounter>,
     pub(super) tokens: Family<(TokenOutcome,), IntCounter>,
+    pub(super) checks: Family<(CheckOutcome,), IntCounter>,
     pub(super) jwks_loads: Family<(JwksOutcome,), IntCounter>,
 }
 
@@ -76,6 +77,7 @@ impl Families {
             access_log_dropped: to.counters("pillion_access_log_dropped_total", "Access log lines lost because the sink was too slow or failed."),
             authorization: to.counters("pillion_authorization_total", "Inbound requests and opaque connections by the rule that decided."),
             tokens: to.counters("pillion_jwt_tokens_total", "Tokens of inbound requests by what they came to."),
+            checks: to.counters("pillion_ext_authz_checks_total", "Inbound requests by what the external authorizer said of them."),
             jwks_loads: to.counters("pillion_jwks_loads_total", "Readings of the issuer's keys, from a file or a URL, by outcome."),
         }
     }

@@ -296,6 +296,16 @@ vocabulary! {
 }
 
 vocabulary! {
+    /// What a check by the external authorizer came to.
+    CheckOutcome as "outcome" {
+        Allowed = "allowed",
+        Denied = "denied",
+        /// It did not answer, or answered 5xx.
+        Failed = "failed",
+    }
+}
+
+vocabulary! {
     /// What reading the keys of an issuer came to.
     JwksOutcome as "outcome" {
         Applied = "applied",

@@ -25,9 +25,9 @@ pub mod seldom;
 pub use access::{AccessLog, Record, RequestRecord};
 pub use family::{Held, Histogram, IntGauge};
 pub use labels::{
-    AuthorizationMode, CertificateUse, ConnectionOutcome, Decision, DetectionVerdict, DnsOutcome,
-    EjectionCause, EndpointState, Flow, HandshakeOutcome, JwksOutcome, LimitLabel, MethodLabel, Protocol,
-    ReloadOutcome, RequestLabels, RetryOutcome, Tls, TokenOutcome,
+    AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,
+    DnsOutcome, EjectionCause, EndpointState, Flow, HandshakeOutcome, JwksOutcome, LimitLabel, MethodLabel,
+    Protocol, ReloadOutcome, RequestLabels, RetryOutcome, Tls, TokenOutcome,
 };
 pub use metrics::Metrics;
 pub use recorder::Recorder;

@@ -12,9 +12,9 @@ use parking_lot::{Mutex, RwLock};
 use super::families::Families;
 use super::family::{Exposition, Histogram, IntCounter, IntGauge};
 use super::labels::{
-    AuthorizationMode, CertificateUse, ConnectionOutcome, Decision, DetectionVerdict, DnsOutcome,
-    HandshakeOutcome, JwksOutcome, Label, Protocol, ReloadOutcome, RequestLabels, RuleLabel, Service, Tls,
-    TokenOutcome,
+    AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,
+    DnsOutcome, HandshakeOutcome, JwksOutcome, Label, Protocol, ReloadOutcome, RequestLabels, RuleLabel,
+    Service, Tls, TokenOutcome,
 };
 use super::process;
 use super::service::ServiceMetrics;
@@ -174,6 +174,10 @@ impl Metrics {
         self.families.tokens.of((outcome,))
     }
 
+    pub fn checks(&self, outcome: CheckOutcome) -> IntCounter {
+        self.families.checks.of((outcome,))
+    }
+
     pub fn jwks_loads(&self, outcome: JwksOutcome) -> IntCounter {
         self.families.jwks_loads.of((outcome,))
     }
@@ -275,7 +279,8 @@ mod tests {
     use pillion_model::Reason;
 
     /// The families of the public interface that exist so far.
-    const FAMILIES: [&str; 32] = [
+    const FAMILIES: [&str; 33] = [
+        "pillion_ext_authz_checks_total",
         "pillion_authorization_total",
         "pillion_jwt_tokens_total",
         "pillion_jwks_loads_total",
@@ -356,6 +361,7 @@ mod tests {
             .authorization(Decision::Denied, metrics.intern("web-reads"), AuthorizationMode::Enforce)
             .inc();
         TokenOutcome::ALL.iter().for_each(|outcome| metrics.tokens(*outcome).inc());
+        CheckOutcome::ALL.iter().for_each(|outcome| metrics.checks(*outcome).inc());
         JwksOutcome::ALL.iter().for_each(|outcome| metrics.jwks_loads(*outcome).inc());
         ReloadOutcome::ALL.iter().for_each(|outcome| metrics.config_reloads(*outcome).inc());
         metrics.config_generation().set(7);

@@ -5,7 +5,8 @@ use pillion_testkit::jwt::Issuer;
 use serde_json::{Value, json};
 
 use super::super::backend::{Backend, OK};
-use super::super::mesh::{A, IDENTITY, Mesh, Pair, Sidecar, identity, pass, settle};
+use super::super::mesh::{A, B, IDENTITY, Mesh, Pair, Sidecar, identity, pass, settle};
+use super::super::peer::Peer;
 use super::{Key, Row, key, shows};
 use pillion_tls::client::Purpose;
 
@@ -25,6 +26,7 @@ pub(super) fn rows() -> Vec<Row> {
     rows.extend(conditions(&path(".rules[]")));
     rows.extend(conditions(&path(".rules[].not")));
     rows.extend(tokens(&path(".jwt")));
+    rows.extend(checks(&path(".ext_authz")));
     rows
 }
 
@@ -48,6 +50,45 @@ fn tokens(block: &str) -> Vec<Row> {
         shows(path(".required"), ["on", "off"], answers_to_tokens),
         shows(path(".forward"), ["on", "off"], answers_to_tokens),
     ]
+}
+
+fn checks(block: &str) -> Vec<Row> {
+    let path = |key: &str| format!("{block}{key}");
+    vec![
+        shows(path(""), ["off", "{ \"http\": \"http://10.0.0.2:80/check\" }"], answers_after_a_check),
+        shows(path(".http"), ["http://10.0.0.2:80/one", "http://10.0.0.2:80/two"], answers_after_a_check),
+        shows(path(".timeout"), ["1s", "20s"], answers_after_a_check),
+        shows(path(".on_error"), ["deny", "allow"], answers_after_a_check),
+        shows(path(".send_headers"), ["x-test", "[\"authorization\", \"x-other\"]"], answers_after_a_check),
+    ]
+}
+
+/// The answer to a request, what the authorizer was asked, and how long it took. The authorizer answers some questions
+/// after ten seconds.
+async fn answers_after_a_check(key: Key) -> String {
+    let mesh = Mesh::default();
+    let _app = mesh.answering(A, OK);
+    let is_slow = key.path.ends_with("timeout") || key.path.ends_with("on_error");
+    let authorizer = mesh.scripted(B, move |mut peer: Peer, _| async move {
+        while peer.message().await.is_some() {
+            pass(if is_slow { 10 } else { 0 }).await;
+            drop(peer.try_send("HTTP/1.1 403 No\r\ncontent-length: 0\r\n\r\n").await);
+        }
+    });
+    let ext_authz = json!({ "http": "http://10.0.0.2:80/check" });
+    let file = key::application(
+        json!({ "app": A, "authorization": { "default": "allow", "ext_authz": ext_authz } }),
+    );
+    let sidecar = key.start(&mesh, file, None);
+    let asked = "GET / HTTP/1.1\r\nhost: orders\r\nx-test: one\r\nauthorization: Basic YTpi\r\n\r\n";
+    let answer = sidecar.client().await.ask(asked).await;
+    let question = authorizer.requests().first().map(|asked| asked.head.clone()).unwrap_or_default();
+    let told = |text: &str| question.contains(text);
+    format!(
+        "{:?} {:?}",
+        answer.status_and_reason(),
+        [told("/one"), told("/two"), told("x-test"), told("Basic")]
+    )
 }
 
 /// The sidecar of an application that accepts tokens, with two sets of keys.

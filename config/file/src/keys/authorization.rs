@@ -6,6 +6,7 @@ use pillion_model::authorization::{
 };
 use pillion_model::cluster::HostPattern;
 
+use super::ext_authz::{self, EXT_AUTHZ};
 use super::jwt::{self, JWT};
 use super::routes::matching;
 use super::{Block, Static, field};
@@ -44,7 +45,15 @@ pub(super) static AUTHORIZATION: Static<Authorization> = Static::new(|| {
             },
             |authorization, at, page| jwt::tell(authorization.jwt.as_ref(), &at.key("jwt"), page),
         )
-        .later("ext_authz", |_| {})
+        .key(
+            "ext_authz",
+            "A program that judges the requests that rules allow, in Envoy's protocol. Default: none is asked.",
+            || schema::or_off(EXT_AUTHZ.schema()),
+            |authorization: &mut Authorization, node, reading| {
+                ext_authz::read(&mut authorization.ext_authz, node, reading);
+            },
+            |authorization, at, page| ext_authz::tell(authorization.ext_authz.as_ref(), &at.key("ext_authz"), page),
+        )
 });
 
 struct RuleBlock {

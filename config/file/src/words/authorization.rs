@@ -1,8 +1,8 @@
 //! Words of `inbound.authorization`: actions, modes, and the patterns for peers, paths and addresses.
 
 use pillion_model::authorization::{
-    Action, BadJwksUrl, BadPathPattern, ClaimPattern, EncodedSlash, JwksUrl, Mode, PathPattern, PeerPattern,
-    Rule,
+    Action, AuthorizerUrl, BadAuthorizerUrl, BadJwksUrl, BadPathPattern, ClaimPattern, EncodedSlash, JwksUrl,
+    Mode, PathPattern, PeerPattern, Rule,
 };
 use pillion_model::cluster::AddressPattern;
 use pillion_model::text::shortened;
@@ -113,6 +113,22 @@ impl Word for JwksUrl {
     }
 }
 
+impl Word for AuthorizerUrl {
+    const EXPECTED: &'static str = "the address of an authorizer (http://127.0.0.1:9191/check)";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        Self::new(text).map_err(|why| {
+            let bad = BadWord::new(format!("is `{}`, which {why}", shortened(text)));
+            match why {
+                BadAuthorizerUrl::Address => {
+                    bad.help("names are not resolved: write an IP address, as in http://127.0.0.1:9191/check")
+                }
+                _ => bad.help("write it like http://127.0.0.1:9191/check"),
+            }
+        })
+    }
+}
+
 /// The header in which requests carry a token, in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TokenHeader(pub(crate) String);
@@ -152,6 +168,7 @@ impl Word for ClaimPattern {
 }
 
 leaves!(
+    AuthorizerUrl: |url| url.to_string().into(),
     JwksUrl: |url| url.to_string().into(),
     ClaimPattern: |pattern| pattern.to_string().into(),
     Action: super::chosen,

@@ -256,3 +256,44 @@ fn mistakes_in_tokens_and_claims_are_told() {
     let told = warnings(&with_jwt(GOOD, rules)).iter().map(ToString::to_string).collect::<String>();
     assert!(told.contains("the deny rule `b` matches all that it matches"), "{told}");
 }
+
+#[test]
+fn an_external_authorizer_is_read_and_its_mistakes_are_told() {
+    let with = |ext_authz: &str| {
+        format!("inbound: {{ app: 127.0.0.1:8080, authorization: {{ ext_authz: {ext_authz} }} }}\n")
+    };
+    let read = |ext_authz: &str| {
+        let found = good(&with(ext_authz)).inbound.and_then(|inbound| inbound.authorization);
+        found.expect("a block").ext_authz
+    };
+    let usual = read("{ http: \"http://127.0.0.1:9191/check\" }").expect("an authorizer");
+    assert_eq!(
+        (usual.http.to_string().as_str(), usual.timeout.as_millis()),
+        ("http://127.0.0.1:9191/check", 200)
+    );
+    assert_eq!((usual.on_error, &usual.send_headers[..]), (Action::Deny, &["authorization".to_owned()][..]));
+    let own = "{ http: \"http://[::1]:1/\", timeout: 1s, on_error: allow, send_headers: [X-A, cookie] }";
+    let own = read(own).expect("an authorizer");
+    assert_eq!(
+        (own.on_error, &own.send_headers[..]),
+        (Action::Allow, &["x-a".to_owned(), "cookie".to_owned()][..])
+    );
+    assert_eq!(read("off"), None);
+    for (ext_authz, expected) in [
+        ("{}", "ext_authz needs `http`"),
+        ("{ http: \"http://authz.shop:9191/check\" }", "names are not resolved"),
+        ("{ http: \"https://127.0.0.1:9191\" }", "does not begin with http://"),
+        ("{ http: \"http://127.0.0.1:1\", timeout: 31s }", "ext_authz.timeout is not above 0 and up to 30s"),
+        ("{ http: \"http://127.0.0.1:1\", timeout: 0s }", "ext_authz.timeout"),
+        (
+            "{ http: \"http://127.0.0.1:1\", send_headers: [x-forwarded-client-cert] }",
+            "which only sidecars may send",
+        ),
+        ("{ http: \"http://127.0.0.1:1\", send_headers: [content-length] }", "which frames the body"),
+        ("{ http: \"http://127.0.0.1:1\", on_error: maybe }", "allow or deny"),
+        ("on", "only `off` or a block of keys makes sense"),
+    ] {
+        let errors = bad(&with(ext_authz)).to_string();
+        assert!(errors.contains(expected), "{ext_authz}: {errors}");
+    }
+}

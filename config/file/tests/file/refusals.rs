@@ -44,8 +44,13 @@ fn the_alternatives_of_the_public_interface_are_refused_by_name() {
         ("metrics: { compatibility: [istio] }".into(), "metrics.compatibility"),
         ("access_log: { format: text }".into(), "access_log.format"),
         (
-            "inbound: { authorization: { ext_authz: { timeout: 1s } } }".into(),
-            "inbound.authorization.ext_authz",
+            "inbound: { authorization: { ext_authz: { grpc: \"127.0.0.1:9191\" } } }".into(),
+            "inbound.authorization.ext_authz.grpc",
+        ),
+        (
+            "inbound: { authorization: { ext_authz: { http: \"http://127.0.0.1:1/\", with_body: 8KiB } } }"
+                .into(),
+            "inbound.authorization.ext_authz.with_body",
         ),
     ];
     for (source, key) in cases {

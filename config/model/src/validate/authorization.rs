@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use super::actions::{Side, reserved};
 use crate::authorization::{
-    Action, Authorization, ClaimMatch, ClaimPattern, Conditions, Jwks, PathPattern, PeerPattern, Rule,
+    Action, Authorization, ClaimMatch, ClaimPattern, Conditions, ExtAuthz, Jwks, PathPattern, PeerPattern,
+    Rule,
 };
 use crate::cluster::{AddressPattern, HostPattern};
 use crate::fault::Faults;
@@ -27,6 +28,7 @@ pub(super) fn validate(inbound: &Inbound, at: &Trail<'_>, faults: &mut Faults) {
     refuse_many_expressions(authorization, &rules, faults);
     refuse_headers(authorization, &rules, faults);
     validate_jwt(authorization, &at, faults);
+    validate_ext_authz(authorization, &at, faults);
     let admits_unknown_peers =
         authorization.default == Action::Allow || authorization.rules.iter().any(allows_unknown_peers);
     let broad: Vec<(usize, &Rule)> = broad_denials(authorization).take(MOST_COMPARED).collect();
@@ -94,6 +96,20 @@ fn refuse_headers(of: &Authorization, at: &Trail<'_>, faults: &mut Faults) {
         refuse(&rule.when, &at);
         if let Some(not) = &rule.not {
             refuse(not, &at.key("not"));
+        }
+    }
+}
+
+fn validate_ext_authz(of: &Authorization, at: &Trail<'_>, faults: &mut Faults) {
+    let Some(of) = &of.ext_authz else { return };
+    let at = at.key("ext_authz");
+    if of.timeout.is_zero() || of.timeout > ExtAuthz::LONGEST_TIMEOUT {
+        let what = format!("is not above 0 and up to {:?}", ExtAuthz::LONGEST_TIMEOUT);
+        faults.error(&at.key("timeout"), what).help("every request waits for it: 200ms");
+    }
+    for name in &of.send_headers {
+        if let Some((why, help)) = reserved(name, Side::Request) {
+            faults.error(&at.key("send_headers"), format!("has {name}, {why}")).help(help);
         }
     }
 }

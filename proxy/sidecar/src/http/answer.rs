@@ -3,13 +3,15 @@
 
 use std::fmt::Write as _;
 
-use http::{HeaderValue, StatusCode};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode};
 use pillion_http1::{Known, Value};
 
 use super::{Body, Exchange};
 use crate::connection::Connection;
 use pillion_base::error::{Error, ErrorAnswer};
-use pillion_http::message::Response;
+use pillion_http::message::{Headers, Response};
+use pillion_http::seen::is_ours;
 use pillion_model::{Direction, Reason};
 
 /// Answers `error` to the caller of `exchange`.
@@ -82,6 +84,62 @@ const fn grpc_of_status(status: u16) -> u8 {
         429 | 502..=504 => 14,
         _ => 2,
     }
+}
+
+/// What an external authorizer has answered in place of the application.
+pub struct Denial {
+    pub status: StatusCode,
+    pub headers: Headers,
+    pub body: Bytes,
+}
+
+/// The answer of an external authorizer, as an answer to `error`. It keeps its status, content and fields; those that
+/// concern its own connection, and those that only sidecars may send, are left out. A gRPC caller gets the status that
+/// goes with it.
+pub fn of_authorizer(
+    error: &Error,
+    Denial { status, headers, body }: Denial,
+    exchange: &Exchange,
+    is_grpc: bool,
+) -> Response<Body> {
+    let mut response = answer(error, exchange, is_grpc);
+    if is_grpc {
+        let status = HeaderValue::from(u16::from(grpc_of_status(status.as_u16())));
+        response.headers_mut().set(Known::GrpcStatus, &status);
+        return response;
+    }
+    *response.status_mut() = status;
+    let connection = headers.all(Known::Connection).flat_map(|line| line.split(|byte| *byte == b','));
+    let named: Vec<&[u8]> = connection.map(<[u8]>::trim_ascii).collect();
+    response.headers_mut().remove(Known::ContentType);
+    for (name, value) in headers.iter().filter(|(name, _)| may_pass(name)) {
+        let is_named = named.iter().any(|named| named.eq_ignore_ascii_case(name));
+        if let (Ok(name), Ok(value), false) =
+            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value), is_named)
+        {
+            response.headers_mut().append_named(&name, &value);
+        }
+    }
+    let is_bare = body.is_empty() || exchange.is_head() || has_no_content(status);
+    response.map(|_own| if is_bare { Body::empty() } else { Body::full(body) })
+}
+
+/// Whether a field of an authorizer's answer may reach the client.
+fn may_pass(name: &[u8]) -> bool {
+    const LEFT_OUT: [Known; 11] = [
+        Known::Connection,
+        Known::KeepAlive,
+        Known::ProxyConnection,
+        Known::Te,
+        Known::Upgrade,
+        Known::TransferEncoding,
+        Known::ContentLength,
+        Known::Trailer,
+        Known::ProxyStatus,
+        Known::XRequestId,
+        Known::GrpcStatus,
+    ];
+    !is_ours(name) && Known::find(name).is_none_or(|known| !LEFT_OUT.contains(&known))
 }
 
 /// The answer of a route itself. It is no error, so it has no `Proxy-Status`. gRPC callers get the matching gRPC status, and

@@ -108,7 +108,7 @@ fn mirrored(mut call: Box<Call>, mirror: Option<&Mirror>) -> (Box<Call>, Option<
     let dice = || exchange.worker.ground.rng.lock().f64();
     let is_wanted = |mirror: &&Mirror| call.common.tunnel.is_none() && is_among(mirror.share, dice);
     let Some(mirror) = mirror.filter(is_wanted) else { return (call, None) };
-    let exchange = Arc::new(exchange_of_mirror(&exchange));
+    let exchange = Arc::new(exchange_beside(&exchange));
     exchange.routed(&mirror.route);
     let key = mirror.route.cluster.hash_key().and_then(|key| {
         KeyHash::of_request(key, &call.head.headers, &call.head.uri, exchange.connection.downstream.ip())
@@ -141,8 +141,8 @@ fn refuse(exchange: &Exchange, mirror: &Mirror) {
     exchange.finish(ResponseEnd::default());
 }
 
-/// An exchange for the copy, without the client's connection, which may close before the mirror has answered.
-fn exchange_of_mirror(of: &Exchange) -> Exchange {
+/// An exchange beside that of a client, without its connection, which may close first: for a copy, or for a check.
+pub(super) fn exchange_beside(of: &Exchange) -> Exchange {
     let work = of.worker.work(of.connection.direction);
     let connection = Connection::new(of.connection.downstream, Place::unlimited(work));
     Exchange::new(of.worker.clone(), Arc::new(connection), of.request_id.clone(), 0)

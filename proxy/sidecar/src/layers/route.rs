@@ -2,10 +2,13 @@
 
 mod answering;
 mod authorize;
+mod external;
 mod token;
 mod egress;
 
+use std::future::Future;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use http::uri::{Authority, Scheme};
@@ -28,18 +31,34 @@ use pillion_http1::{Known, Value};
 use pillion_model::Direction;
 use pillion_model::Reason;
 
+/// Carries a request of the sidecar itself.
+pub trait Carry:
+    Fn(Box<Call>) -> Pin<Box<dyn Future<Output = Result<Response, FailedCall>> + Send>> + Copy + Send + 'static
+{
+}
+
+impl<F> Carry for F where
+    F: Fn(Box<Call>) -> Pin<Box<dyn Future<Output = Result<Response, FailedCall>> + Send>>
+        + Copy
+        + Send
+        + 'static
+{
+}
+
 /// `inside`: serves what runs inside a CONNECT that the sidecar itself answers; `None` on a side that does not answer
-/// CONNECT.
+/// CONNECT. `check` carries the question to an external authorizer.
 pub fn layer<S: HttpService>(
     inside: Option<EnterInside>,
+    check: impl Carry,
 ) -> impl Layer<S, Service = impl HttpService> + Clone {
-    layer_fn(move |next: S| service_fn(move |call| route(next.clone(), call, inside)))
+    layer_fn(move |next: S| service_fn(move |call| route(next.clone(), call, inside, check)))
 }
 
 async fn route<S: HttpService>(
     mut next: S,
     mut call: Box<Call>,
     inside: Option<EnterInside>,
+    check: impl Carry,
 ) -> Result<Response, FailedCall> {
     refuse_loop(&call)?;
     framing::check_request(Arc::make_mut(&mut call.head), &call.seen).map_err(Fault::refusal)?;
@@ -61,8 +80,10 @@ async fn route<S: HttpService>(
         },
         Found::Absolute => Box::pin(egress::absolute(&call)).await?,
     };
-    if let Some(changes) = changes {
-        changes.apply(&mut call);
+    if let Some(changes) = changes
+        && let Some(denial) = Box::pin(changes.apply(&mut call, check)).await?
+    {
+        return Ok(denial);
     }
     let route = diverted(&call, route)?;
     call.common.host = call.common.host.take().or_else(|| default_host(&route));

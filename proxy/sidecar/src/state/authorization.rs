@@ -7,10 +7,11 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
+use super::authorizer::Authorizer;
 use super::tokens::{Keys, Tokens};
 use pillion_authz::{Engine, Facts, Verdict};
 use pillion_base::error::Error;
-use pillion_model::authorization::{self as model, Action, EncodedSlash, Mode, Rule};
+use pillion_model::authorization::{self as model, Action, EncodedSlash, ExtAuthz, Mode, Rule};
 use pillion_model::{Reason, SpiffeId};
 use pillion_telemetry::{AuthorizationMode, Decision, Metrics, Symbol, family::IntCounter};
 
@@ -23,8 +24,11 @@ pub struct Authorization {
     bad_path: Decider,
     opaque: Decider,
     jwt: Decider,
+    outside: Decider,
     /// `None`: no token is read.
     pub tokens: Option<Tokens>,
+    /// `None`: rules alone judge.
+    pub authorizer: Option<Arc<Authorizer>>,
     metrics: Arc<Metrics>,
     /// The names under which it counts.
     pub names: Arc<HashSet<Symbol>>,
@@ -44,6 +48,10 @@ pub struct Decided {
     pub rule: Symbol,
 }
 
+/// What the rules say of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Judged(Verdict);
+
 /// A decision, and the error of what is refused.
 pub type Judgement = (Decided, Result<(), Error>);
 
@@ -60,12 +68,17 @@ pub struct OpaqueConnection<'a> {
 
 impl Authorization {
     /// `keys`: those of the issuer of `jwt`.
-    pub fn new(of: &model::Authorization, keys: Option<Arc<Keys>>, metrics: &Arc<Metrics>) -> Self {
+    pub fn new(
+        of: &model::Authorization,
+        keys: Option<Arc<Keys>>,
+        authorizer: Option<Arc<Authorizer>>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         let decider = |name: &str| Decider { name: metrics.intern(name), counters: Default::default() };
         let rules: Box<[Decider]> = of.rules.iter().map(|rule| decider(&rule.name)).collect();
-        let named = [Rule::DEFAULT, Rule::BAD_PATH, Rule::OPAQUE, Rule::JWT];
-        let [default, bad_path, opaque, jwt] = named.map(decider);
-        let others = [&default, &bad_path, &opaque, &jwt];
+        let named = [Rule::DEFAULT, Rule::BAD_PATH, Rule::OPAQUE, Rule::JWT, ExtAuthz::NAME];
+        let [default, bad_path, opaque, jwt, outside] = named.map(decider);
+        let others = [&default, &bad_path, &opaque, &jwt, &outside];
         let tokens = of.jwt.as_ref().zip(keys).map(|(jwt, keys)| Tokens::new(jwt, of, keys, metrics));
         Self {
             names: Arc::new(rules.iter().chain(others).map(|decider| decider.name).collect()),
@@ -75,7 +88,9 @@ impl Authorization {
             bad_path,
             opaque,
             jwt,
+            outside,
             tokens,
+            authorizer,
             metrics: metrics.clone(),
             of: of.clone(),
         }
@@ -94,9 +109,18 @@ impl Authorization {
         self.of.mode == Mode::Enforce
     }
 
-    /// Judges a request, and counts the decision.
-    pub fn request(&self, facts: &Facts<'_>) -> Judgement {
-        let verdict = self.engine.judge(facts);
+    /// Judges a request by the rules.
+    pub fn judge(&self, facts: &Facts<'_>) -> Judged {
+        Judged(self.engine.judge(facts))
+    }
+
+    /// The authorizer that must judge a request after the rules.
+    pub fn authorizer_after(&self, judged: Judged) -> Option<&Arc<Authorizer>> {
+        self.authorizer.as_ref().filter(|_| judged.0.action == Action::Allow)
+    }
+
+    /// Counts the decision of the rules, which is the last one.
+    pub fn decided(&self, Judged(verdict): Judged) -> Judgement {
         let (decided, is_refused) = self.count(self.decider(verdict), verdict.action);
         (decided, if is_refused { Err(self.refusal(verdict)) } else { Ok(()) })
     }
@@ -111,6 +135,12 @@ impl Authorization {
     /// Counts a request whose token is missing or bad, which is refused with `why`.
     pub fn bad_token(&self, why: Error) -> Judgement {
         let (decided, is_refused) = self.count(&self.jwt, Action::Deny);
+        (decided, if is_refused { Err(why) } else { Ok(()) })
+    }
+
+    /// Counts a request that the external authorizer denies, or that it could not judge. It is refused with `why`.
+    pub fn denied_outside(&self, why: Error) -> Judgement {
+        let (decided, is_refused) = self.count(&self.outside, Action::Deny);
         (decided, if is_refused { Err(why) } else { Ok(()) })
     }
 
@@ -133,7 +163,8 @@ impl Authorization {
     fn judge_opaque(&self, of: &OpaqueConnection<'_>) -> (&Decider, Verdict) {
         let OpaqueConnection { peer, source, port, is_declared } = *of;
         let needs_token = self.of.jwt.as_ref().is_some_and(|jwt| jwt.required);
-        if !is_declared && (needs_token || self.engine.has_rules_for_http(port)) {
+        let needs_request = needs_token || self.authorizer.is_some();
+        if !is_declared && (needs_request || self.engine.has_rules_for_http(port)) {
             return (&self.opaque, Verdict { action: Action::Deny, rule: None });
         }
         let verdict = self.engine.judge(&Facts { peer, source, port, request: None });

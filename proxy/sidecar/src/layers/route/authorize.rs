@@ -2,13 +2,16 @@
 //!
 //! Where rules for the port name paths, the application receives the path that was judged, in origin-form.
 
+use std::sync::Arc;
+
 use http::uri::PathAndQuery;
 use http::{Method, Uri, Version};
 use pillion_authz::{Asked, Claims, Facts, Headers as HeadersOf};
 
-use super::host_text;
+use super::external::Check;
 use super::token::{self, WithoutToken};
-use crate::http::Call;
+use super::{Carry, host_text};
+use crate::http::{Call, Response};
 use crate::layers::headers::scheme;
 use crate::state::authorization::{Authorization, Decided, Judgement};
 use crate::state::split_port;
@@ -18,22 +21,34 @@ use pillion_http::message::{Headers, RequestHead};
 use pillion_http::seen::{Seen, are_read_alike};
 use pillion_http1::Known;
 use pillion_model::Reason;
-use pillion_model::authorization::path::{BadPath, JudgedPath};
+use pillion_model::authorization::path::JudgedPath;
 
 /// What the application receives otherwise than it came.
 pub(super) struct Changes {
     target: Option<Uri>,
     without: Option<WithoutToken>,
+    check: Option<Check>,
 }
 
 impl Changes {
-    pub(super) fn apply(self, call: &mut Call) {
+    /// Changes the request, after the external authorizer has been asked about it. Returns the answer for the client if
+    /// that denies it.
+    ///
+    /// # Errors
+    /// `authz_unavailable`.
+    pub(super) async fn apply(self, call: &mut Call, carry: impl Carry) -> Result<Option<Response>, Error> {
+        if let Some(check) = self.check
+            && let Some(denial) = check.run(call, self.target.as_ref(), carry).await?
+        {
+            return Ok(Some(denial));
+        }
         if let Some(target) = self.target {
             call.head_mut().uri = target;
         }
         if let Some(without) = self.without {
             without.apply(&mut call.head_mut().headers);
         }
+        Ok(None)
     }
 }
 
@@ -42,27 +57,36 @@ impl Changes {
 /// # Errors
 /// `jwt_invalid`, `authz_unavailable`, `authz_denied`, or `bad_request` for a path that two readers could see
 /// differently.
-pub(super) fn authorize(by: &Authorization, call: &Call, port: u16) -> Result<Option<Box<Changes>>, Error> {
+pub(super) fn authorize(
+    by: &Arc<Authorization>,
+    call: &Call,
+    port: u16,
+) -> Result<Option<Box<Changes>>, Error> {
     let verified = match by.tokens.as_ref().map(|tokens| token::verified(tokens, &call.head.headers)) {
         None => None,
         Some(Ok(verified)) => verified,
         Some(Err(why)) => return note(by.bad_token(why), call).map(|()| None),
     };
     let claims = verified.as_ref().map(|verified| &verified.claims);
-    let target = judge(by, call, port, claims)?;
+    let (target, check) = judge(by, call, port, claims)?;
     let hides = |tokens: &&Tokens| verified.is_some() && !tokens.of.forward && by.is_enforced();
     let without = by.tokens.as_ref().filter(hides).map(WithoutToken::new);
-    let is_changed = target.is_some() || without.is_some();
-    Ok(is_changed.then(|| Box::new(Changes { target, without })))
+    let is_changed = target.is_some() || without.is_some() || check.is_some();
+    Ok(is_changed.then(|| Box::new(Changes { target, without, check })))
 }
 
-/// Returns the target for the application where it differs from the one that came.
-fn judge(by: &Authorization, call: &Call, port: u16, claims: Option<&Claims>) -> Result<Option<Uri>, Error> {
+/// Returns the target for the application where it differs from the one that came, and the check that is left.
+fn judge(
+    by: &Arc<Authorization>,
+    call: &Call,
+    port: u16,
+    claims: Option<&Claims>,
+) -> Result<(Option<Uri>, Option<Check>), Error> {
     let host = clear_host(host_text(call))?;
     let path = if by.names_paths(port) { path_of(&call.head) } else { None };
     let path = match path.map(|path| JudgedPath::of(path, by.encoded_slash())).transpose() {
         Ok(path) => path,
-        Err(why) => return bad_path(by, call, why),
+        Err(why) => return note(by.bad_path(why), call).map(|()| (None, None)),
     };
     let connection = &call.common.exchange.connection;
     let request = Asked {
@@ -78,11 +102,13 @@ fn judge(by: &Authorization, call: &Call, port: u16, claims: Option<&Claims>) ->
         port,
         request: Some(request),
     };
-    note(by.request(&facts), call)?;
-    match path.filter(|_| by.is_enforced()) {
-        Some(path) => target(&call.head, &path),
-        None => Ok(None),
-    }
+    let judged = by.judge(&facts);
+    let check = match by.authorizer_after(judged) {
+        Some(authorizer) => Some(Check { by: by.clone(), authorizer: authorizer.clone(), judged }),
+        None => note(by.decided(judged), call).map(|()| None)?,
+    };
+    let target = path.filter(|_| by.is_enforced()).map(|path| target(&call.head, &path)).transpose()?;
+    Ok((target.flatten(), check))
 }
 
 /// Splits the host into its name and its port.
@@ -100,10 +126,6 @@ fn clear_host(text: &str) -> Result<(&str, Option<u16>), Error> {
         }
         host => Ok(host),
     }
-}
-
-fn bad_path(by: &Authorization, call: &Call, why: BadPath) -> Result<Option<Uri>, Error> {
-    note(by.bad_path(why), call).map(|()| None)
 }
 
 fn note((decided, judged): Judgement, call: &Call) -> Result<(), Error> {

@@ -1,0 +1,301 @@
+//! `inbound.authorization.ext_authz`: an external authorizer over HTTP, and how it fails.
+
+use http::Request;
+use pillion_tls::client::Purpose;
+
+use super::backend::{Backend, HANG_UP, OK};
+use super::logged;
+use super::mesh::{A, B, IDENTITY, Mesh, Pair, Sidecar, application, application_at, identity, secs, settle};
+use super::peer::{Message, Peer};
+
+const AUTHORIZER: &str = "10.0.0.9:9191";
+const ALLOWS: &str = "HTTP/1.1 200 OK\r\nx-user: a\r\ncontent-length: 2\r\n\r\nok";
+const DENIES: &str = "HTTP/1.1 403 Forbidden\r\ncontent-type: text/html\r\nx-why: no\r\nset-cookie: a=1\r\nset-cookie: b=2\r\n\
+                      connection: x-hop\r\nx-hop: 1\r\nx-pillion-refused: 1\r\nproxy-status: evil\r\ncontent-length: 4\r\n\r\n<no>";
+
+fn file(ext_authz: &str, rest: &str) -> String {
+    let ext_authz = format!("ext_authz: {{ http: \"http://{AUTHORIZER}/check\", {ext_authz} }}");
+    application(&format!("app: {A}, mtls: off, authorization: {{ {ext_authz}, {rest} }}"))
+}
+
+const ALL: &str = "default: allow";
+
+async fn ask(sidecar: &Sidecar, head: &str) -> Message {
+    sidecar.client().await.ask(&format!("{head} HTTP/1.1\r\nhost: orders\r\n\r\n")).await
+}
+
+fn lines(of: &Backend) -> Vec<String> {
+    let first = |asked: &Message| asked.head.lines().next().unwrap_or_default().to_owned();
+    of.requests().iter().map(first).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_passes_if_the_authorizer_answers_200() {
+    let mesh = Mesh::default();
+    let (app, authorizer) = (mesh.answering(A, OK), mesh.answering(AUTHORIZER, ALLOWS));
+    let sidecar = mesh.sidecar(&file("send_headers: [authorization, X-Team],", ALL), None);
+    let asked = "POST /a/b?c=d HTTP/1.1\r\nhost: orders:80\r\nauthorization: Bearer t\r\nx-team: shop\r\nx-team: bank\r\n\
+                 cookie: secret=1\r\nx-forwarded-client-cert: URI=evil\r\nx-forwarded-for: 1.2.3.4\r\ncontent-length: 4\r\n\r\nbody";
+    let mut client = sidecar.client().await;
+    for nth in 1..=3 {
+        assert_eq!(client.ask(asked).await.status_and_reason(), (200, None));
+        assert_eq!((app.hits(), authorizer.hits()), (nth, nth));
+    }
+    assert_eq!(authorizer.connections(), 1, "it is kept");
+    let question = authorizer.requests()[0].clone();
+    assert!(question.head.starts_with("POST /check/a/b?c=d HTTP/1.1\r\n"), "{}", question.head);
+    let head = question.head.to_lowercase();
+    for field in [
+        "host: orders:80\r\n",
+        "authorization: bearer t\r\n",
+        "x-team: shop\r\n",
+        "x-team: bank\r\n",
+        "x-request-id: ",
+    ] {
+        assert!(head.contains(field), "{field} {head}");
+    }
+    for absent in ["cookie", "evil", "1.2.3.4", "body", "content-length: 4"] {
+        assert!(!head.contains(absent), "{absent} {head}");
+    }
+    assert_eq!(question.body, "");
+    let received = app.requests()[0].clone();
+    assert_eq!(received.body, "body");
+    assert!(
+        !received.head.contains("x-user"),
+        "nothing of the answer reaches the application: {}",
+        received.head
+    );
+    let sum = |series: &str| sidecar.sum(series);
+    assert_eq!(sum("pillion_ext_authz_checks_total outcome=allowed"), 3);
+    assert_eq!(sum("pillion_authorization_total decision=allowed rule=default mode=enforce"), 3);
+    assert_eq!(sum("pillion_authorization_total"), 3, "each request is counted once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_answer_of_an_authorizer_that_denies_goes_to_the_client() {
+    let mesh = Mesh::default();
+    let (app, _authorizer) = (mesh.answering(A, OK), mesh.answering(AUTHORIZER, DENIES));
+    let sidecar = mesh.sidecar(&file("", ALL), None);
+    let mut client = sidecar.client().await;
+    for _ in 0..2 {
+        let denied = client.get("/a").await;
+        assert_eq!(denied.status_and_reason(), (403, Some("authz_denied")));
+        assert_eq!(denied.body, "<no>");
+        assert_eq!((denied.header("content-type"), denied.header("x-why")), (Some("text/html"), Some("no")));
+        let head = denied.head.to_lowercase();
+        assert!(head.contains("set-cookie: a=1") && head.contains("set-cookie: b=2"), "{head}");
+        for absent in ["x-hop", "x-pillion-refused", "evil", "text/plain"] {
+            assert!(!head.contains(absent), "{absent}: {head}");
+        }
+    }
+    let head = ask(&sidecar, "HEAD /a").await;
+    assert_eq!((head.status(), head.body.as_str()), (Some(403), ""));
+    assert_eq!(app.hits(), 0);
+    assert_eq!(sidecar.sum("pillion_authorization_total decision=denied rule=ext_authz mode=enforce"), 3);
+    assert_eq!(sidecar.sum("pillion_requests_total reason=authz_denied status=403"), 3);
+    let redirecting = "HTTP/1.1 302 Found\r\nlocation: https://id.example/login\r\ncontent-length: 0\r\n\r\n";
+    let mesh = Mesh::default();
+    let (app, _authorizer) = (mesh.answering(A, OK), mesh.answering(AUTHORIZER, redirecting));
+    let sidecar = mesh.sidecar(&file("", ALL), None);
+    let answer = sidecar.client().await.get("/a").await;
+    assert_eq!((answer.status(), answer.header("location")), (Some(302), Some("https://id.example/login")));
+    assert_eq!(app.hits(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_of_grpc_that_is_denied_gets_the_status_that_goes_with_it() {
+    for (answer, status) in [
+        (DENIES, "7"),
+        ("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n", "16"),
+        ("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n", "14"),
+    ] {
+        let mesh = Mesh::default();
+        let (app, _authorizer) = (mesh.answering(A, OK), mesh.answering(AUTHORIZER, answer));
+        let sidecar = mesh.sidecar(&file("", ALL), None);
+        let got = sidecar.http2_client().await.grpc(None).await;
+        assert_eq!((got.head.status().as_u16(), got.grpc_status(), app.hits()), (200, Some(status), 0));
+        let asked = Request::get("http://orders/a").body(()).expect("a request");
+        let plain = sidecar.http2_client().await.ask(asked, "").await.expect("an answer");
+        assert!(plain.head.status().as_u16() >= 400, "{answer}");
+    }
+}
+
+/// A failing authorizer, as a script.
+fn failing(mesh: &Mesh, how: &'static str) -> Option<Backend> {
+    match how {
+        "refuses" => None,
+        "is silent" => Some(mesh.silent(AUTHORIZER)),
+        "hangs up" => Some(mesh.answering(AUTHORIZER, HANG_UP)),
+        "trickles" => Some(mesh.scripted(AUTHORIZER, |mut peer: Peer, _| async move {
+            peer.message().await;
+            for byte in "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".bytes() {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                if peer.try_send([byte]).await.is_err() {
+                    return;
+                }
+            }
+        })),
+        "trickles its content" => Some(mesh.scripted(AUTHORIZER, |mut peer: Peer, _| async move {
+            peer.message().await;
+            drop(peer.try_send("HTTP/1.1 403 No\r\ncontent-length: 5\r\n\r\n1").await);
+            tokio::time::sleep(secs(60)).await;
+        })),
+        "resets" => Some(mesh.scripted(AUTHORIZER, |mut peer: Peer, _| async move {
+            peer.message().await;
+            peer.reset();
+        })),
+        answer => Some(mesh.answering(AUTHORIZER, answer)),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_authorizer_that_fails_denies_unless_the_file_says_allow() {
+    let huge: &'static str =
+        format!("HTTP/1.1 403 No\r\ncontent-length: {}\r\n\r\n{}", 65 * 1024, "x".repeat(65 * 1024)).leak();
+    let fields: &'static str =
+        format!("HTTP/1.1 403 No\r\n{}content-length: 0\r\n\r\n", "a: b\r\n".repeat(1000)).leak();
+    for how in [
+        "refuses",
+        "is silent",
+        "hangs up",
+        "resets",
+        "trickles",
+        "trickles its content",
+        "garbage\r\n\r\n",
+        "HTTP/1.1 500 Broken\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy",
+        "HTTP/1.1 999 What\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 099 What\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n12345",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n12345",
+        huge,
+        fields,
+    ] {
+        for (on_error, expected, hits) in
+            [("", (503, Some("authz_unavailable")), 0), ("on_error: allow,", (200, None), 1)]
+        {
+            let mesh = Mesh::default();
+            let (app, _authorizer) = (mesh.answering(A, OK), failing(&mesh, how));
+            let sidecar = mesh.sidecar(&file(on_error, ALL), None);
+            let before = tokio::time::Instant::now();
+            let answer = sidecar.client().await.get("/a").await;
+            assert_eq!((answer.status_and_reason(), app.hits()), (expected, hits), "{how:.60} {on_error}");
+            assert!(before.elapsed() < secs(1), "{how:.60}: {:?}", before.elapsed());
+            assert_eq!(sidecar.sum("pillion_ext_authz_checks_total outcome=failed"), 1, "{how:.60}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_the_authorizer_had_closed_denies_nothing() {
+    let mesh = Mesh::default();
+    let app = mesh.answering(A, OK);
+    let authorizer = mesh.scripted(AUTHORIZER, |mut peer: Peer, _| async move {
+        peer.message().await;
+        drop(peer.try_send(ALLOWS).await); // and closes, without a word of it
+    });
+    let sidecar = mesh.sidecar(&file("", ALL), None);
+    let mut client = sidecar.client().await;
+    for _ in 0..5 {
+        assert_eq!(client.get("/a").await.status_and_reason(), (200, None));
+    }
+    assert_eq!((app.hits(), authorizer.hits()), (5, 5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_authorizer_is_asked_last_and_about_the_path_that_the_application_gets() {
+    let mesh = Mesh::default();
+    let (app, authorizer) = (mesh.answering(A, OK), mesh.answering(AUTHORIZER, ALLOWS));
+    let rules =
+        "rules: [{ name: public, paths: [\"/public/*\"] }, { name: no, action: deny, paths: [/public/no] }]";
+    let sidecar = mesh.sidecar(&file("", rules), None);
+    for path in ["/admin", "/public/no", "/public/../admin", "/public/%252e"] {
+        assert!(ask(&sidecar, &format!("GET {path}")).await.status() >= Some(400), "{path}");
+    }
+    assert_eq!((app.hits(), authorizer.hits()), (0, 0));
+    assert_eq!(ask(&sidecar, "GET http://orders/x/..//public/%61?q=%2e%2e").await.status(), Some(200));
+    assert_eq!(lines(&authorizer), ["GET /check/public/a?q=%2e%2e HTTP/1.1"]);
+    assert_eq!(lines(&app), ["GET /public/a?q=%2e%2e HTTP/1.1"]);
+    assert_eq!(sidecar.sum("pillion_authorization_total decision=allowed rule=public"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_audit_mode_the_authorizer_is_asked_and_nothing_is_refused() {
+    let mesh = Mesh::default();
+    let (app, authorizer) = (mesh.answering(A, OK), mesh.answering(AUTHORIZER, DENIES));
+    let sidecar = mesh.sidecar(&file("", "mode: audit, default: allow"), None);
+    assert_eq!(sidecar.client().await.get("/a//b").await.status_and_reason(), (200, None));
+    assert_eq!((lines(&app), authorizer.hits()), (vec!["GET /a//b HTTP/1.1".to_owned()], 1));
+    assert_eq!(sidecar.sum("pillion_authorization_total decision=would_deny rule=ext_authz mode=audit"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_authorizer_learns_who_the_peer_is_from_its_certificate() {
+    const AT: &str = "10.1.0.1:15006";
+    let pair = Pair::new();
+    let (_app, authorizer) = (pair.mesh.answering(A, OK), pair.mesh.answering(AUTHORIZER, ALLOWS));
+    let ext_authz = format!("ext_authz: {{ http: \"http://{AUTHORIZER}\" }}");
+    let yaml = application_at(AT, &format!("app: {A}, authorization: {{ {ext_authz}, {ALL} }}")) + IDENTITY;
+    let _sidecar = pair.mesh.sidecar(&yaml, Some(identity(&pair.ca, "orders")));
+    let mut web = pair.peer_as("web", AT, Purpose::Http1).await;
+    let forged = "GET /a HTTP/1.1\r\nhost: orders\r\nx-forwarded-client-cert: URI=spiffe://evil\r\n\r\n";
+    assert_eq!(web.ask(forged).await.status(), Some(200));
+    let head = authorizer.requests()[0].head.clone();
+    assert!(
+        head.contains("URI=spiffe://cluster.local/ns/default/sa/web") && !head.contains("evil"),
+        "{head}"
+    );
+    assert!(head.starts_with("GET /a HTTP/1.1"), "{head}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn detected_opaque_bytes_are_denied_where_an_authorizer_is_asked() {
+    let mesh = Mesh::default();
+    let (_app, authorizer) = (mesh.answering(A, OK), mesh.answering(AUTHORIZER, ALLOWS));
+    let sidecar = mesh.sidecar(&file("", ALL), None);
+    let mut client = sidecar.client().await;
+    client.send("\0\x01\x02\x03").await;
+    settle().await;
+    drop(client);
+    settle().await;
+    assert_eq!(sidecar.sum("pillion_authorization_total decision=denied rule=opaque"), 1);
+    assert_eq!(authorizer.hits(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_asks_another_authorizer_and_keeps_the_connections_to_the_same_one() {
+    let mesh = Mesh::default();
+    let (_app, first) = (mesh.answering(A, OK), mesh.answering(AUTHORIZER, ALLOWS));
+    let second = mesh.answering(B, DENIES);
+    let mut sidecar = mesh.sidecar(&file("", ALL), None);
+    let mut client = sidecar.client().await;
+    assert_eq!(client.get("/a").await.status(), Some(200));
+    sidecar.reload(&file("", "default: allow, rules: [{ name: a }]")).expect("a good file");
+    assert_eq!(client.get("/a").await.status(), Some(200));
+    assert_eq!((first.connections(), first.hits()), (1, 2));
+    sidecar.reload(&file("", ALL).replace(AUTHORIZER, B)).expect("a good file");
+    assert_eq!(client.get("/a").await.status(), Some(403));
+    assert_eq!((first.hits(), second.hits()), (2, 1));
+    let without = application(&format!("app: {A}, mtls: off, authorization: {{ {ALL} }}"));
+    sidecar.reload(&without).expect("a good file");
+    assert_eq!(client.get("/a").await.status(), Some(200));
+    assert_eq!((first.hits(), second.hits()), (2, 1));
+}
+
+#[test]
+fn the_access_log_says_what_the_authorizer_has_answered() {
+    let lines = logged::lines(|log| async move {
+        let mesh = Mesh::default();
+        let (_app, authorizer) = (mesh.answering(A, OK), mesh.answering(AUTHORIZER, DENIES));
+        let sidecar = mesh.sidecar(&(file("", ALL) + &log), None);
+        sidecar.client().await.get("/a").await;
+        settle().await;
+        assert_eq!(authorizer.hits(), 1);
+        drop(sidecar);
+    });
+    assert_eq!(lines.len(), 1, "a check is no request of its own: {lines:?}");
+    let told = ["authorization", "rule", "reason", "detail"].map(|key| lines[0][key].as_str().unwrap_or(""));
+    assert_eq!(told[..3], ["denied", "ext_authz", "authz_denied"]);
+    assert!(told[3].contains("answered 403"), "{told:?}");
+}
