@@ -290,7 +290,7 @@ fn an_external_authorizer_is_read_and_its_mistakes_are_told() {
             "which only sidecars may send",
         ),
         ("{ http: \"http://127.0.0.1:1\", send_headers: [content-length] }", "which frames the body"),
-        ("{ http: \"http://127.0.0.1:1\", on_error: maybe }", "allow or deny"),
+        ("{ http: \"http://127.0.0.1:1\", on_error: maybe }", "which is not one of allow, deny"),
         ("on", "only `off` or a block of keys makes sense"),
     ] {
         let errors = bad(&with(ext_authz)).to_string();
