@@ -1,6 +1,7 @@
-//! Protects the admin port from web pages that a person on this host has open in a browser.
+//! Decides who may ask the admin port: a call that changes state needs `admin.token`, and web pages that a person on this
+//! host has open in a browser are kept out.
 //!
-//! There are two attacks. A page may send a request across origins: it cannot read the response, but the request would
+//! Pages have two ways. A page may send a request across origins: it cannot read the response, but the request would
 //! take effect. Browsers say where such a request comes from (`Origin`, `Sec-Fetch-Site`). Or the page's host name is
 //! made to resolve to this host (DNS rebinding), and the browser treats both as one origin: then `Host` is that name.
 //! So the host must be an address or `localhost`, which no other site can have. Of these headers, programs send only

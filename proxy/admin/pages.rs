@@ -107,7 +107,7 @@ pub(super) struct Pages {
     pub(super) readiness: Arc<Readiness>,
     pub(super) console: Arc<Console>,
     pub(super) prober: Prober,
-    /// `admin.token`. It does not matter on the metrics port, where nothing can be changed.
+    /// `admin.token`. The metrics port never asks for it, so no other host can try tokens.
     pub(super) token: Option<Secret>,
     /// Held while a page that may take long is written.
     pub(super) long_page: Arc<Semaphore>,
@@ -123,7 +123,7 @@ impl Pages {
         {
             return text(StatusCode::FORBIDDEN, format!("{why}\n"));
         }
-        if !guard::bears(request, self.token.as_ref()) {
+        if port == OwnPort::Admin && !guard::bears(request, self.token.as_ref()) {
             return without_token();
         }
         match find(port, request) {

@@ -263,6 +263,12 @@ async fn calls_that_change_state_need_the_token_where_there_is_one() {
     assert!(side.orders.try_recv().is_err(), "no order reached the sidecar");
     assert_eq!(side.status("POST /drain", "authorization: bearer s3cret-t0ken\r\n").await, 200);
     assert!(matches!(side.orders.try_recv(), Ok(Order::Drain)));
+    for headers in ["", "authorization: Bearer s3cret-t0ken\r\n"] {
+        let request = format!("POST /metrics HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
+        let io = side.mesh.memory.connect(side.metrics).await.expect("the metrics port listens");
+        let status = Peer::new(io).ask(&request).await.status_and_reason().0;
+        assert_eq!(status, 405, "the metrics port does not tell a right token from a wrong one");
+    }
     for line in ["GET /", "GET /config", "GET /metrics", "HEAD /live"] {
         assert_eq!(side.status(line, "").await, 200, "{line} changes nothing");
     }

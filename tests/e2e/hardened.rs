@@ -91,7 +91,9 @@ async fn a_pair_works_as_restricted_containers() {
     assert_eq!(get().await, 200);
     for sidecar in [&caller, &application] {
         let scrape = Wire::connect(sidecar.address("metrics")).await.get("x", "/metrics").await;
-        assert!(scrape.text().contains("pillion_requests_total"), "{}", scrape.text());
+        for family in ["pillion_requests_total", "process_open_fds", "process_resident_memory_bytes"] {
+            assert!(scrape.text().lines().any(|line| line.starts_with(family)), "{}", scrape.text());
+        }
         sidecar.terminated().await;
     }
 }

@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 ALLOWED = """
-accept accept4 access arch_prctl bind brk capget clock_getres clock_gettime clock_nanosleep clone clone3 close connect
+accept accept4 access arch_prctl bind brk capget clock_getres clock_gettime clock_nanosleep close connect
 dup dup2 dup3 epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd2 execve execveat exit exit_group faccessat
 faccessat2 fchmod fchmodat fcntl fdatasync fstat fstatfs fsync ftruncate futex getcwd getdents64 getegid geteuid getgid
 getpeername getpid getppid getrandom getrlimit getrusage getsockname getsockopt gettid gettimeofday getuid
@@ -24,7 +24,10 @@ set_robust_list set_tid_address setsockopt shutdown sigaltstack socket socketpai
 tgkill timerfd_create timerfd_settime uname unlink unlinkat wait4 waitid write writev
 """.split()
 
-ERRNO, ALLOW = 0x00050000 | 1, 0x7FFF0000
+EPERM, ENOSYS, ALLOW = 0x00050000 | 1, 0x00050000 | 38, 0x7FFF0000
+MASKED_EQUAL = 7
+# CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET: a thread needs none of them
+NAMESPACES = 0x7E020000
 PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 38, 24
 USER = 1337
 
@@ -48,14 +51,27 @@ def without_privileges(libc):
         sys.exit("no_new_privs cannot be set")
 
 
+class Comparison(ctypes.Structure):
+    """struct scmp_arg_cmp: an argument of a call, and what it is compared with."""
+
+    _fields_ = [("arg", ctypes.c_uint), ("op", ctypes.c_int), ("mask", ctypes.c_uint64), ("value", ctypes.c_uint64)]
+
+
 def filtered():
     seccomp = ctypes.CDLL("libseccomp.so.2", use_errno=True)
     seccomp.seccomp_init.restype = ctypes.c_void_p
-    context = ctypes.c_void_p(seccomp.seccomp_init(ctypes.c_uint32(ERRNO)))
+    context = ctypes.c_void_p(seccomp.seccomp_init(ctypes.c_uint32(EPERM)))
     for name in ALLOWED:
         number = seccomp.seccomp_syscall_resolve_name(name.encode())
         if number >= 0 and seccomp.seccomp_rule_add_array(context, ctypes.c_uint32(ALLOW), number, 0, None) != 0:
             sys.exit(f"no rule for {name}")
+    number = seccomp.seccomp_syscall_resolve_name(b"clone")
+    without_namespaces = Comparison(0, MASKED_EQUAL, NAMESPACES, 0)
+    if seccomp.seccomp_rule_add_array(context, ctypes.c_uint32(ALLOW), number, 1, ctypes.byref(without_namespaces)) != 0:
+        sys.exit("no rule for clone")
+    number = seccomp.seccomp_syscall_resolve_name(b"clone3")  # its flags are in memory, which no filter reads
+    if seccomp.seccomp_rule_add_array(context, ctypes.c_uint32(ENOSYS), number, 0, None) != 0:
+        sys.exit("no rule for clone3")
     if seccomp.seccomp_load(context) != 0:
         sys.exit("the filter cannot be loaded")
 

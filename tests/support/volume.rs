@@ -1,11 +1,13 @@
 //! Sends many bytes through a sidecar, and measures the memory that this costs.
 
-use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::sidecar::{memory_kib, own_kib};
+use super::sidecar::own_kib;
 
 const PIECE: usize = 64 * 1024;
 
@@ -39,21 +41,29 @@ fn hex(hash: Context) -> String {
     hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The peak memory of a process since a moment, as the kernel records it, so that no sample is missed.
+/// The peak memory of a process while this value lives.
 pub(crate) struct Peak {
-    pid: u32,
+    most: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
     before: u64,
 }
 
 impl Peak {
     pub(crate) fn watch(pid: u32) -> Self {
-        // 5: the high-water mark starts again from now (proc(5)).
-        fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("a process of our own");
-        Self { pid, before: own_kib(pid) }
+        let before = own_kib(pid);
+        let (most, stop) = (Arc::new(AtomicU64::new(before)), Arc::new(AtomicBool::new(false)));
+        let (seen, over) = (most.clone(), stop.clone());
+        std::thread::spawn(move || {
+            while !over.load(Relaxed) {
+                seen.fetch_max(own_kib(pid), Relaxed);
+                std::thread::sleep(Duration::from_millis(20)); // between two samples
+            }
+        });
+        Self { most, stop, before }
     }
 
     pub(crate) fn growth_kib(&self) -> u64 {
-        let of_files = memory_kib(self.pid, "RssFile:");
-        memory_kib(self.pid, "VmHWM:").saturating_sub(of_files + self.before)
+        self.stop.store(true, Relaxed);
+        self.most.load(Relaxed) - self.before
     }
 }

@@ -64,8 +64,17 @@ impl Errors {
         Self { file: file.into(), source: source.into(), faults }
     }
 
-    fn source_line(&self, fault: &Fault) -> Option<&str> {
-        lines(&self.source).nth(fault.line.checked_sub(1)?).filter(|line| !line.trim().is_empty())
+    /// The line of the fault as messages show it, without secrets.
+    fn source_line(&self, fault: &Fault) -> Option<String> {
+        let at = fault.line.checked_sub(1)?;
+        let line = lines(&self.source).nth(at).filter(|line| !line.trim().is_empty())?;
+        let before = at.checked_sub(1).and_then(|before| lines(&self.source).nth(before));
+        let hidden = match before.is_some_and(|before| before.contains(SECRET)) {
+            true => Some(0), // a secret may go on in the next line
+            false => line.find(SECRET).map(|at| at + SECRET.len()),
+        };
+        let hidden = hidden.unwrap_or(line.len());
+        Some(line.char_indices().map(|(at, c)| if at < hidden || c == ' ' { c } else { '·' }).collect())
     }
 }
 
@@ -77,12 +86,15 @@ impl fmt::Display for Errors {
             let gap = if nth == 0 { "" } else { "\n" };
             write!(f, "{gap}{}:{fault}", self.file)?;
             if let Some(line) = self.source_line(fault) {
-                show_source(f, fault, line)?;
+                show_source(f, fault, &line)?;
             }
         }
         Ok(())
     }
 }
+
+/// The key whose value no message quotes: `admin.token`. What comes after it in its line is hidden, and the next line.
+const SECRET: &str = "token:";
 
 /// In characters. A line of a flow-style or generated file can be a megabyte long; only this much of it is shown.
 const SHOWN: usize = 120;
@@ -130,6 +142,19 @@ mod tests {
     fn a_fault_outside_the_source_is_shown_without_a_source_line() {
         let errors = Errors::new("f", "", vec![fault(7, 1)]);
         assert!(!errors.to_string().contains('\n'));
+    }
+
+    #[test]
+    fn a_secret_beside_a_fault_is_not_shown() {
+        for (source, line, column) in [
+            ("admin: { listen: nonsense, token: \"s3cret words\" }", 1, 18),
+            ("admin: { token: s3cret }", 1, 17),
+            ("admin:\n  token:\n    s3cret", 3, 5),
+            ("admin:\n  token: >\n    s3cret", 3, 5),
+        ] {
+            let shown = Errors::new("f", source, vec![fault(line, column)]).to_string();
+            assert!(!shown.contains("s3cret") && !shown.contains("words"), "{shown}");
+        }
     }
 
     #[test]

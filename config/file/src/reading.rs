@@ -118,12 +118,12 @@ pub(crate) struct Leaf<'n> {
 impl Leaf<'_> {
     /// Adds to a fault that the text came from variables.
     fn traced(&self, bad: BadWord) -> BadWord {
-        if matches!(self.text, Cow::Borrowed(_)) {
+        if bad.is_secret || matches!(self.text, Cow::Borrowed(_)) {
             return bad;
         }
         let origin = format!("it comes from `{}`", shortened(self.source));
         let help = bad.help.map_or_else(|| origin.clone(), |help| format!("{help}; {origin}"));
-        BadWord { what: bad.what, help: Some(help) }
+        BadWord { help: Some(help), ..bad }
     }
 }
 
@@ -392,6 +392,6 @@ fn about_key(text: &str, bad: BadWord) -> BadWord {
         "<<" => BadWord::new("has no key `<<`").help("merge keys are not YAML 1.2; write the keys out"),
         _ if text.contains("${") => BadWord::new(format!("has a key that {}", bad.what))
             .help("variables are replaced in values alone, never in keys"),
-        _ => BadWord { what: format!("has a key that {}", bad.what), help: bad.help },
+        _ => BadWord { what: format!("has a key that {}", bad.what), ..bad },
     }
 }

@@ -75,15 +75,21 @@ pub(crate) struct BadWord {
     /// A predicate that is read after the key: "is `5 m`, which is not a duration".
     pub(crate) what: String,
     pub(crate) help: Option<String>,
+    /// Whether messages must not quote the value.
+    pub(crate) is_secret: bool,
 }
 
 impl BadWord {
     pub(crate) fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), help: None }
+        Self { what: what.into(), help: None, is_secret: false }
     }
 
     pub(crate) fn help(self, help: impl Into<String>) -> Self {
         Self { help: Some(help.into()), ..self }
+    }
+
+    pub(crate) fn secret(self) -> Self {
+        Self { is_secret: true, ..self }
     }
 
     /// The usual message. For `on` and `true` it has help about YAML 1.1.

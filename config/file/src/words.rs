@@ -524,7 +524,7 @@ fn condition(condition: RetryCondition) -> Value {
     }
 }
 
-/// A bearer token. Its text stands in no message.
+/// A bearer token. No message quotes it (see also `Errors::source_line`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Token(Secret);
 
@@ -533,7 +533,7 @@ impl Word for Token {
 
     fn parse(text: &str) -> Result<Self, BadWord> {
         if !(8..=4096).contains(&text.len()) || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(BadWord::new("is not 8 to 4096 visible ASCII characters without spaces"));
+            return Err(BadWord::new("is not 8 to 4096 visible ASCII characters without spaces").secret());
         }
         Ok(Self(Secret::new(text.to_owned())))
     }

@@ -14,7 +14,7 @@ use crate::support::backend::Task;
 use crate::support::certs::{Authority, DAY, Secret, spiffe};
 use crate::support::eventually;
 use crate::support::load::{Load, Size};
-use crate::support::sidecar::{Plan, Sidecar};
+use crate::support::sidecar::{Plan, Sidecar, own_kib};
 
 /// The growth of memory that each sidecar may have from the moment when all streams are open.
 const MOST_GROWTH_KIB: u64 = 16 * 1024;
@@ -168,8 +168,8 @@ impl Mesh {
         }
     }
 
-    fn rss_kib(&self) -> [u64; 2] {
-        self.both().map(Sidecar::rss_kib)
+    fn own_kib(&self) -> [u64; 2] {
+        self.both().map(|sidecar| own_kib(sidecar.pid()))
     }
 
     fn descriptors(&self) -> [usize; 2] {
@@ -225,7 +225,7 @@ async fn nothing_is_lost(length: &Length) {
     let load = Load::start(ports, length.load).await;
     let a_second = length.load.rate as usize;
     load.goes_on(2 * a_second).await;
-    let (rss, descriptors, began) = (mesh.rss_kib(), mesh.descriptors(), Instant::now());
+    let (memory, descriptors, began) = (mesh.own_kib(), mesh.descriptors(), Instant::now());
 
     let mut looks = 0;
     for turn in 0..length.reloads {
@@ -248,13 +248,13 @@ async fn nothing_is_lost(length: &Length) {
         few.then_some(())
     })
     .await;
-    let after = (mesh.rss_kib(), mesh.descriptors());
+    let after = (mesh.own_kib(), mesh.descriptors());
     let retries = mesh.caller.scrape().await.sum("pillion_retries_total", &[]).abs(); // no series: -0
     let tally = load.stop().await;
     let failures = tally.failures.lock();
     println!(
         "{} reloads and {} rotations of both sidecars in {took:.1?}: {} answers, {} failures, {} late, slowest {:.1?} \
-         after its time, {retries} retries; {} echoes on {} streams; RSS {rss:?} KiB, then {:?}; descriptors \
+         after its time, {retries} retries; {} echoes on {} streams; memory {memory:?} KiB, then {:?}; descriptors \
          {descriptors:?}, then {:?} (caller, application)",
         length.reloads,
         length.rotations,
@@ -268,7 +268,7 @@ async fn nothing_is_lost(length: &Length) {
         after.1,
     );
     assert!(failures.is_empty(), "{failures:#?}");
-    for (before, after) in rss.into_iter().zip(after.0) {
+    for (before, after) in memory.into_iter().zip(after.0) {
         assert!(after < before + MOST_GROWTH_KIB, "{before} KiB, then {after} KiB");
     }
 }

@@ -1,15 +1,12 @@
 //! A body that is larger than the sidecars' memory may grow: it arrives unchanged both ways, and no memory is kept.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
-
 use aws_lc_rs::digest::{Context, SHA256};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::support::backend::Backend;
-use crate::support::sidecar::{Pair, own_kib};
+use crate::support::sidecar::Pair;
+use crate::support::volume::Peak;
 use crate::support::wire::Wire;
 
 const MIB: u64 = 1024 * 1024;
@@ -89,33 +86,6 @@ async fn large() -> Backend {
         }
     })
     .await
-}
-
-/// The peak memory of a process while this value lives.
-struct Peak {
-    most: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-    before: u64,
-}
-
-impl Peak {
-    fn watch(pid: u32) -> Self {
-        let before = own_kib(pid);
-        let (most, stop) = (Arc::new(AtomicU64::new(before)), Arc::new(AtomicBool::new(false)));
-        let (seen, over) = (most.clone(), stop.clone());
-        std::thread::spawn(move || {
-            while !over.load(Relaxed) {
-                seen.fetch_max(own_kib(pid), Relaxed);
-                std::thread::sleep(Duration::from_millis(20)); // between two samples
-            }
-        });
-        Self { most, stop, before }
-    }
-
-    fn growth_kib(&self) -> u64 {
-        self.stop.store(true, Relaxed);
-        self.most.load(Relaxed) - self.before
-    }
 }
 
 async fn through_the_pair(orders: &str) {

@@ -6,7 +6,7 @@ use crate::support::eventually;
 use crate::support::launched::Launched;
 use crate::support::namespace::{Hosts, Namespace, families, in_both};
 use crate::support::program::Program;
-use crate::support::sidecar::{open_descriptors, rss_kib};
+use crate::support::sidecar::{open_descriptors, own_kib};
 use crate::support::tools::printed;
 
 /// A multiple of the number that `short.py` has open at once, over four kinds of connections.
@@ -62,7 +62,7 @@ async fn ten_thousand_short_connections_leave_nothing_behind() {
     come_and_go(&pod, WARM_UP).await;
     let mut before = Vec::new();
     for (host, sidecar) in both {
-        before.push((settled(host, sidecar).await, rss_kib(sidecar.pid())));
+        before.push((settled(host, sidecar).await, own_kib(sidecar.pid())));
     }
     come_and_go(&pod, COUNT).await;
     for ((host, sidecar), (descriptors, rss)) in both.into_iter().zip(before) {
@@ -71,10 +71,10 @@ async fn ten_thousand_short_connections_leave_nothing_behind() {
             (open_descriptors(sidecar.pid()) <= descriptors).then_some(())
         })
         .await;
-        let now = rss_kib(sidecar.pid());
+        let now = own_kib(sidecar.pid());
         println!(
-            "after {COUNT} connections more: {descriptors} descriptors, RSS {rss} KiB before, {now} KiB now"
+            "after {COUNT} connections more: {descriptors} descriptors, memory {rss} KiB before, {now} KiB now"
         );
-        assert!(now <= rss + MOST_GROWTH_KIB, "RSS {rss} KiB before, {now} KiB now");
+        assert!(now <= rss + MOST_GROWTH_KIB, "memory {rss} KiB before, {now} KiB now");
     }
 }

@@ -54,7 +54,9 @@ impl Listener<'_> {
     fn is_reached_by(&self, to: SocketAddr) -> bool {
         let own = self.address;
         let same_family = own.is_ipv4() == to.is_ipv4();
-        let here = own.ip() == to.ip() || own.ip().is_unspecified() && to.ip().is_loopback();
+        let is_local = to.ip().is_loopback() || to.ip().is_unspecified(); // the kernel dials loopback for 0.0.0.0
+        let here = own.ip() == to.ip()
+            || is_local && (own.ip().is_unspecified() || own.ip().is_loopback() && to.ip().is_unspecified());
         own.port() == to.port() && same_family && here
     }
 }

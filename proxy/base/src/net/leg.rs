@@ -5,7 +5,7 @@
 //! [`SELF_V6`].
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::sync::Once;
 
@@ -24,8 +24,8 @@ use pillion_model::Direction;
 pub enum Leg {
     /// To a service, or to the address that the application dialled.
     Outbound,
-    /// As `Outbound`, for the bytes of a client that is the sidecar itself: so many of its own connections in a row have
-    /// carried them already.
+    /// To a service, for a client that is the sidecar itself. The number says how many connections of the sidecar, one
+    /// after the other, have carried the bytes already.
     OutboundAgain(u32),
     /// To the application of this sidecar.
     Inbound,
@@ -56,7 +56,7 @@ impl Leg {
         }
     }
 
-    /// How many of the sidecar's own connections in a row carry the same bytes, this one included.
+    /// How many connections of the sidecar, one after the other, have then carried the bytes, with this one.
     pub(super) const fn passes(self) -> u32 {
         match self {
             Self::OutboundAgain(before) => before.saturating_add(1),
@@ -78,6 +78,7 @@ impl Leg {
 
     /// Dials `to`. Waits as long as the kernel does.
     pub(super) async fn dial(self, to: SocketAddr) -> io::Result<Dialled> {
+        let to = concrete(to);
         match self.near(to.ip(), is_own) {
             Near::Any => self.connect(socket(to)?, to).await,
             Near::Own(ip) => self.dial_from_own(ip, to).await,
@@ -85,15 +86,15 @@ impl Leg {
         }
     }
 
-    /// Connects `socket`. The connection is registered as the sidecar's own before the kernel has made it: when it leads
-    /// to the sidecar itself, another worker may accept it before this one knows that it is open.
+    /// Connects `socket`, and registers the connection as the sidecar's own.
     async fn connect(self, socket: Socket, to: SocketAddr) -> io::Result<Dialled> {
-        match socket.connect(&to.into()) {
-            Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => return Err(error),
-            _ => {}
-        }
-        let near = socket.local_addr().ok().and_then(|near| near.as_socket());
-        let noted = near.map(|near| Noted::new(self, near, to));
+        let noted = Noted::connecting(self, to, || {
+            match socket.connect(&to.into()) {
+                Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => return Err(error),
+                _ => {}
+            }
+            Ok(socket.local_addr().ok().and_then(|near| near.as_socket()))
+        })?;
         let stream = TcpStream::from_std(socket.into())?;
         stream.writable().await?;
         match stream.take_error()? {
@@ -150,6 +151,16 @@ impl Leg {
             Self::Inbound => Near::Own(SELF_V6.into()),
         }
     }
+}
+
+/// The address that the kernel dials for an unspecified one: loopback.
+fn concrete(mut to: SocketAddr) -> SocketAddr {
+    match to.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => to.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => to.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    to
 }
 
 /// Ports that no system hands out by itself (Linux begins at 32768, others higher). The client's own connection has the

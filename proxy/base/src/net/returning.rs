@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -17,8 +18,7 @@ use super::leg::Leg;
 use crate::error::Error;
 use pillion_model::{Direction, Reason};
 
-/// The open connections, as hashes with a random key: a few bytes for each connection. The value is the number of the
-/// sidecar's own connections in a row that carry the same opaque bytes, up to this one.
+/// The open connections, as hashes with a random key: a few bytes for each connection.
 static OPEN: LazyLock<Open> = LazyLock::new(Open::default);
 
 /// The interval between log lines. Wrong rules affect every connection, and one line for each would flood the log.
@@ -26,8 +26,29 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 struct Open {
-    passes: Mutex<HashMap<u64, u32>>,
+    registered: Mutex<Registered>,
     key: RandomState,
+}
+
+#[derive(Default)]
+struct Registered {
+    by_hash: HashMap<u64, Registration>,
+    last_id: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Registration {
+    id: u64,
+    /// How many connections of the sidecar, one after the other, have carried the same opaque bytes, with this one.
+    passes: u32,
+}
+
+impl Registered {
+    fn add(&mut self, hash: u64, passes: u32) -> Noted {
+        self.last_id += 1;
+        self.by_hash.insert(hash, Registration { id: self.last_id, passes });
+        Noted { hash, id: self.last_id }
+    }
 }
 
 impl Open {
@@ -50,25 +71,47 @@ impl Open {
     /// Zero: the connection is not the sidecar's own.
     fn passes(&self, direction: Direction, near: SocketAddr, far: SocketAddr) -> u32 {
         let hash = self.hash(direction, near, far);
-        self.passes.lock().get(&hash).copied().unwrap_or(0)
+        self.registered.lock().by_hash.get(&hash).map_or(0, |registration| registration.passes)
     }
 }
 
 /// A connection of the sidecar that is registered while it is open.
 #[derive(Debug)]
-pub struct Noted(u64);
+pub struct Noted {
+    hash: u64,
+    /// A later connection may have the same addresses before this one is forgotten.
+    id: u64,
+}
 
 impl Noted {
     pub fn new(leg: Leg, near: SocketAddr, far: SocketAddr) -> Self {
         let hash = OPEN.hash(leg.direction(), near, far);
-        OPEN.passes.lock().insert(hash, leg.passes());
-        Self(hash)
+        OPEN.registered.lock().add(hash, leg.passes())
+    }
+
+    /// Registers a connection while `connect` makes it, which returns its local address. A connection to the sidecar
+    /// itself is complete before `connect` returns, and another worker may accept it. So nobody can ask for it until it
+    /// is registered: the lock is held in the meantime, for one call of connect(2) that does not block.
+    pub(super) fn connecting(
+        leg: Leg,
+        far: SocketAddr,
+        connect: impl FnOnce() -> io::Result<Option<SocketAddr>>,
+    ) -> io::Result<Option<Self>> {
+        if leg.direction() == Direction::Inbound {
+            return Ok(connect()?.map(|near| Self::new(leg, near, far))); // only outbound bytes are counted
+        }
+        let mut registered = OPEN.registered.lock();
+        let near = connect()?;
+        Ok(near.map(|near| registered.add(OPEN.hash(leg.direction(), near, far), leg.passes())))
     }
 }
 
 impl Drop for Noted {
     fn drop(&mut self) {
-        OPEN.passes.lock().remove(&self.0);
+        let by_hash = &mut OPEN.registered.lock().by_hash;
+        if by_hash.get(&self.hash).is_some_and(|registration| registration.id == self.id) {
+            by_hash.remove(&self.hash);
+        }
     }
 }
 
@@ -131,6 +174,17 @@ mod tests {
         assert_eq!(passes(near, far), 3);
         drop(open);
         assert!(!is_loop(Direction::Outbound, near, Some(far)) && passes(near, far) == 0);
+    }
+
+    #[test]
+    fn a_connection_that_closes_late_leaves_a_later_one_with_the_same_addresses_registered() {
+        let (near, far) = (at("192.0.2.1:40002"), at("192.0.2.2:80"));
+        let former = Noted::new(Leg::Outbound, near, far);
+        let open = Noted::new(Leg::OutboundAgain(1), near, far);
+        drop(former);
+        assert_eq!(passes(near, far), 2);
+        drop(open);
+        assert_eq!(passes(near, far), 0);
     }
 
     #[test]

@@ -169,7 +169,7 @@ async fn dial_counted(
 fn leg(origin: Origin, route: &Route, worker: &Worker) -> Result<Leg, Error> {
     match origin.at.map_or(0, |at| passes(origin.from, at)) {
         0 => Ok(route.cluster.leg),
-        before if before > worker.limits().via_passes => {
+        before if before >= worker.limits().via_passes => {
             let detail = format!(
                 "the connection came through this sidecar {before} times: \"{}\" and perhaps other services lead to \
                  each other in a circle",
