@@ -90,33 +90,38 @@ fn hello(body: &[u8]) -> Option<Hello> {
     body.vector8()?; // legacy_session_id
     body.vector16()?; // cipher_suites
     body.vector8()?; // legacy_compression_methods
-    let mut hello = Hello { server_name: None, is_ours: false };
+    let (mut name, mut is_ours) = (None, None);
     if body.0.is_empty() {
-        return Some(hello); // before TLS 1.2 extensions were optional
+        return Some(Hello { server_name: None, is_ours: false }); // before TLS 1.2 extensions were optional
     }
     let mut extensions = body.vector16()?;
     while !extensions.0.is_empty() {
         let (kind, mut extension) = (extensions.u16()?, extensions.vector16()?);
+        // The server might take another one than we do, so a second one is malformed (RFC 8446, 4.2).
         match kind {
-            0 => hello.server_name = server_name(extension.vector16()?)?,
-            16 => hello.is_ours = offers_ours(extension.vector16()?)?,
+            0 if name.is_none() => name = Some(server_name(extension.vector16()?)?),
+            16 if is_ours.is_none() => is_ours = Some(offers_ours(extension.vector16()?)?),
+            0 | 16 => return None,
             _ => {}
         }
     }
-    Some(hello)
+    Some(Hello { server_name: name.flatten(), is_ours: is_ours.unwrap_or_default() })
 }
 
-/// The first name of type `host_name`. The outer `None` means that the list is malformed, the inner one that it has no
-/// valid DNS name.
+/// The name of type `host_name`. The outer `None` means that the list is malformed, the inner one that it has no valid DNS
+/// name. Two names of this type are malformed (RFC 6066, 3).
 #[allow(clippy::option_option)]
 fn server_name(mut list: Cursor<'_>) -> Option<Option<Box<str>>> {
+    let mut host = None;
     while !list.0.is_empty() {
         let (kind, name) = (list.u8()?, list.vector16()?);
-        if kind == 0 {
-            return Some(dns_name(name.0));
+        match kind {
+            0 if host.is_none() => host = Some(dns_name(name.0)),
+            0 => return None,
+            _ => {}
         }
     }
-    Some(None)
+    Some(host.flatten())
 }
 
 /// Checks a DNS name. IP addresses are not allowed as server names (RFC 6066, 3).
@@ -291,6 +296,21 @@ mod tests {
         {
             assert_eq!(read(&made(&named(name))), whole(Some(expected), false));
         }
+    }
+
+    /// The service is chosen by the name, and a server that takes the other one of two would be another service.
+    #[test]
+    fn a_hello_that_names_two_servers_is_malformed() {
+        let (one, two) = (named(b"one.shop"), named(b"two.shop"));
+        let protocols = |name: &[u8]| {
+            let length = u8::try_from(name.len()).unwrap();
+            [&[0, 16, 0, length + 3, 0, length + 1, length][..], name].concat()
+        };
+        let names = |kind: u8| [&[0, 0, 0, 15, 0, 13, kind, 0, 3][..], b"one", &[0, 0, 4], b"two."].concat();
+        assert_eq!(read(&made(&[&one[..], &two].concat())), Read::Malformed);
+        assert_eq!(read(&made(&[protocols(b"h2"), protocols(b"pillion-tcp")].concat())), Read::Malformed);
+        assert_eq!(read(&made(&names(0))), Read::Malformed);
+        assert_eq!(read(&made(&names(1))), whole(Some("two"), false), "one name, and another kind of it");
     }
 
     /// Early data may come with the ClientHello, and must not hide the server name.
