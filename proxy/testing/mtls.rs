@@ -143,6 +143,7 @@ async fn a_server_that_accepts_and_stays_silent_is_a_connect_timeout() {
     });
     let outbound = pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}, retry: off"));
     assert_eq!(outbound.client().await.get("/").await.status_and_reason(), (504, Some("connect_timeout")));
+    assert_eq!(outbound.sum("pillion_tls_handshakes_total direction=outbound outcome=timeout"), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -33,6 +33,7 @@ use pillion_base::net::Io;
 use pillion_base::unfinished::{Share, Side};
 use pillion_model::{Direction, Reason};
 use pillion_telemetry::{ConnectionOutcome, DetectionVerdict};
+use pillion_tls::TlsError;
 pub use watch::Watched;
 
 /// 10 s: a server that closes an early connection within this time refuses clients. One that closes it later probably
@@ -148,6 +149,9 @@ pub enum Undecided {
     /// The client closed the connection, or a timeout ended it.
     #[error("the client closed the connection, or a timeout ended it: {0}")]
     Ended(io::Error),
+    /// The client broke its TLS session, or ended it by an alert.
+    #[error("{0}")]
+    Tls(TlsError),
     #[error("the sidecar is draining, and the client has sent nothing")]
     Drained,
     #[error("the client was silent, and there is no server that might speak first: {0}")]
@@ -161,10 +165,15 @@ pub enum Undecided {
 }
 
 impl Undecided {
+    fn of(error: io::Error) -> Self {
+        TlsError::inside(&error).map_or(Self::Ended(error), Self::Tls)
+    }
+
     /// The outcome by which the connection is counted.
     pub fn outcome(&self) -> ConnectionOutcome {
         match self {
             Self::Ended(error) if error.kind() == io::ErrorKind::TimedOut => ConnectionOutcome::Timeout,
+            Self::Tls(_) => ConnectionOutcome::TlsError,
             Self::Drained | Self::GivenUp => ConnectionOutcome::Refused,
             Self::Ended(_) | Self::NoServer(_) | Self::HungUp(_) => ConnectionOutcome::Failed,
         }
@@ -178,7 +187,7 @@ impl Undecided {
                 let error = Error::new(Reason::Overloaded, self.to_string());
                 Some(DialFailure::new(error, Facts::default()))
             }
-            Self::Ended(_) | Self::Drained => None,
+            Self::Ended(_) | Self::Tls(_) | Self::Drained => None,
         }
     }
 }
@@ -514,7 +523,7 @@ impl<'a> PeekedClient<'a> {
         }
         match read {
             Err(_elapsed) => Ok(None),
-            Ok(Err(error)) => Err(Undecided::Ended(error)),
+            Ok(Err(error)) => Err(Undecided::of(error)),
             Ok(Ok(0)) => Ok(Some(ClientRead::End)),
             Ok(Ok(_)) => {
                 if is_first {
@@ -632,4 +641,18 @@ fn poll_some(io: &mut Io, into: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io:
     ready!(Pin::new(io).poll_read(cx, &mut read))?;
     into.extend_from_slice(read.filled());
     Poll::Ready(Ok(read.filled().len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_breaks_its_tls_session_is_counted_as_a_tls_error_and_not_as_closed() {
+        let broken = Undecided::of(io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError));
+        assert_eq!(broken.outcome(), ConnectionOutcome::TlsError);
+        assert_eq!(broken.to_string(), "TLS failed: cannot decrypt peer's message");
+        let gone = Undecided::of(io::ErrorKind::UnexpectedEof.into());
+        assert_eq!(gone.outcome(), ConnectionOutcome::Failed);
+    }
 }

@@ -351,15 +351,17 @@ impl Inbound {
     async fn terminate(&self, tls: &Arc<Server>, io: Io, mut arrived: Arrived) -> Step {
         let mut share = self.worker.ground.unfinished.begin(Side::Strangers);
         share.hold(HANDSHAKE);
-        let until = self.handshake_until(&arrived);
+        let (until, from) = (self.handshake_until(&arrived), arrived.from);
         let shaken = tokio::select! { // a handshake that is dropped loses no data: no request came through it yet
             biased;
             () = share.given_up() => {
+                tracing::debug!(%from, "inbound TLS failed: handshakes exceed their memory limit, and this one is the oldest");
                 self.handshake_ended(HandshakeOutcome::Failed, ConnectionOutcome::Refused);
                 None
             }
-            shaken = timeout_at(until, Box::pin(self.handshake(tls, io, arrived.from))) => {
+            shaken = timeout_at(until, Box::pin(self.handshake(tls, io, from))) => {
                 shaken.unwrap_or_else(|_elapsed| {
+                    tracing::debug!(%from, "inbound TLS failed: the handshake was not complete within limits.header_timeout");
                     self.handshake_ended(HandshakeOutcome::Timeout, ConnectionOutcome::Timeout);
                     None
                 })

@@ -84,6 +84,11 @@ impl TlsError {
         }
     }
 
+    /// The TLS error inside an IO error; `None` for an error of the transport below TLS.
+    pub fn inside(error: &io::Error) -> Option<Self> {
+        rustls_error(error).map(Self::from_rustls)
+    }
+
     /// The error of a handshake, with the notes of its verifiers: they know more than rustls can pass on.
     pub(super) fn of_handshake(error: &io::Error, notes: Notes) -> Self {
         let error = match &notes.rejection {

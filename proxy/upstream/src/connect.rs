@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::cluster::Cluster;
 use pillion_base::error::Error;
@@ -15,7 +15,7 @@ use pillion_model::Direction;
 use pillion_model::Reason;
 use pillion_telemetry::{ConnectionOutcome, HandshakeOutcome, Metrics, Protocol};
 use pillion_tls::admission::Admission;
-use pillion_tls::client::Purpose;
+use pillion_tls::client::{ClientTls, Purpose};
 use pillion_tls::{Alpn, TlsError, refusals};
 
 /// An open transport, and the results of its handshake.
@@ -108,11 +108,23 @@ struct ConnectAttempt<'a> {
 
 impl ConnectAttempt<'_> {
     async fn run_in_time(&self, purpose: Purpose) -> Result<Connected, Error> {
-        let connected = timeout(self.cluster.connect_timeout, self.run(purpose)).await;
-        connected.unwrap_or_else(|_elapsed| Err(self.timed_out()))
+        let until = Instant::now() + self.cluster.connect_timeout;
+        let stream = timeout_at(until, self.dial_with_room()).await;
+        let stream = stream.unwrap_or_else(|_elapsed| Err(self.timed_out("connecting")))?;
+        let Some(tls) = self.cluster.tls() else {
+            let transport = Transport::plain(stream);
+            return Ok(Connected { transport, alpn: None, admission: None });
+        };
+        match timeout_at(until, self.secure(tls, stream, purpose)).await {
+            Ok(connected) => connected,
+            Err(_elapsed) => {
+                self.ground.metrics.handshakes(self.cluster.direction(), HandshakeOutcome::Timeout).inc();
+                Err(self.timed_out("the TLS handshake"))
+            }
+        }
     }
 
-    async fn run(&self, purpose: Purpose) -> Result<Connected, Error> {
+    async fn dial_with_room(&self) -> Result<Stream, Error> {
         let stream = match self.dial().await {
             Err(error) if is_short_of_descriptors(&error) => {
                 self.ground.strangers.free_descriptors().await;
@@ -120,11 +132,10 @@ impl ConnectAttempt<'_> {
             }
             dialled => dialled,
         };
-        let stream = stream.map_err(|error| self.unreachable(&error))?;
-        let Some(tls) = self.cluster.tls() else {
-            let transport = Transport::plain(stream);
-            return Ok(Connected { transport, alpn: None, admission: None });
-        };
+        stream.map_err(|error| self.unreachable(&error))
+    }
+
+    async fn secure(&self, tls: &ClientTls, stream: Stream, purpose: Purpose) -> Result<Connected, Error> {
         let (stream, alpn) = match tls.connect(stream, purpose).await {
             Ok(connected) => connected,
             Err(error) => {
@@ -153,7 +164,7 @@ impl ConnectAttempt<'_> {
     fn unreachable(&self, error: &io::Error) -> Error {
         let (address, name) = (self.address, &self.cluster.name);
         match error.kind() {
-            io::ErrorKind::TimedOut => self.timed_out(),
+            io::ErrorKind::TimedOut => self.timed_out("connecting"),
             _ if is_short_of_descriptors(error) || error.kind() == io::ErrorKind::AddrNotAvailable => {
                 Error::new(
                     Reason::Overloaded,
@@ -173,11 +184,11 @@ impl ConnectAttempt<'_> {
         }
     }
 
-    fn timed_out(&self) -> Error {
+    fn timed_out(&self, at: &str) -> Error {
         Error::new(
             Reason::ConnectTimeout,
             format!(
-                "{} of \"{}\" did not finish connecting within {:?} (connect_timeout, TCP and TLS together)",
+                "{} of \"{}\" did not finish {at} within {:?} (connect_timeout, TCP and TLS together)",
                 self.address, self.cluster.name, self.cluster.connect_timeout
             ),
         )
