@@ -7,9 +7,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use anyhow::Context as _;
+
 use pillion_model::authorization::Authorization as Rules;
 use pillion_model::identity::{Identity as Source, WorkloadApi};
-use pillion_model::listener::Inbound;
+use pillion_model::listener::{AppProtocol, Inbound, PortTls};
 use pillion_model::route::RateLimit;
 use pillion_model::{Cluster as ClusterConfig, Config, EndpointUpdate};
 use tokio::time::Instant;
@@ -29,15 +31,16 @@ use pillion_sidecar::state::authorization::Authorization;
 use pillion_sidecar::state::authorizer::Authorizer;
 use pillion_sidecar::state::tokens::Keys;
 use pillion_sidecar::state::{
-    Application, Clusters, Destinations, DnsNames, Former, InboundSide, PreviousSnapshot, Sides, Store,
-    VirtualAddresses, compile,
+    Application, Clusters, Destinations, DnsNames, Former, InboundSide, Outside, PreviousSnapshot, Sides,
+    Store, VirtualAddresses, compile,
 };
 use pillion_telemetry::{CertificateUse, Metrics};
 use pillion_tls::client::ClientTls;
 use pillion_tls::identity::credentials::Credentials;
 use pillion_tls::identity::watch::{Outcome, Rotating};
 use pillion_tls::identity::{Validity, date, expires_soon, is_due};
-use pillion_tls::material::{Material, Refreshed};
+use pillion_tls::material::{Material, Place, Refreshed};
+use pillion_tls::outside::OutsideServer;
 use pillion_tls::server::Server;
 use pillion_upstream::cluster::alike::Policies;
 use pillion_upstream::cluster::update::written;
@@ -63,8 +66,8 @@ pub struct Controller {
     refuses_answer: bool,
     /// The last warning about the expiry of the sidecar's own certificate.
     warned_of: Option<Expiry>,
-    /// The same for the certificates of services, by the place of the configuration that names them.
-    warned_of_others: HashMap<String, Expiry>,
+    /// The same for the certificates of services and ports, by the place of the configuration that names them.
+    warned_of_others: Vec<(Place, Expiry)>,
     generation: u64,
     listeners: Listeners,
     dns: DnsListeners,
@@ -102,7 +105,7 @@ impl Controller {
             rotating: None,
             refuses_answer: false,
             warned_of: None,
-            warned_of_others: HashMap::new(),
+            warned_of_others: Vec::new(),
             generation: 0,
             listeners,
             dns,
@@ -322,10 +325,10 @@ impl Controller {
 
     /// The same warnings for the certificates of services.
     fn warn_of_others(&mut self, now: i64) {
-        let expires = |(place, validity)| Some((String::from(place), Expiry::of(validity, now)?));
-        let next: HashMap<String, Expiry> = self.material.validities().filter_map(expires).collect();
+        let expires = |(place, validity): (&Place, _)| Some((place.clone(), Expiry::of(validity, now)?));
+        let next: Vec<(Place, Expiry)> = self.material.validities().filter_map(expires).collect();
         for (place, expiry) in &next {
-            if self.warned_of_others.get(place) == Some(expiry) {
+            if self.warned_of_others.iter().any(|(known, of)| (known, of) == (place, expiry)) {
                 continue;
             }
             match expiry {
@@ -356,6 +359,7 @@ impl Controller {
         let same_identity = identity.is(&self.identity);
         let kept = self.kept(config, &material, same_identity);
         let credentials = Credentialed::by(config, &identity, &material, &kept)?;
+        let outside = self.outside(config, &material)?;
         let keys = self.keys(config)?;
         let dns = self.dns.plan(config)?;
         let mut change = self.listeners.plan(&listeners::wanted(config))?; // from here on nothing can fail
@@ -364,7 +368,7 @@ impl Controller {
         let known = self.inbound.as_ref().filter(|_| same_identity && self.config.tls == config.tls);
         let server = known.and_then(|known| known.tls.clone()).or(credentials.server); // with its sessions
         let max_age = config.identity.as_ref().and_then(Source::max_connection_age);
-        self.inbound = self.inbound_side(inbound, (server, keys), identity.credentials(), max_age);
+        self.inbound = self.inbound_side(inbound, (server, outside, keys), identity.credentials(), max_age);
         let next = self.clusters(config, kept, credentials.clients, &material);
         let former = std::mem::replace(&mut self.clusters, next);
         let mut left = Vec::new();
@@ -445,7 +449,7 @@ impl Controller {
     fn inbound_side(
         &self,
         inbound: Option<&Inbound>,
-        (tls, keys): (Option<Arc<Server>>, Option<Arc<Keys>>),
+        (tls, outside, keys): (Option<Arc<Server>>, Outside, Option<Arc<Keys>>),
         credentials: Option<&Credentials>,
         max_connection_age: Option<Duration>,
     ) -> Option<Arc<InboundSide>> {
@@ -456,11 +460,37 @@ impl Controller {
         Some(Arc::new(InboundSide {
             policy: inbound.clone(),
             tls,
+            outside,
             own_id: credentials.map(|credentials| credentials.id.as_str().into()),
             max_connection_age,
             rate_limit: inbound.rate_limit.map(|of| self.rate_limit(of)),
             authorization: inbound.authorization.as_ref().map(|of| self.authorization(of, keys)),
         }))
+    }
+
+    /// The TLS servers for clients outside the mesh, by port. One that no change concerns stays the same, with its
+    /// sessions.
+    fn outside(&self, config: &Config, material: &Material) -> anyhow::Result<Outside> {
+        let before = |port: u16, protocol: AppProtocol, tls: &PortTls| {
+            let is_same = self.config.tls == config.tls
+                && credentialed::ports(&self.config).any(|known| known == (port, protocol, tls))
+                && material.is_same_for_port(tls, &self.material);
+            let known = self.inbound.as_ref().filter(|_| is_same)?.outside.get(&port);
+            known.cloned()
+        };
+        let server = |(port, protocol, tls): (u16, AppProtocol, &PortTls)| {
+            let server = match before(port, protocol, tls) {
+                Some(known) => known,
+                None => {
+                    let clients = (&tls.clients, material.clients(tls).map(|bundle| &**bundle));
+                    let is_http = protocol != AppProtocol::Tcp;
+                    OutsideServer::new(&material.pairs(tls), clients, &config.tls, is_http)
+                        .with_context(|| format!("inbound.ports.{port}.tls"))?
+                }
+            };
+            Ok((port, server))
+        };
+        credentialed::ports(config).map(server).collect()
     }
 
     /// The compiled rules of the former configuration while they are unchanged.
@@ -550,8 +580,12 @@ impl Controller {
 
     fn publish_expiry(&self) {
         let metrics = &self.around.metrics;
-        if let Some(first) = self.material.validities().map(|(_, validity)| validity.not_after).min() {
-            metrics.certificate_not_after(CertificateUse::Service).set(first);
+        for (of, end) in
+            self.material.validities().map(|(place, validity)| (used_as(place), validity.not_after))
+        {
+            let first = self.material.validities().filter(|(place, _)| used_as(place) == of);
+            let first = first.map(|(_, validity)| validity.not_after).min().unwrap_or(end);
+            metrics.certificate_not_after(of).set(first);
         }
         let Some(credentials) = self.credentials() else { return };
         metrics.certificate_not_after(CertificateUse::Own).set(credentials.not_after);
@@ -570,6 +604,13 @@ fn warn_of_weaker(weaker: &[String]) {
     }
     if let more @ 1.. = weaker.len().saturating_sub(TOLD) {
         tracing::warn!(more, "the new configuration protects less for further keys");
+    }
+}
+
+const fn used_as(place: &Place) -> CertificateUse {
+    match place {
+        Place::Service(_) => CertificateUse::Service,
+        Place::Port(_) => CertificateUse::Port,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 use pillion_model::cluster::{UpstreamProtocol, UpstreamTls};
-use pillion_model::listener::{Inbound, Mtls};
+use pillion_model::listener::{AppProtocol, Inbound, Mtls, PortPolicy, PortTls};
 use pillion_model::{Cluster, Config, SpiffeId};
 
 use super::own::Identity;
@@ -30,7 +30,20 @@ pub(super) struct Credentialed {
 pub(super) fn material(config: &Config, before: &Material) -> Result<Material, Unusable> {
     let mut wanted = Wanted::default();
     config.clusters.iter().for_each(|of| wanted.add_service(&of.name, &of.tls));
+    ports(config).for_each(|(port, _, tls)| wanted.add_port(port, tls));
     Material::of(wanted, before, SystemTime::now())
+}
+
+/// The ports with TLS for clients outside the mesh, with their protocol.
+pub(super) fn ports(config: &Config) -> impl Iterator<Item = (u16, AppProtocol, &PortTls)> {
+    config.inbound.iter().flat_map(|inbound| {
+        let of =
+            |(port, policy): (&u16, &'_ PortPolicy)| (*port, policy.protocol.unwrap_or(inbound.protocol));
+        inbound.ports.iter().filter_map(move |entry| {
+            let (port, protocol) = of(entry);
+            Some((port, protocol, entry.1.tls.as_ref()?))
+        })
+    })
 }
 
 impl Credentialed {

@@ -10,7 +10,7 @@ use std::path::Path;
 use pillion_model::authorization::{Action, Authorization, EncodedSlash, ExtAuthz, Jwt, Mode};
 use pillion_model::cluster::{AddressPattern, HostPattern, UpstreamTls};
 use pillion_model::identity::{Crl, Identity, TlsVersion};
-use pillion_model::listener::{AppProtocol, Inbound, Mtls, Unknown};
+use pillion_model::listener::{AppProtocol, ClientCertificates, Inbound, Mtls, PortPolicy, Unknown};
 use pillion_model::text::shortened;
 use pillion_model::{Cluster, Config};
 
@@ -68,8 +68,33 @@ fn weakened_inbound(now: &Inbound, next: &Inbound) -> Vec<String> {
     };
     let mut all = weakened_ports(now, next, mtls, weaker_mtls);
     all.extend(weakened_ports(now, next, protocol, weaker_protocol));
+    all.extend(weakened_tls_of_ports(now, next));
     all.extend(weakened_rules(now.authorization.as_ref(), next.authorization.as_ref()));
     all
+}
+
+/// Ports at whose listeners clients outside the mesh are admitted with less than before.
+fn weakened_tls_of_ports(now: &Inbound, next: &Inbound) -> Vec<String> {
+    let strength = |of: &PortPolicy| match of.tls.as_ref().map(|tls| &tls.clients) {
+        Some(ClientCertificates::Off) => (0, "off"),
+        Some(ClientCertificates::Request { .. }) => (1, "request"),
+        Some(ClientCertificates::Require { .. }) => (2, "require"),
+        None => (3, "no tls"),
+    };
+    let weaker = |(port, is): (&u16, &PortPolicy)| {
+        let was = now.ports.get(port).filter(|was| !was.listen.is_empty())?;
+        let mtls = was.mtls.unwrap_or(now.mtls);
+        match (strength(was), strength(is)) {
+            ((3, _), (0..=2, _)) if mtls == Mtls::Strict => Some(format!(
+                "inbound.ports.{port}.tls: clients outside the mesh are admitted at its listeners"
+            )),
+            ((before @ 1..=2, was), (after @ 0..=1, is)) if after < before => {
+                Some(format!("inbound.ports.{port}.tls.client: {is} instead of {was}"))
+            }
+            _ => None,
+        }
+    };
+    next.ports.iter().filter_map(weaker).collect()
 }
 
 /// How authorization is weaker. Of single rules only this is told: a name that no deny rule has any more.

@@ -58,8 +58,7 @@ fn absence(setting: &Setting, exists: impl Fn(&Path) -> bool) -> Option<(String,
         "inbound.authorization.jwt.jwks.file" => (true, REFUSES),
         "access_log.path" => (false, REFUSES), // the file is created
         "dns.upstream" => (true, REFUSES),
-        key if key.ends_with(".tls.certificate") || key.ends_with(".tls.key") => (true, REFUSES),
-        key if key.ends_with(".tls.trust_bundle") && setting.value != "system" => (true, REFUSES),
+        key if is_of_tls(key) && setting.value != "system" => (true, REFUSES),
         _ => return None,
     };
     if then == AGENT && path.metadata().is_ok_and(|of| !of.file_type().is_socket()) {
@@ -75,6 +74,14 @@ fn absence(setting: &Setting, exists: impl Fn(&Path) -> bool) -> Option<(String,
     }
     let is_optional = text.ends_with(" (where it exists)");
     (is_file && !is_optional && !exists(path)).then(|| (format!("{} does not exist", path.display()), then))
+}
+
+/// Whether a key names a file for the TLS of a service or of a port.
+fn is_of_tls(key: &str) -> bool {
+    key.rsplit_once('.').is_some_and(|(block, name)| {
+        let block = block.split_once('[').map_or(block, |(list, _)| list);
+        block.ends_with(".tls") && matches!(name, "certificate" | "key" | "trust_bundle")
+    })
 }
 
 const fn place(from: &Provenance) -> (usize, usize) {

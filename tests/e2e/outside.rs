@@ -4,7 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::certs::Authority;
+use pillion_tls::identity::issue::Ca;
+
+use crate::support::backend::Backend;
+use crate::support::certs::{Authority, DAY};
 use crate::support::curl::curl;
 use crate::support::eventually;
 use crate::support::launched::Launched;
@@ -70,4 +73,68 @@ async fn without_authorities_of_the_system_the_start_fails_with_what_to_do() {
     assert_eq!(ended.status.code(), Some(1), "{said}");
     assert!(said.contains("services.shop.tls: the system has no certificate authorities"), "{said}");
     assert!(said.contains("install the package ca-certificates"), "{said}");
+}
+
+/// curl and openssl as clients outside the mesh, before the sidecar of a plain application.
+#[tokio::test]
+async fn common_clients_speak_tls_to_a_port_in_nginx_s_place() {
+    if !(require("curl") && require("openssl")) {
+        return;
+    }
+    let (app, scratch, public) =
+        (Backend::echo().await, Scratch::new(), Ca::generate("web.test").expect("a CA"));
+    let roots = scratch.write("ca.crt", public.certificate_pem());
+    for (name, host) in [("site", SHOP), ("other", "other.test")] {
+        let id = format!("spiffe://web.test/{name}").parse().expect("an identity");
+        let issued = public.issue(&id, &[host.to_owned()], DAY).expect("a certificate");
+        scratch.write(&format!("{name}.crt"), issued.certificate);
+        scratch.write(&format!("{name}.key"), issued.key);
+    }
+    let file = |name: &str| scratch.path().join(name).display().to_string();
+    let item = |name: &str, more: &str| {
+        format!(
+            "{{ certificate: \"{}\", key: \"{}\"{more} }}",
+            file(&format!("{name}.crt")),
+            file(&format!("{name}.key"))
+        )
+    };
+    let asks = format!(", client: request, trust_bundle: \"{}\"", roots.display());
+    let tls = format!("[{}, {}]", item("site", &asks), item("other", ""));
+    let port = app.address.port();
+    let yaml = format!(
+        "outbound: off\nadmin: {{ listen: 127.0.0.1:0 }}\nmetrics: off\n\
+         inbound: {{ listen: 127.0.0.1:0, app: {}, ports: {{ {port}: {{ listen: 127.0.0.1:0, tls: {tls} }} }} }}\n",
+        app.address,
+    );
+    let sidecar = Launched::start(Command::new("env"), &yaml, Some((&Authority::new(), "web"))).await;
+    let front = sidecar.address(&format!("port.{port}"));
+    for (version, host, own) in
+        [("--http1.1", SHOP, false), ("--http2", SHOP, true), ("--http2", "other.test", false)]
+    {
+        let mut get = curl();
+        get.arg(version).arg("--cacert").arg(&roots).args(["--write-out", " %{http_code}"]);
+        get.arg("--connect-to").arg(format!("{host}:443:{front}"));
+        if own {
+            get.args(["--cert", &file("other.crt"), "--key", &file("other.key")]);
+        }
+        let answer = printed({
+            get.arg(format!("https://{host}/"));
+            get
+        })
+        .await;
+        assert!(answer.ends_with(" 200"), "{answer}");
+        let request = app.last();
+        assert_eq!(request.header("x-forwarded-proto"), Some("https"));
+        assert_eq!(request.header("x-forwarded-client-cert").is_some(), own, "{version} {host}");
+    }
+    let mut plain = curl();
+    plain.args(["--write-out", "%{http_code}", "--output", "/dev/null"]).arg(format!("http://{front}/"));
+    assert_eq!(printed(plain).await, "400");
+    let mut openssl = Command::new("sh");
+    let client = format!(
+        "openssl s_client -connect {front} -servername other.test -alpn h2 -brief </dev/null 2>&1 | cat"
+    );
+    openssl.args(["-c", &client]);
+    let said = printed(openssl).await;
+    assert!(said.contains("TLSv1.3") && said.contains("Requested Signature Algorithms"), "{said}");
 }

@@ -16,6 +16,7 @@ mod health;
 mod identity;
 mod inbound;
 mod observe;
+mod port_tls;
 mod root;
 mod routes;
 mod service;

@@ -93,6 +93,7 @@ choices!(
     PostQuantum,
     LoadBalancer,
     TlsMode,
+    ClientMode,
     AlwaysErrors,
     Json,
     RateLimitBy,
@@ -112,6 +113,7 @@ leaves!(
     Scheme: chosen,
     TlsVersion: chosen,
     TlsMode: chosen,
+    ClientMode: chosen,
     SocketAddr: |address| address.to_string().into(),
     HostPattern: |host| host.to_string().into(),
     AddressPattern: |address| address.to_string().into(),
@@ -220,6 +222,20 @@ pub(crate) enum TlsMode {
     Off,
     Simple,
     Mutual,
+}
+
+/// `client` of a port's `tls`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClientMode {
+    Off,
+    Request,
+    Require,
+}
+
+impl Choice for ClientMode {
+    const EXPECTED: &'static str = "whether clients show certificates (off, request, require)";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("off", Self::Off), ("request", Self::Request), ("require", Self::Require)];
 }
 
 impl Choice for TlsMode {

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::authorization::Authorization;
+use crate::identity::KeyPair;
 use crate::policy::IdleTimeout;
 pub use crate::policy::Question;
 use crate::route::RateLimit;
@@ -77,6 +79,38 @@ pub struct PortPolicy {
     /// Listeners for this port alone. Their connections go to this port of the application without being redirected: at
     /// the address of [`Inbound::app`], or at 127.0.0.1 where that is absent. Default: none.
     pub listen: Vec<SocketAddr>,
+    /// TLS for clients outside the mesh, at the listeners of this port alone. `None`: `mtls` holds there too.
+    pub tls: Option<PortTls>,
+}
+
+/// How the sidecar is known to clients outside the mesh, and they to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortTls {
+    /// Never empty. The first is shown to clients that ask for no name that another has.
+    pub certificates: Vec<KeyPair>,
+    pub clients: ClientCertificates,
+}
+
+/// Whether clients outside the mesh show certificates. The bundle has the authorities of these.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientCertificates {
+    Off,
+    /// A client without a certificate is admitted too.
+    Request {
+        trust_bundle: PathBuf,
+    },
+    Require {
+        trust_bundle: PathBuf,
+    },
+}
+
+impl ClientCertificates {
+    pub const fn trust_bundle(&self) -> Option<&PathBuf> {
+        match self {
+            Self::Off => None,
+            Self::Request { trust_bundle } | Self::Require { trust_bundle } => Some(trust_bundle),
+        }
+    }
 }
 
 /// A health check that the metrics port passes on to the application.

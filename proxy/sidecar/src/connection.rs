@@ -28,6 +28,7 @@ use pillion_http::head::HeadLimits;
 use pillion_model::{Direction, Reason};
 use pillion_telemetry::{ConnectionOutcome, Metrics, Protocol, Symbol, Tls};
 use pillion_tls::Peer;
+use pillion_tls::outside::OutsideClient;
 
 /// The holder to which exchanges of clients without an identity are counted. No SPIFFE ID has this form.
 const STRANGERS: &str = "without identity";
@@ -41,6 +42,8 @@ pub struct Connection {
     pub downstream: SocketAddr,
     /// The verified client; `None` without mTLS.
     pub peer: Option<Arc<Peer>>,
+    /// The client is outside the mesh, and its handshake was with a port's own TLS server.
+    pub outside: Option<Arc<OutsideClient>>,
     /// The verified client is a Pillion sidecar, by the protocol that it has offered in its handshake. Other programs
     /// pass headers of their own clients on, so they are not believed where one request speaks for later ones.
     pub is_from_sidecar: bool,
@@ -197,6 +200,7 @@ impl Connection {
             direction: place.work.direction(),
             downstream,
             peer: None,
+            outside: None,
             is_from_sidecar: false,
             peer_label: Symbol::EMPTY,
             client_cert: None,
@@ -252,7 +256,11 @@ impl Connection {
             Direction::Inbound => Symbol::APP,
             Direction::Outbound => self.service(),
         };
-        let tls = if self.peer.is_some() { Tls::Mutual } else { Tls::None };
+        let tls = match (&self.peer, &self.outside) {
+            (Some(_), _) => Tls::Mutual,
+            (None, Some(_)) => Tls::ServerOnly,
+            (None, None) => Tls::None,
+        };
         metrics.connections(self.direction, service, protocol, tls, outcome).inc();
     }
 
@@ -303,10 +311,14 @@ impl Connection {
             return Ok(());
         }
         let peer = self.peer.as_deref().map(|peer| Admitted { peer, by: server.load(Relaxed) });
-        let admitted = snapshot.admits(*of, peer.as_ref());
+        let admitted = match &self.outside {
+            Some(client) => snapshot.admits_outside(*of, client),
+            None => snapshot.admits(*of, peer.as_ref()),
+        };
         match &admitted {
             Ok(()) => self.note_judged(*of, snapshot),
-            Err(_) => self.is_dismissed.store(self.peer.is_some(), Relaxed), // the peer may connect again
+            // the client may connect again
+            Err(_) => self.is_dismissed.store(self.peer.is_some() || self.outside.is_some(), Relaxed),
         }
         admitted
     }

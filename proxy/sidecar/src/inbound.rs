@@ -34,6 +34,7 @@ use pillion_base::unfinished::{HANDSHAKE, HANDSHAKE_BYTES, Side};
 use pillion_model::Direction;
 use pillion_model::Reason;
 use pillion_telemetry::{ConnectionOutcome, HandshakeOutcome, Protocol, Symbol, Tls};
+use pillion_tls::outside::{OutsideClient, OutsideServer};
 use pillion_tls::server::{Server, accept};
 use pillion_tls::{Alpn, Peer, TlsError, hex, refusals};
 use pillion_upstream::cluster::ClusterProtocol;
@@ -77,19 +78,58 @@ struct Arrived {
 
 /// What a client has proven by its handshake.
 struct Proven {
-    peer: Arc<Peer>,
+    who: Who,
     alpn: Option<Alpn>,
-    /// [`Server::serial`] of the TLS server that verified the client.
+    /// The serial of the TLS server that admitted the client.
     by: u64,
+}
+
+enum Who {
+    Peer(Arc<Peer>),
+    /// A client outside the mesh, which has no identity.
+    Outside(Arc<OutsideClient>),
+}
+
+/// The TLS server for a handshake.
+enum Terminates<'a> {
+    Mesh(&'a Server),
+    Outside(&'a OutsideServer),
+}
+
+impl Terminates<'_> {
+    const fn label(&self) -> Tls {
+        match self {
+            Self::Mesh(_) => Tls::Mutual,
+            Self::Outside(_) => Tls::ServerOnly,
+        }
+    }
 }
 
 impl Arrived {
     fn peer(&self) -> Option<&Arc<Peer>> {
-        self.proven.as_ref().map(|proven| &proven.peer)
+        match &self.proven.as_ref()?.who {
+            Who::Peer(peer) => Some(peer),
+            Who::Outside(_) => None,
+        }
     }
 
-    const fn side(&self) -> Side {
-        if self.proven.is_some() { Side::Peers } else { Side::Strangers }
+    fn outside(&self) -> Option<&Arc<OutsideClient>> {
+        match &self.proven.as_ref()?.who {
+            Who::Peer(_) => None,
+            Who::Outside(client) => Some(client),
+        }
+    }
+
+    fn side(&self) -> Side {
+        if self.peer().is_some() { Side::Peers } else { Side::Strangers }
+    }
+
+    fn tls_label(&self) -> Tls {
+        match self.proven.as_ref().map(|proven| &proven.who) {
+            Some(Who::Peer(_)) => Tls::Mutual,
+            Some(Who::Outside(_)) => Tls::ServerOnly,
+            None => Tls::None,
+        }
     }
 }
 
@@ -98,6 +138,9 @@ struct InboundRules {
     generation: u64,
     side: Arc<InboundSide>,
     mtls: Mtls,
+    /// The TLS server for clients outside the mesh, where the connection came to its listener. It takes the place of
+    /// `mtls`.
+    outside: Option<Arc<OutsideServer>>,
     /// The address of the application; `None`: neither the configuration nor the connection names one.
     to: Option<SocketAddr>,
     route: Option<Fixed>,
@@ -108,13 +151,15 @@ impl InboundRules {
     fn now(of: Arrival, snapshot: &Snapshot) -> Option<Self> {
         let (side, to) = (snapshot.inbound.clone()?, snapshot.target(of));
         let route = snapshot.fixed(DestinationKey::Application(of));
-        Some(Self { generation: snapshot.generation, mtls: side.mtls(to), side, to, route })
+        let (mtls, outside) = (side.mtls(to), side.outside(of).cloned());
+        Some(Self { generation: snapshot.generation, mtls, outside, side, to, route })
     }
 
     /// Whether the bytes of a client are examined in the same way under `self` and under `now`.
     fn look_like(&self, now: &Self) -> bool {
         let cluster = |rules: &Self| rules.route().map(|route| Arc::as_ptr(&route.cluster));
-        self.mtls == now.mtls && cluster(self) == cluster(now)
+        let is_same = self.mtls == now.mtls && self.outside.is_some() == now.outside.is_some();
+        is_same && cluster(self) == cluster(now)
     }
 
     fn route(&self) -> Option<&Arc<Route>> {
@@ -246,9 +291,12 @@ impl Inbound {
             self.refuse(arrived, "the configuration has no `inbound` any more");
             return None;
         };
-        if let Some(Proven { peer, by, .. }) = &arrived.proven {
-            let refused = snapshot.admits(arrived.of, Some(&Admitted { peer, by: *by })).err();
-            return match refused {
+        if let Some(Proven { who, by, .. }) = &arrived.proven {
+            let admitted = match who {
+                Who::Peer(peer) => snapshot.admits(arrived.of, Some(&Admitted { peer, by: *by })),
+                Who::Outside(client) => snapshot.admits_outside(arrived.of, client),
+            };
+            return match admitted.err() {
                 Some(error) => {
                     self.refuse(arrived, &error.detail);
                     None
@@ -256,7 +304,7 @@ impl Inbound {
                 None => Some(rules),
             };
         }
-        if rules.mtls != Mtls::Off && rules.side.tls.is_none() {
+        if rules.outside.is_none() && rules.mtls != Mtls::Off && rules.side.tls.is_none() {
             self.refuse(arrived, "mTLS is configured, and the sidecar has no certificates yet");
             return None;
         }
@@ -265,7 +313,7 @@ impl Inbound {
 
     fn refuse(&self, arrived: &Arrived, why: &str) {
         tracing::debug!(from = %arrived.from, "inbound connection closed: {why}");
-        self.count(Protocol::Unknown, tls_label(arrived.peer()), ConnectionOutcome::Refused);
+        self.count(Protocol::Unknown, arrived.tls_label(), ConnectionOutcome::Refused);
     }
 
     /// Reads as much from the client as is needed to tell its protocol. `None`: the connection has ended, and is
@@ -273,6 +321,7 @@ impl Inbound {
     async fn look(&self, io: Io, rules: &InboundRules, arrived: &mut Arrived) -> Option<Looked> {
         let alpn = match (&arrived.proven, rules.mtls) {
             (Some(proven), _) => proven.alpn,
+            (None, _) if rules.outside.is_some() => return self.look_strictly(io, arrived).await,
             (None, Mtls::Strict) => return self.look_strictly(io, arrived).await,
             (None, Mtls::Permissive) => None,
             (None, Mtls::Off) if arrived.place.keep() => None, // no client needs an identity
@@ -327,20 +376,23 @@ impl Inbound {
 
     /// Acts on what was detected, by the given rules.
     async fn act(&self, detected: Detected<Dialled>, rules: &InboundRules, mut arrived: Arrived) -> Step {
-        let tls = rules.side.tls.clone().filter(|_| arrived.proven.is_none());
-        match (rules.mtls, tls) {
-            (Mtls::Strict, Some(tls)) => match detected.found {
-                Found::Tls(_) => return self.terminate(&tls, detected.io, arrived).await,
-                _ => {
-                    self.refuse_plaintext(detected.io, rules, arrived).await;
-                    return Step::Ended;
-                }
-            },
+        let tls = rules.side.tls.as_deref().filter(|_| arrived.proven.is_none());
+        let outside = rules.outside.as_deref().filter(|_| arrived.proven.is_none());
+        let required = match (rules.mtls, tls) {
+            _ if let Some(server) = outside => Some(Terminates::Outside(server)),
+            (Mtls::Strict, Some(tls)) => Some(Terminates::Mesh(tls)),
             (Mtls::Permissive, Some(tls)) if rules.terminates(&detected.found, arrived.of) => {
                 arrived.since = arrived.began.unwrap_or(arrived.since);
-                return self.terminate(&tls, detected.io, arrived).await;
+                Some(Terminates::Mesh(tls))
             }
-            _ => {}
+            _ => None,
+        };
+        if let Some(server) = required {
+            if matches!(detected.found, Found::Tls(_)) {
+                return self.terminate(&server, detected.io, arrived).await;
+            }
+            self.refuse_plaintext(detected.io, rules, arrived).await;
+            return Step::Ended;
         }
         match arrived.place.keep() {
             true => self.detected(detected, rules, arrived).map_or(Step::Ended, Step::Next),
@@ -348,7 +400,7 @@ impl Inbound {
         }
     }
 
-    async fn terminate(&self, tls: &Arc<Server>, io: Io, mut arrived: Arrived) -> Step {
+    async fn terminate(&self, tls: &Terminates<'_>, io: Io, mut arrived: Arrived) -> Step {
         let mut share = self.worker.ground.unfinished.begin(Side::Strangers);
         share.hold(HANDSHAKE);
         let (until, from) = (self.handshake_until(&arrived), arrived.from);
@@ -356,13 +408,13 @@ impl Inbound {
             biased;
             () = share.given_up() => {
                 tracing::debug!(%from, "inbound TLS failed: handshakes exceed their memory limit, and this one is the oldest");
-                self.handshake_ended(HandshakeOutcome::Failed, ConnectionOutcome::Refused);
+                self.handshake_ended(HandshakeOutcome::Failed, tls.label(), ConnectionOutcome::Refused);
                 None
             }
             shaken = timeout_at(until, Box::pin(self.handshake(tls, io, from))) => {
                 shaken.unwrap_or_else(|_elapsed| {
                     tracing::debug!(%from, "inbound TLS failed: the handshake was not complete within limits.header_timeout");
-                    self.handshake_ended(HandshakeOutcome::Timeout, ConnectionOutcome::Timeout);
+                    self.handshake_ended(HandshakeOutcome::Timeout, tls.label(), ConnectionOutcome::Timeout);
                     None
                 })
             }
@@ -373,21 +425,31 @@ impl Inbound {
     }
 
     /// Shakes hands with the client. `None`: TLS failed, and the peer got a TLS alert where that was possible.
-    async fn handshake(&self, tls: &Server, io: Io, from: SocketAddr) -> Option<(Io, Proven)> {
+    async fn handshake(&self, tls: &Terminates<'_>, io: Io, from: SocketAddr) -> Option<(Io, Proven)> {
         let mut io = io.into_plain()?;
         io.read_at_most(HANDSHAKE_BYTES);
-        match accept(tls.config.clone(), io).await {
-            Ok((mut stream, peer, alpn)) => {
+        let shaken = match tls {
+            Terminates::Mesh(server) => {
+                accept(server.config.clone(), io).await.map(|(stream, peer, alpn)| {
+                    (stream, Proven { who: Who::Peer(peer), alpn, by: server.serial })
+                })
+            }
+            Terminates::Outside(server) => server.accept(io).await.map(|(stream, client, alpn)| {
+                (stream, Proven { who: Who::Outside(client), alpn, by: server.serial })
+            }),
+        };
+        match shaken {
+            Ok((mut stream, proven)) => {
                 stream.get_mut().0.read_at_most(usize::MAX);
                 self.worker.ground.metrics.handshakes(Direction::Inbound, HandshakeOutcome::Ok).inc();
                 let io = Prefixed::new(Transport::Accepted(Box::new(Records::new(stream))));
-                Some((io, Proven { peer, alpn, by: tls.serial }))
+                Some((io, proven))
             }
             Err(error) => {
                 log_failed(from, &error);
                 let identity = error.is_identity_mismatch();
                 let outcome = if identity { HandshakeOutcome::Identity } else { HandshakeOutcome::Failed };
-                self.handshake_ended(outcome, ConnectionOutcome::TlsError);
+                self.handshake_ended(outcome, tls.label(), ConnectionOutcome::TlsError);
                 None
             }
         }
@@ -403,21 +465,25 @@ impl Inbound {
             io.get_ref().reset_on_drop();
             return;
         }
+        let why = match rules.outside {
+            Some(_) => (Reason::BadRequest, refusal::NO_TLS),
+            None => (Reason::MtlsRequired, refusal::PLAINTEXT),
+        };
         let client = PeekedClient::new(io, &self.worker, Side::Strangers, arrived.began);
         let until = self.handshake_until(&arrived);
         let detected = timeout_at(until, detect(client, &arrived.place.work, NO_EARLY_DIAL)).await;
         let connection = Connection::new(arrived.from, arrived.place);
         match detected {
             Ok(Ok(Detected { found: Found::Http1, io, .. })) => {
-                return Box::pin(refusal::refuse_plaintext(io, &connection, &self.worker, until)).await;
+                return Box::pin(refusal::refuse_plaintext(io, why, &connection, &self.worker, until)).await;
             }
             Ok(Ok(Detected { found: Found::Http2, .. })) => {
-                return refusal::note_http2_plaintext(&connection, &self.worker);
+                return refusal::note_http2_plaintext(why, &connection, &self.worker);
             }
             Ok(Ok(Detected { io, .. })) => io.get_ref().reset_on_drop(), // opaque bytes have no framing that shows a cut
             Ok(Err(_)) | Err(_) => {}
         }
-        let error = Error::new(Reason::MtlsRequired, refusal::PLAINTEXT);
+        let error = Error::new(why.0, why.1);
         let facts = rules.route().map_or_else(Facts::default, Facts::of);
         tcp::record_failure(DialFailure::new(error, facts), &connection, &self.worker);
     }
@@ -462,7 +528,7 @@ impl Inbound {
     }
 
     fn opaque(&self, detected: Detected<Dialled>, rules: &InboundRules, arrived: Arrived) -> Option<Next> {
-        let tls = tls_label(arrived.peer());
+        let tls = arrived.tls_label();
         let Some(route) = rules.route().cloned() else {
             self.count(Protocol::Tcp, tls, ConnectionOutcome::Refused);
             detected.io.get_ref().reset_on_drop();
@@ -488,18 +554,30 @@ impl Inbound {
 
     fn connection(&self, rules: &InboundRules, arrived: Arrived) -> Connection {
         let by = arrived.proven.as_ref().map_or(0, |proven| proven.by);
-        let is_by_current = rules.side.tls.as_ref().is_none_or(|tls| tls.serial == by);
+        let current = match arrived.outside() {
+            Some(_) => rules.outside.as_ref().map(|server| server.serial),
+            None => rules.side.tls.as_ref().map(|server| server.serial),
+        };
+        let is_by_current = current.is_none_or(|serial| serial == by);
         // a peer that an older TLS server verified is judged with its first request
         let generation = if arrived.proven.is_none() || is_by_current { rules.generation } else { 0 };
         let alpn = arrived.proven.as_ref().and_then(|proven| proven.alpn);
-        let peer = arrived.proven.map(|proven| proven.peer);
+        let (peer, outside) = match arrived.proven.map(|proven| proven.who) {
+            Some(Who::Peer(peer)) => (Some(peer), None),
+            Some(Who::Outside(client)) => (None, Some(client)),
+            None => (None, None),
+        };
         let label = |peer: &Arc<Peer>| self.worker.ground.metrics.intern_peer(peer.id.as_str());
-        let client_cert =
-            peer.as_ref().and_then(|peer| rules.side.own_id.as_deref().and_then(|by| client_cert(by, peer)));
+        let client_cert = match (&peer, &outside) {
+            (Some(peer), _) => rules.side.own_id.as_deref().and_then(|by| client_cert(by, peer)),
+            (None, Some(client)) => client.described().and_then(|text| HeaderValue::try_from(text).ok()),
+            (None, None) => None,
+        };
         Connection {
             peer_label: peer.as_ref().map_or(Symbol::EMPTY, label),
             client_cert,
             peer,
+            outside,
             is_from_sidecar: alpn.is_some_and(Alpn::is_sidecar),
             original: arrived.of.original,
             destination: rules.route.clone().map_or(Destination::Named, Destination::Route),
@@ -512,15 +590,15 @@ impl Inbound {
 
     fn undecided(&self, why: Undecided, rules: &InboundRules, arrived: Arrived) {
         tracing::debug!(from = %arrived.from, %why, "inbound connection ended before it showed what it speaks");
-        self.count(Protocol::Unknown, tls_label(arrived.peer()), why.outcome());
+        self.count(Protocol::Unknown, arrived.tls_label(), why.outcome());
         if let Some(failure) = why.failure() {
             tcp::record_failure(failure, &self.connection(rules, arrived), &self.worker);
         }
     }
 
-    fn handshake_ended(&self, handshake: HandshakeOutcome, connection: ConnectionOutcome) {
+    fn handshake_ended(&self, handshake: HandshakeOutcome, tls: Tls, connection: ConnectionOutcome) {
         self.worker.ground.metrics.handshakes(Direction::Inbound, handshake).inc();
-        self.count(Protocol::Unknown, Tls::Mutual, connection);
+        self.count(Protocol::Unknown, tls, connection);
     }
 
     fn count(&self, protocol: Protocol, tls: Tls, outcome: ConnectionOutcome) {
@@ -541,13 +619,6 @@ fn log_failed(from: SocketAddr, error: &TlsError) {
             tracing::warn!(%from, claimed, cause = error.cause, more, "inbound TLS failed: {error}");
         }
         None => tracing::debug!(%from, claimed, cause = error.cause, "inbound TLS failed: {error}"),
-    }
-}
-
-const fn tls_label(peer: Option<&Arc<Peer>>) -> Tls {
-    match peer {
-        Some(_) => Tls::Mutual,
-        None => Tls::None,
     }
 }
 

@@ -16,7 +16,7 @@ mod names;
 mod rules;
 mod virtual_addresses;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +39,7 @@ use pillion_base::net::Leg;
 use pillion_base::net::own::OwnListeners;
 use pillion_telemetry::Symbol;
 use pillion_tls::Peer;
+use pillion_tls::outside::{OutsideClient, OutsideServer};
 use pillion_tls::server::Server;
 use pillion_upstream::cluster::Cluster;
 use pillion_upstream::cluster::budget::Budget;
@@ -89,11 +90,16 @@ pub type Services = HashMap<Arc<str>, Arc<Route>>;
 /// Rules in the order in which they are tried. Many routes share one table.
 pub type Rules = Arc<RuleTable>;
 
+/// The TLS servers for clients outside the mesh, by the application's port whose own listeners they serve.
+pub type Outside = BTreeMap<u16, Arc<OutsideServer>>;
+
 /// The policy and TLS server by which inbound connections are admitted and served.
 pub struct InboundSide {
     pub policy: listener::Inbound,
     /// `None`: the sidecar has no identity, or not yet.
     pub tls: Option<Arc<Server>>,
+    /// The TLS servers for clients outside the mesh.
+    pub outside: Outside,
     /// `By=` of `x-forwarded-client-cert`.
     pub own_id: Option<Arc<str>>,
     /// `identity.max_connection_age`
@@ -109,6 +115,29 @@ impl InboundSide {
     pub fn mtls(&self, to: Option<SocketAddr>) -> Mtls {
         let single = to.and_then(|to| self.policy.ports.get(&to.port()));
         single.and_then(|port| port.mtls).unwrap_or(self.policy.mtls)
+    }
+
+    /// The TLS server for a connection that arrived in this way, if it is from a client outside the mesh.
+    pub fn outside(&self, of: Arrival) -> Option<&Arc<OutsideServer>> {
+        self.outside.get(&of.port.filter(|_| of.original.is_none())?)
+    }
+
+    /// Checks that a connection of a client outside the mesh may go on by these rules.
+    ///
+    /// # Errors
+    /// `mtls_required`, with the reason in words.
+    fn admits_outside(
+        &self,
+        to: Option<SocketAddr>,
+        of: Arrival,
+        client: &OutsideClient,
+    ) -> Result<(), Error> {
+        match self.outside(of) {
+            Some(server) => server.admits_still(client).map_err(|why| {
+                Error::new(Reason::MtlsRequired, format!("the client is not admitted any more: {why}"))
+            }),
+            None => self.admits(to, None), // the port has lost its TLS: the client is one without an identity
+        }
     }
 
     /// The application's address for a connection that arrived in this way.
@@ -292,6 +321,15 @@ impl Snapshot {
     pub fn admits(&self, of: Arrival, peer: Option<&Admitted<'_>>) -> Result<(), Error> {
         let Some(side) = &self.inbound else { return Ok(()) }; // its requests are refused later, since the side is gone
         side.admits(self.target(of), peer)
+    }
+
+    /// The same for a connection of a client outside the mesh.
+    ///
+    /// # Errors
+    /// `mtls_required`, with the reason in words.
+    pub fn admits_outside(&self, of: Arrival, client: &OutsideClient) -> Result<(), Error> {
+        let Some(side) = &self.inbound else { return Ok(()) };
+        side.admits_outside(self.target(of), of, client)
     }
 
     /// The TLS server that verifies the peers of such a connection; `None`: mTLS is off, or there are no certificates.

@@ -237,6 +237,8 @@ vocabulary! {
         Ca = "ca",
         /// The certificates that are shown to single services: the earliest expiry among them.
         Service = "service",
+        /// The certificates of ports for clients outside the mesh: the earliest expiry among them.
+        Port = "port",
     }
 }
 

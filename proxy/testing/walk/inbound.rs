@@ -7,12 +7,14 @@ use serde_json::{Value, json};
 
 use super::super::backend::OK;
 use super::super::mesh::{A, B, IDENTITY, Mesh, Pair, Sidecar, identity, secs, settle};
+use super::super::outside;
 use super::super::peer::Peer;
 use super::super::probes::{SERVING, asked, health};
 use super::routes::three_at_once;
 use super::sides::listens;
 use super::upstream::{BY_A, BY_B, GET, HALF_A_BODY, answer_to};
 use super::{Key, Row, key, shows};
+use pillion_testkit::Scratch;
 use pillion_tls::client::Purpose;
 
 pub(super) fn rows() -> Vec<Row> {
@@ -47,11 +49,57 @@ pub(super) fn rows() -> Vec<Row> {
         shows(path("ports.*.listen"), ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
         shows(path("ports.*.mtls"), ["strict", "permissive"], answer_in_plaintext),
         shows(path("ports.*.protocol"), ["http1", "http2"], first_bytes),
+        shows(
+            path("ports.*.tls"),
+            ["off", "{ \"certificate\": \"site.crt\", \"key\": \"site.key\" }"],
+            shown_outside,
+        ),
+        shows(path("ports.*.tls.certificate"), ["site.crt", "other.crt"], shown_outside),
+        shows(path("ports.*.tls.key"), ["site.key", "other.key"], shown_outside),
+        shows(path("ports.*.tls.client"), ["request", "require"], shown_outside),
+        shows(path("ports.*.tls.trust_bundle"), ["web-ca.crt", "absent.crt"], shown_outside),
+        shows(path("ports.*.tls[].certificate"), ["site.crt", "other.crt"], shown_outside),
+        shows(path("ports.*.tls[].key"), ["site.key", "other.key"], shown_outside),
+        shows(path("ports.*.tls[].client"), ["request", "require"], shown_outside),
+        shows(path("ports.*.tls[].trust_bundle"), ["web-ca.crt", "absent.crt"], shown_outside),
     ]
 }
 
 /// The port that the rules for single ports use.
 const PORT: &str = "10.0.0.1:9090";
+
+/// What a client outside the mesh gets that shows no certificate, or why the files cannot be used.
+async fn shown_outside(key: Key) -> String {
+    let (mesh, scratch) = (Mesh::default(), Scratch::new());
+    let _app = mesh.answering(PORT, OK);
+    let ca = outside::public(&scratch);
+    outside::site(&scratch, "other", &ca, &["other.test"]);
+    let mut tls = json!({ "certificate": "site.crt", "key": "site.key" });
+    if key.path.ends_with("client") || key.path.ends_with("trust_bundle") {
+        (tls["client"], tls["trust_bundle"]) = ("require".into(), "web-ca.crt".into());
+    }
+    let tls = if key.path.contains("tls[]") { json!([tls]) } else { tls };
+    let ports = json!({ "9090": { "listen": outside::FRONT, "tls": tls } });
+    let file = key::application(json!({ "app": A, "ports": ports }));
+    let config = match key.load(file, &scratch.path("")) {
+        Ok(config) => config,
+        Err(refused) => return refused.to_string(),
+    };
+    let _sidecar = match mesh.start(&config, None) {
+        Err(why) => return format!("{why:#}").replace(&*scratch.path("").to_string_lossy(), ""),
+        Ok(sidecar) => sidecar,
+    };
+    match outside::browse(&mesh, &scratch, "shop.test", None).await {
+        Err(why) => why.to_string(),
+        Ok(mut client) => {
+            client.try_send(GET).await.unwrap_or_default();
+            client
+                .message()
+                .await
+                .map_or_else(|| "closed".to_owned(), |answer| format!("{:?}", answer.status()))
+        }
+    }
+}
 
 async fn who_answers(key: Key) -> String {
     let mesh = Mesh::default();

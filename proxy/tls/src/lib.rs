@@ -1,7 +1,7 @@
 //! TLS between workloads: the identity of the peer ([`Peer`]), the protocol agreed on ([`Alpn`]), and why a handshake
 //! failed.
 //!
-//! [`server`] accepts TLS, [`client`] originates TLS, [`verify`] judges certificates on both sides (`path` their chains),
+//! [`server`] accepts mutual TLS, [`outside`] TLS of clients that are no part of the mesh, [`client`] originates TLS, [`verify`] judges certificates on both sides (`path` their chains),
 //! [`known`] remembers verified clients, and [`provider`] chooses the cryptography. [`admission`] tells whether a server
 //! has accepted our certificate, which a TLS 1.3 client learns only after the handshake. Deliberately absent: time
 //! limits (the caller limits a handshake) and sockets (any byte stream will do).
@@ -11,6 +11,7 @@
 pub mod refusals;
 pub mod client;
 pub mod material;
+pub mod outside;
 pub mod admission;
 pub mod server;
 mod sessions;

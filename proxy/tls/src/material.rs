@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::fmt;
 use std::hash::Hash;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::time::SystemTime;
 
 use pillion_model::cluster::UpstreamTls;
 use pillion_model::identity::KeyPair;
+use pillion_model::listener::PortTls;
 use serde_json::{Value, json};
 
 use super::identity::Validity;
@@ -41,12 +43,27 @@ impl MaterialError {
     }
 }
 
+/// The place of the configuration that names files: `services.orders.tls`, or `inbound.ports.8080.tls`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    Service(String),
+    Port(u16),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(name) => write!(f, "services.{name}.tls"),
+            Self::Port(port) => write!(f, "inbound.ports.{port}.tls"),
+        }
+    }
+}
+
 /// A file that cannot be used, and the place of the configuration that names it.
 #[derive(Debug, thiserror::Error)]
 #[error("{place}")]
 pub struct Unusable {
-    /// Such as `services.orders.tls`.
-    pub place: String,
+    pub place: Place,
     pub source: MaterialError,
 }
 
@@ -57,8 +74,8 @@ pub enum Trusted {
     System,
     /// For hosts: a server's own certificate may be among them.
     Hosts(PathBuf),
-    /// For workloads: CAs alone, because every certificate of the file may sign identities.
-    Workloads(PathBuf),
+    /// For workloads, and for clients outside the mesh: CAs alone, because every certificate of the file may sign others.
+    Cas(PathBuf),
 }
 
 impl Trusted {
@@ -68,7 +85,7 @@ impl Trusted {
             UpstreamTls::Off => None,
             UpstreamTls::Simple { trust_bundle: None, .. } => Some(Self::System),
             UpstreamTls::Simple { trust_bundle: Some(path), .. } => Some(Self::Hosts(path.clone())),
-            UpstreamTls::Mutual { trust_bundle, .. } => trust_bundle.clone().map(Self::Workloads),
+            UpstreamTls::Mutual { trust_bundle, .. } => trust_bundle.clone().map(Self::Cas),
         }
     }
 }
@@ -88,7 +105,7 @@ impl Read for Trusted {
     fn paths(&self) -> Vec<PathBuf> {
         match self {
             Self::System => Places::of_this_system().paths().map(Path::to_owned).collect(),
-            Self::Hosts(path) | Self::Workloads(path) => vec![path.clone()],
+            Self::Hosts(path) | Self::Cas(path) => vec![path.clone()],
         }
     }
 
@@ -96,7 +113,7 @@ impl Read for Trusted {
         Ok(match self {
             Self::System => Places::of_this_system().load()?,
             Self::Hosts(path) => Bundle::load(path)?,
-            Self::Workloads(path) => {
+            Self::Cas(path) => {
                 let bundle = Bundle::load(path)?;
                 bundle.check_cas(path)?;
                 bundle
@@ -120,16 +137,26 @@ impl Read for KeyPair {
 /// The files that a configuration names, each with the place that names it.
 #[derive(Default)]
 pub struct Wanted {
-    bundles: Vec<(Trusted, String)>,
-    pairs: Vec<(KeyPair, String)>,
+    bundles: Vec<(Trusted, Place)>,
+    pairs: Vec<(KeyPair, Place)>,
 }
 
 impl Wanted {
     pub fn add_service(&mut self, name: &str, tls: &UpstreamTls) {
-        let place = || format!("services.{name}.tls");
+        let place = || Place::Service(name.to_owned());
         self.bundles.extend(Trusted::by(tls).map(|trusted| (trusted, place())));
         self.pairs.extend(own(tls).map(|own| (own.clone(), place())));
     }
+
+    pub fn add_port(&mut self, port: u16, tls: &PortTls) {
+        self.bundles.extend(of_clients(tls).map(|trusted| (trusted, Place::Port(port))));
+        self.pairs.extend(tls.certificates.iter().map(|pair| (pair.clone(), Place::Port(port))));
+    }
+}
+
+/// The authorities of the certificates of a port's clients.
+fn of_clients(tls: &PortTls) -> Option<Trusted> {
+    tls.clients.trust_bundle().cloned().map(Trusted::Cas)
 }
 
 /// The files of our own certificate for a service.
@@ -172,6 +199,22 @@ impl Material {
         Some(&self.pairs.get(files)?.value)
     }
 
+    /// The certificates of a port.
+    pub fn pairs(&self, tls: &PortTls) -> Vec<Arc<Pair>> {
+        tls.certificates.iter().filter_map(|files| self.pair(files)).cloned().collect()
+    }
+
+    /// The authorities of the certificates of a port's clients.
+    pub fn clients(&self, tls: &PortTls) -> Option<&Arc<Bundle>> {
+        Some(&self.bundles.get(&of_clients(tls)?)?.value)
+    }
+
+    /// Whether a port has the same content in both.
+    pub fn is_same_for_port(&self, tls: &PortTls, other: &Self) -> bool {
+        let is_same = |files| same(self.pair(files), other.pair(files));
+        tls.certificates.iter().all(is_same) && same(self.clients(tls), other.clients(tls))
+    }
+
     /// Whether a service has the same files and content in both.
     pub fn is_same_for(&self, tls: &UpstreamTls, other: &Self) -> bool {
         same(self.bundle(tls), other.bundle(tls)) && same(self.own(tls), other.own(tls))
@@ -189,15 +232,15 @@ impl Material {
     }
 
     /// Our own certificates, each with the place of the configuration that names it.
-    pub fn validities(&self) -> impl Iterator<Item = (&str, Validity)> {
-        self.pairs.values().map(|loaded| (loaded.place.as_str(), loaded.value.validity))
+    pub fn validities(&self) -> impl Iterator<Item = (&Place, Validity)> {
+        self.pairs.values().map(|loaded| (&loaded.place, loaded.value.validity))
     }
 
     /// Our own certificates, as the page `/certs` shows them. The order is that of their places.
     pub fn to_json(&self) -> Vec<Value> {
         let mut pairs: Vec<_> = self.pairs.values().map(|loaded| (&loaded.place, &loaded.value)).collect();
         pairs.sort_by_key(|(place, _)| *place);
-        let shown = |(place, pair): (&String, &Arc<Pair>)| json!({ "used_by": place, "certificates": pair.to_json() });
+        let shown = |(place, pair): (&Place, &Arc<Pair>)| json!({ "used_by": place.to_string(), "certificates": pair.to_json() });
         pairs.into_iter().map(shown).collect()
     }
 
@@ -237,7 +280,7 @@ pub struct Refreshed {
 struct Loaded<T> {
     value: Arc<T>,
     /// The first place of the configuration that names the files.
-    place: String,
+    place: Place,
     files: Vec<Looked>,
     /// The content of which `value` was made.
     good: Vec<Content>,
@@ -258,7 +301,7 @@ fn look(files: &mut [Looked], now: SystemTime) -> Vec<Content> {
 }
 
 fn load<K: Read>(
-    wanted: Vec<(K, String)>,
+    wanted: Vec<(K, Place)>,
     before: &HashMap<K, Loaded<K::Value>>,
     now: SystemTime,
 ) -> Result<HashMap<K, Loaded<K::Value>>, Unusable> {
@@ -308,7 +351,7 @@ fn refuse<K: Read>(all: &mut HashMap<K, Loaded<K::Value>>, next: &HashMap<K, Loa
 impl<T> Loaded<T> {
     fn load<K: Read<Value = T>>(
         key: &K,
-        place: String,
+        place: Place,
         before: Option<&Self>,
         now: SystemTime,
     ) -> Result<Self, Unusable> {
@@ -460,7 +503,10 @@ mod tests {
         assert_eq!([looks(30), looks(61)], ["", "new"], "it is tried again when it is valid");
         scratch.write("tls.key", KeyPairOfRcgen::generate().expect("a key").serialize_pem());
         assert!(looks(61).contains("does not belong to the first certificate in"));
-        assert_eq!(material.validities().map(|(place, _)| place).collect::<Vec<_>>(), ["services.api.tls"]);
+        assert_eq!(
+            material.validities().map(|(place, _)| place.to_string()).collect::<Vec<_>>(),
+            ["services.api.tls"]
+        );
         let shown = Value::from(material.to_json()).to_string();
         assert!(shown.contains("services.api.tls") && !shown.to_lowercase().contains("private"), "{shown}");
     }

@@ -11,7 +11,7 @@ use pillion_model::policy::IdleTimeout;
 
 use super::authorization::AUTHORIZATION;
 use super::routes::actions::{peers_limit, peers_limit_schema, tell_peers_limit};
-use super::{Block, Static, field};
+use super::{Block, Static, field, port_tls};
 use crate::page::{Page, Scopes};
 use crate::reading::{Node, Reading, Shape};
 use crate::schema;
@@ -116,6 +116,14 @@ static PORT: Static<PortPolicy> = Static::new(|| {
             field!(listen),
             "A listener for this port alone, which leads to this port at the address of `app`.",
         )
+        .key(
+            "tls",
+            "TLS for clients outside the mesh, at the listeners of this port alone: { certificate, key }, or a list of \
+             these, which is chosen from by the name that a client asks for.",
+            port_tls::schema,
+            |port: &mut PortPolicy, node, reading| port.tls = port_tls::read(node, reading),
+            |_, _, _| {}, // told by `tell_ports`
+        )
 });
 
 fn ports(node: &Node<'_>, reading: &mut Reading<'_>) -> BTreeMap<u16, PortPolicy> {
@@ -135,7 +143,7 @@ fn ports(node: &Node<'_>, reading: &mut Reading<'_>) -> BTreeMap<u16, PortPolicy
 
 /// For a port, reports only the keys that are set there.
 fn tell_ports(ports: &BTreeMap<u16, PortPolicy>, at: &Scopes<'_>, page: &mut Page<'_>) {
-    for (port, PortPolicy { protocol, mtls, listen }) in ports {
+    for (port, PortPolicy { protocol, mtls, listen, tls }) in ports {
         let at = at.key(&port.to_string());
         if let Some(protocol) = protocol {
             page.tell(&at.key("protocol"), chosen(protocol));
@@ -144,6 +152,9 @@ fn tell_ports(ports: &BTreeMap<u16, PortPolicy>, at: &Scopes<'_>, page: &mut Pag
             page.tell(&at.key("mtls"), chosen(mtls));
         }
         page.tell_list(listen.iter().map(|address| address.to_string().into()), &at.whole("listen"));
+        if let Some(tls) = tls {
+            port_tls::tell(tls, &at, page);
+        }
     }
 }
 

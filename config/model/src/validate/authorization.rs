@@ -206,7 +206,11 @@ impl Ports {
         let usual = Port { mtls: inbound.mtls, protocol: inbound.protocol };
         let single = move |port: &u16| {
             inbound.ports.get(port).map_or(usual, |own| Port {
-                mtls: own.mtls.unwrap_or(usual.mtls),
+                // at the port's own listener, clients outside the mesh have no identity
+                mtls: match own.mtls.unwrap_or(usual.mtls) {
+                    Mtls::Strict if own.tls.is_some() => Mtls::Permissive,
+                    mtls => mtls,
+                },
                 protocol: own.protocol.unwrap_or(usual.protocol),
             })
         };

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use super::authorization;
 use crate::Config;
 use crate::fault::Faults;
-use crate::listener::{Inbound, Mtls};
+use crate::listener::{AppProtocol, Inbound, Mtls};
 use crate::path::Trail;
 
 /// The address of the application where the configuration has none.
@@ -43,6 +43,7 @@ fn inbound(inbound: &Inbound, has_identity: bool, at: &Trail<'_>, faults: &mut F
             policy.mtls.into_iter().for_each(|mtls| refuse_unprovable(mtls, &ports.key(&name), faults));
         }
     }
+    refuse_idle_tls(inbound, at, faults);
     refuse_circles(inbound, at, faults);
     authorization::validate(inbound, at, faults);
 }
@@ -58,6 +59,26 @@ fn refuse_unprovable(mtls: Mtls, at: &Trail<'_>, faults: &mut Faults) {
         .error(&at.key("mtls"), format!("is {word}, but there is no `identity` to prove"))
         .help("add identity: { directory: certs }, or write mtls: off")
         .depends_on(&Trail::root().key("identity"));
+}
+
+/// TLS for clients outside the mesh is spoken at a port's own listeners alone, and leaves plaintext for the application.
+fn refuse_idle_tls(inbound: &Inbound, at: &Trail<'_>, faults: &mut Faults) {
+    let ports = at.key("ports");
+    for (port, policy) in inbound.ports.iter().filter(|(_, policy)| policy.tls.is_some()) {
+        let name = port.to_string();
+        let tls = ports.key(&name);
+        let tls = tls.key("tls");
+        if policy.listen.is_empty() {
+            faults
+                .error(&tls, "needs a listener of its own, to which clients outside the mesh connect")
+                .help("write listen: \"0.0.0.0:443\" beside it");
+        }
+        if policy.protocol.unwrap_or(inbound.protocol) == AppProtocol::Tls {
+            faults
+                .error(&tls, "is terminated here, but the application speaks TLS itself (protocol: tls)")
+                .help("remove one of the two");
+        }
+    }
 }
 
 /// The application cannot have an address at which its own sidecar listens.

@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The error text for plaintext where mTLS is required.
 pub const PLAINTEXT: &str =
     "the port accepts only mTLS (inbound.mtls is strict), and the client sent plaintext";
+/// The error text for plaintext at a port with TLS for clients outside the mesh.
+pub const NO_TLS: &str = "this port speaks TLS, and the client sent plaintext; write https:// in its place";
 /// 32 bytes: a longer word is not shown as a method.
 const METHOD_BYTES: usize = 32;
 
@@ -129,9 +131,17 @@ fn late() -> Refusal {
 
 /// Refuses plaintext HTTP/1 where mTLS is required: reads the head for the access log, answers, and closes. Each step
 /// takes at most [`PATIENCE`], and the head is not waited for after `until`.
-pub async fn refuse_plaintext(mut io: Io, connection: &Connection, worker: &Worker, until: Instant) {
+///
+/// `why` has the reason and the detail for the log.
+pub async fn refuse_plaintext(
+    mut io: Io,
+    (reason, detail): (Reason, &str),
+    connection: &Connection,
+    worker: &Worker,
+    until: Instant,
+) {
     let head = read_head(&mut io, until.min(Instant::now() + PATIENCE)).await;
-    let answer = refuse(&plaintext(), &head, connection, worker);
+    let answer = refuse(&Refusal { reason, detail: detail.to_owned() }, &head, connection, worker);
     if let Ok(Ok(())) = timeout(PATIENCE, io.write_all(&answer)).await {
         drop(timeout(PATIENCE, linger(io, &connection.place.work)).await);
     }
@@ -139,9 +149,10 @@ pub async fn refuse_plaintext(mut io: Io, connection: &Connection, worker: &Work
 
 /// Counts and logs plaintext HTTP/2 where mTLS is required. The connection is closed without an answer, since a client
 /// of HTTP/2 reads none before its SETTINGS frame is answered.
-pub fn note_http2_plaintext(connection: &Connection, worker: &Worker) {
-    note(&plaintext(), &Shown { version: Version::HTTP_2, ..Shown::default() }, connection, worker);
-    tracing::debug!(from = %connection.downstream, "inbound connection closed: {PLAINTEXT}");
+pub fn note_http2_plaintext((reason, detail): (Reason, &str), connection: &Connection, worker: &Worker) {
+    let refusal = Refusal { reason, detail: detail.to_owned() };
+    note(&refusal, &Shown { version: Version::HTTP_2, ..Shown::default() }, connection, worker);
+    tracing::debug!(from = %connection.downstream, "inbound connection closed: {detail}");
 }
 
 /// Counts and logs a request whose connection is closed because incomplete heads have reached their memory limit and
@@ -151,10 +162,6 @@ pub fn note_given_up(head: &[u8], version: Version, connection: &Connection, wor
     let (reason, detail) = (Reason::Overloaded, detail.to_owned());
     let refusal = Refusal { reason, detail };
     note(&refusal, &Shown { version, ..Shown::read(head) }, connection, worker);
-}
-
-fn plaintext() -> Refusal {
-    Refusal { reason: Reason::MtlsRequired, detail: PLAINTEXT.to_owned() }
 }
 
 /// Reads a head until it is complete, has [`KEPT`] bytes, or is late. Returns what has come.

@@ -76,8 +76,9 @@ fn request(call: &mut Call) -> Result<(), Error> {
         inform_application(headers, connection);
     }
     headers.put(Known::XRequestId, &exchange.request_id);
-    if !seen.has(Seen::FORWARDED_PROTO) || seen.has(Seen::CONNECTION) && !headers.has(Known::XForwardedProto)
-    {
+    let has_proto = seen.has(Seen::FORWARDED_PROTO)
+        && (!seen.has(Seen::CONNECTION) || headers.has(Known::XForwardedProto));
+    if !has_proto || connection.outside.is_some() {
         headers.set(Known::XForwardedProto, &HeaderValue::from_static(scheme(connection)));
     }
     let names_host =
@@ -97,9 +98,10 @@ fn request(call: &mut Call) -> Result<(), Error> {
     Ok(())
 }
 
-/// `x-forwarded-proto` of a request that has none.
+/// `x-forwarded-proto` of a request that has none, and of every request of a client outside the mesh over TLS: no proxy
+/// before the sidecar could know better.
 pub(super) const fn scheme(connection: &Connection) -> &'static str {
-    if connection.peer.is_some() { "https" } else { "http" }
+    if connection.peer.is_some() || connection.outside.is_some() { "https" } else { "http" }
 }
 
 /// Removes headers that only sidecars may send, and reads them where a trusted sidecar sent them.
@@ -131,11 +133,14 @@ fn not_rewritten(misuse: Misuse) -> Error {
     Error::new(Reason::InternalError, misuse.to_string())
 }
 
-/// Tells the application who calls: the verified identity or, without one, the client's address.
+/// Tells the application who calls: the verified certificate and, for a client without an identity of the mesh, its
+/// address.
 fn inform_application(headers: &mut Headers, connection: &Connection) {
-    match &connection.client_cert {
-        Some(client_cert) => headers.set(Known::XForwardedClientCert, client_cert),
-        None => append_forwarded_for(headers, connection.downstream.ip()),
+    if let Some(client_cert) = &connection.client_cert {
+        headers.set(Known::XForwardedClientCert, client_cert);
+    }
+    if connection.peer.is_none() {
+        append_forwarded_for(headers, connection.downstream.ip());
     }
 }
 

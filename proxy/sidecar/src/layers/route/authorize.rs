@@ -185,6 +185,9 @@ impl Sent<'_> {
 impl HeadersOf for Sent<'_> {
     fn values(&self, name: &str, each: &mut dyn FnMut(&[u8], bool)) {
         let headers = &self.call.head.headers;
+        if name == "x-forwarded-proto" && self.call.common.exchange.connection.outside.is_some() {
+            return each(b"https", true); // the layer `headers` replaces what the client sent
+        }
         if name == "cookie" && joined_cookies(headers, each) {
             return;
         }

@@ -1,0 +1,337 @@
+//! Accepts TLS from clients outside the mesh: the server is known by names of hosts, and a client by a certificate only
+//! where the port asks for one.
+//!
+//! A client's certificate proves no SPIFFE identity, whatever its names say: an [`OutsideClient`] is no
+//! [`Peer`](super::Peer), and rules by identity never match it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use pillion_model::identity::TlsPolicy;
+use pillion_model::listener::ClientCertificates;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use x509_parser::extensions::GeneralName;
+use x509_parser::x509::X509Name;
+
+use super::identity::credentials::Bundle;
+use super::identity::pair::Pair;
+use super::identity::{names, not_after, parse};
+use super::notes::{self, noting};
+use super::sessions::Sessions;
+use super::{Alpn, SetupError, TlsError, hex, provider, sha256, wire_names};
+
+/// 1,024 sessions of clients without certificates, of about 300 bytes each. A browser opens several connections, and
+/// resumes all but the first.
+const SESSIONS: usize = 1024;
+
+/// The bytes of a subject that applications are told. A longer one is cut off.
+const SUBJECT_BYTES: usize = 512;
+
+/// The TLS server of one port.
+#[derive(Debug)]
+pub struct OutsideServer {
+    config: Arc<ServerConfig>,
+    /// A number that no other server has. It tells whether this one admitted a client.
+    pub serial: u64,
+    /// `None`: clients are not asked for certificates.
+    clients: Option<Arc<Clients>>,
+}
+
+/// A client outside the mesh, whose handshake is complete.
+#[derive(Debug)]
+pub struct OutsideClient {
+    /// The certificates that it showed, its own first. They were verified. Empty: it showed none.
+    chain: Arc<[CertificateDer<'static>]>,
+    admitted: UnixTime,
+    /// [`OutsideServer::serial`] of the server that admitted it.
+    pub by: u64,
+}
+
+impl OutsideServer {
+    /// `pairs` are the certificates, of which the first is shown to clients that ask for no known name. `bundle` has the
+    /// authorities of clients' certificates. `is_http`: the protocols of HTTP are agreed on by ALPN.
+    ///
+    /// # Errors
+    /// The cryptography that was built in cannot do what the policy asks for, or the bundle can verify no client.
+    pub fn new(
+        pairs: &[Arc<Pair>],
+        (client, bundle): (&ClientCertificates, Option<&Bundle>),
+        policy: &TlsPolicy,
+        is_http: bool,
+    ) -> Result<Arc<Self>, SetupError> {
+        static SERIAL: AtomicU64 = AtomicU64::new(1);
+        let provider = provider::provider(policy);
+        let clients = match client {
+            ClientCertificates::Off => None,
+            ClientCertificates::Request { .. } | ClientCertificates::Require { .. } => {
+                let bundle = bundle.ok_or(SetupError::NeedsTrustBundle)?;
+                let builder =
+                    WebPkiClientVerifier::builder_with_provider(bundle.roots.clone(), provider.clone());
+                let may_be_absent = matches!(client, ClientCertificates::Request { .. });
+                let builder = if may_be_absent { builder.allow_unauthenticated() } else { builder };
+                Some(Arc::new(Clients { inner: builder.build()? }))
+            }
+        };
+        let builder = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(provider::versions(policy))?;
+        let builder = match &clients {
+            Some(clients) => builder.with_client_cert_verifier(clients.clone()),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(ByName::of(pairs)));
+        if is_http {
+            config.alpn_protocols = wire_names(&[Alpn::H2, Alpn::Http1]);
+        }
+        config.session_storage = match &clients {
+            Some(_) => Sessions::new(), // none is resumed after the client's certificate has expired
+            None => ServerSessionMemoryCache::new(SESSIONS),
+        };
+        config.send_tls13_tickets = 1;
+        config.ignore_client_order = true; // the reason is in `server`
+        let serial = SERIAL.fetch_add(1, Relaxed);
+        Ok(Arc::new(Self { config: Arc::new(config), serial, clients }))
+    }
+
+    /// Does the handshake as the server. It has no time limit; the caller sets one.
+    ///
+    /// # Errors
+    /// [`TlsError`]. The client has received an alert if TLS allows it.
+    pub async fn accept<IO>(
+        &self,
+        io: IO,
+    ) -> Result<(TlsStream<IO>, Arc<OutsideClient>, Option<Alpn>), TlsError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (accepted, notes) = noting(TlsAcceptor::from(self.config.clone()).accept(io)).await;
+        let stream = accepted.map_err(|error| TlsError::of_handshake(&error, notes))?;
+        let (_, session) = stream.get_ref();
+        let alpn = Alpn::agreed(session.alpn_protocol());
+        let chain = session.peer_certificates().unwrap_or_default().into();
+        let client = OutsideClient { chain, admitted: UnixTime::now(), by: self.serial };
+        Ok((stream, Arc::new(client), alpn))
+    }
+
+    /// Whether a client that an older server has admitted would be admitted by this one.
+    ///
+    /// # Errors
+    /// The reason why the client would not be admitted.
+    pub fn admits_still(&self, client: &OutsideClient) -> Result<(), TlsError> {
+        let Some(clients) = self.clients.as_ref().filter(|_| client.by != self.serial) else { return Ok(()) };
+        match client.chain.split_first() {
+            None if clients.client_auth_mandatory() => Err(TlsError::no_certificate()),
+            None => Ok(()),
+            Some((own, others)) => match clients.inner.verify_client_cert(own, others, client.admitted) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(TlsError::from_rustls(&error)),
+            },
+        }
+    }
+}
+
+impl OutsideClient {
+    /// The client's certificate in the form of Envoy's `x-forwarded-client-cert`: hash and subject. `None`: it showed
+    /// none. There is never a `URI`, by which applications know workloads of the mesh.
+    pub fn described(&self) -> Option<String> {
+        let own = self.chain.first()?;
+        let hash = hex(&sha256(own));
+        let subject =
+            parse(own).map(|certificate| distinguished_name(certificate.subject())).unwrap_or_default();
+        Some(format!("Hash={hash};Subject=\"{subject}\""))
+    }
+}
+
+/// A distinguished name as RFC 4514 writes it, but in the order of the certificate. Every byte that could end a value, an
+/// element or the header for any reader is written as two hexadecimal digits.
+fn distinguished_name(name: &X509Name<'_>) -> String {
+    let mut text = String::new();
+    for attribute in name.iter_attributes() {
+        if text.len() > SUBJECT_BYTES {
+            break;
+        }
+        if !text.is_empty() {
+            text.push(',');
+        }
+        let oid = attribute.attr_type().to_id_string();
+        text.push_str(short_name(&oid).unwrap_or(&oid));
+        text.push('=');
+        for byte in attribute.attr_value().data.iter().take(SUBJECT_BYTES) {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b' ' | b'.' | b'-' | b'_' | b'@' => {
+                    text.push(char::from(*byte));
+                }
+                byte => {
+                    text.push('\\');
+                    text.push_str(&hex(&[*byte]));
+                }
+            }
+        }
+    }
+    text
+}
+
+/// The short names of RFC 4514, 3. Other attributes are written by their object identifiers.
+fn short_name(oid: &str) -> Option<&'static str> {
+    Some(match oid {
+        "2.5.4.3" => "CN",
+        "2.5.4.6" => "C",
+        "2.5.4.7" => "L",
+        "2.5.4.8" => "ST",
+        "2.5.4.9" => "STREET",
+        "2.5.4.10" => "O",
+        "2.5.4.11" => "OU",
+        "0.9.2342.19200300.100.1.1" => "UID",
+        "0.9.2342.19200300.100.1.25" => "DC",
+        _ => return None,
+    })
+}
+
+/// Chooses the certificate by the name that the client asks for.
+#[derive(Debug)]
+struct ByName {
+    exact: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    /// Keyed by what follows `*.`, which stands for one label.
+    wildcard: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    /// All of them, in the order of the configuration.
+    all: Vec<Arc<CertifiedKey>>,
+}
+
+impl ByName {
+    fn of(pairs: &[Arc<Pair>]) -> Self {
+        let (mut exact, mut wildcard) = (HashMap::<_, Vec<_>>::new(), HashMap::<_, Vec<_>>::new());
+        let all: Vec<_> = pairs.iter().map(|pair| pair.key.clone()).collect();
+        for key in &all {
+            for name in key.cert.first().map(|own| host_names(own)).unwrap_or_default() {
+                let entry = match name.strip_prefix("*.") {
+                    Some(rest) => wildcard.entry(rest.to_owned()).or_default(),
+                    None => exact.entry(name).or_default(),
+                };
+                entry.push(key.clone());
+            }
+        }
+        Self { exact, wildcard, all }
+    }
+
+    /// The certificates for a name. Those that have it exactly go before those with a wildcard.
+    fn named(&self, name: &str) -> &[Arc<CertifiedKey>] {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        let wildcard = || name.split_once('.').and_then(|(_, rest)| self.wildcard.get(rest));
+        self.exact.get(&name).or_else(wildcard).map_or(&[], Vec::as_slice)
+    }
+}
+
+impl ResolvesServerCert for ByName {
+    /// Of several certificates for the name, as ECDSA and RSA, the first that the client can verify.
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let schemes = hello.signature_schemes();
+        let fits = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(schemes).is_some();
+        let named = hello.server_name().map_or(&[][..], |name| self.named(name));
+        named.iter().chain(&self.all).find(fits).cloned()
+    }
+}
+
+/// The DNS names of a certificate, in lower case.
+fn host_names(der: &CertificateDer<'_>) -> Vec<String> {
+    let Ok(certificate) = parse(der) else { return Vec::new() };
+    let names = names(&certificate).unwrap_or_default().iter();
+    let host = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(host) => Some(host.to_ascii_lowercase()),
+        _ => None,
+    };
+    names.filter_map(host).collect()
+}
+
+/// Verifies clients' certificates by the port's own bundle, and notes how long they are valid, for [`Sessions`].
+#[derive(Debug)]
+struct Clients {
+    inner: Arc<dyn ClientCertVerifier>,
+}
+
+impl ClientCertVerifier for Clients {
+    fn client_auth_mandatory(&self) -> bool {
+        self.inner.client_auth_mandatory()
+    }
+
+    /// Browsers choose a certificate by these names.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
+        if let Some(first) = ends(end_entity, intermediates) {
+            notes::set_holds_until(first);
+        }
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+/// The last second at which all certificates that a client showed are valid. `None`: one of them cannot be read.
+fn ends(end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Option<i64> {
+    let all = std::iter::once(end_entity).chain(intermediates);
+    all.map(|der| not_after(der)).collect::<Result<Vec<_>, _>>().ok()?.into_iter().min()
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, KeyPair};
+
+    use super::*;
+
+    #[test]
+    fn a_subject_cannot_end_its_value_nor_name_an_identity() {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "jo\",URI=spiffe://cluster.local/ns/x;By=é\r\n");
+        params.distinguished_name.push(DnType::OrganizationName, "Acme Inc.");
+        let key = KeyPair::generate().expect("a key");
+        let own = params.self_signed(&key).expect("signed").der().clone();
+        let client = OutsideClient { chain: vec![own].into(), admitted: UnixTime::now(), by: 0 };
+        let told = client.described().expect("a certificate");
+        let (_, subject) = told.split_once(";Subject=").expect("a subject");
+        assert!(
+            subject.contains("O=Acme Inc.") && subject.contains(r"CN=jo\22\2cURI\3dspiffe\3a\2f\2f"),
+            "{subject}"
+        );
+        assert!(
+            !subject.trim_matches('"').contains(['"', ';', '\r', '\n']) && subject.is_ascii(),
+            "{subject}"
+        );
+        assert!(!told.contains("URI="), "{told}");
+    }
+}
