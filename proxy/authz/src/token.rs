@@ -18,7 +18,7 @@ use crate::keys::{KeySet, spells};
 pub const MOST_BYTES: usize = 8 * 1024;
 /// 30 s: how far the clock of the issuer may differ from ours.
 pub const LEEWAY: u64 = 30;
-/// 4: a signature costs some 50 µs, and anybody can send a token that names no key.
+/// 4: a signature takes much longer than everything else about a request, and anybody can send a token that names no key.
 const MOST_TRIED: usize = 4;
 
 /// Which tokens are accepted, and which of their claims are kept.

@@ -38,8 +38,10 @@ where
     /// deadline as `grpc-timeout`. When the future is dropped, the call is cancelled.
     ///
     /// # Errors
-    /// The status with which the server ended the call, or what became of it: DEADLINE_EXCEEDED, UNAVAILABLE when the
-    /// connection broke, OUT_OF_RANGE when the message was longer than its bound, INTERNAL when it was no gRPC.
+    /// The status with which the server ended the call. Without one: DEADLINE_EXCEEDED; UNAVAILABLE when the connection
+    /// broke; UNKNOWN when the answer was cut before its status; the code that gRPC gives a reset (CANCELLED,
+    /// RESOURCE_EXHAUSTED, PERMISSION_DENIED, INTERNAL); OUT_OF_RANGE when the message was longer than its bound;
+    /// INTERNAL when it was no gRPC; RESOURCE_EXHAUSTED also when 100 calls of the connection wait to be written.
     pub async fn unary<M, R>(
         &mut self,
         path: &'static str,
@@ -60,7 +62,8 @@ where
     }
 
     /// Sends a message and waits at most for `patience` until the server begins its answer, which may then go on for
-    /// any time. When the answer is dropped, the call is cancelled.
+    /// any time. When the answer is dropped, the call is cancelled. The transport must notice a server that vanishes: a
+    /// Unix socket does, and TCP needs keep-alive.
     ///
     /// # Errors
     /// As those of [`Self::unary`].

@@ -331,6 +331,36 @@ async fn the_connection_is_closed_with_its_last_client() {
     far.read_to_end(&mut read).await.expect("an end");
 }
 
+#[tokio::test(start_paused = true)]
+async fn calls_wait_up_to_a_bound_for_a_server_that_allows_no_stream() {
+    let (near, mut far) = duplex(64 * 1024);
+    let connection = Connection::open(near).await.expect("an open byte stream");
+    far.write_all(b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\0").await.expect("room"); // no streams at once
+    tokio::time::sleep(SECOND).await;
+    let mut client = Client::new(connection, http::Uri::from_static("http://localhost"), MOST);
+    let mut codes = Vec::new();
+    for _ in 0..150 {
+        codes.push(say(&mut client, "hello").await.expect_err("no stream").code());
+    }
+    assert_eq!(codes.iter().filter(|code| **code == Code::DeadlineExceeded).count(), 100, "{codes:?}");
+    assert_eq!(codes.iter().filter(|code| **code == Code::ResourceExhausted).count(), 50, "{codes:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_task_of_a_connection_outlives_its_last_client_when_the_server_reads_nothing() {
+    let (near, mut far) = duplex(256);
+    let before = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let connection = Connection::open(near).await.expect("an open byte stream");
+    let pings = b"\0\0\x08\x06\0\0\0\0\0pingping".repeat(100);
+    let flood = tokio::spawn(async move { drop(far.write_all(&pings).await) }); // each is answered, and no answer is read
+    tokio::time::sleep(SECOND).await;
+    drop(connection);
+    tokio::time::sleep(SECOND).await;
+    flood.abort();
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), before);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
@@ -341,6 +371,7 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
         runtime.expect("a runtime").block_on(async {
+            let began = Instant::now();
             let answered = match in_body {
                 true => {
                     let answers = move |mut asked: Asked| {
@@ -357,6 +388,7 @@ proptest! {
                 }
             };
             drop(answered);
+            assert!(began.elapsed() <= SECOND, "{:?}", began.elapsed());
         });
     }
 }

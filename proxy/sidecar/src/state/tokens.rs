@@ -1,6 +1,6 @@
 //! The tokens of requests: the issuer's keys, and the tokens that were verified lately.
 //!
-//! A signature costs some 50 µs, and a client sends one token with many requests. So a verified token is remembered until
+//! A signature takes much longer than everything else about a request, and a client sends one token with many requests. So a verified token is remembered until
 //! it expires or the keys change. Deliberately absent: where keys come from (`pillion::app`), and how a request carries a
 //! token (`layers::route`).
 
