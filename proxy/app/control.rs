@@ -357,6 +357,7 @@ impl Controller {
     /// Applies configuration and identity together.
     fn put(&mut self, config: &Arc<Config>, identity: Identity, material: Material) -> anyhow::Result<()> {
         let same_identity = identity.is(&self.identity);
+        let same_security = same_identity && self.config.tls == config.tls;
         let kept = self.kept(config, &material, same_identity);
         let credentials = Credentialed::by(config, &identity, &material, &kept)?;
         let outside = self.outside(config, &material)?;
@@ -365,7 +366,7 @@ impl Controller {
         let mut change = self.listeners.plan(&listeners::wanted(config))?; // from here on nothing can fail
         self.listeners.commit(&mut change);
         let inbound = config.inbound.as_ref();
-        let known = self.inbound.as_ref().filter(|_| same_identity && self.config.tls == config.tls);
+        let known = self.inbound.as_ref().filter(|_| same_security);
         let server = known.and_then(|known| known.tls.clone()).or(credentials.server); // with its sessions
         let max_age = config.identity.as_ref().and_then(Source::max_connection_age);
         self.inbound = self.inbound_side(inbound, (server, outside, keys), identity.credentials(), max_age);
@@ -382,6 +383,9 @@ impl Controller {
         self.publish_expiry();
         self.dns.commit(dns);
         self.swap(&mut change);
+        if !same_security {
+            self.clusters.values().for_each(|cluster| cluster.retire_connections());
+        }
         self.leave(&former); // after the swap, when no new request finds them
         left.iter().for_each(|applications| applications.leave());
         self.listeners.send(change); // the new snapshot is in use already

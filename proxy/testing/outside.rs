@@ -246,6 +246,24 @@ async fn a_port_chooses_its_certificate_by_sni_and_rotates_it_under_its_connecti
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_plaintext_connection_is_refused_once_its_listener_speaks_tls() {
+    let (pair, scratch) = (Pair::new(), Scratch::new());
+    let app = pair.mesh.answering(A, OK);
+    public(&scratch);
+    let plain =
+        mesh::application_at(AT, &format!("app: {A}, mtls: off, ports: {{ 80: {{ listen: {FRONT} }} }}"));
+    let (config, _) =
+        pillion_config::parse(&(plain + mesh::IDENTITY), &scratch.path("")).expect("a good file");
+    let mut sidecar = pair.mesh.start(&config, Some(host(&pair.ca))).expect("a sidecar");
+    let mut client = Peer::new(pair.mesh.memory.connect(mesh::at(FRONT)).await.expect("the sidecar listens"));
+    assert_eq!(client.get("/").await.status_and_reason(), (200, None));
+    let config = front(&scratch, SITE, ", mtls: off");
+    sidecar.controller.apply(&std::sync::Arc::new(config)).expect("a good file");
+    assert_eq!(client.get("/").await.status_and_reason(), (403, Some("mtls_required")));
+    assert_eq!(app.hits(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_outside_the_mesh_that_begins_no_handshake_is_closed_in_time() {
     let (pair, scratch, watch) = (Pair::new(), Scratch::new(), mesh::Watch::start());
     public(&scratch);

@@ -320,6 +320,10 @@ impl Snapshot {
     /// `mtls_required` or `draining`, with the reason in words.
     pub fn admits(&self, of: Arrival, peer: Option<&Admitted<'_>>) -> Result<(), Error> {
         let Some(side) = &self.inbound else { return Ok(()) }; // its requests are refused later, since the side is gone
+        if peer.is_none() && side.outside(of).is_some() {
+            const WHY: &str = "TLS became required at this listener after the connection came";
+            return Err(Error::new(Reason::MtlsRequired, WHY));
+        }
         side.admits(self.target(of), peer)
     }
 

@@ -26,8 +26,10 @@ use super::identity::credentials::Bundle;
 use super::identity::pair::Pair;
 use super::identity::{names, not_after, parse};
 use super::notes::{self, noting};
+use super::path::PathFault;
+use super::rejection::Rejection;
 use super::sessions::Sessions;
-use super::{Alpn, SetupError, TlsError, hex, provider, sha256, wire_names};
+use super::{Alpn, SetupError, TlsError, branches, hex, provider, sha256, wire_names};
 
 /// 1,024 sessions of clients without certificates, of about 300 bytes each. A browser opens several connections, and
 /// resumes all but the first.
@@ -252,8 +254,8 @@ fn host_names(der: &CertificateDer<'_>) -> Vec<String> {
 
 /// Verifies clients' certificates by the port's own bundle, and notes how long they are valid, for [`Sessions`].
 #[derive(Debug)]
-struct Clients {
-    inner: Arc<dyn ClientCertVerifier>,
+pub(super) struct Clients {
+    pub(super) inner: Arc<dyn ClientCertVerifier>,
 }
 
 impl ClientCertVerifier for Clients {
@@ -272,6 +274,12 @@ impl ClientCertVerifier for Clients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        if !branches::are_few(end_entity, intermediates) {
+            let refused = Rejection::NoPath { who: "client", fault: PathFault::TooLong };
+            let error = refused.tls_error();
+            notes::rejected(refused);
+            return Err(error.into());
+        }
         let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
         if let Some(first) = ends(end_entity, intermediates) {
             notes::set_holds_until(first);

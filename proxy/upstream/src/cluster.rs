@@ -312,6 +312,14 @@ impl Cluster {
         self.endpoints.load().leave_for(next.as_deref());
     }
 
+    /// The next requests use new connections, where the cluster uses TLS: the credentials have changed, and a server of
+    /// before may not be trusted any more.
+    pub fn retire_connections(&self) {
+        if self.tls().is_some() {
+            self.endpoints.load().all.iter().for_each(|endpoint| endpoint.pool.retire());
+        }
+    }
+
     /// Picks an endpoint that was not tried yet, if there is one, and adds it to `tried`. `key` is the hash of the request
     /// or connection, where [`Self::hash_key`] names one and it has it.
     pub fn pick(

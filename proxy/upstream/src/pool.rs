@@ -116,6 +116,12 @@ impl Pool {
         self.shards().for_each(|shard| shard.sweep(has_left));
     }
 
+    /// No further request uses a connection that has been opened until now. What is under way ends in order.
+    pub fn retire(&self) {
+        let now = Instant::now();
+        self.shards().for_each(|shard| shard.retire_all(now));
+    }
+
     /// The requests that wait for a place at this endpoint. `None` when no connection was needed yet.
     pub fn waiting(&self) -> Option<&Waiting> {
         self.used.get().map(|used| &*used.waiting)
@@ -161,6 +167,7 @@ impl Idle {
 /// The age and the peer of a connection.
 #[derive(Clone, Copy)]
 pub(crate) struct About {
+    /// When its dial began: its handshake used the credentials of that moment.
     opened: Instant,
     uses: u64,
     /// Whether the peer is a sidecar whose identity was verified. Its headers are trusted.
@@ -168,8 +175,8 @@ pub(crate) struct About {
 }
 
 impl About {
-    pub(crate) fn new(is_sidecar: bool) -> Self {
-        Self { opened: Instant::now(), uses: 0, is_sidecar }
+    pub(crate) const fn new(is_sidecar: bool, opened: Instant) -> Self {
+        Self { opened, uses: 0, is_sidecar }
     }
 
     fn is_worn(&self, policy: &ConnectionPolicy) -> bool {

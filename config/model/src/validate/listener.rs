@@ -78,6 +78,12 @@ fn refuse_idle_tls(inbound: &Inbound, at: &Trail<'_>, faults: &mut Faults) {
                 .error(&tls, "is terminated here, but the application speaks TLS itself (protocol: tls)")
                 .help("remove one of the two");
         }
+        let is_open = policy.mtls.unwrap_or(inbound.mtls) != Mtls::Strict;
+        if is_open && inbound.listen.iter().any(|address| !address.ip().is_loopback()) {
+            faults
+                .warn(&tls, "holds at the port's own listener alone, and `inbound.listen` takes plaintext for this port")
+                .help("write inbound: { listen: 127.0.0.1:15006 }, or mtls: strict with an identity");
+        }
     }
 }
 

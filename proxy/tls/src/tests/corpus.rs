@@ -750,6 +750,24 @@ async fn a_host_whose_certificates_have_many_branches_is_refused_before_a_path_i
     assert_eq!(notes.rejection.map(|rejection| rejection.cause()), Some("path too long"));
 }
 
+/// So is the verifier of clients outside the mesh.
+#[tokio::test]
+async fn a_client_outside_the_mesh_with_many_branches_is_refused_before_a_path_is_looked_for() {
+    use rustls::server::WebPkiClientVerifier;
+    use rustls::server::danger::ClientCertVerifier as _;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ROOT.der.clone()).expect("a root");
+    let inner =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(provider::any())).build();
+    let verifier = crate::outside::Clients { inner: inner.expect("a verifier") };
+    let shown = branching(4, 4);
+    let (own, above) = shown.chain.split_first().expect("the own certificate");
+    let judged = async { verifier.verify_client_cert(own, above, UnixTime::now()) };
+    let (verdict, notes) = crate::notes::noting(judged).await;
+    assert!(verdict.is_err());
+    assert_eq!(notes.rejection.map(|rejection| rejection.cause()), Some("path too long"));
+}
+
 #[tokio::test]
 async fn each_certificate_of_the_corpus_is_judged_as_the_standard_says_and_the_peer_learns_why() {
     let mut faults = Vec::new();

@@ -96,10 +96,11 @@ struct Dial<'a> {
 impl Dial<'_> {
     async fn run(&self, slot: Slot) -> Result<(), Error> {
         let purpose = if self.want == Want::OnlyHttp1 { Purpose::Http1 } else { Purpose::Http };
+        let began = Instant::now();
         let connected = connect(self.cluster, self.endpoint.address, self.ground, purpose).await;
         let Connected { transport, alpn, admission } = connected?;
         let io = Prefixed::new(transport);
-        let about = About::new(self.cluster.verifies_peers() && alpn.is_some_and(Alpn::is_sidecar));
+        let about = About::new(self.cluster.verifies_peers() && alpn.is_some_and(Alpn::is_sidecar), began);
         match self.speaks(alpn) {
             Speaks::Http1 => self.http1(io, about, admission, slot),
             Speaks::Http2 => self.http2(io, about, admission, slot).await,

@@ -66,6 +66,10 @@ impl Http2 {
         is_idle
     }
 
+    pub(super) fn opened(&self) -> Instant {
+        self.about.lock().opened
+    }
+
     /// The connection takes no new request from now on.
     pub(super) fn retire(&self) {
         self.retired.store(true, Relaxed);

@@ -50,6 +50,8 @@ struct State {
     stream_dialled: bool,
     dials: Dials,
     sweeps: u32,
+    /// Connections that were opened before this take no further request.
+    retired_at: Option<Instant>,
 }
 
 /// The dials that have the place of their connection and have not ended.
@@ -163,6 +165,11 @@ impl Shard {
         // The code that dialled a new connection has checked it; its end counts as a failure of the dial.
         let may_have_ended = conn.about.uses > 0;
         let mut state = self.state.lock();
+        if state.has_retired(conn.about.opened) {
+            drop(state);
+            drop(conn);
+            return self.wake_one_http1();
+        }
         if may_have_ended && !state.wants_http1.is_empty() && conn.is_closed() {
             drop(state);
             drop(conn);
@@ -203,7 +210,9 @@ impl Shard {
     pub(crate) fn offer_http2(self: &Arc<Self>, conn: Arc<Http2>) {
         let mut state = self.state.lock();
         state.stream_dialled = false;
-        state.shared.push(conn);
+        if !state.has_retired(conn.opened()) {
+            state.shared.push(conn);
+        }
         drop(state);
         self.serve_streams();
     }
@@ -291,6 +300,17 @@ impl Shard {
         self.state.lock().shared.retain(|other| !Arc::ptr_eq(other, conn));
     }
 
+    /// The connections that were opened before `now` take no further request.
+    pub(super) fn retire_all(&self, now: Instant) {
+        let mut state = self.state.lock();
+        state.retired_at = Some(now);
+        let (idle, shared) = (std::mem::take(&mut state.idle), std::mem::take(&mut state.shared));
+        drop(state);
+        drop(idle);
+        shared.iter().for_each(|conn| conn.retire());
+        self.wake_one_stream_waiter();
+    }
+
     pub(super) fn idle(&self) -> usize {
         let state = self.state.lock();
         let unused = state.shared.iter().filter(|conn| conn.streams() == 0);
@@ -320,6 +340,10 @@ impl Shard {
 }
 
 impl State {
+    fn has_retired(&self, opened: Instant) -> bool {
+        self.retired_at.is_some_and(|at| opened < at)
+    }
+
     fn take_idle(&mut self, policy: &ConnectionPolicy) -> Option<Box<Http1>> {
         // From the end: the most recently used first. A connection that became too old or ended while idle is dropped.
         while let Some(conn) = self.idle.pop() {
