@@ -120,6 +120,58 @@ async fn a_call_of_grpc_that_is_denied_gets_the_status_that_goes_with_it() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_cannot_make_a_request_pass_that_cannot_be_asked_about() {
+    let mesh = Mesh::default();
+    let (app, authorizer) = (mesh.answering(A, OK), mesh.answering(AUTHORIZER, ALLOWS));
+    let ext_authz = "on_error: allow, send_headers: [x-user-id],";
+    let yaml = file(ext_authz, ALL) + "\nlimits: { header_bytes: 1MiB }\n";
+    let sidecar = mesh.sidecar(&yaml, None);
+    let get = |path: &str, fields: &str| format!("GET {path} HTTP/1.1\r\nhost: orders\r\n{fields}\r\n");
+    for asked in [
+        "CONNECT orders:80 HTTP/1.1\r\nhost: orders:80\r\n\r\n".to_owned(),
+        get(&format!("/{}", "a".repeat(65_529)), ""),
+        get("/a", "x_user_id: admin\r\n"),
+        get("/a", "x-user-id: me\r\nX_User-Id: admin\r\n"),
+    ] {
+        let answer = sidecar.client().await.ask(&asked).await;
+        assert_eq!(answer.status_and_reason(), (403, Some("authz_denied")), "{asked:.60}");
+    }
+    assert_eq!((app.hits(), authorizer.hits()), (0, 0));
+    let sum = |series: &str| sidecar.sum(series);
+    assert_eq!(sum("pillion_ext_authz_checks_total outcome=denied"), 4);
+    assert_eq!(sum("pillion_ext_authz_checks_total outcome=failed"), 0);
+    assert_eq!(sum("pillion_authorization_total decision=denied rule=ext_authz mode=enforce"), 4);
+    let answer = sidecar.client().await.ask(&get("/a", "X-User-Id: me\r\n")).await;
+    assert_eq!((answer.status(), app.hits(), authorizer.hits()), (Some(200), 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_authorizer_that_does_not_know_a_method_denies() {
+    let mesh = Mesh::default();
+    let unknown = "HTTP/1.1 501 Not Implemented\r\ncontent-length: 0\r\n\r\n";
+    let (app, _authorizer) = (mesh.answering(A, OK), mesh.answering(AUTHORIZER, unknown));
+    let sidecar = mesh.sidecar(&file("on_error: allow,", ALL), None);
+    let answer = ask(&sidecar, "BREW /a").await;
+    assert_eq!((answer.status_and_reason(), app.hits()), ((501, Some("authz_denied")), 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_beyond_a_limit_of_the_sidecar_are_denied_whatever_on_error_says() {
+    let mesh = Mesh::default();
+    let (app, _authorizer) = (mesh.answering(A, OK), mesh.silent(AUTHORIZER));
+    let sidecar = mesh.sidecar(&file("timeout: 30s, on_error: allow,", ALL), None);
+    let mut waiting = Vec::new();
+    for _ in 0..1024 {
+        let mut client = sidecar.client().await;
+        client.send("GET /a HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+        waiting.push(client);
+    }
+    settle().await;
+    let answer = sidecar.client().await.get("/a").await;
+    assert_eq!((answer.status_and_reason(), app.hits()), ((503, Some("authz_unavailable")), 0));
+}
+
 /// A failing authorizer, as a script.
 fn failing(mesh: &Mesh, how: &'static str) -> Option<Backend> {
     match how {
@@ -218,6 +270,23 @@ async fn the_authorizer_is_asked_last_and_about_the_path_that_the_application_ge
     assert_eq!(lines(&authorizer), ["GET /check/public/a?q=%2e%2e HTTP/1.1"]);
     assert_eq!(lines(&app), ["GET /public/a?q=%2e%2e HTTP/1.1"]);
     assert_eq!(sidecar.sum("pillion_authorization_total decision=allowed rule=public"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_no_rule_names_a_path_authorizer_and_application_see_the_same_one() {
+    let mesh = Mesh::default();
+    let (app, authorizer) = (mesh.answering(A, OK), mesh.answering(AUTHORIZER, ALLOWS));
+    let sidecar = mesh.sidecar(&file("", ALL), None);
+    for path in ["/public/..;/admin", "/../healthz", "/public/%252e%252e/admin"] {
+        let answer = ask(&sidecar, &format!("GET {path}")).await;
+        assert_eq!(answer.status_and_reason(), (400, Some("bad_request")), "{path}");
+    }
+    assert_eq!((app.hits(), authorizer.hits()), (0, 0));
+    for path in ["/public/../admin", "/public/%2e%2e/admin", "//admin", "/%61dmin"] {
+        assert_eq!(ask(&sidecar, &format!("GET {path}?a=%2e")).await.status(), Some(200), "{path}");
+        assert_eq!(lines(&authorizer).pop().as_deref(), Some("GET /check/admin?a=%2e HTTP/1.1"), "{path}");
+        assert_eq!(lines(&app).pop().as_deref(), Some("GET /admin?a=%2e HTTP/1.1"), "{path}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -26,7 +26,7 @@ pub(crate) use route::{
 
 use crate::schema::{self, Described};
 use crate::value::{BadWord, Count, Text, Word, leaves, on_off, whole, wrapped_leaves};
-use pillion_model::authorization::{Action, EncodedSlash, Mode};
+use pillion_model::authorization::{Action, EncodedSlash, ExtAuthz, Mode};
 use pillion_model::cluster::{AddressPattern, HostPattern, LoadBalancer, UpstreamProtocol};
 use pillion_model::identity::{SpiffeId, TlsVersion, check_trust_domain};
 use pillion_model::listener::{AppProtocol, Mtls, RedirectTo, Unknown};
@@ -437,6 +437,9 @@ impl Word for ServiceName {
     fn parse(text: &str) -> Result<Self, BadWord> {
         match text {
             "passthrough" => Err(BadWord::new("is a reserved name: metrics use it for unknown destinations")),
+            ExtAuthz::NAME => {
+                Err(BadWord::new("is a reserved name: metrics use it for the external authorizer"))
+            }
             name if is_host_name(name) => Ok(Self(name.to_owned())),
             _ => {
                 Err(BadWord::not(text, "a service's name").help("names have letters, digits, dots, - and _"))

@@ -301,8 +301,9 @@ vocabulary! {
     /// What a check by the external authorizer came to.
     CheckOutcome as "outcome" {
         Allowed = "allowed",
+        /// It denied the request, or the request could not be asked about.
         Denied = "denied",
-        /// It did not answer, or answered 5xx.
+        /// It did not answer, or answered 5xx, or a limit was reached.
         Failed = "failed",
     }
 }

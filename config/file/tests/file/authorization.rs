@@ -296,4 +296,6 @@ fn an_external_authorizer_is_read_and_its_mistakes_are_told() {
         let errors = bad(&with(ext_authz)).to_string();
         assert!(errors.contains(expected), "{ext_authz}: {errors}");
     }
+    let errors = bad("services: { ext_authz: { endpoints: [10.0.0.1:80] } }").to_string();
+    assert!(errors.contains("reserved name: metrics use it for the external authorizer"), "{errors}");
 }

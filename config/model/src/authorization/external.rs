@@ -29,8 +29,8 @@ impl ExtAuthz {
     /// The name under which its connections and limits are counted.
     pub const NAME: &str = "ext_authz";
 
-    /// The authorizer as a cluster: with a pool, limits and outlier detection, and no retry but on a connection that the
-    /// authorizer had just closed.
+    /// The authorizer as a cluster: with a pool and limits, and no retry but on a connection that the authorizer had
+    /// just closed. Outlier detection ejects no single endpoint.
     pub fn cluster(&self) -> Cluster {
         let mut cluster = Cluster::new(Self::NAME);
         cluster.endpoints = vec![Endpoint::at(self.http.address)];

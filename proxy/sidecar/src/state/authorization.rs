@@ -96,9 +96,9 @@ impl Authorization {
         }
     }
 
-    /// Whether the paths of requests for this port are judged.
-    pub fn names_paths(&self, port: u16) -> bool {
-        self.engine.names_paths(port)
+    /// Whether the paths of requests for this port are judged, by rules or by the external authorizer.
+    pub fn judges_paths(&self, port: u16) -> bool {
+        self.authorizer.is_some() || self.engine.names_paths(port)
     }
 
     pub const fn encoded_slash(&self) -> EncodedSlash {
@@ -128,7 +128,7 @@ impl Authorization {
     /// Counts a request whose path two readers could see differently.
     pub fn bad_path(&self, why: impl std::fmt::Display) -> Judgement {
         let (decided, is_refused) = self.count(&self.bad_path, Action::Deny);
-        let refusal = || Error::new(Reason::BadRequest, format!("authorization rules name paths, and {why}"));
+        let refusal = || Error::new(Reason::BadRequest, format!("authorization judges paths, and {why}"));
         (decided, if is_refused { Err(refusal()) } else { Ok(()) })
     }
 

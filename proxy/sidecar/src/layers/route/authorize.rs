@@ -1,6 +1,7 @@
 //! Judges an inbound request by its token and the authorization rules.
 //!
-//! Where rules for the port name paths, the application receives the path that was judged, in origin-form.
+//! Where rules for the port name paths or an external authorizer is asked, the application receives the path that was
+//! judged, in origin-form.
 
 use std::sync::Arc;
 
@@ -83,7 +84,7 @@ fn judge(
     claims: Option<&Claims>,
 ) -> Result<(Option<Uri>, Option<Check>), Error> {
     let host = clear_host(host_text(call))?;
-    let path = if by.names_paths(port) { path_of(&call.head) } else { None };
+    let path = if by.judges_paths(port) { path_of(&call.head) } else { None };
     let path = match path.map(|path| JudgedPath::of(path, by.encoded_slash())).transpose() {
         Ok(path) => path,
         Err(why) => return note(by.bad_path(why), call).map(|()| (None, None)),

@@ -1,8 +1,9 @@
 //! Asks the external authorizer about an inbound request, in Envoy's protocol over HTTP (`envoy.service.auth.v3`).
 //!
 //! The question has the request's method, the prefix with the request's path, its host, the chosen headers, and what the
-//! sidecar has verified of the client. It has no content. Status 200 allows. Any other status below 500 denies, and the
-//! answer goes to the client. Everything else is a failure of the authorizer.
+//! sidecar has verified of the client. It has no content. Status 200 allows. Any other status below 500 denies, and so does
+//! 501; the answer goes to the client. Everything else is a failure of the authorizer. A request that cannot be asked about
+//! is denied, since a client chooses what it sends.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -14,6 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version}
 use http_body::Body as _;
 use pillion_http1::Spelling;
 use pillion_telemetry::CheckOutcome;
+use tokio::time::Instant;
 
 use super::Carry;
 use crate::http::answer::{self, Denial};
@@ -26,7 +28,7 @@ use crate::state::authorization::{Authorization, Judged, Judgement};
 use crate::state::authorizer::Authorizer;
 use pillion_base::error::Error;
 use pillion_http::message::{Headers, RequestHead};
-use pillion_http::seen::Seen;
+use pillion_http::seen::{Seen, are_read_alike};
 use pillion_model::Reason;
 use pillion_model::authorization::Action;
 
@@ -58,17 +60,26 @@ impl Check {
         target: Option<&Uri>,
         carry: impl Carry,
     ) -> Result<Option<Response>, Error> {
-        let asked = match question(&self.authorizer, call, target) {
-            Ok(question) => tokio::time::timeout(self.authorizer.of.timeout, ask(question, carry)).await,
-            Err(why) => Ok(Err(why)),
+        let question = match question(&self.authorizer, call, target) {
+            Ok(question) => question,
+            Err(why) => {
+                self.authorizer.count(CheckOutcome::Denied);
+                let detail = format!("the external authorizer cannot be asked: {why}");
+                return self.note(
+                    call,
+                    self.by.denied_outside(Error::new(Reason::AuthzDenied, detail)),
+                    None,
+                );
+            }
         };
-        let asked = asked.unwrap_or_else(|_elapsed| {
-            let timeout = self.authorizer.of.timeout;
-            Err(Error::new(
-                Reason::AuthzUnavailable,
-                format!("no answer within {timeout:?} (ext_authz.timeout)"),
-            ))
+        let timeout = self.authorizer.of.timeout;
+        let asked = tokio::time::timeout(timeout, ask(question, carry)).await.unwrap_or_else(|_elapsed| {
+            let detail = format!("no answer within {timeout:?} (ext_authz.timeout)");
+            Err(Error::new(Reason::AuthzUnavailable, detail))
         });
+        if asked.is_ok() {
+            self.authorizer.answered(Instant::now());
+        }
         match asked {
             Ok(Verdict::Allowed) => {
                 self.authorizer.count(CheckOutcome::Allowed);
@@ -82,21 +93,20 @@ impl Check {
                 let judgement = self.by.denied_outside(Error::new(Reason::AuthzDenied, detail));
                 self.note(call, judgement, Some(Denial { status, ..denial }))
             }
-            Err(why) => {
-                self.authorizer.count(CheckOutcome::Failed);
-                let detail = format!("the external authorizer at {} failed: {why}", self.authorizer.of.http);
-                match self.authorizer.of.on_error {
-                    Action::Allow => {
-                        tracing::debug!(request = call.common.exchange.id(), "{detail}");
-                        self.note(call, self.by.decided(self.judged), None)
-                    }
-                    Action::Deny => {
-                        let why = Error::new(Reason::AuthzUnavailable, detail);
-                        self.note(call, self.by.denied_outside(why), None)
-                    }
-                }
-            }
+            Err(why) => self.failed(call, &why),
         }
+    }
+
+    /// Decides on a request for which the authorizer, or the way to it, has failed.
+    fn failed(&self, call: &Call, why: &Error) -> Result<Option<Response>, Error> {
+        self.authorizer.count(CheckOutcome::Failed);
+        self.authorizer.failed(why, Instant::now());
+        let detail = format!("the external authorizer at {} failed: {why}", self.authorizer.of.http);
+        if self.authorizer.of.on_error == Action::Allow && is_by_authorizer(why.reason) {
+            tracing::debug!(request = call.common.exchange.id(), "{detail}");
+            return self.note(call, self.by.decided(self.judged), None);
+        }
+        self.note(call, self.by.denied_outside(Error::new(Reason::AuthzUnavailable, detail)), None)
     }
 
     fn note(
@@ -118,6 +128,25 @@ impl Check {
     }
 }
 
+/// Whether a failure is one of the authorizer. Limits of this sidecar are none: a client that sends much reaches them at
+/// will.
+const fn is_by_authorizer(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::AuthzUnavailable
+            | Reason::ConnectRefused
+            | Reason::ConnectTimeout
+            | Reason::UpstreamReset
+            | Reason::UpstreamClosed
+            | Reason::ProtocolError
+            | Reason::UpgradeFailed
+            | Reason::RequestTimeout
+            | Reason::PerTryTimeout
+            | Reason::StreamIdleTimeout
+            | Reason::MaxDuration
+    )
+}
+
 async fn ask(question: Box<Call>, carry: impl Carry) -> Result<Verdict, Error> {
     let answer = carry(question).await.map_err(|FailedCall { error, .. }| error)?;
     let status = answer.status();
@@ -125,23 +154,25 @@ async fn ask(question: Box<Call>, carry: impl Carry) -> Result<Verdict, Error> {
     let content = whole(body).await; // so that the connection can be used again
     match status.as_u16() {
         200 => content.map(|_ignored| Verdict::Allowed),
-        201..=499 => Ok(Verdict::Denied(Denial { status, headers: head.headers, body: content? })),
+        201..=499 | 501 => Ok(Verdict::Denied(Denial { status, headers: head.headers, body: content? })),
         _ => Err(Error::new(Reason::AuthzUnavailable, format!("it answered {status}"))),
     }
 }
 
 /// The request to the authorizer.
-fn question(of: &Authorizer, call: &Call, target: Option<&Uri>) -> Result<Box<Call>, Error> {
-    let unasked = |detail: &'static str| Error::new(Reason::AuthzUnavailable, detail);
+///
+/// # Errors
+/// Why this request cannot be asked about.
+fn question(of: &Authorizer, call: &Call, target: Option<&Uri>) -> Result<Box<Call>, String> {
     if call.head.method == Method::CONNECT {
-        return Err(unasked("a CONNECT has no path that could be asked about"));
+        return Err("a CONNECT has no path".to_owned());
     }
     let asked = target.unwrap_or(&call.head.uri);
     let path = asked.path_and_query().map_or("/", PathAndQuery::as_str);
     let path = if path.starts_with('/') { path } else { "/" }; // `OPTIONS *`
     let uri = Uri::try_from(format!("{}{path}", of.of.http.prefix));
-    let uri = uri.map_err(|_invalid| unasked("the request's path cannot be asked about"))?;
-    let headers = Headers::Map(headers(of, call));
+    let uri = uri.map_err(|_invalid| "the path of the question is too long or invalid".to_owned())?;
+    let headers = Headers::Map(headers(of, call)?);
     let head = RequestHead {
         method: call.head.method.clone(),
         uri,
@@ -169,14 +200,19 @@ fn question(of: &Authorizer, call: &Call, target: Option<&Uri>) -> Result<Box<Ca
     Ok(common.first_call(Arc::new(head), seen, Body::empty()))
 }
 
-fn headers(of: &Authorizer, call: &Call) -> HeaderMap {
+/// # Errors
+/// The request has one of the headers in another spelling, which the application might read and the authorizer not.
+fn headers(of: &Authorizer, call: &Call) -> Result<HeaderMap, String> {
     let mut map = HeaderMap::new();
     for name in &of.of.send_headers {
         let Ok(header) = HeaderName::try_from(name.as_str()) else { continue };
-        for value in call.head.headers.named(name) {
-            if let Ok(value) = HeaderValue::from_bytes(value) {
-                map.append(header.clone(), value);
+        let wanted = name.as_bytes();
+        for (other, value) in call.head.headers.iter().filter(|(other, _)| are_read_alike(other, wanted)) {
+            if !other.eq_ignore_ascii_case(wanted) {
+                return Err(format!("the request has its header `{name}` in another spelling"));
             }
+            let value = HeaderValue::from_bytes(value);
+            map.append(header.clone(), value.map_err(|_bad| format!("its header `{name}` is malformed"))?);
         }
     }
     let connection = &call.common.exchange.connection;
@@ -191,7 +227,7 @@ fn headers(of: &Authorizer, call: &Call) -> HeaderMap {
     set("x-forwarded-proto", Some(HeaderValue::from_static(scheme(connection))));
     set("x-forwarded-client-cert", connection.client_cert.clone());
     set("x-request-id", HeaderValue::from_bytes(call.common.exchange.request_id.as_bytes()).ok());
-    map
+    Ok(map)
 }
 
 /// The whole content of an answer.
