@@ -32,7 +32,7 @@ const EARLIEST: Duration = Duration::from_mins(1);
 /// The pauses after failed fetches while there are no keys yet: from 1 s, doubled each time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// The keys for this configuration: those in use while their source is the same.
+/// The keys for this configuration: those in use while their source is the same. How often a URL is fetched changes no key.
 ///
 /// # Errors
 /// The file cannot be used.
@@ -40,6 +40,9 @@ pub(super) fn keys(of: Option<&Rules>, now: Option<&Arc<Keys>>) -> anyhow::Resul
     let Some(source) = of.and_then(|rules| rules.jwt.as_ref()).map(|jwt| &jwt.jwks) else { return Ok(None) };
     if let Some(same) = now.filter(|now| now.source == *source) {
         return Ok(Some(same.clone()));
+    }
+    if let Some(same) = now.filter(|now| has_same_url(&now.source, source)) {
+        return Ok(Some(same.with_source(source.clone())));
     }
     let set = match source {
         Jwks::Url { .. } => None,
@@ -49,6 +52,10 @@ pub(super) fn keys(of: Option<&Rules>, now: Option<&Arc<Keys>>) -> anyhow::Resul
         }
     };
     Ok(Some(Keys::new(source.clone(), set)))
+}
+
+fn has_same_url(one: &Jwks, other: &Jwks) -> bool {
+    matches!((one, other), (Jwks::Url { url: one, .. }, Jwks::Url { url: other, .. }) if one == other)
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {

@@ -144,6 +144,34 @@ async fn rules_name_what_a_verified_token_says() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_that_only_the_application_might_find_is_refused_where_none_is_needed() {
+    let shop = Shop::new();
+    let sidecar = shop.sidecar("required: off, ", ALL);
+    let forged = Issuer::es256().token(&claims(json!({})));
+    for value in [
+        format!("Bearer\t{forged}"),
+        format!("\tBearer {forged}"),
+        format!("Bearer \t{forged}"),
+        format!("Bearer\u{a0}{forged}"),
+        format!("\u{a0}Bearer {forged}"),
+        format!("Basic YTpi\tBearer {forged}"),
+        format!("Bearer:{forged}"),
+        format!("bearer=\"{forged}\""),
+        format!("Bearer,{forged}"),
+        "Bearer".to_owned(),
+    ] {
+        let answer = ask(&sidecar, &format!("authorization: {value}\r\n")).await;
+        assert_eq!(answer.status_and_reason(), (401, Some("jwt_invalid")), "{value:?}");
+    }
+    assert_eq!(shop.app.hits(), 0);
+    let good = shop.token(json!({}));
+    for value in [format!("\tBearer  {good} \t"), format!("JWT {forged}"), forged] {
+        let answer = ask(&sidecar, &format!("authorization: {value}\r\n")).await;
+        assert_eq!(answer.status(), Some(200), "{value:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_header_that_carries_no_token_stays_and_one_is_forwarded_on_request() {
     let shop = Shop::new();
     let sidecar = shop.sidecar("required: off, ", ALL);
@@ -269,11 +297,14 @@ impl Published {
         *self.answer.lock() = answered("200 OK", keys);
     }
 
+    fn file(refresh: &str) -> String {
+        let jwt = format!("jwt: {{ {HEAD}, jwks: {{ url: \"{URL}\", refresh: {refresh} }} }}");
+        application(&format!("app: {A}, mtls: off, authorization: {{ {jwt}, {ALL} }}"))
+    }
+
     fn sidecar(&self) -> (Backend, Sidecar) {
         let app = self.mesh.answering(A, OK);
-        let jwt = format!("jwt: {{ {HEAD}, jwks: {{ url: \"{URL}\", refresh: 5m }} }}");
-        let file = application(&format!("app: {A}, mtls: off, authorization: {{ {jwt}, {ALL} }}"));
-        (app, self.mesh.sidecar(&file, None))
+        (app, self.mesh.sidecar(&Self::file("5m"), None))
     }
 }
 
@@ -310,6 +341,23 @@ async fn keys_are_fetched_beside_the_requests_and_again_at_every_refresh() {
     pass(3600).await;
     assert_eq!(ask(&sidecar, &token).await.status(), Some(200), "failures leave the keys");
     assert!(published.issuer.hits() > asked + 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_that_changes_only_how_often_keys_are_fetched_keeps_them() {
+    let issuer = Issuer::es256();
+    let published = Published::new(answered("200 OK", &issuer.jwks()));
+    let (_app, mut sidecar) = published.sidecar();
+    let token = bearer(&issuer.token(&claims(json!({}))));
+    pass(5).await;
+    assert_eq!(ask(&sidecar, &token).await.status(), Some(200));
+    *published.answer.lock() = answered("503 Service Unavailable", "");
+    sidecar.reload(&Published::file("10s")).expect("a good file");
+    assert_eq!(ask(&sidecar, &token).await.status(), Some(200));
+    let before = published.issuer.hits();
+    pass(60).await;
+    assert_eq!(ask(&sidecar, &token).await.status(), Some(200), "failures leave the keys");
+    assert!(published.issuer.hits() >= before + 3, "the new time holds");
 }
 
 #[tokio::test(start_paused = true)]

@@ -69,7 +69,7 @@ fn texts(name: &str, value: &Value) -> Result<Box<[Box<str>]>, TooManyMembers> {
 
 /// Scopes are words with spaces between them (RFC 8693, 4.2; `scp` at Microsoft).
 fn is_list_of_words(name: &str) -> bool {
-    matches!(name, "scope" | "scp")
+    matches!(name.strip_prefix('/').unwrap_or(name), "scope" | "scp")
 }
 
 fn text(value: &Value) -> Option<Box<str>> {

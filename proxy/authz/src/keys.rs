@@ -5,9 +5,14 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, EcdsaVerificationAlgorithm, ParsedPublicKey,
+    RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey};
+use pillion_model::text::shortened;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -77,8 +82,8 @@ impl KeySet {
         if text.len() > MOST_BYTES {
             return Err(BadKeySet::TooLong);
         }
-        let Set { keys: written } =
-            serde_json::from_slice(text).map_err(|error| BadKeySet::Malformed(error.to_string()))?;
+        let Set { keys: written } = serde_json::from_slice(text)
+            .map_err(|error| BadKeySet::Malformed(shortened(&error.to_string())))?;
         if written.len() > MOST_KEYS {
             return Err(BadKeySet::TooMany);
         }
@@ -117,7 +122,8 @@ impl KeySet {
 impl Key {
     /// The error is a predicate: "has no `n`".
     fn read(written: Value) -> Result<Self, String> {
-        let jwk: Jwk = serde_json::from_value(written).map_err(|error| format!("is malformed: {error}"))?;
+        let jwk: Jwk = serde_json::from_value(written)
+            .map_err(|error| format!("is malformed: {}", shortened(&error.to_string())))?;
         if jwk.used_for.as_deref().is_some_and(|used_for| used_for != "sig") {
             return Err("is not for signatures (`use`)".to_owned());
         }
@@ -130,7 +136,9 @@ impl Key {
             Some(named) => {
                 let of = possible.iter().position(|algorithm| spells(*algorithm, named));
                 let only = of.and_then(|nth| possible.get(nth..=nth));
-                only.ok_or_else(|| format!("has an `alg` that is not supported for its kind: {named:.20}"))?
+                only.ok_or_else(|| {
+                    format!("has an `alg` that is not supported for its kind: {}", shortened(named))
+                })?
             }
         };
         Ok(Self { kid: jwk.kid.map(Into::into), algorithms, public })
@@ -146,27 +154,38 @@ impl Jwk {
                 if !RSA_BYTES.contains(&modulus.len()) {
                     return Err(format!("has {} bits, and RSA keys have 2048 to 8192", modulus.len() * 8));
                 }
+                let key = RsaPublicKeyComponents { n: &modulus, e: &exponent };
+                // aws-lc looks at this only when it verifies
+                let is_odd = modulus.last().is_some_and(|byte| byte % 2 == 1);
+                if !is_odd || key.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256).is_err() {
+                    return Err(UNSOUND.to_owned());
+                }
                 Ok((RSA, DecodingKey::from_rsa_raw_components(&modulus, &exponent)))
             }
-            ("EC", Some("P-256")) => Ok((&[Algorithm::ES256], self.point(32)?)),
-            ("EC", Some("P-384")) => Ok((&[Algorithm::ES384], self.point(48)?)),
+            ("EC", Some("P-256")) => Ok((&[Algorithm::ES256], self.point(&ECDSA_P256_SHA256_FIXED, 32)?)),
+            ("EC", Some("P-384")) => Ok((&[Algorithm::ES384], self.point(&ECDSA_P384_SHA384_FIXED, 48)?)),
             ("OKP", Some("Ed25519")) => {
                 Ok((&[Algorithm::EdDSA], DecodingKey::from_ed_der(&exactly("x", self.x.as_ref(), 32)?)))
             }
             ("oct", _) => Err("is symmetric".to_owned()),
             (kind, curve) => Err(format!(
-                "is of a kind that is not supported: {kind:.20} {:.20}",
-                curve.unwrap_or_default()
+                "is of a kind that is not supported: {} {}",
+                shortened(kind),
+                shortened(curve.unwrap_or_default())
             )),
         }
     }
 
     /// A point of a curve whose coordinates have so many bytes.
-    fn point(&self, length: usize) -> Result<DecodingKey, String> {
+    fn point(&self, of: &'static EcdsaVerificationAlgorithm, length: usize) -> Result<DecodingKey, String> {
         let (x, y) = (exactly("x", self.x.as_ref(), length)?, exactly("y", self.y.as_ref(), length)?);
-        Ok(DecodingKey::from_ec_der(&[&[0x04], &x[..], &y[..]].concat()))
+        let point = [&[0x04], &x[..], &y[..]].concat();
+        let parsed = ParsedPublicKey::new(of, &point).map_err(|_rejected| UNSOUND.to_owned());
+        parsed.map(|_sound| DecodingKey::from_ec_der(&point))
     }
 }
+
+const UNSOUND: &str = "can verify nothing, because its numbers are no public key";
 
 const RSA: &[Algorithm] = &[
     Algorithm::RS256,
@@ -199,7 +218,7 @@ fn bytes(name: &str, text: Option<&String>) -> Result<Vec<u8>, String> {
     let bytes =
         URL_SAFE_NO_PAD.decode(text).map_err(|_error| format!("has a `{name}` that is not base64url"))?;
     let start = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len());
-    Ok(if name == "n" { bytes.get(start..).unwrap_or_default().to_vec() } else { bytes })
+    Ok(if matches!(name, "n" | "e") { bytes.get(start..).unwrap_or_default().to_vec() } else { bytes })
 }
 
 fn exactly(name: &str, text: Option<&String>, length: usize) -> Result<Vec<u8>, String> {
@@ -250,6 +269,14 @@ mod tests {
             (format!("{{{}}}", EC.replace("IFyM", "IFz")), "has a `y` that is not base64url"),
             ("{\"kty\":\"oct\",\"k\":\"AAAA\"}".to_owned(), "is symmetric"),
             ("{\"kty\":\"oct\",\"k\":\"AAAA\",\"alg\":\"HS256\"}".to_owned(), "is symmetric"),
+            (format!("{{{}}}", EC.replace("4Etl6SRW", "4Etl6SRX")), "its numbers are no public key"),
+            (
+                format!(
+                    "{{\"kty\":\"RSA\",\"n\":\"{}\",\"e\":\"AQAB\"}}",
+                    URL_SAFE_NO_PAD.encode([0xa4; 256])
+                ),
+                "its numbers are no public key",
+            ),
             ("7".to_owned(), "is malformed"),
         ] {
             let why = read(&key).err().map(|error| error.to_string()).unwrap_or_default();
@@ -264,6 +291,10 @@ mod tests {
         assert_eq!(read("").err(), Some(BadKeySet::Empty));
         assert_eq!(read(&vec!["7"; MOST_KEYS + 1].join(",")).err(), Some(BadKeySet::TooMany));
         assert!(matches!(KeySet::read(b"{}").err(), Some(BadKeySet::Malformed(_))));
+        let why = read(&format!("{{{EC},\"key_ops\":\"{}\"}}", "x".repeat(200_000)));
+        assert!(why.err().is_some_and(|why| why.to_string().len() < 200), "it is logged");
+        let why = KeySet::read(format!("{{\"keys\":\"{}\"}}", "x".repeat(200_000)).as_bytes());
+        assert!(why.err().is_some_and(|why| why.to_string().len() < 200), "it is logged");
         assert!(matches!(KeySet::read(b"<html>").err(), Some(BadKeySet::Malformed(_))));
         assert_eq!(KeySet::read(&[b' '; MOST_BYTES + 1]).err(), Some(BadKeySet::TooLong));
         let other = read(&format!("{{{EC}}}")).expect("a set");

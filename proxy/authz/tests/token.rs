@@ -318,6 +318,8 @@ fn claims_fit_by_their_text_or_by_a_member_of_a_list() {
         ("groups", &["*"], json!({ "groups": "" }), true),
         ("scope", &["read"], json!({ "scope": "write  read" }), true),
         ("scope", &["write read"], json!({ "scope": "write read" }), false),
+        ("/scope", &["read"], json!({ "scope": "write read" }), true),
+        ("/scp", &["write read"], json!({ "scp": "write read" }), false),
         ("scp", &["read"], json!({ "scp": ["read"] }), true),
         ("level", &["3"], json!({ "level": 3 }), true),
         ("level", &["3"], json!({ "level": "3" }), true),

@@ -34,6 +34,12 @@ impl Keys {
         Arc::new(Self { source, set, missed: Notify::new(), known: Notify::new() })
     }
 
+    /// The keys in use, for another way to follow their source.
+    pub fn with_source(&self, source: Jwks) -> Arc<Self> {
+        let set = ArcSwapOption::new(self.set.load_full());
+        Arc::new(Self { source, set, missed: Notify::new(), known: Notify::new() })
+    }
+
     pub fn load(&self) -> Guard<Option<Arc<KeySet>>> {
         self.set.load()
     }

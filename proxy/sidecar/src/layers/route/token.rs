@@ -60,17 +60,27 @@ fn carried<'a>(of: &Jwt, headers: &'a Headers) -> Result<Option<&'a [u8]>, Strin
     if !name.eq_ignore_ascii_case(wanted) {
         return Err(format!("the request has its header `{}` in another spelling", of.header));
     }
-    match of.header == Jwt::HEADER {
-        true => Ok(bearer(value)),
-        false => Ok(Some(bearer(value).unwrap_or_else(|| value.trim_ascii()))),
+    if value.trim_ascii().iter().any(|byte| !matches!(byte, b' '..=b'~')) {
+        return Err(format!("the request's header `{}` has a byte that is not printable ASCII", of.header));
+    }
+    match (bearer(value)?, of.header == Jwt::HEADER) {
+        (None, false) => Ok(Some(value.trim_ascii())),
+        (token, _) => Ok(token),
     }
 }
 
-/// What follows the word `Bearer`, in any case (RFC 9110, 11.1).
-fn bearer(value: &[u8]) -> Option<&[u8]> {
-    let value = value.trim_ascii();
-    let (scheme, token) = value.split_at(value.iter().position(|byte| *byte == b' ').unwrap_or(value.len()));
-    scheme.eq_ignore_ascii_case(b"bearer").then(|| token.trim_ascii())
+/// What follows the word `Bearer`, in any case (RFC 9110, 11.1). The word ends at a space. `None`: another scheme.
+///
+/// # Errors
+/// The word has another end, at which an application might find a token.
+fn bearer(value: &[u8]) -> Result<Option<&[u8]>, String> {
+    const SCHEME: &[u8] = b"bearer";
+    let Some((word, rest)) = value.trim_ascii().split_at_checked(SCHEME.len()) else { return Ok(None) };
+    match rest.first() {
+        _ if !word.eq_ignore_ascii_case(SCHEME) => Ok(None),
+        None | Some(b' ') => Ok(Some(rest.trim_ascii())),
+        Some(_) => Err("the word `Bearer` has no space behind it".to_owned()),
+    }
 }
 
 /// Removes the token from a request, once it has been verified.
