@@ -58,9 +58,9 @@ pub struct Connection {
     /// listener of the sidecar.
     pub original: Option<SocketAddr>,
     pub place: Place,
-    /// Exchanges that have begun.
-    pub requests: AtomicU64,
-    /// Exchanges that have begun and not ended.
+    /// Exchanges that have begun; the count starts again after four thousand million.
+    pub requests: AtomicU32,
+    /// Exchanges that have begun; the count starts again after four thousand million.and not ended.
     pub in_flight: AtomicU32,
     /// The client is the sidecar itself: its requests are refused.
     pub comes_back: bool,
@@ -74,6 +74,8 @@ pub struct Connection {
     /// When it was accepted, and its peer verified.
     pub opened: Instant,
     pub judged: Judged,
+    /// The certificates have changed since its handshake.
+    pub is_outdated: AtomicBool,
     /// What the authorization rules decided of an opaque connection. Requests are judged one by one.
     pub authorization: Option<Decided>,
     /// The current rules do not admit it any more, or it is too old for them: it is closed after the answers under way.
@@ -91,8 +93,6 @@ pub struct Judged {
     pub generation: AtomicU64,
     /// The serial of the TLS server that verified its peer.
     pub server: AtomicU64,
-    /// The certificates have changed since its handshake.
-    pub is_outdated: AtomicBool,
 }
 
 /// When a connection's peer is asked to connect again, because the certificates have changed since its handshake.
@@ -208,7 +208,7 @@ impl Connection {
             is_redirected: false,
             original: None,
             place,
-            requests: AtomicU64::new(0),
+            requests: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
             comes_back: false,
             at: None,
@@ -216,6 +216,7 @@ impl Connection {
             began: None,
             opened: Instant::now(),
             judged: Judged::default(),
+            is_outdated: AtomicBool::new(false),
             authorization: None,
             is_dismissed: AtomicBool::new(false),
             holder: OnceLock::new(),
@@ -345,7 +346,7 @@ impl Connection {
     /// Remembers that the rules of `snapshot` have admitted the connection, and which TLS server has verified its peer.
     /// A connection that will become too old without a further change of the rules is judged at each request until then.
     fn note_judged(&self, of: Arrival, snapshot: &Snapshot) {
-        let Judged { generation, server, is_outdated } = &self.judged;
+        let (Judged { generation, server }, is_outdated) = (&self.judged, &self.is_outdated);
         if let Some(new) = snapshot.judge(of)
             && server.swap(new.serial, Relaxed) != new.serial
         {

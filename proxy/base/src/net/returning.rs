@@ -33,21 +33,28 @@ struct Open {
 #[derive(Default)]
 struct Registered {
     by_hash: HashMap<u64, Registration>,
-    last_id: u64,
 }
 
 #[derive(Clone, Copy)]
 struct Registration {
-    id: u64,
     /// How many connections of the sidecar, one after the other, have carried the same opaque bytes, with this one.
     passes: u32,
+    /// The connections with these addresses that are not forgotten yet: a new one may come before the last one is.
+    held: u32,
 }
 
 impl Registered {
     fn add(&mut self, hash: u64, passes: u32) -> Noted {
-        self.last_id += 1;
-        self.by_hash.insert(hash, Registration { id: self.last_id, passes });
-        Noted { hash, id: self.last_id }
+        let held = self.by_hash.get(&hash).map_or(0, |former| former.held);
+        self.by_hash.insert(hash, Registration { passes, held: held.saturating_add(1) });
+        Noted(hash)
+    }
+
+    fn forget(&mut self, hash: u64) {
+        match self.by_hash.get_mut(&hash) {
+            Some(registration) if registration.held > 1 => registration.held -= 1,
+            _ => drop(self.by_hash.remove(&hash)),
+        }
     }
 }
 
@@ -77,11 +84,7 @@ impl Open {
 
 /// A connection of the sidecar that is registered while it is open.
 #[derive(Debug)]
-pub struct Noted {
-    hash: u64,
-    /// A later connection may have the same addresses before this one is forgotten.
-    id: u64,
-}
+pub struct Noted(u64);
 
 impl Noted {
     pub fn new(leg: Leg, near: SocketAddr, far: SocketAddr) -> Self {
@@ -108,10 +111,7 @@ impl Noted {
 
 impl Drop for Noted {
     fn drop(&mut self) {
-        let by_hash = &mut OPEN.registered.lock().by_hash;
-        if by_hash.get(&self.hash).is_some_and(|registration| registration.id == self.id) {
-            by_hash.remove(&self.hash);
-        }
+        OPEN.registered.lock().forget(self.0);
     }
 }
 
