@@ -583,7 +583,7 @@ impl Inbound {
             destination: rules.route.clone().map_or(Destination::Named, Destination::Route),
             began: arrived.began,
             opened: arrived.since,
-            judged: Judged { generation: generation.into(), server: by.into(), ..Judged::default() },
+            judged: Judged { generation: generation.into(), server: by.into() },
             ..Connection::new(arrived.from, arrived.place)
         }
     }
