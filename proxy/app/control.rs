@@ -584,19 +584,15 @@ impl Controller {
 
     fn publish_expiry(&self) {
         let metrics = &self.around.metrics;
-        for (of, end) in
-            self.material.validities().map(|(place, validity)| (used_as(place), validity.not_after))
-        {
-            let first = self.material.validities().filter(|(place, _)| used_as(place) == of);
-            let first = first.map(|(_, validity)| validity.not_after).min().unwrap_or(end);
-            metrics.certificate_not_after(of).set(first);
+        for of in [CertificateUse::Service, CertificateUse::Port] {
+            let all = self.material.validities().filter(|(place, _)| used_as(place) == of);
+            metrics.set_certificate_not_after(of, all.map(|(_, validity)| validity.not_after).min());
         }
-        let Some(credentials) = self.credentials() else { return };
-        metrics.certificate_not_after(CertificateUse::Own).set(credentials.not_after);
-        let ends = credentials.all_cas().filter_map(|ca| pillion_tls::identity::not_after(ca).ok());
-        if let Some(first) = ends.min() {
-            metrics.certificate_not_after(CertificateUse::Ca).set(first);
-        }
+        let own = self.credentials();
+        metrics.set_certificate_not_after(CertificateUse::Own, own.map(|own| own.not_after));
+        let authorities = own.into_iter().flat_map(Credentials::all_cas);
+        let ends = authorities.filter_map(|ca| pillion_tls::identity::not_after(ca).ok());
+        metrics.set_certificate_not_after(CertificateUse::Ca, ends.min());
     }
 }
 

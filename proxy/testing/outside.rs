@@ -168,6 +168,32 @@ async fn clients_outside_the_mesh_are_served_over_tls_beside_strict_mtls() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_expiry_of_certificates_that_a_reload_removes_is_shown_no_more() {
+    let (pair, scratch) = (Pair::new(), Scratch::new());
+    public(&scratch);
+    write(&scratch, "client", &pair.ca, "web");
+    let with = |port: &str, service: &str| {
+        let port = format!("80: {{ listen: {FRONT}{port} }}");
+        let yaml = mesh::application_at(AT, &format!("app: {A}, ports: {{ {port} }}")) + mesh::IDENTITY;
+        let tls = format!("mode: simple, sni: orders, trust_bundle: web-ca.crt{service}");
+        yaml + &format!("services: {{ orders: {{ endpoints: [\"{AT}\"], tls: {{ {tls} }} }} }}\n")
+    };
+    let read = |yaml: String| match pillion_config::parse(&yaml, &scratch.path("")) {
+        Ok((config, _warnings)) => config,
+        Err(faults) => unreachable!("{faults}\n{yaml}"),
+    };
+    let both = read(with(&format!(", tls: {SITE}"), ", certificate: client.crt, key: client.key"));
+    let mut sidecar = pair.mesh.start(&both, Some(host(&pair.ca))).expect("a sidecar");
+    let ends = |sidecar: &Sidecar, of: &str| {
+        sidecar.sum(&format!("pillion_certificate_not_after_timestamp_seconds use={of}"))
+    };
+    assert!(ends(&sidecar, "service") > 0 && ends(&sidecar, "port") > 0);
+    sidecar.controller.apply(&std::sync::Arc::new(read(with("", "")))).expect("a good file");
+    assert_eq!((ends(&sidecar, "service"), ends(&sidecar, "port")), (0, 0));
+    assert!(ends(&sidecar, "own") > 0 && ends(&sidecar, "ca") > 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_certificate_of_a_client_outside_the_mesh_is_no_identity_of_the_mesh() {
     let (pair, scratch) = (Pair::new(), Scratch::new());
     let app = pair.mesh.answering(A, OK);

@@ -35,8 +35,9 @@ use pillion_model::Direction;
 use pillion_model::Reason;
 use pillion_telemetry::{ConnectionOutcome, HandshakeOutcome, Protocol, Symbol, Tls};
 use pillion_tls::outside::{OutsideClient, OutsideServer};
+use pillion_tls::refusals::{self, With};
 use pillion_tls::server::{Server, accept};
-use pillion_tls::{Alpn, Peer, TlsError, hex, refusals};
+use pillion_tls::{Alpn, Peer, TlsError, hex};
 use pillion_upstream::cluster::ClusterProtocol;
 
 /// The inbound side of a worker.
@@ -101,6 +102,13 @@ impl Terminates<'_> {
         match self {
             Self::Mesh(_) => Tls::Mutual,
             Self::Outside(_) => Tls::ServerOnly,
+        }
+    }
+
+    const fn with(&self) -> With {
+        match self {
+            Self::Mesh(_) => With::Peers,
+            Self::Outside(_) => With::Outside,
         }
     }
 }
@@ -446,7 +454,7 @@ impl Inbound {
                 Some((io, proven))
             }
             Err(error) => {
-                log_failed(from, &error);
+                log_failed(tls.with(), from, &error);
                 let identity = error.is_identity_mismatch();
                 let outcome = if identity { HandshakeOutcome::Identity } else { HandshakeOutcome::Failed };
                 self.handshake_ended(outcome, tls.label(), ConnectionOutcome::TlsError);
@@ -612,9 +620,9 @@ fn is_foreign_tls(detected: &Detected<Dialled>, arrived: &Arrived) -> bool {
 }
 
 /// Logs a failed handshake with the identity that the peer claimed, where it is known, and the cause.
-fn log_failed(from: SocketAddr, error: &TlsError) {
+fn log_failed(with: With, from: SocketAddr, error: &TlsError) {
     let claimed = error.claimed.as_ref().map_or("unknown", SpiffeId::as_str);
-    match refusals::left_out_before(Direction::Inbound, error) {
+    match refusals::left_out_before(with, error) {
         Some(more) => {
             tracing::warn!(%from, claimed, cause = error.cause, more, "inbound TLS failed: {error}");
         }

@@ -202,9 +202,12 @@ impl Metrics {
         self.families.handshakes.of((direction, outcome))
     }
 
-    /// The gauge of the expiry of the first certificate of this use, in seconds since 1970.
-    pub fn certificate_not_after(&self, of: CertificateUse) -> IntGauge {
-        self.families.not_after.of((of,))
+    /// Sets the expiry of the first certificate of this use, in seconds since 1970. `None`: there is none, and no series.
+    pub fn set_certificate_not_after(&self, of: CertificateUse, first: Option<i64>) {
+        match first {
+            Some(first) => self.families.not_after.of((of,)).set(first),
+            None => self.families.not_after.remove(|(known,)| *known == of),
+        }
     }
 
     /// The counter of reloads of the configuration by outcome.
@@ -365,7 +368,7 @@ mod tests {
         JwksOutcome::ALL.iter().for_each(|outcome| metrics.jwks_loads(*outcome).inc());
         ReloadOutcome::ALL.iter().for_each(|outcome| metrics.config_reloads(*outcome).inc());
         metrics.config_generation().set(7);
-        CertificateUse::ALL.iter().for_each(|of| metrics.certificate_not_after(*of).set(1_800_000_000));
+        CertificateUse::ALL.iter().for_each(|of| metrics.set_certificate_not_after(*of, Some(1_800_000_000)));
         metrics
     }
 
@@ -567,7 +570,7 @@ mod tests {
         let billing = metrics.intern("billing");
         use_service(&metrics.service(Direction::Outbound, billing));
         metrics.requests(request(&metrics, "spiffe://example.org/a")).inc();
-        CertificateUse::ALL.iter().for_each(|of| metrics.certificate_not_after(*of).set(1));
+        CertificateUse::ALL.iter().for_each(|of| metrics.set_certificate_not_after(*of, Some(1)));
         assert_eq!(lines_with(&metrics, "other"), [""; 0]);
         assert_eq!(lines_with(&metrics, "unused"), [""; 0]);
         for text in
@@ -581,7 +584,7 @@ mod tests {
     fn c4_certificates_build_and_process_are_exported_even_with_a_small_bound() {
         let metrics = Metrics::new(0);
         (0..100).for_each(|number| metrics.requests(request(&metrics, &number.to_string())).inc());
-        CertificateUse::ALL.iter().for_each(|of| metrics.certificate_not_after(*of).set(1_800_000_000));
+        CertificateUse::ALL.iter().for_each(|of| metrics.set_certificate_not_after(*of, Some(1_800_000_000)));
         for text in [
             "pillion_certificate_not_after_timestamp_seconds{use=\"own\"} 1800000000",
             "pillion_certificate_not_after_timestamp_seconds{use=\"ca\"} 1800000000",

@@ -16,7 +16,8 @@ use pillion_model::Reason;
 use pillion_telemetry::{ConnectionOutcome, HandshakeOutcome, Metrics, Protocol};
 use pillion_tls::admission::Admission;
 use pillion_tls::client::{ClientTls, Purpose};
-use pillion_tls::{Alpn, TlsError, refusals};
+use pillion_tls::refusals::{self, With};
+use pillion_tls::{Alpn, TlsError};
 
 /// An open transport, and the results of its handshake.
 pub struct Connected {
@@ -214,7 +215,7 @@ impl Handshakes {
         self.metrics.handshakes(self.direction, outcome).inc();
         let Some(error) = failed else { return };
         let (service, endpoint, cause) = (&*self.service, self.endpoint, error.cause);
-        match refusals::left_out_before(self.direction, error) {
+        match refusals::left_out_before(With::Servers, error) {
             Some(more) => tracing::warn!(service, %endpoint, cause, more, "outbound TLS failed: {error}"),
             None => tracing::debug!(service, %endpoint, cause, "outbound TLS failed: {error}"),
         }
