@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
 use super::leg::Leg;
@@ -24,9 +24,15 @@ static OPEN: LazyLock<Open> = LazyLock::new(Open::default);
 /// The interval between log lines. Wrong rules affect every connection, and one line for each would flood the log.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
+/// 32: connections are dialled to few destinations at a time, and a question waits for those to its own part alone.
+const PARTS: usize = 32;
+
 #[derive(Default)]
 struct Open {
     registered: Mutex<Registered>,
+    /// The dials whose connections may not be registered yet, by their destinations. A dial holds its part for reading,
+    /// and so waits for no other dial. A question takes it for writing, and so waits until such dials have ended.
+    dials: [RwLock<()>; PARTS],
     key: RandomState,
 }
 
@@ -44,10 +50,9 @@ struct Registration {
 }
 
 impl Registered {
-    fn add(&mut self, hash: u64, passes: u32) -> Noted {
+    fn add(&mut self, hash: u64, passes: u32) {
         let held = self.by_hash.get(&hash).map_or(0, |former| former.held);
         self.by_hash.insert(hash, Registration { passes, held: held.saturating_add(1) });
-        Noted(hash)
     }
 
     fn forget(&mut self, hash: u64) {
@@ -71,12 +76,38 @@ impl Open {
         ))
     }
 
+    /// Registers a connection, and returns its hash.
+    fn register(&self, leg: Leg, near: SocketAddr, far: SocketAddr) -> u64 {
+        let hash = self.hash(leg.direction(), near, far);
+        self.registered.lock().add(hash, leg.passes());
+        hash
+    }
+
+    /// Registers a connection while `connect` makes it, which returns its local address. A connection to the sidecar
+    /// itself is complete before `connect` returns, and another worker may accept it. So a question to the same
+    /// destination waits until it is registered: for one call of connect(2) that does not block.
+    fn register_dialled(
+        &self,
+        leg: Leg,
+        far: SocketAddr,
+        connect: impl FnOnce() -> io::Result<Option<SocketAddr>>,
+    ) -> io::Result<Option<u64>> {
+        let _dial = self.dials_to(far).read();
+        Ok(connect()?.map(|near| self.register(leg, near, far)))
+    }
+
+    #[allow(clippy::indexing_slicing)] // the remainder is within
+    fn dials_to(&self, far: SocketAddr) -> &RwLock<()> {
+        &self.dials[self.key.hash_one((far.ip().to_canonical(), far.port())) as usize % PARTS]
+    }
+
     fn contains(&self, direction: Direction, near: SocketAddr, far: SocketAddr) -> bool {
         self.passes(direction, near, far) > 0
     }
 
     /// Zero: the connection is not the sidecar's own.
     fn passes(&self, direction: Direction, near: SocketAddr, far: SocketAddr) -> u32 {
+        drop(self.dials_to(far).write());
         let hash = self.hash(direction, near, far);
         self.registered.lock().by_hash.get(&hash).map_or(0, |registration| registration.passes)
     }
@@ -88,24 +119,16 @@ pub struct Noted(u64);
 
 impl Noted {
     pub fn new(leg: Leg, near: SocketAddr, far: SocketAddr) -> Self {
-        let hash = OPEN.hash(leg.direction(), near, far);
-        OPEN.registered.lock().add(hash, leg.passes())
+        Self(OPEN.register(leg, near, far))
     }
 
-    /// Registers a connection while `connect` makes it, which returns its local address. A connection to the sidecar
-    /// itself is complete before `connect` returns, and another worker may accept it. So nobody can ask for it until it
-    /// is registered: the lock is held in the meantime, for one call of connect(2) that does not block.
+    /// Registers the connection that `connect` makes, before anybody may ask for it.
     pub(super) fn connecting(
         leg: Leg,
         far: SocketAddr,
         connect: impl FnOnce() -> io::Result<Option<SocketAddr>>,
     ) -> io::Result<Option<Self>> {
-        if leg.direction() == Direction::Inbound {
-            return Ok(connect()?.map(|near| Self::new(leg, near, far))); // only outbound bytes are counted
-        }
-        let mut registered = OPEN.registered.lock();
-        let near = connect()?;
-        Ok(near.map(|near| registered.add(OPEN.hash(leg.direction(), near, far), leg.passes())))
+        Ok(OPEN.register_dialled(leg, far, connect)?.map(Self))
     }
 }
 
@@ -151,6 +174,9 @@ pub fn loop_detected(from: SocketAddr, to: Option<SocketAddr>) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, mpsc};
+    use std::thread;
+
     use super::*;
 
     fn at(address: &str) -> SocketAddr {
@@ -174,6 +200,37 @@ mod tests {
         assert_eq!(passes(near, far), 3);
         drop(open);
         assert!(!is_loop(Direction::Outbound, near, Some(far)) && passes(near, far) == 0);
+    }
+
+    #[test]
+    fn a_dial_waits_for_no_other_dial() {
+        let (open, far) = (Arc::new(Open::default()), at("192.0.2.2:80"));
+        let (tell, told) = mpsc::channel();
+        let other = open.clone();
+        let dialled = open.register_dialled(Leg::Outbound, far, || {
+            thread::spawn(move || {
+                let near = Some(at("192.0.2.1:40003"));
+                drop(tell.send(other.register_dialled(Leg::Outbound, far, || Ok(near))));
+            });
+            told.recv_timeout(Duration::from_secs(60)).expect("the other dial waits").map(|_hash| None)
+        });
+        assert_eq!(dialled.unwrap(), None);
+        assert_eq!(open.passes(Direction::Outbound, at("192.0.2.1:40003"), far), 1);
+    }
+
+    #[test]
+    fn a_question_waits_for_a_dial_to_its_destination() {
+        let (open, near, far) = (Arc::new(Open::default()), at("192.0.2.1:40004"), at("192.0.2.2:80"));
+        let mut asks = None;
+        open.register_dialled(Leg::Outbound, far, || {
+            assert!(open.dials_to(far).try_write().is_none());
+            let open = open.clone();
+            asks = Some(thread::spawn(move || open.passes(Direction::Outbound, near, far)));
+            Ok(Some(near))
+        })
+        .unwrap();
+        assert_eq!(asks.unwrap().join().unwrap(), 1);
+        assert!(open.dials_to(far).try_write().is_some());
     }
 
     #[test]
