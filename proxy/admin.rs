@@ -18,6 +18,7 @@ mod guard;
 mod logging;
 mod pages;
 mod places;
+mod policy;
 mod probe;
 mod ready;
 

@@ -1,11 +1,15 @@
 //! The command line: its commands and what they run.
 
+mod admin;
 pub mod certs;
 mod check;
+mod client;
 pub mod demo;
 mod duration;
+mod ending;
 pub mod init;
 mod output;
+pub mod policy;
 pub mod run;
 
 use std::path::PathBuf;
@@ -49,6 +53,9 @@ enum Command {
     /// Create and inspect certificates, with a small CA for development and tests
     #[command(subcommand)]
     Certs(certs::Certs),
+    /// Write authorization rules for the traffic of a running sidecar
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Words of the interface that are not built yet are known, and refused.
     #[command(external_subcommand)]
     Other(Vec<String>),
@@ -66,20 +73,8 @@ pillion: a service-mesh sidecar proxy, one binary beside one application
 ";
 
 /// Names of commands that are planned and do not exist yet.
-const PLANNED: [&str; 12] = [
-    "explain",
-    "inject",
-    "webhook",
-    "top",
-    "tap",
-    "policy",
-    "drain",
-    "wait",
-    "exec",
-    "bench",
-    "completions",
-    "import",
-];
+const PLANNED: [&str; 11] =
+    ["explain", "inject", "webhook", "top", "tap", "drain", "wait", "exec", "bench", "completions", "import"];
 
 /// Runs the command of the command line.
 pub fn main() -> ExitCode {
@@ -91,6 +86,7 @@ pub fn main() -> ExitCode {
         Some(Command::Schema) => print(&pillion_config::json_schema()),
         Some(Command::Init(init)) => init.run(),
         Some(Command::Certs(certs)) => certs.run(),
+        Some(Command::Policy(policy)) => policy.run(),
         Some(Command::Other(words)) => return unknown(&words),
     };
     match result {

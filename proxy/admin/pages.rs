@@ -16,7 +16,7 @@ use super::console::{Console, NotTaken, Order};
 use super::exposition::Expositions;
 use super::probe::Prober;
 use super::ready::Readiness;
-use super::{clusters, guard, logging};
+use super::{clusters, guard, logging, policy};
 use pillion_model::telemetry::Secret;
 use pillion_telemetry::family;
 
@@ -34,6 +34,7 @@ enum Page {
     Config,
     Clusters,
     Certs,
+    Policy,
     Logging,
     Drain,
     Reload,
@@ -56,7 +57,7 @@ enum Methods {
 const PROBE: &str = "/probe/";
 
 /// In the order of the index page.
-const PAGES: [(&str, Page, Methods, &str); 12] = [
+const PAGES: [(&str, Page, Methods, &str); 13] = [
     ("/", Page::Index, Methods::Get, "this list"),
     (
         "/config",
@@ -71,6 +72,7 @@ const PAGES: [(&str, Page, Methods, &str); 12] = [
         "each service with its endpoints, connections and limits; ?service=NAME shows one",
     ),
     ("/certs", Page::Certs, Methods::Get, "the certificates in use"),
+    ("/policy/record", Page::Policy, Methods::Post, "what `pillion policy record` asks for"),
     ("/logging", Page::Logging, Methods::GetOrPut, "the log's level; PUT /logging?level=debug changes it"),
     ("/drain", Page::Drain, Methods::Post, "finish what is in flight and end, as SIGTERM"),
     ("/reload", Page::Reload, Methods::Post, "read the configuration file again"),
@@ -138,6 +140,7 @@ impl Pages {
             Page::Config => self.config(request.uri.query().unwrap_or_default()).await,
             Page::Clusters => self.clusters(request.uri.query().unwrap_or_default()).await,
             Page::Certs => json(&self.console.certificates()),
+            Page::Policy => self.policy(request.uri.query().unwrap_or_default()).await,
             Page::Logging if request.method == Method::PUT => {
                 logging::set(request.uri.query().unwrap_or_default())
             }
@@ -171,6 +174,15 @@ impl Pages {
         };
         let now = Instant::now().into_std();
         self.long(move |console| found(clusters::page(console, service.as_deref(), now))).await
+    }
+
+    async fn policy(&self, query: &str) -> Answer {
+        let asked = match policy::Asked::parse(query) {
+            Ok(asked) => asked,
+            Err(why) => return text(StatusCode::BAD_REQUEST, format!("{why}\n")),
+        };
+        let now = Instant::now().into_std();
+        self.long(move |console| policy::answer(console, asked, now)).await
     }
 
     /// A page that takes long if there are thousands of services. It is written on a separate thread, one at a time, so
@@ -253,7 +265,7 @@ const fn is_public(page: Page) -> bool {
 /// Whether the page accepts any query: scrapers and probes add queries of their own.
 fn takes_query(page: Page, method: &Method) -> bool {
     is_public(page)
-        || matches!(page, Page::Config | Page::Clusters)
+        || matches!(page, Page::Config | Page::Clusters | Page::Policy)
         || page == Page::Logging && *method == Method::PUT
 }
 

@@ -263,9 +263,10 @@ impl Controller {
         &self.around.store
     }
 
-    /// Frees former state that is no longer read.
+    /// Frees former state that is no longer read, and the recording of a client that has gone.
     pub(crate) fn free_former(&mut self) {
         self.former.free();
+        self.around.store.observation.expire(Instant::now().into_std());
         self.around.metrics.forget_removed_services();
         self.around.metrics.forget_removed_routes(&self.around.store.load().route_names);
         let rules = self.inbound.as_ref().and_then(|side| side.authorization.as_deref());

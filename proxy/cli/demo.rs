@@ -4,7 +4,6 @@
 //! retries and ejections in the summary are read from `/metrics`, as any scraper would read them.
 
 mod caller;
-mod client;
 mod latencies;
 mod mesh;
 mod replica;
@@ -17,10 +16,9 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use super::duration::{HOUR, MILLISECOND, MINUTE, SECOND, duration};
+use super::ending::{asked_to_end, lasting, time_is_up};
 use super::output::print;
 use caller::{Caller, Tally};
 use mesh::Mesh;
@@ -49,12 +47,6 @@ pub struct Demo {
     seed: u64,
 }
 
-/// Parses `500ms`, `10s`, `2m`, `1h`; not zero.
-fn lasting(text: &str) -> Result<Duration, String> {
-    duration(text, &[MILLISECOND, SECOND, MINUTE, HOUR])
-        .ok_or_else(|| format!("{text:?} is not a duration; write it as 500ms, 10s, 2m or 1h"))
-}
-
 impl Demo {
     /// Runs until a signal, or for the requested time.
     ///
@@ -75,7 +67,7 @@ impl Demo {
         let mut whole = Tally::default();
         tokio::select! { // the live lines end between two lines; the counts are kept
             () = asked_to_end => {}
-            () = self.time_is_up() => {}
+            () = time_is_up(self.lasts) => {}
             broken = watch(&mesh, &caller, &mut whole) => return broken,
         }
         whole.add(&caller.stop().await);
@@ -89,30 +81,12 @@ impl Demo {
             false => Ok(()),
         }
     }
-
-    async fn time_is_up(&self) {
-        match self.lasts {
-            Some(lasts) => sleep(lasts).await,
-            None => std::future::pending().await,
-        }
-    }
 }
 
 /// Hides log lines about ejections, which would disturb the live lines, unless PILLION_LOG is set.
 fn quieten() {
     let is_asked_for = std::env::var_os("PILLION_LOG").is_some();
     pillion_telemetry::log::init((!is_asked_for).then_some("warn"));
-}
-
-/// Waits for Ctrl-C or SIGTERM. Signals are caught from this call on, not from the first poll.
-fn asked_to_end() -> std::io::Result<impl Future<Output = ()>> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    Ok(async move {
-        tokio::select! { // a signal of the other branch asks for the same
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    })
 }
 
 /// Prints a live line every second. Returns only if the mesh is broken.
@@ -153,27 +127,9 @@ fn close(lasted: Duration, whole: &Tally, reported: Reported) -> anyhow::Result<
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use tokio::time::sleep;
 
-    #[test]
-    fn a_duration_has_a_number_and_a_unit() {
-        let cases = [
-            ("10s", Some(10_000)),
-            ("500ms", Some(500)),
-            ("2m", Some(120_000)),
-            ("1h", Some(3_600_000)),
-            ("10", None),
-            ("s", None),
-            ("0s", None),
-            ("-1s", None),
-            ("1 s", None),
-            ("9999999999999999999h", None),
-            ("", None),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(lasting(text).ok(), expected.map(Duration::from_millis), "{text:?}");
-        }
-    }
+    use super::*;
 
     /// This test uses real sockets and threads, so it takes real time, about a second. On a busy machine it waits until
     /// the failure is noticed.

@@ -387,3 +387,54 @@ fn the_access_log_names_the_rule_that_decided() {
     assert_eq!(told[2][..3], ["denied", "opaque", "authz_denied"]);
     assert!(told[2][3].contains("protocol: tcp"), "{told:?}");
 }
+
+/// What a recording has found: the peer's account, the port, its connections, and its requests.
+fn recorded(sidecar: &Sidecar, id: u64) -> Vec<String> {
+    let observation = &sidecar.controller.store().observation;
+    let lines = observation.read(id, tokio::time::Instant::now().into_std(), |traffic| {
+        let all = traffic.all().map(|(peer, port, from)| {
+            let account = peer.map_or("-", |peer| peer.path().rsplit('/').next().unwrap_or_default());
+            let methods = from.methods.iter().map(|(name, method)| format!(" {name} {:?}", method.paths()));
+            format!("{account} {port} {}{}", from.connections, methods.collect::<String>())
+        });
+        all.collect()
+    });
+    lines.expect("a recording")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recording_has_the_requests_that_rules_let_through_while_it_lasts() {
+    let pair = Pair::new();
+    let _app = pair.mesh.answering(A, OK);
+    let sidecar =
+        start(&pair, "mtls: permissive,", "default: allow, rules: [{ name: a, action: deny, paths: [/no] }]");
+    let observation = &sidecar.controller.store().observation;
+    let (mut web, mut stranger) = (peer(&pair, "web").await, sidecar.client().await);
+    assert_eq!(web.get("/before").await.status(), Some(200));
+    let id = observation.begin(tokio::time::Instant::now().into_std()).expect("no other");
+    for (path, status) in [("/a//b?x", 200), ("/no", 403), ("/users/7", 200), ("/users/8", 200)] {
+        assert_eq!(web.get(path).await.status(), Some(status), "{path}");
+    }
+    assert_eq!(stranger.get("/health").await.status(), Some(200));
+    assert_eq!(
+        recorded(&sidecar, id),
+        [r#"- 80 0 GET [("/health", 1)]"#, r#"web 80 0 GET [("/a/b", 1), ("/users/*", 2)]"#]
+    );
+    observation.end(id);
+    assert_eq!(web.get("/after").await.status(), Some(200));
+    assert!(!observation.is_on());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recording_has_opaque_connections_by_peer_and_port() {
+    let pair = Pair::new();
+    let _app = pair.mesh.scripted(A, |mut peer: Peer, _| async move {
+        peer.send("ready\n").await;
+    });
+    let sidecar = pair.application_of(AT, &format!("app: {A}, protocol: tcp"));
+    let id = sidecar.controller.store().observation.begin(tokio::time::Instant::now().into_std());
+    let mut web = pair.peer_as("web", AT, Purpose::Tcp).await;
+    web.send("hello").await;
+    settle().await;
+    assert_eq!(recorded(&sidecar, id.expect("no other")), ["web 80 1"]);
+}

@@ -244,7 +244,7 @@ fn refused_keys() -> BTreeSet<String> {
 /// The texts of the list that follows each `name` in a source file.
 fn listed(file: &str, name: &str) -> BTreeSet<String> {
     let source = read(&root().join(file));
-    let lists = source.split(name).skip(1).filter_map(|rest| rest.split_once(" = "));
+    let lists = source.split(name).skip(1).filter_map(|rest| rest.split_once(" ="));
     lists.filter_map(|(_, list)| list.split(']').next()).flat_map(quoted).collect()
 }
 
@@ -450,7 +450,8 @@ async fn exists(line: &str, place: &str) {
     let words: Vec<&str> = words.split_whitespace().collect();
     let path: Vec<&str> =
         words.iter().copied().take_while(|word| word.starts_with(|c: char| c.is_ascii_lowercase())).collect();
-    let depth = if path.first() == Some(&"certs") { 2 } else { 1 };
+    let has_commands = path.first().is_some_and(|first| ["certs", "policy"].contains(first));
+    let depth = if has_commands { 2 } else { 1 };
     let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
     command.args(path.iter().take(depth)).arg("--help");
     let help = printed(command).await;

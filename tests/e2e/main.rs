@@ -26,6 +26,7 @@ mod matrix;
 mod opaque;
 mod outside;
 mod pods;
+mod policy;
 mod probes;
 mod process;
 mod redirect;

@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::client::Client;
 use super::latencies::Latencies;
+use crate::cli::client::Client;
 
 /// The name of the service, which is all that the caller knows of it.
 const SERVICE: &str = "orders";

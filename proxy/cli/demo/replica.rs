@@ -137,8 +137,8 @@ fn words(name: &str, state: ReplicaState) -> Response<Full<Bytes>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::client::Client;
     use super::*;
+    use crate::cli::client::Client;
 
     fn replica() -> Replica {
         Replica::open("orders-3").expect("loopback has a free port")

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::client::Client;
+use crate::cli::client::Client;
 
 /// Counts since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -556,8 +556,18 @@ impl Inbound {
             return None;
         }
         self.count(Protocol::Tcp, tls, ConnectionOutcome::Ok);
+        if self.worker.state.observation.is_on() {
+            self.observe(&arrived, rules.to.map_or(0, |to| to.port()));
+        }
         let connection = Connection { authorization: decided, ..self.connection(rules, arrived) };
         Some(Next::Opaque { detected: Box::new(detected), route, connection })
+    }
+
+    /// Notes an opaque connection while an operator records a policy.
+    #[cold]
+    fn observe(&self, arrived: &Arrived, port: u16) {
+        let (peer, source) = (arrived.peer().map(|peer| &peer.id), arrived.from.ip().to_canonical());
+        self.worker.state.observation.note(|traffic| traffic.add_connection(peer, source, port));
     }
 
     fn connection(&self, rules: &InboundRules, arrived: Arrived) -> Connection {

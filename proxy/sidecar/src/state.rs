@@ -7,6 +7,7 @@
 pub mod actions;
 pub mod authorization;
 pub mod authorizer;
+pub mod observed;
 pub mod tokens;
 mod addresses;
 mod compile;
@@ -34,6 +35,7 @@ pub use compile::{Budgets, Clusters, MirrorLimits, PreviousSnapshot, RateLimits,
 pub use destinations::Destinations;
 pub use former::Former;
 pub use names::{DnsNames, ServiceAddresses};
+use observed::Observation;
 use pillion_base::error::Error;
 use pillion_base::net::Leg;
 use pillion_base::net::own::OwnListeners;
@@ -53,6 +55,7 @@ pub struct Store {
     /// Outbound destinations that no service matches.
     pub unknown: Destinations<SocketAddr>,
     pub pools: Arc<Pools>,
+    pub observation: Observation,
 }
 
 pub struct Snapshot {
@@ -264,7 +267,8 @@ impl Fixed {
 
 impl Store {
     pub fn new(snapshot: Snapshot, unknown: Destinations<SocketAddr>, pools: Arc<Pools>) -> Self {
-        Self { snapshot: ArcSwap::from_pointee(snapshot), unknown, pools }
+        let observation = Observation::default();
+        Self { snapshot: ArcSwap::from_pointee(snapshot), unknown, pools, observation }
     }
 
     pub fn load(&self) -> Guard<Arc<Snapshot>> {

@@ -3,6 +3,7 @@
 mod answering;
 mod authorize;
 mod external;
+mod observe;
 mod token;
 mod egress;
 
@@ -215,6 +216,10 @@ fn direct(call: &Call, fixed: &Fixed, changes: &mut Option<Box<Changes>>) -> Res
             *changes = authorize::authorize(by, call, port)?;
         }
         limit_rate(call, side)?;
+        if worker.state.observation.is_on() {
+            let port = snapshot.application_port(&fixed.key);
+            observe::observe(call, side.authorization.as_ref(), port);
+        }
     }
     if connection.is_redirected {
         let is_of_another = |named: &Arc<Route>| !Arc::ptr_eq(&named.cluster, &route.cluster);

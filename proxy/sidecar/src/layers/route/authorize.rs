@@ -137,7 +137,7 @@ fn note((decided, judged): Judgement, call: &Call) -> Result<(), Error> {
 }
 
 /// The path of the request. CONNECT and `OPTIONS *` have none.
-fn path_of(head: &RequestHead) -> Option<&str> {
+pub(super) fn path_of(head: &RequestHead) -> Option<&str> {
     let is_connect = head.method == Method::CONNECT && head.protocol.is_none() && head.uri.path().is_empty();
     let is_all = head.method == Method::OPTIONS && head.uri.path() == "*";
     (!is_connect && !is_all).then(|| head.uri.path())

@@ -4,12 +4,15 @@ use std::net::SocketAddr;
 
 use http::header::HOST;
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+
+/// 16 MiB: more than any page of a sidecar has.
+const MOST_BYTES: usize = 16 * 1024 * 1024;
 
 pub(crate) struct Client {
     send: SendRequest<Empty<Bytes>>,
@@ -29,14 +32,23 @@ impl Client {
         Ok(Self { send, _driver: driver })
     }
 
-    /// Sends a request and returns the complete response.
+    /// Sends a GET and returns the complete response.
     ///
     /// # Errors
     /// The connection broke and cannot be used again.
     pub(crate) async fn get(&mut self, host: &str, path: &str) -> anyhow::Result<Response<Bytes>> {
+        self.ask(Request::get(path).header(HOST, host).body(Empty::new())?).await
+    }
+
+    /// Sends a request and returns the complete response.
+    ///
+    /// # Errors
+    /// The connection broke, or the response is longer than [`MOST_BYTES`]. The connection cannot be used again.
+    pub(crate) async fn ask(&mut self, request: Request<Empty<Bytes>>) -> anyhow::Result<Response<Bytes>> {
         self.send.ready().await?;
-        let request = Request::get(path).header(HOST, host).body(Empty::new())?;
         let (head, body) = self.send.send_request(request).await?.into_parts();
-        Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
+        let whole = Limited::new(body, MOST_BYTES).collect().await;
+        let whole = whole.map_err(|error| anyhow::anyhow!("the response cannot be read: {error}"))?;
+        Ok(Response::from_parts(head, whole.to_bytes()))
     }
 }

@@ -1,0 +1,379 @@
+//! What came to the application, in sum: who sent which methods to which paths and ports. Pure, and bounded whatever
+//! clients send.
+//!
+//! Only what authorization rules can express is kept. Their paths are exact, or end with a star for everything below a
+//! slash. So a path is cut at its first segment that names a single thing, such as a number, and where one place has more
+//! than [`MOST_DIFFERENT`] different segments.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use pillion_model::SpiffeId;
+use pillion_model::authorization::path::JudgedPath;
+
+/// 16 different segments at one place: more of them are names of things, as of users, and no fixed words of an interface.
+const MOST_DIFFERENT: usize = 16;
+/// 16 segments: what is deeper is not told apart.
+const DEEPEST: usize = 16;
+/// 64 bytes: a longer segment is no word of an interface.
+const LONGEST_SEGMENT: usize = 64;
+/// 32 bytes: twice the longest registered method.
+const LONGEST_METHOD: usize = 32;
+/// 2 MiB for all peers, ports, methods and segments.
+const MOST_BYTES: usize = 2 * 1024 * 1024;
+/// What each of them takes beside its text, in about.
+const ENTRY: usize = 128;
+/// The addresses that are kept of clients without an identity.
+const MOST_STRANGERS: usize = 32;
+
+/// What came since the recording began.
+#[derive(Default)]
+pub struct Traffic {
+    /// By the peer, which is `None` for clients without a verified identity, and by the port of the application.
+    all: BTreeMap<(Option<SpiffeId>, u16), FromPeer>,
+    strangers: BTreeSet<IpAddr>,
+    bytes: usize,
+    pub left_out: LeftOut,
+}
+
+/// What one peer sent to one port.
+#[derive(Default)]
+pub struct FromPeer {
+    pub connections: u64,
+    pub methods: BTreeMap<Box<str>, Method>,
+}
+
+/// The requests with one method.
+#[derive(Default)]
+pub struct Method {
+    /// CONNECT and `OPTIONS *`.
+    pub without_path: u64,
+    root: Segment,
+}
+
+/// What is not among the traffic, and why.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Requests and connections beyond the bound of memory.
+    pub beyond_bound: u64,
+    /// Requests with paths that no rule judges: they get 400 as soon as rules name paths.
+    pub unclear_paths: u64,
+    /// Requests with methods that no rule can name: in lower case, or very long.
+    pub methods: u64,
+    /// Some addresses of clients without an identity.
+    pub strangers: bool,
+}
+
+#[derive(Default)]
+struct Segment {
+    /// Requests whose path ends here.
+    here: u64,
+    below: Below,
+}
+
+enum Below {
+    Named(BTreeMap<Box<str>, Segment>),
+    /// The number of requests. Their segments are not told apart.
+    Any(u64),
+}
+
+impl Default for Below {
+    fn default() -> Self {
+        Self::Named(BTreeMap::new())
+    }
+}
+
+/// The path of a request.
+#[derive(Clone, Copy)]
+pub enum Path<'a> {
+    Judged(&'a JudgedPath<'a>),
+    /// The request has none.
+    None,
+    /// Two readers could see two different paths.
+    Unclear,
+}
+
+impl Traffic {
+    pub fn add_connection(&mut self, peer: Option<&SpiffeId>, source: IpAddr, port: u16) {
+        self.note_source(peer, source);
+        match self.from(peer, port) {
+            Some((from, _)) => from.connections += 1,
+            None => self.left_out.beyond_bound += 1,
+        }
+    }
+
+    pub fn add_request(
+        &mut self,
+        peer: Option<&SpiffeId>,
+        source: IpAddr,
+        port: u16,
+        method: &str,
+        path: Path<'_>,
+    ) {
+        self.note_source(peer, source);
+        let path = match path {
+            Path::Unclear => return self.left_out.unclear_paths += 1,
+            Path::None => None,
+            Path::Judged(path) => Some(&*path.forwarded),
+        };
+        if method.len() > LONGEST_METHOD || method.bytes().any(|byte| byte.is_ascii_lowercase()) {
+            return self.left_out.methods += 1;
+        }
+        if self.kept(peer, port, method, path).is_none() {
+            self.left_out.beyond_bound += 1;
+        }
+    }
+
+    /// `None`: there is no room.
+    fn kept(&mut self, peer: Option<&SpiffeId>, port: u16, method: &str, path: Option<&str>) -> Option<()> {
+        let (from, bytes) = self.from(peer, port)?;
+        let method = match from.methods.contains_key(method) || take(bytes, method.len()) {
+            true => from.methods.entry(method.into()).or_default(),
+            false => return None,
+        };
+        let Some(path) = path else {
+            method.without_path += 1;
+            return Some(());
+        };
+        method.root.add(path.split('/').skip(1), 0, bytes)
+    }
+
+    /// What is known of this peer at this port. `None`: there is no room for it.
+    fn from(&mut self, peer: Option<&SpiffeId>, port: u16) -> Option<(&mut FromPeer, &mut usize)> {
+        let key = (peer.cloned(), port);
+        let taken = peer.map_or(0, |peer| peer.as_str().len());
+        let has_room = self.all.contains_key(&key) || take(&mut self.bytes, taken);
+        has_room.then(|| (self.all.entry(key).or_default(), &mut self.bytes))
+    }
+
+    fn note_source(&mut self, peer: Option<&SpiffeId>, source: IpAddr) {
+        if peer.is_some() || self.strangers.contains(&source) {
+            return;
+        }
+        match self.strangers.len() < MOST_STRANGERS {
+            true => drop(self.strangers.insert(source)),
+            false => self.left_out.strangers = true,
+        }
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = (Option<&SpiffeId>, u16, &FromPeer)> {
+        self.all.iter().map(|((peer, port), from)| (peer.as_ref(), *port, from))
+    }
+
+    /// The addresses of clients without an identity.
+    pub fn strangers(&self) -> impl Iterator<Item = IpAddr> {
+        self.strangers.iter().copied()
+    }
+}
+
+/// Takes the bytes of an entry, if there are as many left.
+const fn take(bytes: &mut usize, text: usize) -> bool {
+    let next = *bytes + ENTRY + text;
+    let has_room = next <= MOST_BYTES;
+    if has_room {
+        *bytes = next;
+    }
+    has_room
+}
+
+impl Method {
+    /// The paths as rules write them, each with the number of its requests.
+    pub fn paths(&self) -> Vec<(String, u64)> {
+        let mut all = Vec::new();
+        self.root.tell("", &mut all);
+        all
+    }
+}
+
+impl Segment {
+    /// Counts a request with the rest of its path. `None`: there is no room.
+    fn add<'a>(
+        &mut self,
+        mut rest: impl Iterator<Item = &'a str>,
+        depth: usize,
+        bytes: &mut usize,
+    ) -> Option<()> {
+        let Some(name) = rest.next() else {
+            self.here += 1;
+            return Some(());
+        };
+        let named = match &mut self.below {
+            Below::Any(count) => {
+                *count += 1;
+                return Some(());
+            }
+            Below::Named(named) => named,
+        };
+        let is_one_too_many = named.len() >= MOST_DIFFERENT && !named.contains_key(name);
+        if depth >= DEEPEST || is_one_too_many || names_a_single_thing(name) {
+            *bytes = bytes.saturating_sub(named.iter().map(|(name, next)| next.bytes(name)).sum());
+            self.below = Below::Any(named.values().map(Self::requests).sum::<u64>() + 1);
+            return Some(());
+        }
+        if !named.contains_key(name) && !take(bytes, name.len()) {
+            return None;
+        }
+        named.entry(name.into()).or_default().add(rest, depth + 1, bytes)
+    }
+
+    fn requests(&self) -> u64 {
+        let below = match &self.below {
+            Below::Any(count) => *count,
+            Below::Named(named) => named.values().map(Self::requests).sum(),
+        };
+        self.here + below
+    }
+
+    fn bytes(&self, name: &str) -> usize {
+        let below = match &self.below {
+            Below::Any(_) => 0,
+            Below::Named(named) => named.iter().map(|(name, next)| next.bytes(name)).sum(),
+        };
+        ENTRY + name.len() + below
+    }
+
+    fn tell(&self, path: &str, all: &mut Vec<(String, u64)>) {
+        if self.here > 0 {
+            all.push((path.to_owned(), self.here));
+        }
+        match &self.below {
+            Below::Any(count) => all.push((format!("{path}/*"), *count)),
+            Below::Named(named) => {
+                named.iter().for_each(|(name, next)| next.tell(&format!("{path}/{name}"), all))
+            }
+        }
+    }
+}
+
+/// Whether the segment most likely names one thing of many: a number, a UUID, a long hexadecimal number, a long text, or
+/// one with characters that rules cannot name.
+fn names_a_single_thing(segment: &str) -> bool {
+    let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let has_digit = || segment.bytes().any(|byte| byte.is_ascii_digit());
+    let is_number = !segment.is_empty() && segment.bytes().all(|byte| byte.is_ascii_digit());
+    let is_uuid = segment.split('-').map(str::len).eq([8, 4, 4, 4, 12]) && segment.split('-').all(is_hex);
+    let is_key = segment.len() >= 16 && is_hex(segment) && has_digit();
+    let cannot_be_named = segment.bytes().any(|byte| byte == b'*' || !byte.is_ascii_graphic());
+    is_number || is_uuid || is_key || cannot_be_named || segment.len() > LONGEST_SEGMENT
+}
+
+#[cfg(test)]
+mod tests {
+    use pillion_authz::{Asked, Claims, Engine, Facts, Headers};
+    use pillion_model::authorization::{
+        Action, Authorization, Conditions, EncodedSlash, PathPattern, PeerPattern, Rule,
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
+    const SOURCE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn web() -> SpiffeId {
+        WEB.parse().expect("an ID")
+    }
+
+    fn add(traffic: &mut Traffic, peer: Option<&SpiffeId>, method: &str, path: &str) {
+        let judged = JudgedPath::of(path, EncodedSlash::Reject);
+        let path = judged.as_ref().map_or(Path::Unclear, Path::Judged);
+        traffic.add_request(peer, SOURCE, 80, method, path);
+    }
+
+    fn paths(sent: &[&str]) -> Vec<(String, u64)> {
+        let mut traffic = Traffic::default();
+        sent.iter().for_each(|path| add(&mut traffic, Some(&web()), "GET", path));
+        traffic.all().flat_map(|(.., from)| from.methods.values().flat_map(Method::paths)).collect()
+    }
+
+    #[test]
+    fn paths_are_cut_where_they_name_single_things() {
+        let uuid = "/orders/0b7f9a3e-8c1d-4f5e-9a2b-1c3d5e7f9a0b";
+        for (sent, expected) in [
+            (&["/"][..], &["/"][..]),
+            (&["/a", "/a/", "/a/b"], &["/a", "/a/", "/a/b"]),
+            (&["/users/17", "/users/18/orders"], &["/users/*"]),
+            (&["/users/me", "/users/17", "/users"], &["/users", "/users/*"]),
+            (&[uuid], &["/orders/*"]),
+            (&["/blobs/00000000000000ff", "/cafe/decafbad"], &["/blobs/*", "/cafe/decafbad"]),
+            (&["/7"], &["/*"]),
+            (&["/files/*"], &["/files/*"]),
+            (&["/a//b/../c%2d"], &["/a/c-"]),
+        ] {
+            let found: Vec<String> = paths(sent).into_iter().map(|(path, _)| path).collect();
+            assert_eq!(found, expected, "{sent:?}");
+        }
+        let long = format!("/a/{}", "x".repeat(LONGEST_SEGMENT + 1));
+        assert_eq!(paths(&[&long]), [("/a/*".to_owned(), 1)]);
+        let deep = "/a".repeat(DEEPEST + 1);
+        assert_eq!(paths(&[&deep]), [(format!("{}/*", "/a".repeat(DEEPEST)), 1)]);
+    }
+
+    #[test]
+    fn a_place_with_many_different_segments_becomes_one_pattern_and_counts_all_its_requests() {
+        let names: Vec<String> = (0..=MOST_DIFFERENT).map(|nth| format!("/users/u{nth}x/orders")).collect();
+        let all: Vec<&str> = names.iter().map(String::as_str).collect();
+        assert_eq!(paths(&all[..MOST_DIFFERENT]).len(), MOST_DIFFERENT);
+        assert_eq!(paths(&all), [("/users/*".to_owned(), MOST_DIFFERENT as u64 + 1)]);
+    }
+
+    #[test]
+    fn memory_is_bounded_whatever_clients_send_and_what_is_left_out_is_counted() {
+        let mut traffic = Traffic::default();
+        let peer =
+            |nth: usize| format!("spiffe://a/{nth}{}", "x".repeat(1000)).parse::<SpiffeId>().expect("an ID");
+        (0..4000).for_each(|nth| add(&mut traffic, Some(&peer(nth)), "GET", "/a"));
+        assert!(traffic.bytes <= MOST_BYTES && traffic.all.len() < 4000);
+        assert!(traffic.left_out.beyond_bound > 1000, "{:?}", traffic.left_out);
+        let known = traffic.left_out.clone();
+        add(&mut traffic, Some(&peer(0)), "GET", "/a");
+        assert_eq!(traffic.left_out, known, "what is known is counted on");
+        let addresses = (0..100).map(|nth| IpAddr::from([10, 0, 0, nth]));
+        addresses.for_each(|source| traffic.add_connection(None, source, 80));
+        assert_eq!((traffic.strangers().count(), traffic.left_out.strangers), (MOST_STRANGERS, true));
+    }
+
+    #[test]
+    fn what_rules_cannot_express_is_counted() {
+        let mut traffic = Traffic::default();
+        add(&mut traffic, Some(&web()), "GET", "/a/..;/b");
+        add(&mut traffic, Some(&web()), "delete", "/a");
+        traffic.add_request(Some(&web()), SOURCE, 80, "OPTIONS", Path::None);
+        let expected = LeftOut { unclear_paths: 1, methods: 1, ..LeftOut::default() };
+        assert_eq!(traffic.left_out, expected);
+        let without = |from: &FromPeer| from.methods.values().map(|method| method.without_path).sum::<u64>();
+        assert_eq!(traffic.all().map(|(.., from)| without(from)).sum::<u64>(), 1);
+    }
+
+    struct NoHeaders;
+
+    impl Headers for NoHeaders {
+        fn values(&self, _: &str, _: &mut dyn FnMut(&[u8], bool)) {}
+    }
+
+    /// The rules of the paths that were found.
+    fn engine(found: &[(String, u64)]) -> Engine {
+        let paths = found.iter().map(|(path, _)| PathPattern::new(path).expect("a pattern")).collect();
+        let from = vec![PeerPattern::new(WEB).expect("a peer")];
+        let when = Conditions { from, paths, ..Conditions::default() };
+        let rules = vec![Rule { name: "web".to_owned(), action: Action::Allow, when, not: None }];
+        Engine::new(&Authorization { rules, ..Authorization::default() })
+    }
+
+    proptest! {
+        #[test]
+        fn every_request_that_was_seen_fits_a_pattern(
+            sent in prop::collection::vec("(/[ab17;.%é*-]{0,3}(%3[Bb]|%2[Aa])?){1,4}", 1..40),
+        ) {
+            let all: Vec<&str> = sent.iter().map(String::as_str).collect();
+            let engine = engine(&paths(&all));
+            let (peer, claims): (_, Option<&Claims>) = (web(), None);
+            for path in &all {
+                let Ok(judged) = JudgedPath::of(path, EncodedSlash::Reject) else { continue };
+                let request = Asked { method: "GET", path: Some(&judged), host: None, headers: &NoHeaders, claims };
+                let facts = Facts { peer: Some(&peer), source: SOURCE, port: 80, request: Some(request) };
+                prop_assert_eq!(engine.judge(&facts).action, Action::Allow, "{} in {:?}", path, all);
+            }
+        }
+    }
+}
