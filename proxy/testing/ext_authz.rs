@@ -1,4 +1,7 @@
-//! `inbound.authorization.ext_authz`: an external authorizer over HTTP, and how it fails.
+//! `inbound.authorization.ext_authz`: an external authorizer over HTTP, and how it fails. Over gRPC: [`grpc`].
+
+mod body;
+mod grpc;
 
 use http::Request;
 use pillion_tls::client::Purpose;
@@ -144,6 +147,18 @@ async fn a_client_cannot_make_a_request_pass_that_cannot_be_asked_about() {
     assert_eq!(sum("pillion_authorization_total decision=denied rule=ext_authz mode=enforce"), 4);
     let answer = sidecar.client().await.ask(&get("/a", "X-User-Id: me\r\n")).await;
     assert_eq!((answer.status(), app.hits(), authorizer.hits()), (Some(200), 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn authorizer_and_application_see_the_same_headers_where_connection_names_some() {
+    let mesh = Mesh::default();
+    let (app, authorizer) = (mesh.answering(A, OK), mesh.answering(AUTHORIZER, ALLOWS));
+    let sidecar = mesh.sidecar(&file("send_headers: [x-user-id, x-team],", ALL), None);
+    let asked = "GET /a HTTP/1.1\r\nhost: orders\r\nConnection: X-User-Id, keep-alive\r\nx-user-id: me\r\nx-team: shop\r\n\r\n";
+    assert_eq!(sidecar.client().await.ask(asked).await.status(), Some(200));
+    for head in [authorizer.requests()[0].head.to_lowercase(), app.requests()[0].head.to_lowercase()] {
+        assert!(head.contains("x-team: shop") && !head.contains("x-user-id"), "{head}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

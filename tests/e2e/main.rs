@@ -7,6 +7,7 @@ mod support;
 
 mod admin;
 mod authorization;
+mod authorizer;
 mod clients;
 mod cuts;
 mod dns;

@@ -162,6 +162,7 @@ fn the_ranges_in_words_are_those_that_are_checked() {
         ),
         ("1s or more", vec![dns("1s")], vec![dns("999ms")]),
         ("10s or more", vec![jwks("10s")], vec![jwks("9999ms")]),
+        ("up to 1MiB", vec![check("1s, with_body: 1MiB")], vec![check("1s, with_body: 1048577")]),
         ("up to 30s", vec![check("30s")], vec![check("30001ms"), check("0s")]),
     ] {
         assert!(reference::page().contains(range), "{range}");

@@ -9,7 +9,7 @@ use std::fmt;
 use crate::cluster::{AddressPattern, HostPattern};
 use crate::identity::{BadSpiffeId, SpiffeId};
 use crate::route::HeaderMatch;
-pub use external::{AuthorizerUrl, BadAuthorizerUrl, ExtAuthz};
+pub use external::{AuthorizerAddress, AuthorizerService, AuthorizerUrl, BadAuthorizerUrl, ExtAuthz};
 pub use jwt::{BadClaimPattern, BadJwksUrl, ClaimMatch, ClaimPattern, Jwks, JwksUrl, Jwt};
 use path::{BadPath, JudgedPath};
 

@@ -39,7 +39,7 @@ pub use path::{Path, PathStep, Trail};
 pub use pattern::Pattern;
 pub use reason::Reason;
 pub use route::Route;
-pub use validate::{validate, validate_cluster};
+pub use validate::{Side, reserved, validate, validate_cluster};
 
 /// The whole configuration of a sidecar, checked and complete.
 #[derive(Debug, Clone, PartialEq)]

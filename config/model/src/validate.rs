@@ -17,6 +17,8 @@ mod probes;
 mod routes;
 mod sockets;
 
+pub use actions::{Side, reserved};
+
 use crate::fault::Faults;
 use crate::path::Trail;
 use crate::{Cluster, Config};

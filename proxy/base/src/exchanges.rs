@@ -85,6 +85,28 @@ impl Holder {
     }
 }
 
+impl ExchangePlace {
+    /// Room of the same holder for bytes that the exchange holds beside its head. It has none yet.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self { holder: self.holder.clone(), bytes: 0 }
+    }
+
+    /// Takes room for further `bytes`. Returns whether the holder may hold them.
+    #[must_use]
+    pub fn grow(&mut self, bytes: usize) -> bool {
+        let holder = &self.holder;
+        let (own, all) = (holder.held.load(Relaxed), holder.of.held.load(Relaxed));
+        let is_granted = has_room(bytes, own, all.saturating_add(bytes), holder.of.most);
+        if is_granted {
+            holder.held.fetch_add(bytes, Relaxed);
+            holder.of.held.fetch_add(bytes, Relaxed);
+            self.bytes += bytes;
+        }
+        is_granted
+    }
+}
+
 /// Whether a holder that has `own` bytes, while all holders have `all`, may take `bytes` more. Other threads only give
 /// bytes back, so nothing can go wrong between this check and the addition.
 const fn has_room(bytes: usize, own: usize, all: usize, most: usize) -> bool {
@@ -118,6 +140,19 @@ mod tests {
 
     fn of(places: usize) -> Arc<Exchanges> {
         Exchanges::of_one_in(1, (places * EXCHANGE) as u64 * PART)
+    }
+
+    #[test]
+    fn bytes_beside_the_head_of_an_exchange_count_for_its_holder_until_they_are_dropped() {
+        let exchanges = of(1024);
+        let mallory = exchanges.holder("mallory");
+        let place = mallory.begin(0).expect("a place");
+        let mut content = place.beside();
+        assert!(content.grow(100 * EXCHANGE) && content.grow(200 * EXCHANGE));
+        assert!(!content.grow(300 * EXCHANGE), "the holder has more than one half then");
+        assert_eq!(all_of(&mallory, 0).len(), 512 - 1 - 300);
+        drop((place, content));
+        assert_eq!(all_of(&mallory, 0).len(), 512);
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! structs that derive `prost::Message`, with the fields that are needed: no compiler of `.proto` files runs at build
 //! time.
 //!
+//! [`framed`] is for calls over another transport than a [`Connection`]: it has a message's frame alone.
+//!
 //! Deliberately absent: whatever dials, balances, retries or logs; these belong to the callers. Servers, compression and
 //! streams of requests.
 //!
@@ -12,6 +14,7 @@
 
 pub mod client;
 pub mod connection;
+pub mod framed;
 mod status;
 
 pub use client::{Client, Messages};

@@ -14,6 +14,7 @@ use http::HeaderName;
 use http_body::{Frame, SizeHint};
 use tokio::time::Instant;
 
+use crate::begun::Begun;
 use crate::error::BodyError;
 use crate::expect::Gated;
 use crate::framing::may_be_trailer;
@@ -51,6 +52,8 @@ enum BodyKind {
     Tunnel(Opening),
     /// A request body that may be sent again.
     Replay(Box<Replay<Body>>),
+    /// A request body of which a part, or all, was read before.
+    Begun(Box<Begun<Body>>),
     /// A request body of which a copy is sent elsewhere.
     Tee(Box<Tee<Body>>),
     /// The copy of a request body.
@@ -98,6 +101,10 @@ impl Body {
 
     pub fn replay(replay: Replay<Self>) -> Self {
         Self { kind: BodyKind::Replay(Box::new(replay)), tail: None }
+    }
+
+    pub fn begun(begun: Begun<Self>) -> Self {
+        Self { kind: BodyKind::Begun(Box::new(begun)), tail: None }
     }
 
     /// Splits this request body into itself and a copy, whose reader may be `bound` bytes behind.
@@ -150,9 +157,9 @@ impl Body {
         }
     }
 
-    /// Watches a request body, unless it is watched already or is a replay of one that is.
+    /// Watches a request body, unless it is watched already, or is made of one that is.
     pub fn watch_request_once(&mut self, observer: &Arc<impl Observer + 'static>, max_body: Option<u64>) {
-        if self.tail.is_none() && !matches!(self.kind, BodyKind::Replay(_)) {
+        if self.tail.is_none() && !matches!(self.kind, BodyKind::Replay(_) | BodyKind::Begun(_)) {
             self.watch_request(observer.clone(), max_body);
         }
     }
@@ -201,6 +208,7 @@ impl Body {
                 .map_ok(|frame| only_trailers(frame, incoming.named(), is_answer))
                 .map_err(BodyError::Http1),
             BodyKind::Replay(replay) => http_body::Body::poll_frame(Pin::new(&mut **replay), cx),
+            BodyKind::Begun(begun) => http_body::Body::poll_frame(Pin::new(&mut **begun), cx),
             BodyKind::Tee(tee) => http_body::Body::poll_frame(Pin::new(&mut **tee), cx),
             BodyKind::Copied(copied) => http_body::Body::poll_frame(Pin::new(&mut **copied), cx),
             BodyKind::Gated(gated) => http_body::Body::poll_frame(Pin::new(&mut **gated), cx),
@@ -233,6 +241,7 @@ impl http_body::Body for Body {
             BodyKind::Request(incoming) => incoming.is_end_stream(),
             BodyKind::Answer(incoming) => incoming.is_end_stream(),
             BodyKind::Replay(replay) => replay.is_end_stream(),
+            BodyKind::Begun(begun) => begun.is_end_stream(),
             BodyKind::Tee(tee) => tee.is_end_stream(),
             BodyKind::Copied(copied) => copied.is_end_stream(),
             BodyKind::Gated(gated) => gated.is_end_stream(),
@@ -250,6 +259,7 @@ impl http_body::Body for Body {
             BodyKind::Request(incoming) => incoming.size_hint(),
             BodyKind::Answer(incoming) => incoming.size_hint(),
             BodyKind::Replay(replay) => replay.size_hint(),
+            BodyKind::Begun(begun) => begun.size_hint(),
             BodyKind::Tee(tee) => tee.size_hint(),
             BodyKind::Copied(copied) => copied.size_hint(),
             BodyKind::Gated(gated) => gated.size_hint(),

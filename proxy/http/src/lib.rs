@@ -8,14 +8,15 @@
 //! Deliberately absent: policy, and everything that accepts or dials.
 //!
 //! Modules are listed from top to bottom; each uses only those below it. [`Body`] is at the top: it may be a stream of
-//! HTTP/2, may wait for an expectation, or may be a replay. These three modules are generic over the body that they
-//! hold or send.
+//! HTTP/2, may wait for an expectation, may be a replay, or may have been read in part. These modules are generic over
+//! the body that they hold or send.
 
 pub mod body;
 pub mod h1;
 pub mod h2;
 pub mod expect;
 pub mod replay;
+pub mod begun;
 pub mod tee;
 pub mod transfer;
 pub mod stall;

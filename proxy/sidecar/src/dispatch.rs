@@ -19,7 +19,7 @@ use crate::http::call::RequestContext;
 use crate::http::tunnel;
 use crate::http::{Body, Call, Exchange, FailedCall, Response};
 use crate::layers::headers::tell_passes;
-use crate::layers::limit::too_large;
+use crate::layers::limit::upload_failure;
 use crate::layers::{HttpService, limit, retry};
 use crate::state::Route;
 use pillion_base::error::{Error, Sent};
@@ -356,26 +356,8 @@ fn explain(
     endpoint: &Endpoint,
 ) -> FailedCall {
     let exchange = call.common.exchange.clone();
-    match exchange.was_cut() {
-        Some(Reason::BodyTooLarge) => {
-            return too_large(cluster.max_body.unwrap_or_default()).sent(Sent::Perhaps).into();
-        }
-        Some(Reason::BadRequest) => {
-            let error = Error::new(
-                Reason::BadRequest,
-                "a chunk of the request's body, or its trailers, are malformed (RFC 9112, 7.1)",
-            );
-            return error.sent(Sent::Perhaps).ending_connection().into();
-        }
-        Some(Reason::Overloaded) => {
-            let detail =
-                "the sidecar has no memory left for further bytes of HTTP/2 that wait to be forwarded";
-            return Error::new(Reason::Overloaded, detail).sent(Sent::Perhaps).into();
-        }
-        _ => {}
-    }
-    if exchange.progress.client_broke() {
-        return Error::new(Reason::ClientGone, "the client aborted its request").sent(Sent::Perhaps).into();
+    if let Some(error) = upload_failure(&exchange, cluster.max_body) {
+        return error.into();
     }
     let (address, name, detail) = (endpoint.address, &cluster.name, failure.detail);
     let what = match failure.reason {

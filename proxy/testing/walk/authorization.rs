@@ -5,6 +5,7 @@ use pillion_testkit::jwt::Issuer;
 use serde_json::{Value, json};
 
 use super::super::backend::{Backend, OK};
+use super::super::http2;
 use super::super::mesh::{A, B, IDENTITY, Mesh, Pair, Sidecar, identity, pass, settle};
 use super::super::peer::Peer;
 use super::{Key, Row, key, shows};
@@ -57,6 +58,8 @@ fn checks(block: &str) -> Vec<Row> {
     vec![
         shows(path(""), ["off", "{ \"http\": \"http://10.0.0.2:80/check\" }"], answers_after_a_check),
         shows(path(".http"), ["http://10.0.0.2:80/one", "http://10.0.0.2:80/two"], answers_after_a_check),
+        shows(path(".grpc"), ["10.0.0.2:80", "10.0.0.3:80"], answers_over_grpc),
+        shows(path(".with_body"), ["off", "8KiB"], answers_after_a_check),
         shows(path(".timeout"), ["1s", "20s"], answers_after_a_check),
         shows(path(".on_error"), ["deny", "allow"], answers_after_a_check),
         shows(path(".send_headers"), ["x-test", "[\"authorization\", \"x-other\"]"], answers_after_a_check),
@@ -80,15 +83,26 @@ async fn answers_after_a_check(key: Key) -> String {
         json!({ "app": A, "authorization": { "default": "allow", "ext_authz": ext_authz } }),
     );
     let sidecar = key.start(&mesh, file, None);
-    let asked = "GET / HTTP/1.1\r\nhost: orders\r\nx-test: one\r\nauthorization: Basic YTpi\r\n\r\n";
+    let asked = "POST / HTTP/1.1\r\nhost: orders\r\nx-test: one\r\nauthorization: Basic YTpi\r\ncontent-length: 2\r\n\r\nhi";
     let answer = sidecar.client().await.ask(asked).await;
-    let question = authorizer.requests().first().map(|asked| asked.head.clone()).unwrap_or_default();
+    let question = authorizer.requests().first().map(|asked| format!("{}{}", asked.head, asked.body));
+    let question = question.unwrap_or_default();
     let told = |text: &str| question.contains(text);
     format!(
         "{:?} {:?}",
         answer.status_and_reason(),
-        [told("/one"), told("/two"), told("x-test"), told("Basic")]
+        [told("/one"), told("/two"), told("x-test"), told("Basic"), told("hi")]
     )
+}
+
+/// The answer to a request that an authorizer denies by gRPC, if it is asked.
+async fn answers_over_grpc(key: Key) -> String {
+    let mesh = Mesh::default();
+    let _app = mesh.answering(A, OK);
+    drop(mesh.http2(B, 100, |_, _question, respond| async move { http2::answer_grpc(respond, "7") }));
+    let file = key::application(json!({ "app": A, "authorization": { "default": "allow" } }));
+    let sidecar = key.start(&mesh, file, None);
+    format!("{:?}", sidecar.client().await.get("/").await.status_and_reason())
 }
 
 /// The sidecar of an application that accepts tokens, with two sets of keys.

@@ -14,7 +14,9 @@ use crate::words::{
     Target, TokenHeader, TrustDomain,
 };
 use pillion_model::Pattern;
-use pillion_model::authorization::{AuthorizerUrl, ClaimPattern, JwksUrl, PathPattern, PeerPattern};
+use pillion_model::authorization::{
+    AuthorizerAddress, AuthorizerUrl, ClaimPattern, JwksUrl, PathPattern, PeerPattern,
+};
 use pillion_model::cluster::{AddressPattern, HostPattern};
 use pillion_model::identity::SpiffeId;
 use pillion_model::policy::{Adaptive, HedgeAfter, IdleTimeout, RetryCondition, Timeout};
@@ -71,6 +73,10 @@ pub(super) fn definitions() -> Value {
         "source": pattern("^[0-9A-Fa-f:.]+(/[0-9]+)?$", "An address or a network: 10.1.2.3, 10.0.0.0/8"),
         "jwks_url": pattern("^https?://[!-\"$-~]+$", "The address of a key set: https://id.example/jwks.json"),
         "authorizer_url": pattern("^http://[!-\"$-~]+$", "The address of an authorizer: http://127.0.0.1:9191/check"),
+        "authorizer_address": pattern(
+            "^(localhost|[0-9.]+|\\[[0-9A-Fa-f:.]+\\]):[0-9]+$",
+            "The address of an authorizer: 127.0.0.1:9191"
+        ),
         "claim_name": pattern("^([^/]|/.)", "The name of a claim, or the way to one within others: sub, /realm_access/roles"),
         "claim_value": {
             "type": ["string", "number", "boolean"],
@@ -184,6 +190,7 @@ described!(
     Source: "source",
     RuleName: "name",
     AuthorizerUrl: "authorizer_url",
+    AuthorizerAddress: "authorizer_address",
     JwksUrl: "jwks_url",
     TokenHeader: "header_name",
     ClaimName: "claim_name",

@@ -2,31 +2,33 @@
 
 use std::time::Duration;
 
-use pillion_model::authorization::{Action, AuthorizerUrl, ExtAuthz};
+use pillion_model::authorization::{Action, AuthorizerAddress, AuthorizerService, AuthorizerUrl, ExtAuthz};
 
 use super::{Block, Static, field};
 use crate::page::{Page, Scopes};
 use crate::reading::{Node, Reading, Shape};
 use crate::spell;
-use crate::value::{BadWord, Leaf as _, Opt, on_off};
+use crate::value::{BadWord, Leaf as _, OffOr, Opt, Size, on_off};
 use crate::words::TokenHeader;
 
 /// The block as it is written.
 pub(super) struct Written {
     http: Option<AuthorizerUrl>,
+    grpc: Option<AuthorizerAddress>,
     timeout: Duration,
     on_error: Action,
     send_headers: Vec<String>,
-    is_later: bool,
+    with_body: Option<u64>,
 }
 
 pub(super) static EXT_AUTHZ: Static<Written> = Static::new(|| {
     let new = || Written {
         http: None,
+        grpc: None,
         timeout: ExtAuthz::TIMEOUT,
         on_error: Action::Deny,
         send_headers: vec![ExtAuthz::SEND_HEADERS.to_owned()],
-        is_later: false,
+        with_body: None,
     };
     Block::new(new)
         .word::<Opt<AuthorizerUrl>>(
@@ -34,7 +36,11 @@ pub(super) static EXT_AUTHZ: Static<Written> = Static::new(|| {
             field!(http),
             "Its address over HTTP, with what stands before the path of each request. Status 200 allows.",
         )
-        .later("grpc", |written| written.is_later = true)
+        .word::<Opt<AuthorizerAddress>>(
+            "grpc",
+            field!(grpc),
+            "Its address over gRPC, in place of `http`: envoy.service.auth.v3.Authorization/Check.",
+        )
         .word::<Duration>("timeout", field!(timeout), "The time for one check, with the connection.")
         .takes("up to 30s")
         .word::<Action>(
@@ -43,7 +49,12 @@ pub(super) static EXT_AUTHZ: Static<Written> = Static::new(|| {
             "What happens to a request where it fails or answers 5xx.",
         )
         .list::<TokenHeader>("send_headers", field!(send_headers), "The headers of the request that it gets.")
-        .later_or_off("with_body")
+        .word::<OffOr<Size>>(
+            "with_body",
+            field!(with_body),
+            "The most bytes of a request's body, which it gets whole; a larger body gets 413. Default: it gets none.",
+        )
+        .takes("up to 1MiB")
 });
 
 pub(super) fn read(of: &mut Option<ExtAuthz>, node: &Node<'_>, reading: &mut Reading<'_>) {
@@ -60,17 +71,29 @@ pub(super) fn read(of: &mut Option<ExtAuthz>, node: &Node<'_>, reading: &mut Rea
 }
 
 fn block(node: &Node<'_>, reading: &mut Reading<'_>) -> Option<ExtAuthz> {
-    let Written { http, timeout, on_error, send_headers, is_later } = EXT_AUTHZ.read_new(node, reading);
-    if http.is_none() && !is_later {
-        node.lacks("http", "write its address: \"http://127.0.0.1:9191/check\"", reading);
+    let written = EXT_AUTHZ.read_new(node, reading);
+    let [has_http, has_grpc] = ["http", "grpc"].map(|key| node.has(key, reading));
+    if !has_http && !has_grpc {
+        node.lacks("http", "write its address: \"http://127.0.0.1:9191/check\", or `grpc`", reading);
+    } else if has_http && has_grpc {
+        node.remark("has `http` and `grpc`", reading).help("it is asked in one way: leave one of them out");
+        return None;
     }
-    Some(ExtAuthz { http: http?, timeout, on_error, send_headers })
+    let Written { http, grpc, timeout, on_error, send_headers, with_body } = written;
+    let service = http.map(AuthorizerService::Http).or_else(|| grpc.map(AuthorizerService::Grpc))?;
+    Some(ExtAuthz { service, timeout, on_error, send_headers, with_body })
 }
 
 pub(super) fn tell(of: Option<&ExtAuthz>, at: &Scopes<'_>, page: &mut Page<'_>) {
-    let Some(ExtAuthz { http, timeout, on_error, send_headers }) = of else { return page.tell(at, "off") };
-    page.tell(&at.key("http"), http.to_string());
+    let Some(of) = of else { return page.tell(at, "off") };
+    let ExtAuthz { service, timeout, on_error, send_headers, with_body } = of;
+    let key = match service {
+        AuthorizerService::Http(_) => "http",
+        AuthorizerService::Grpc(_) => "grpc",
+    };
+    page.tell(&at.key(key), service.to_string());
     page.tell(&at.key("timeout"), spell::duration(*timeout));
     page.tell(&at.key("on_error"), Action::spell(on_error));
     page.tell_list(send_headers.iter().map(|name| name.as_str().into()), &at.whole("send_headers"));
+    page.tell(&at.key("with_body"), OffOr::<Size>::spell(with_body));
 }

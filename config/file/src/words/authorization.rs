@@ -1,8 +1,8 @@
 //! Words of `inbound.authorization`: actions, modes, and the patterns for peers, paths and addresses.
 
 use pillion_model::authorization::{
-    Action, AuthorizerUrl, BadAuthorizerUrl, BadJwksUrl, BadPathPattern, ClaimPattern, EncodedSlash, JwksUrl,
-    Mode, PathPattern, PeerPattern, Rule,
+    Action, AuthorizerAddress, AuthorizerUrl, BadAuthorizerUrl, BadJwksUrl, BadPathPattern, ClaimPattern,
+    EncodedSlash, JwksUrl, Mode, PathPattern, PeerPattern, Rule,
 };
 use pillion_model::cluster::AddressPattern;
 use pillion_model::text::shortened;
@@ -129,6 +129,17 @@ impl Word for AuthorizerUrl {
     }
 }
 
+impl Word for AuthorizerAddress {
+    const EXPECTED: &'static str = "the address of an authorizer (127.0.0.1:9191)";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        Self::new(text).ok_or_else(|| {
+            BadWord::not(text, Self::EXPECTED)
+                .help("names are not resolved: write an IP address and a port, as in 127.0.0.1:9191")
+        })
+    }
+}
+
 /// The header in which requests carry a token, in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TokenHeader(pub(crate) String);
@@ -168,6 +179,7 @@ impl Word for ClaimPattern {
 }
 
 leaves!(
+    AuthorizerAddress: |address| address.to_string().into(),
     AuthorizerUrl: |url| url.to_string().into(),
     JwksUrl: |url| url.to_string().into(),
     ClaimPattern: |pattern| pattern.to_string().into(),

@@ -268,7 +268,7 @@ fn an_external_authorizer_is_read_and_its_mistakes_are_told() {
     };
     let usual = read("{ http: \"http://127.0.0.1:9191/check\" }").expect("an authorizer");
     assert_eq!(
-        (usual.http.to_string().as_str(), usual.timeout.as_millis()),
+        (usual.service.to_string().as_str(), usual.timeout.as_millis()),
         ("http://127.0.0.1:9191/check", 200)
     );
     assert_eq!((usual.on_error, &usual.send_headers[..]), (Action::Deny, &["authorization".to_owned()][..]));
@@ -278,6 +278,9 @@ fn an_external_authorizer_is_read_and_its_mistakes_are_told() {
         (own.on_error, &own.send_headers[..]),
         (Action::Allow, &["x-a".to_owned(), "cookie".to_owned()][..])
     );
+    assert_eq!((usual.with_body, own.with_body), (None, None));
+    let grpc = read("{ grpc: \"localhost:9191\", with_body: 8KiB }").expect("an authorizer");
+    assert_eq!((grpc.service.to_string().as_str(), grpc.with_body), ("127.0.0.1:9191", Some(8192)));
     assert_eq!(read("off"), None);
     for (ext_authz, expected) in [
         ("{}", "ext_authz needs `http`"),
@@ -292,6 +295,10 @@ fn an_external_authorizer_is_read_and_its_mistakes_are_told() {
         ("{ http: \"http://127.0.0.1:1\", send_headers: [content-length] }", "which frames the body"),
         ("{ http: \"http://127.0.0.1:1\", on_error: maybe }", "which is not one of allow, deny"),
         ("on", "only `off` or a block of keys makes sense"),
+        ("{ http: \"http://127.0.0.1:1\", grpc: \"127.0.0.1:1\" }", "has `http` and `grpc`"),
+        ("{ grpc: \"authz:9191\" }", "names are not resolved"),
+        ("{ grpc: \"127.0.0.1:1\", with_body: 2MiB }", "ext_authz.with_body is not above 0 and up to 1MiB"),
+        ("{ grpc: \"127.0.0.1:1\", with_body: 0 }", "ext_authz.with_body"),
     ] {
         let errors = bad(&with(ext_authz)).to_string();
         assert!(errors.contains(expected), "{ext_authz}: {errors}");

@@ -43,15 +43,6 @@ fn the_alternatives_of_the_public_interface_are_refused_by_name() {
         ("metrics: { merge: [\"http://127.0.0.1:8080/metrics\"] }".into(), "metrics.merge"),
         ("metrics: { compatibility: [istio] }".into(), "metrics.compatibility"),
         ("access_log: { format: text }".into(), "access_log.format"),
-        (
-            "inbound: { authorization: { ext_authz: { grpc: \"127.0.0.1:9191\" } } }".into(),
-            "inbound.authorization.ext_authz.grpc",
-        ),
-        (
-            "inbound: { authorization: { ext_authz: { http: \"http://127.0.0.1:1/\", with_body: 8KiB } } }"
-                .into(),
-            "inbound.authorization.ext_authz.with_body",
-        ),
     ];
     for (source, key) in cases {
         let errors = bad(&source);

@@ -9,16 +9,43 @@ use crate::cluster::{Cluster, UpstreamProtocol};
 use crate::endpoint::Endpoint;
 use crate::policy::Retry;
 
-/// An external authorizer, in Envoy's protocol over HTTP.
+/// An external authorizer, in one of Envoy's two protocols.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExtAuthz {
-    pub http: AuthorizerUrl,
+    pub service: AuthorizerService,
     /// From the question to the last byte of the answer.
     pub timeout: Duration,
     /// What happens to a request where the authorizer does not answer. Default: deny.
     pub on_error: Action,
     /// The headers of the request that the authorizer gets, in lower case.
     pub send_headers: Vec<String>,
+    /// The most bytes of a request's body, which the authorizer gets whole. `None`: it gets no body.
+    pub with_body: Option<u64>,
+}
+
+/// Where the authorizer is, and what it speaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuthorizerService {
+    Http(AuthorizerUrl),
+    Grpc(AuthorizerAddress),
+}
+
+impl AuthorizerService {
+    pub const fn address(&self) -> SocketAddr {
+        match self {
+            Self::Http(url) => url.address,
+            Self::Grpc(AuthorizerAddress(address)) => *address,
+        }
+    }
+}
+
+impl fmt::Display for AuthorizerService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(url) => url.fmt(f),
+            Self::Grpc(address) => address.fmt(f),
+        }
+    }
 }
 
 impl ExtAuthz {
@@ -26,6 +53,8 @@ impl ExtAuthz {
     /// A longer one would hold more requests than the authorizer could ever answer.
     pub const LONGEST_TIMEOUT: Duration = Duration::from_secs(30);
     pub const SEND_HEADERS: &str = "authorization";
+    /// 1 MiB: every request with a body holds it, and a copy of it while the authorizer is asked.
+    pub const LARGEST_BODY: u64 = 1024 * 1024;
     /// The name under which its connections and limits are counted.
     pub const NAME: &str = "ext_authz";
 
@@ -33,10 +62,16 @@ impl ExtAuthz {
     /// just closed. Outlier detection ejects no single endpoint.
     pub fn cluster(&self) -> Cluster {
         let mut cluster = Cluster::new(Self::NAME);
-        cluster.endpoints = vec![Endpoint::at(self.http.address)];
-        cluster.protocol = UpstreamProtocol::Http1;
+        cluster.endpoints = vec![Endpoint::at(self.service.address())];
+        cluster.protocol = match self.service {
+            AuthorizerService::Http(_) => UpstreamProtocol::Http1,
+            AuthorizerService::Grpc(_) => UpstreamProtocol::Http2,
+        };
         cluster.timeouts.connect = self.timeout;
-        cluster.retry = Some(Retry { attempts: 0, ..Retry::default() });
+        // a question has at most the body and as much again of everything else
+        let max_body =
+            Retry::default().max_body + 2 * usize::try_from(self.with_body.unwrap_or(0)).unwrap_or(0);
+        cluster.retry = Some(Retry { attempts: 0, max_body, ..Retry::default() });
         cluster
     }
 }
@@ -47,6 +82,25 @@ pub struct AuthorizerUrl {
     pub address: SocketAddr,
     /// Empty, or with a slash at its beginning and none at its end.
     pub prefix: String,
+}
+
+/// `127.0.0.1:9191`, or `localhost:9191`. Other names are not resolved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuthorizerAddress(pub SocketAddr);
+
+impl AuthorizerAddress {
+    /// `None`: the text is no IP address with a port.
+    pub fn new(text: &str) -> Option<Self> {
+        let local = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
+        let local = local.map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        local.or_else(|| text.parse().ok()).filter(|address| address.port() != 0).map(Self)
+    }
+}
+
+impl fmt::Display for AuthorizerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,15 +119,14 @@ impl AuthorizerUrl {
     pub fn new(text: &str) -> Result<Self, BadAuthorizerUrl> {
         let rest = text.strip_prefix("http://").ok_or(BadAuthorizerUrl::Scheme)?;
         let (authority, prefix) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        let local = authority.strip_prefix("localhost:").and_then(|port| port.parse().ok());
-        let local = local.map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-        let address = local.or_else(|| authority.parse().ok()).filter(|address| address.port() != 0);
+        let AuthorizerAddress(address) =
+            AuthorizerAddress::new(authority).ok_or(BadAuthorizerUrl::Address)?;
         let is_sendable = |byte: u8| byte.is_ascii_graphic() && !b"?\"#<>\\^`{|}".contains(&byte);
         let prefix = prefix.trim_end_matches('/');
         if !prefix.bytes().all(is_sendable) {
             return Err(BadAuthorizerUrl::Prefix);
         }
-        Ok(Self { address: address.ok_or(BadAuthorizerUrl::Address)?, prefix: prefix.to_owned() })
+        Ok(Self { address, prefix: prefix.to_owned() })
     }
 }
 
@@ -115,6 +168,12 @@ mod tests {
             ("http://127.0.0.1:1/a\r\nb", BadAuthorizerUrl::Prefix),
         ] {
             assert_eq!(AuthorizerUrl::new(text), Err(expected), "{text}");
+        }
+        let address = |text| AuthorizerAddress::new(text).map(|address| address.to_string());
+        assert_eq!(address("localhost:9191").as_deref(), Some("127.0.0.1:9191"));
+        assert_eq!(address("[fd00::1]:80").as_deref(), Some("[fd00::1]:80"));
+        for text in ["authz:9191", "127.0.0.1", "127.0.0.1:0", "http://127.0.0.1:1", "127.0.0.1:1/check"] {
+            assert_eq!(address(text), None, "{text}");
         }
     }
 }

@@ -55,7 +55,7 @@ fn respond(respond: &Respond, at: &Trail<'_>, faults: &mut Faults) {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
+pub enum Side {
     Request,
     Answer,
 }
@@ -79,7 +79,7 @@ fn refuse(name: &str, side: Side, at: &Trail<'_>, faults: &mut Faults) {
 
 /// For a header that no route may change: why, and what to write instead. Names with `_` in place of `-` are refused too,
 /// because some applications do not distinguish them.
-pub(super) fn reserved(name: &str, side: Side) -> Option<(&'static str, &'static str)> {
+pub fn reserved(name: &str, side: Side) -> Option<(&'static str, &'static str)> {
     const SIDECARS: &str = "which only sidecars may send";
     const CONNECTIONS: &str = "which concerns a single connection";
     const OWN: &str = "leave it out: applications and other sidecars rely on it";

@@ -107,6 +107,11 @@ fn validate_ext_authz(of: &Authorization, at: &Trail<'_>, faults: &mut Faults) {
         let what = format!("is not above 0 and up to {:?}", ExtAuthz::LONGEST_TIMEOUT);
         faults.error(&at.key("timeout"), what).help("every request waits for it: 200ms");
     }
+    if of.with_body.is_some_and(|most| most == 0 || most > ExtAuthz::LARGEST_BODY) {
+        faults
+            .error(&at.key("with_body"), "is not above 0 and up to 1MiB")
+            .help("each request holds its body twice while the authorizer is asked: 8KiB; or off");
+    }
     for name in &of.send_headers {
         if let Some((why, help)) = reserved(name, Side::Request) {
             faults.error(&at.key("send_headers"), format!("has {name}, {why}")).help(help);

@@ -132,6 +132,11 @@ impl Exchange {
         self.facts.lock().cut
     }
 
+    /// Room for bytes that are held for the exchange beside its head. `None`: they are not counted.
+    pub fn room(&self) -> Option<ExchangePlace> {
+        self.facts.lock().place.as_ref().map(ExchangePlace::beside)
+    }
+
     /// What an endpoint is picked by: the endpoints that were tried, and the request's key.
     pub fn tried(&self) -> (Tried, Option<KeyHash>) {
         let facts = &self.facts.lock().common;

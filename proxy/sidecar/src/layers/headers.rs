@@ -48,14 +48,10 @@ fn request(call: &mut Call) -> Result<(), Error> {
     let seen = call.seen;
     remove_untrusted_of_request(call, connection);
     let version = call.head.version;
-    let headers = &mut Arc::make_mut(&mut call.head).headers;
     if seen.has(Seen::HOP_BY_HOP) {
-        let named = remove_hop_by_hop(headers, &seen).map_err(not_rewritten)?;
-        if !named.is_empty() {
-            call.seen = Seen::of(headers); // removed headers must not decide anything below
-        }
-        call.body.remove_trailers(named);
+        remove_connection_headers(call)?;
     }
+    let headers = &mut Arc::make_mut(&mut call.head).headers;
     if seen.has(Seen::EXPECT) {
         // Any other expectation is forwarded: the upstream decides whether it refuses it (RFC 9110, 10.1.1).
         let is_continue = headers.all(Known::Expect).all(|value| value.eq_ignore_ascii_case(b"100-continue"));
@@ -95,6 +91,17 @@ fn request(call: &mut Call) -> Result<(), Error> {
     if call.common.route.as_ref().is_some_and(|route| route.cluster.tls().is_some()) {
         tell_passes(headers, &call.common); // a sidecar may be there
     }
+    Ok(())
+}
+
+/// Removes the headers that concern the client's connection alone, and those that it names.
+pub(super) fn remove_connection_headers(call: &mut Call) -> Result<(), Error> {
+    let headers = &mut Arc::make_mut(&mut call.head).headers;
+    let named = remove_hop_by_hop(headers, &call.seen).map_err(not_rewritten)?;
+    if !named.is_empty() {
+        call.seen = Seen::of(headers); // removed headers must not decide anything below
+    }
+    call.body.remove_trailers(named);
     Ok(())
 }
 

@@ -9,8 +9,9 @@ use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
 use super::HttpService;
+use crate::http::exchange::Exchange;
 use crate::http::{Call, FailedCall, Response};
-use pillion_base::error::Error;
+use pillion_base::error::{Error, Sent};
 use pillion_base::limits::Permit;
 use pillion_model::Reason;
 use pillion_telemetry::LimitLabel;
@@ -51,4 +52,25 @@ fn admit(call: &Call, cluster: &Cluster) -> Result<Permit, Error> {
 
 pub fn too_large(max: u64) -> Error {
     Error::new(Reason::BodyTooLarge, format!("the request's body is over {max} bytes (inbound.max_body)"))
+}
+
+/// Why the rest of the request's body does not come, if the client or a limit of the sidecar has caused it.
+pub fn upload_failure(exchange: &Exchange, max_body: Option<u64>) -> Option<Error> {
+    let error = match exchange.was_cut() {
+        Some(Reason::BodyTooLarge) => too_large(max_body.unwrap_or_default()),
+        Some(Reason::BadRequest) => Error::new(
+            Reason::BadRequest,
+            "a chunk of the request's body, or its trailers, are malformed (RFC 9112, 7.1)",
+        )
+        .ending_connection(),
+        Some(Reason::Overloaded) => Error::new(
+            Reason::Overloaded,
+            "the sidecar has no memory left for further bytes of HTTP/2 that wait to be forwarded",
+        ),
+        _ if exchange.progress.client_broke() => {
+            Error::new(Reason::ClientGone, "the client aborted its request")
+        }
+        _ => return None,
+    };
+    Some(error.sent(Sent::Perhaps))
 }

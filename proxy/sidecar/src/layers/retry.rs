@@ -216,7 +216,7 @@ impl Spare {
         if call.body.is_empty() {
             return;
         }
-        call.body.watch_request(self.common.exchange.clone(), self.cluster().max_body);
+        call.body.watch_request_once(&self.common.exchange, self.cluster().max_body);
         match replay::Shared::keep(std::mem::replace(&mut call.body, Body::empty()), bound) {
             Err(too_large) => call.body = too_large,
             Ok(shared) => {

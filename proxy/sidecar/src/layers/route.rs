@@ -81,10 +81,13 @@ async fn route<S: HttpService>(
         },
         Found::Absolute => Box::pin(egress::absolute(&call)).await?,
     };
-    if let Some(changes) = changes
-        && let Some(denial) = Box::pin(changes.apply(&mut call, check)).await?
-    {
-        return Ok(denial);
+    let mut of_answer = None;
+    if let Some(changes) = changes {
+        let (after, denial) = Box::pin(changes.apply(&mut call, &route, check)).await?;
+        if let Some(denial) = denial {
+            return Ok(denial);
+        }
+        of_answer = after;
     }
     let route = diverted(&call, route)?;
     call.common.host = call.common.host.take().or_else(|| default_host(&route));
@@ -92,9 +95,9 @@ async fn route<S: HttpService>(
     call.common.exchange.routed(&route);
     let is_plain = route.actions.is_none() && route.cluster.hash_key().is_none(); // as nearly always
     call.common.route = Some(route);
-    match is_plain {
-        true => next.call(call).await,
-        false => Box::pin(answering::answer(next, call)).await,
+    match (is_plain, of_answer) {
+        (true, None) => next.call(call).await,
+        (_, of_answer) => Box::pin(answering::answer(next, call, of_answer)).await,
     }
 }
 

@@ -61,7 +61,7 @@ impl Authorizer {
                 if of.on_error == Action::Allow { "allowed unless a limit is reached" } else { "denied" };
             tracing::warn!(
                 "the external authorizer at {} fails, and requests are {outcome} (ext_authz.on_error): {why}",
-                of.http
+                of.service
             );
         }
     }
@@ -69,7 +69,7 @@ impl Authorizer {
     /// Logs that an outage has ended.
     pub fn answered(&self, now: Instant) {
         if self.outage.lock().answered(now) {
-            tracing::warn!("the external authorizer at {} answers again", self.of.http);
+            tracing::warn!("the external authorizer at {} answers again", self.of.service);
         }
     }
 }

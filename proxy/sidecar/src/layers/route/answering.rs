@@ -6,6 +6,7 @@ use http::{HeaderValue, StatusCode};
 use pillion_http1::Known;
 use pillion_model::route::{Answer, Redirect, Respond};
 
+use super::authorize::AnswerChanges;
 use super::host_text;
 use crate::http::answer::of_route;
 use crate::http::{Call, FailedCall, Response};
@@ -16,7 +17,20 @@ use pillion_model::cluster::HashKey;
 use pillion_upstream::cluster::hashing::KeyHash;
 
 /// Calls the rest of the stack, or lets the route answer itself. Headers of the sidecar's own errors are not changed.
-pub(super) async fn answer<S: HttpService>(next: S, call: Box<Call>) -> Result<Response, FailedCall> {
+/// `changes`: those of an external authorizer.
+pub(super) async fn answer<S: HttpService>(
+    next: S,
+    call: Box<Call>,
+    changes: AnswerChanges,
+) -> Result<Response, FailedCall> {
+    let mut response = act(next, call).await?;
+    if let Some(changes) = changes {
+        changes.apply(response.headers_mut());
+    }
+    Ok(response)
+}
+
+async fn act<S: HttpService>(next: S, call: Box<Call>) -> Result<Response, FailedCall> {
     let actions = call.common.route.as_ref().and_then(|route| route.actions.clone());
     let Some(actions) = actions else { return with_key(next, call).await };
     limit_rate(&call, &actions)?;

@@ -9,11 +9,12 @@ use http::uri::PathAndQuery;
 use http::{Method, Uri, Version};
 use pillion_authz::{Asked, Claims, Facts, Headers as HeadersOf};
 
-use super::external::Check;
+use super::external::{Allowed, Check, Checked, HeaderChanges};
 use super::token::{self, WithoutToken};
 use super::{Carry, host_text};
 use crate::http::{Call, Response};
 use crate::layers::headers::scheme;
+use crate::state::Route;
 use crate::state::authorization::{Authorization, Decided, Judgement};
 use crate::state::split_port;
 use crate::state::tokens::Tokens;
@@ -31,25 +32,40 @@ pub(super) struct Changes {
     check: Option<Check>,
 }
 
+/// What the authorizer changes of the application's answer. `None`: nothing.
+pub(super) type AnswerChanges = Option<Box<HeaderChanges>>;
+
 impl Changes {
-    /// Changes the request, after the external authorizer has been asked about it. Returns the answer for the client if
-    /// that denies it.
+    /// Changes the request, after the external authorizer has been asked about it. `route`: its way to the application.
+    /// The second value is the answer for the client if it is denied.
     ///
     /// # Errors
-    /// `authz_unavailable`.
-    pub(super) async fn apply(self, call: &mut Call, carry: impl Carry) -> Result<Option<Response>, Error> {
-        if let Some(check) = self.check
-            && let Some(denial) = check.run(call, self.target.as_ref(), carry).await?
-        {
-            return Ok(Some(denial));
-        }
+    /// `authz_unavailable`, or why the client's body was not read for the authorizer.
+    pub(super) async fn apply(
+        self,
+        call: &mut Call,
+        route: &Route,
+        carry: impl Carry,
+    ) -> Result<(AnswerChanges, Option<Response>), Error> {
+        let allowed = match &self.check {
+            None => Allowed::default(),
+            Some(check) => match check.run(call, self.target.as_ref(), route, carry).await? {
+                Checked::Passes(allowed) => allowed,
+                Checked::Denied(answer) => return Ok((None, Some(answer))),
+            },
+        };
         if let Some(target) = self.target {
             call.head_mut().uri = target;
         }
         if let Some(without) = self.without {
             without.apply(&mut call.head_mut().headers);
         }
-        Ok(None)
+        let Allowed { request, answer } = allowed;
+        if !request.is_empty() {
+            request.apply(&mut call.head_mut().headers);
+            call.seen = Seen::of(&call.head.headers);
+        }
+        Ok(((!answer.is_empty()).then(|| Box::new(answer)), None))
     }
 }
 

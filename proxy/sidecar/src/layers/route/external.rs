@@ -1,44 +1,59 @@
-//! Asks the external authorizer about an inbound request, in Envoy's protocol over HTTP (`envoy.service.auth.v3`).
+//! Asks the external authorizer about an inbound request, in one of Envoy's protocols (`envoy.service.auth.v3`).
 //!
-//! The question has the request's method, the prefix with the request's path, its host, the chosen headers, and what the
-//! sidecar has verified of the client. It has no content. Status 200 allows. Any other status below 500 denies, and so does
-//! 501; the answer goes to the client. Everything else is a failure of the authorizer. A request that cannot be asked about
-//! is denied, since a client chooses what it sends.
+//! The question has the request's method, path and host, the chosen headers, and what the sidecar has verified of the
+//! client; its body, where the configuration says so. [`over_http`] and [`over_grpc`] ask. What is no verdict is a failure
+//! of the authorizer. A request that cannot be asked about is denied, since a client chooses what it sends.
 
-use std::future::poll_fn;
-use std::pin::Pin;
+mod changes;
+mod content;
+mod messages;
+mod over_grpc;
+mod over_http;
+
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
-use http_body::Body as _;
-use pillion_http1::Spelling;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+use pillion_http1::Value;
 use pillion_telemetry::CheckOutcome;
 use tokio::time::Instant;
 
 use super::Carry;
 use crate::http::answer::{self, Denial};
 use crate::http::call::RequestContext;
-use crate::http::{Body, Call, FailedCall, Response};
+use crate::http::{Body, Call, Response};
 use crate::layers::amend::exchange_beside;
-use crate::layers::headers::scheme;
+use crate::layers::headers::{remove_connection_headers, scheme};
 use crate::layers::opens_nothing;
+use crate::state::Route;
 use crate::state::authorization::{Authorization, Judged, Judgement};
 use crate::state::authorizer::Authorizer;
+pub(super) use changes::HeaderChanges;
+use content::{Uncollected, collect};
 use pillion_base::error::Error;
-use pillion_http::message::{Headers, RequestHead};
+use pillion_http::message::RequestHead;
 use pillion_http::seen::{Seen, are_read_alike};
 use pillion_model::Reason;
-use pillion_model::authorization::Action;
-
-/// 64 KiB: the content of a denial that is passed on. A page that asks to log in is smaller.
-const MOST_BYTES: usize = 64 * 1024;
+use pillion_model::authorization::{Action, AuthorizerService};
 
 /// What the authorizer has answered.
 enum Verdict {
-    Allowed,
+    Allowed(Allowed),
     Denied(Denial),
+}
+
+/// What an authorizer changes of a request that it allows, and of the application's answer.
+#[derive(Default)]
+pub(super) struct Allowed {
+    pub(super) request: HeaderChanges,
+    pub(super) answer: HeaderChanges,
+}
+
+/// What comes of a check.
+pub(super) enum Checked {
+    Passes(Allowed),
+    /// With this answer for the client.
+    Denied(Response),
 }
 
 /// A check that rules have let through, and that the authorizer must judge, too.
@@ -48,42 +63,86 @@ pub(super) struct Check {
     pub(super) judged: Judged,
 }
 
+/// What the authorizer is asked about.
+struct Subject<'a> {
+    authorizer: &'a Authorizer,
+    call: &'a Call,
+    /// The target for the application, where it differs from the one that came.
+    target: Option<&'a Uri>,
+}
+
+impl Subject<'_> {
+    /// The path with its query, as the application gets them.
+    fn path(&self) -> &str {
+        let asked = self.target.unwrap_or(&self.call.head.uri);
+        let path = asked.path_and_query().map_or("/", PathAndQuery::as_str);
+        if path.starts_with('/') { path } else { "/" } // `OPTIONS *`
+    }
+}
+
 impl Check {
-    /// Asks, and notes the decision. `target`: that of the application, where it differs from the one that came. Returns
-    /// the answer for the client if the request is denied.
+    /// Asks, and notes the decision. `target`: that of the application, where it differs from the one that came. `route`:
+    /// the way to the application.
     ///
     /// # Errors
-    /// `authz_denied` for gRPC calls, or `authz_unavailable`.
+    /// `authz_denied` for gRPC calls, `authz_unavailable`, or why the client's body was not read.
     pub(super) async fn run(
         &self,
         call: &mut Call,
         target: Option<&Uri>,
+        route: &Route,
         carry: impl Carry,
-    ) -> Result<Option<Response>, Error> {
-        let question = match question(&self.authorizer, call, target) {
+    ) -> Result<Checked, Error> {
+        // What `Connection` names does not reach the application, so it must not reach the authorizer.
+        remove_connection_headers(call)?;
+        let body = match self.authorizer.of.with_body {
+            None => Vec::new(),
+            Some(most) => match collect(call, route, most).await {
+                Ok(body) => body,
+                Err(Uncollected::Broken(error)) => return Err(error),
+                Err(Uncollected::Refused(error)) => {
+                    self.authorizer.count(CheckOutcome::Denied);
+                    return self.note(call, self.by.denied_outside(error), None);
+                }
+            },
+        };
+        let subject = Subject { authorizer: &self.authorizer, call, target };
+        let question = match subject.question(body) {
             Ok(question) => question,
             Err(why) => {
                 self.authorizer.count(CheckOutcome::Denied);
                 let detail = format!("the external authorizer cannot be asked: {why}");
-                return self.note(
-                    call,
-                    self.by.denied_outside(Error::new(Reason::AuthzDenied, detail)),
-                    None,
-                );
+                let denied = self.by.denied_outside(Error::new(Reason::AuthzDenied, detail));
+                return self.note(call, denied, None);
             }
         };
+        let answer = self.answer(&subject, question, carry).await;
+        self.judge(call, answer)
+    }
+
+    async fn answer(
+        &self,
+        subject: &Subject<'_>,
+        question: Box<Call>,
+        carry: impl Carry,
+    ) -> Result<Verdict, Error> {
         let timeout = self.authorizer.of.timeout;
-        let asked = tokio::time::timeout(timeout, ask(question, carry)).await.unwrap_or_else(|_elapsed| {
-            let detail = format!("no answer within {timeout:?} (ext_authz.timeout)");
-            Err(Error::new(Reason::AuthzUnavailable, detail))
+        let asking = subject.ask(question, carry);
+        let answer = tokio::time::timeout(timeout, asking).await.unwrap_or_else(|_elapsed| {
+            Err(unavailable(format!("no answer within {timeout:?} (ext_authz.timeout)")))
         });
-        if asked.is_ok() {
+        if answer.is_ok() {
             self.authorizer.answered(Instant::now());
         }
-        match asked {
-            Ok(Verdict::Allowed) => {
+        answer
+    }
+
+    fn judge(&self, call: &Call, answer: Result<Verdict, Error>) -> Result<Checked, Error> {
+        match answer {
+            Ok(Verdict::Allowed(allowed)) => {
                 self.authorizer.count(CheckOutcome::Allowed);
-                self.note(call, self.by.decided(self.judged), None)
+                let allowed = if self.by.is_enforced() { allowed } else { Allowed::default() };
+                self.note(call, self.by.decided(self.judged), None).map(|_nothing| Checked::Passes(allowed))
             }
             Ok(Verdict::Denied(denial)) => {
                 self.authorizer.count(CheckOutcome::Denied);
@@ -98,10 +157,10 @@ impl Check {
     }
 
     /// Decides on a request for which the authorizer, or the way to it, has failed.
-    fn failed(&self, call: &Call, why: &Error) -> Result<Option<Response>, Error> {
+    fn failed(&self, call: &Call, why: &Error) -> Result<Checked, Error> {
         self.authorizer.count(CheckOutcome::Failed);
         self.authorizer.failed(why, Instant::now());
-        let detail = format!("the external authorizer at {} failed: {why}", self.authorizer.of.http);
+        let detail = format!("the external authorizer at {} failed: {why}", self.authorizer.of.service);
         if self.authorizer.of.on_error == Action::Allow && is_by_authorizer(why.reason) {
             tracing::debug!(request = call.common.exchange.id(), "{detail}");
             return self.note(call, self.by.decided(self.judged), None);
@@ -114,18 +173,23 @@ impl Check {
         call: &Call,
         (decided, judged): Judgement,
         denial: Option<Denial>,
-    ) -> Result<Option<Response>, Error> {
+    ) -> Result<Checked, Error> {
         call.common.exchange.note(|facts| facts.common.authorization = Some(decided));
         match (judged, denial) {
-            (Ok(()), _) => Ok(None),
+            (Ok(()), _) => Ok(Checked::Passes(Allowed::default())),
             (Err(error), Some(denial)) => {
                 let exchange = &call.common.exchange;
                 exchange.failed(&error);
-                Ok(Some(answer::of_authorizer(&error, denial, exchange, call.common.is_grpc)))
+                let answer = answer::of_authorizer(&error, denial, exchange, call.common.is_grpc);
+                Ok(Checked::Denied(answer))
             }
             (Err(error), None) => Err(error),
         }
     }
+}
+
+fn unavailable(why: impl std::fmt::Display) -> Error {
+    Error::new(Reason::AuthzUnavailable, why.to_string())
 }
 
 /// Whether a failure is one of the authorizer. Limits of this sidecar are none: a client that sends much reaches them at
@@ -147,46 +211,74 @@ const fn is_by_authorizer(reason: Reason) -> bool {
     )
 }
 
-async fn ask(question: Box<Call>, carry: impl Carry) -> Result<Verdict, Error> {
-    let answer = carry(question).await.map_err(|FailedCall { error, .. }| error)?;
-    let status = answer.status();
-    let (head, body) = answer.into_parts();
-    let content = whole(body).await; // so that the connection can be used again
-    match status.as_u16() {
-        200 => content.map(|_ignored| Verdict::Allowed),
-        201..=499 | 501 => Ok(Verdict::Denied(Denial { status, headers: head.headers, body: content? })),
-        _ => Err(Error::new(Reason::AuthzUnavailable, format!("it answered {status}"))),
+impl Subject<'_> {
+    /// The request to the authorizer. `body`: that of the client's request, or nothing.
+    ///
+    /// # Errors
+    /// Why this request cannot be asked about.
+    fn question(&self, body: Vec<u8>) -> Result<Box<Call>, String> {
+        if self.call.head.method == Method::CONNECT {
+            return Err("a CONNECT has no path".to_owned());
+        }
+        let headers = self.headers()?;
+        match &self.authorizer.of.service {
+            AuthorizerService::Http(at) => over_http::question(self, at, headers, body),
+            AuthorizerService::Grpc(_) => over_grpc::question(self, &headers, body),
+        }
+    }
+
+    async fn ask(&self, question: Box<Call>, carry: impl Carry) -> Result<Verdict, Error> {
+        match &self.authorizer.of.service {
+            AuthorizerService::Http(_) => over_http::ask(self, question, carry).await,
+            AuthorizerService::Grpc(_) => over_grpc::ask(self, question, carry).await,
+        }
+    }
+
+    /// The headers of the request that the authorizer gets, and what the sidecar knows itself.
+    ///
+    /// # Errors
+    /// The request has one of the headers in another spelling, which the application might read and the authorizer not.
+    fn headers(&self) -> Result<HeaderMap, String> {
+        let (mut map, call) = (HeaderMap::new(), self.call);
+        for name in &self.authorizer.of.send_headers {
+            let Ok(header) = HeaderName::try_from(name.as_str()) else { continue };
+            let wanted = name.as_bytes();
+            for (other, value) in call.head.headers.iter().filter(|(other, _)| are_read_alike(other, wanted))
+            {
+                if !other.eq_ignore_ascii_case(wanted) {
+                    return Err(format!("the request has its header `{name}` in another spelling"));
+                }
+                let value = HeaderValue::from_bytes(value);
+                map.append(
+                    header.clone(),
+                    value.map_err(|_bad| format!("its header `{name}` is malformed"))?,
+                );
+            }
+        }
+        let connection = &call.common.exchange.connection;
+        let mut set = |name: &'static str, value: Option<HeaderValue>| {
+            map.remove(name);
+            if let Some(value) = value {
+                map.insert(name, value);
+            }
+        };
+        let source = connection.downstream.ip().to_canonical().to_string();
+        set("x-forwarded-for", HeaderValue::try_from(source).ok());
+        set("x-forwarded-proto", Some(HeaderValue::from_static(scheme(connection))));
+        set("x-forwarded-client-cert", connection.client_cert.clone());
+        set("x-request-id", HeaderValue::from_bytes(call.common.exchange.request_id.as_bytes()).ok());
+        Ok(map)
     }
 }
 
-/// The request to the authorizer.
-///
-/// # Errors
-/// Why this request cannot be asked about.
-fn question(of: &Authorizer, call: &Call, target: Option<&Uri>) -> Result<Box<Call>, String> {
-    if call.head.method == Method::CONNECT {
-        return Err("a CONNECT has no path".to_owned());
-    }
-    let asked = target.unwrap_or(&call.head.uri);
-    let path = asked.path_and_query().map_or("/", PathAndQuery::as_str);
-    let path = if path.starts_with('/') { path } else { "/" }; // `OPTIONS *`
-    let uri = Uri::try_from(format!("{}{path}", of.of.http.prefix));
-    let uri = uri.map_err(|_invalid| "the path of the question is too long or invalid".to_owned())?;
-    let headers = Headers::Map(headers(of, call)?);
-    let head = RequestHead {
-        method: call.head.method.clone(),
-        uri,
-        version: Version::HTTP_11,
-        spelling: Spelling::LOWER,
-        protocol: None,
-        headers,
-    };
-    let exchange = Arc::new(exchange_beside(&call.common.exchange));
-    exchange.routed(&of.route);
+/// A request of the sidecar's own to the authorizer.
+fn request(of: &Subject<'_>, head: RequestHead, host: Option<Value>, body: Body) -> Box<Call> {
+    let exchange = Arc::new(exchange_beside(&of.call.common.exchange));
+    exchange.routed(&of.authorizer.route);
     let seen = Seen::of(&head.headers);
     let common = RequestContext {
         exchange,
-        route: Some(of.route.clone()),
+        route: Some(of.authorizer.route.clone()),
         names_host: false,
         is_grpc: false,
         waits_to_send: false,
@@ -195,53 +287,7 @@ fn question(of: &Authorizer, call: &Call, target: Option<&Uri>) -> Result<Box<Ca
         via: None,
         passes: 0,
         deadline: None,
-        host: call.common.host.clone(),
+        host,
     };
-    Ok(common.first_call(Arc::new(head), seen, Body::empty()))
-}
-
-/// # Errors
-/// The request has one of the headers in another spelling, which the application might read and the authorizer not.
-fn headers(of: &Authorizer, call: &Call) -> Result<HeaderMap, String> {
-    let mut map = HeaderMap::new();
-    for name in &of.of.send_headers {
-        let Ok(header) = HeaderName::try_from(name.as_str()) else { continue };
-        let wanted = name.as_bytes();
-        for (other, value) in call.head.headers.iter().filter(|(other, _)| are_read_alike(other, wanted)) {
-            if !other.eq_ignore_ascii_case(wanted) {
-                return Err(format!("the request has its header `{name}` in another spelling"));
-            }
-            let value = HeaderValue::from_bytes(value);
-            map.append(header.clone(), value.map_err(|_bad| format!("its header `{name}` is malformed"))?);
-        }
-    }
-    let connection = &call.common.exchange.connection;
-    let mut set = |name: &'static str, value: Option<HeaderValue>| {
-        map.remove(name);
-        if let Some(value) = value {
-            map.insert(name, value);
-        }
-    };
-    let source = connection.downstream.ip().to_canonical().to_string();
-    set("x-forwarded-for", HeaderValue::try_from(source).ok());
-    set("x-forwarded-proto", Some(HeaderValue::from_static(scheme(connection))));
-    set("x-forwarded-client-cert", connection.client_cert.clone());
-    set("x-request-id", HeaderValue::from_bytes(call.common.exchange.request_id.as_bytes()).ok());
-    Ok(map)
-}
-
-/// The whole content of an answer.
-async fn whole(mut body: Body) -> Result<Bytes, Error> {
-    let mut read = Vec::new();
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let broke_off = |_| Error::new(Reason::AuthzUnavailable, "its answer broke off");
-        if let Ok(data) = frame.map_err(broke_off)?.into_data() {
-            if read.len() + data.len() > MOST_BYTES {
-                let detail = "its answer has more than 64 KiB of content";
-                return Err(Error::new(Reason::AuthzUnavailable, detail));
-            }
-            read.extend_from_slice(&data);
-        }
-    }
-    Ok(read.into())
+    common.first_call(Arc::new(head), seen, body)
 }

@@ -1,0 +1,192 @@
+//! Content that a check holds: of the request, and of the authorizer's answer. All of it counts as memory of the client.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Version};
+use http_body::Body as _;
+use pillion_base::error::{Error, Sent};
+use pillion_base::exchanges::ExchangePlace;
+use pillion_http::begun::{Begun, Unread};
+use pillion_http::headers::grpc_timeout;
+use pillion_http1::Known;
+use pillion_model::Reason;
+use tokio::time::{Instant, timeout_at};
+
+use crate::http::exchange::Exchange;
+use crate::http::{Body, Call};
+use crate::layers::limit::upload_failure;
+use crate::state::Route;
+
+/// 64 KiB: the content of an answer. A page that asks to log in is smaller.
+const MOST_BYTES: usize = 64 * 1024;
+
+/// Why the authorizer does not get a request's body.
+pub(super) enum Uncollected {
+    /// The client has not sent it, so the application cannot get it either.
+    Broken(Error),
+    /// It is not collected further. The application could still get it.
+    Refused(Error),
+}
+
+/// Reads the request's body to its end. The application gets it as it came.
+///
+/// # Errors
+/// It is longer than `most`, or does not come.
+pub(super) async fn collect(call: &mut Call, route: &Route, most: u64) -> Result<Vec<u8>, Uncollected> {
+    if call.body.is_empty() || call.common.tunnel.is_some() {
+        return Ok(Vec::new());
+    }
+    ask_for_body(call);
+    let exchange = call.common.exchange.clone();
+    let max_body = route.cluster.max_body;
+    call.body.watch_request_once(&exchange, max_body);
+    let patience = Patience::new(call, route);
+    let mut begun = Begun::new(std::mem::replace(&mut call.body, Body::empty()), exchange.room());
+    let collected = loop {
+        let read = patience.wait(begun.read(most)).await.map_err(Uncollected::Broken)?;
+        match read {
+            Ok(true) => {}
+            Ok(false) => break Ok(begun.copied()),
+            Err(why) => break Err(uncollected(&why, &exchange, max_body, most)),
+        }
+    };
+    call.body = Body::begun(begun);
+    collected
+}
+
+/// Lets a client that waits for `100 Continue` send its body. The application is not asked any more.
+fn ask_for_body(call: &mut Call) {
+    let (version, headers) = (call.head.version, &call.head.headers);
+    let mut expected = headers.all(Known::Expect);
+    let waits = expected.next().is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
+    if waits && expected.next().is_none() && version != Version::HTTP_10 {
+        drop(expected);
+        call.head_mut().headers.remove(Known::Expect);
+        if version == Version::HTTP_2 {
+            call.common.exchange.interim.expect_continue();
+        }
+    }
+}
+
+fn uncollected<E>(why: &Unread<E>, exchange: &Exchange, max_body: Option<u64>, most: u64) -> Uncollected {
+    match why {
+        Unread::TooLong => {
+            let detail = format!("the request's body is over {most} bytes (ext_authz.with_body)");
+            Uncollected::Refused(Error::new(Reason::BodyTooLarge, detail))
+        }
+        Unread::NoRoom => Uncollected::Refused(Error::new(Reason::Overloaded, NO_ROOM)),
+        Unread::Broken(_) => Uncollected::Broken(upload_failure(exchange, max_body).unwrap_or_else(|| {
+            Error::new(Reason::ClientGone, "the client aborted its request").sent(Sent::Perhaps)
+        })),
+    }
+}
+
+const NO_ROOM: &str = "the client's requests under way hold as much memory as the sidecar has for one client";
+
+/// How long a client may take for its body: the bounds of every request to the application.
+struct Patience {
+    idle: Option<Duration>,
+    end: Option<(Instant, Reason)>,
+}
+
+impl Patience {
+    fn new(call: &Call, route: &Route) -> Self {
+        let since = |reason| move |after| (call.common.exchange.started + after, reason);
+        let deadline = call.common.is_grpc.then(|| grpc_timeout(&call.head.headers)).flatten();
+        let ends = [
+            deadline.map(since(Reason::RequestTimeout)),
+            route.timeouts.max_duration.map(since(Reason::MaxDuration)),
+        ];
+        let end = ends.into_iter().flatten().min_by_key(|(at, _)| *at);
+        Self { idle: route.timeouts.stream_idle.body(), end }
+    }
+
+    /// Waits for the next piece.
+    async fn wait<T>(&self, piece: impl Future<Output = T>) -> Result<T, Error> {
+        let stalled = self.idle.map(|idle| (Instant::now() + idle, Reason::RequestStalled));
+        let Some((at, reason)) = stalled.into_iter().chain(self.end).min_by_key(|(at, _)| *at) else {
+            return Ok(piece.await);
+        };
+        timeout_at(at, piece).await.map_err(|_elapsed| {
+            let detail = match reason {
+                Reason::RequestStalled => {
+                    format!("the client sent no byte of its body for {:?}", self.idle.unwrap_or_default())
+                }
+                Reason::MaxDuration => "the client did not send its body within max_duration".to_owned(),
+                _ => "the client did not send its body within its own deadline (grpc-timeout)".to_owned(),
+            };
+            Error::new(reason, detail)
+        })
+    }
+}
+
+/// The content of an authorizer's answer.
+pub(super) struct Content {
+    pub(super) bytes: Bytes,
+    pub(super) trailers: HeaderMap,
+}
+
+/// Bytes that count as memory of the client as long as they are held.
+struct Counted {
+    bytes: Vec<u8>,
+    _room: Option<ExchangePlace>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The whole content of an answer. It is held in `room`.
+///
+/// # Errors
+/// `authz_unavailable`, or `overloaded` where there is no room for it.
+pub(super) async fn whole(mut body: Body, mut room: Option<ExchangePlace>) -> Result<Content, Error> {
+    let (mut bytes, mut trailers) = (Vec::new(), HeaderMap::new());
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let broke_off = |_| Error::new(Reason::AuthzUnavailable, "its answer broke off");
+        match frame.map_err(broke_off)?.into_data() {
+            Ok(data) if bytes.len() + data.len() > MOST_BYTES => {
+                let detail = "its answer has more than 64 KiB of content";
+                return Err(Error::new(Reason::AuthzUnavailable, detail));
+            }
+            Ok(data) if room.as_mut().is_some_and(|room| !room.grow(data.len())) => {
+                return Err(Error::new(Reason::Overloaded, NO_ROOM));
+            }
+            Ok(data) => bytes.extend_from_slice(&data),
+            Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
+        }
+    }
+    let counted = Counted { bytes, _room: room };
+    let bytes = if counted.bytes.is_empty() { Bytes::new() } else { Bytes::from_owner(counted) };
+    Ok(Content { bytes, trailers })
+}
+
+#[cfg(test)]
+mod tests {
+    use pillion_base::exchanges::Exchanges;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_content_of_an_answer_takes_room_of_the_client_as_long_as_it_is_held() {
+        let exchanges = Exchanges::of_one_in(1, 0); // 1 MiB, of which one client gets a half
+        let place = exchanges.holder("mallory").begin(0).expect("a place");
+        let mut held = Vec::new();
+        let refused = loop {
+            match whole(Body::full(vec![b'x'; MOST_BYTES]), Some(place.beside())).await {
+                Ok(content) => held.push(content),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((held.len(), refused.reason), (7, Reason::Overloaded));
+        drop(held);
+        assert!(whole(Body::full(vec![b'x'; MOST_BYTES]), Some(place.beside())).await.is_ok());
+        let long = whole(Body::full(vec![b'x'; MOST_BYTES + 1]), Some(place.beside())).await;
+        assert_eq!(long.err().map(|error| error.reason), Some(Reason::AuthzUnavailable));
+    }
+}

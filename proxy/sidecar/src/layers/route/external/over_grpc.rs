@@ -1,0 +1,187 @@
+//! A check over gRPC: `envoy.service.auth.v3.Authorization/Check`.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, COOKIE, TE};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version};
+use http_body::Body as _;
+use pillion_base::error::Error;
+use pillion_grpc::framed::{frame, unframe};
+use pillion_http::headers::{grpc_status, grpc_status_of_trailers, grpc_timeout_value};
+use pillion_http::message::{Headers, RequestHead};
+use pillion_http1::Spelling;
+use tokio::time::Instant;
+
+use super::changes::HeaderChanges;
+use super::content::whole;
+use super::messages::{
+    Address, AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, Entry, HttpRequest,
+    HttpResponse, OkHttpResponse, Peer, Request, SocketAddress,
+};
+use super::{Allowed, Subject, Verdict, request, unavailable};
+use crate::connection::Destination;
+use crate::http::answer::Denial;
+use crate::http::{Body, Call, FailedCall};
+use crate::layers::headers::scheme;
+use crate::layers::route::{Carry, host_text};
+use crate::state::DestinationKey;
+
+const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// # Errors
+/// Why this request cannot be asked about.
+pub(super) fn question(of: &Subject<'_>, headers: &HeaderMap, body: Vec<u8>) -> Result<Box<Call>, String> {
+    let attributes = AttributeContext {
+        source: Some(source(of.call)),
+        destination: Some(destination(of.call)),
+        request: Some(Request { http: Some(http(of, headers, body)?) }),
+    };
+    let timeout = of.authorizer.of.timeout;
+    let head = RequestHead {
+        method: http::Method::POST,
+        uri: Uri::from_static(CHECK),
+        version: Version::HTTP_2,
+        spelling: Spelling::LOWER,
+        protocol: None,
+        headers: Headers::Map(HeaderMap::from_iter([
+            (CONTENT_TYPE, GRPC),
+            (TE, HeaderValue::from_static("trailers")),
+            (GRPC_TIMEOUT, grpc_timeout_value(timeout)),
+        ])),
+    };
+    let host = HeaderValue::try_from(of.authorizer.of.service.to_string()).ok().map(Into::into);
+    let message = frame(&CheckRequest { attributes: Some(attributes) });
+    let mut call = request(of, head, host, Body::full(message));
+    call.common.is_grpc = true;
+    call.common.deadline = Some(Instant::now() + timeout);
+    Ok(call)
+}
+
+fn peer(address: SocketAddr, principal: String) -> Peer {
+    let socket_address =
+        SocketAddress { address: address.ip().to_canonical().to_string(), port_value: address.port().into() };
+    Peer { address: Some(Address { socket_address: Some(socket_address) }), principal }
+}
+
+/// The client. Only a peer of the mesh has a principal.
+fn source(call: &Call) -> Peer {
+    let connection = &call.common.exchange.connection;
+    let principal = connection.peer.as_ref().map(|peer| peer.id.to_string());
+    peer(connection.downstream, principal.unwrap_or_default())
+}
+
+/// The application, with the sidecar's identity.
+fn destination(call: &Call) -> Peer {
+    let exchange = &call.common.exchange;
+    let snapshot = exchange.worker.state.load();
+    let own_id = snapshot.inbound.as_ref().and_then(|side| side.own_id.clone());
+    let principal = own_id.map(|id| id.to_string()).unwrap_or_default();
+    let to = match &exchange.connection.destination {
+        Destination::Route(fixed) => match &fixed.key {
+            DestinationKey::Application(arrival) => snapshot.target(*arrival),
+            DestinationKey::Service(_) | DestinationKey::Address(_) => None,
+        },
+        Destination::Unknown(_) | Destination::Named => None,
+    };
+    to.map_or_else(|| Peer { address: None, principal: principal.clone() }, |to| peer(to, principal.clone()))
+}
+
+fn http(of: &Subject<'_>, headers: &HeaderMap, body: Vec<u8>) -> Result<HttpRequest, String> {
+    let call = of.call;
+    let size = call.body.size_hint().exact().and_then(|size| i64::try_from(size).ok());
+    let (body, raw_body) = match String::from_utf8(body) {
+        Ok(text) => (text, Vec::new()),
+        Err(bytes) => (String::new(), bytes.into_bytes()),
+    };
+    Ok(HttpRequest {
+        id: call.common.exchange.id().to_owned(),
+        method: call.head.method.as_str().to_owned(),
+        headers: joined(headers)?,
+        path: of.path().to_owned(),
+        host: host_text(call).to_owned(),
+        scheme: scheme(&call.common.exchange.connection).to_owned(),
+        size: size.unwrap_or(-1),
+        protocol: match call.head.version {
+            Version::HTTP_2 => "HTTP/2",
+            Version::HTTP_10 => "HTTP/1.0",
+            _ => "HTTP/1.1",
+        }
+        .to_owned(),
+        body,
+        raw_body,
+    })
+}
+
+/// The values of each header in one text (RFC 9110, 5.3; RFC 9113, 8.2.3).
+fn joined(headers: &HeaderMap) -> Result<Vec<Entry>, String> {
+    let entry = |name: &HeaderName| {
+        let separator: &[u8] = if *name == COOKIE { b"; " } else { b"," };
+        let values: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+        let value = String::from_utf8(values.join(separator));
+        let value = value.map_err(|_bytes| format!("its header `{name}` is not UTF-8"))?;
+        Ok(Entry { key: name.as_str().to_owned(), value })
+    };
+    headers.keys().map(entry).collect()
+}
+
+/// Asks, and reads the answer.
+///
+/// # Errors
+/// There is no verdict.
+pub(super) async fn ask(of: &Subject<'_>, question: Box<Call>, carry: impl Carry) -> Result<Verdict, Error> {
+    let answer = carry(question).await.map_err(|FailedCall { error, .. }| error)?;
+    let (head, body) = answer.into_parts();
+    let at_once = grpc_status(&head.headers);
+    let content = whole(body, of.call.common.exchange.room()).await?;
+    if head.status != StatusCode::OK {
+        return Err(unavailable(format!("it answered {}, which is no answer of gRPC", head.status)));
+    }
+    match at_once.or_else(|| grpc_status_of_trailers(&content.trailers)) {
+        Some(0) => verdict(unframe(&content.bytes).map_err(unavailable)?).map_err(unavailable),
+        // PERMISSION_DENIED and UNAUTHENTICATED: a verdict, however unusual
+        Some(7) => Ok(Verdict::Denied(plain_denial(StatusCode::FORBIDDEN))),
+        Some(16) => Ok(Verdict::Denied(plain_denial(StatusCode::UNAUTHORIZED))),
+        Some(other) => Err(unavailable(format!("it answered with gRPC status {other}"))),
+        None => Err(unavailable("it answered without a gRPC status")),
+    }
+}
+
+/// What the answer says. Without a status it allows only if it says so in another way: in Envoy, an empty message allows.
+fn verdict(answer: CheckResponse) -> Result<Verdict, String> {
+    match (answer.status.map(|status| status.code), answer.http_response) {
+        (Some(0), None) => Ok(Verdict::Allowed(Allowed::default())),
+        (Some(0) | None, Some(HttpResponse::Ok(ok))) => allowed(&ok).map(Verdict::Allowed),
+        (_, Some(HttpResponse::Error(_))) => {
+            Err("it says that it has failed itself (error_response)".to_owned())
+        }
+        (Some(0), Some(HttpResponse::Denied(_))) => Err("it allows and denies at once".to_owned()),
+        (None, None) => Err("its answer has no status".to_owned()),
+        (_, Some(HttpResponse::Denied(denied))) => denial(denied).map(Verdict::Denied),
+        (Some(16), _) => Ok(Verdict::Denied(plain_denial(StatusCode::UNAUTHORIZED))),
+        (Some(_), _) => Ok(Verdict::Denied(plain_denial(StatusCode::FORBIDDEN))),
+    }
+}
+
+fn allowed(of: &OkHttpResponse) -> Result<Allowed, String> {
+    if !of.query_parameters_to_set.is_empty() || !of.query_parameters_to_remove.is_empty() {
+        return Err("it changes query parameters, which is not supported".to_owned());
+    }
+    Ok(Allowed { request: HeaderChanges::of_request(of)?, answer: HeaderChanges::of_answer(of)? })
+}
+
+fn denial(of: DeniedHttpResponse) -> Result<Denial, String> {
+    let code = of.status.map_or(0, |status| status.code);
+    let status = match u16::try_from(code) {
+        Ok(0) => StatusCode::FORBIDDEN,
+        Ok(code @ 200..=599) => StatusCode::from_u16(code).map_err(|bad| bad.to_string())?,
+        _ => return Err(format!("it denies with status {code}, which is none")),
+    };
+    Ok(Denial { status, headers: HeaderChanges::denial(&of.headers)?, body: of.body })
+}
+
+fn plain_denial(status: StatusCode) -> Denial {
+    Denial { status, headers: Headers::Map(HeaderMap::new()), body: Bytes::new() }
+}
