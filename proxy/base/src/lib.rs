@@ -22,4 +22,5 @@ pub mod deadline;
 pub mod memory;
 pub mod limits;
 pub mod rate;
+pub mod boxed;
 pub mod error;

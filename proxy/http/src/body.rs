@@ -330,6 +330,9 @@ impl From<h1_client::Answer> for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
+        if self.tail.is_none() {
+            return;
+        }
         let whole = http_body::Body::is_end_stream(self);
         match &mut self.tail {
             Some(Tail::Request(tail)) if whole => tail.observer.progress().completed(),

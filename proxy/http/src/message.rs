@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use pillion_http1::{Lines, Misuse, RequestHead as Asked, ResponseHead as Read, Spelling};
 
 pub use self::headers::{Headers, Implied, remove_if};
+use pillion_base::boxed::boxed;
 use pillion_base::net::Io;
 
 /// The head of a request.
@@ -143,7 +144,7 @@ impl<B> Response<B> {
         let reason = head.own_reason();
         let (status, version, headers) = (head.status, head.version, Headers::Text(head.fields));
         Self {
-            head: Box::new(ResponseHead {
+            head: boxed(|| ResponseHead {
                 status,
                 version,
                 reason,
@@ -207,7 +208,7 @@ impl<B> From<http::Response<B>> for Response<B> {
         let (head, body) = response.into_parts();
         let (status, version, headers) = (head.status, head.version, Headers::Map(head.headers));
         Self {
-            head: Box::new(ResponseHead {
+            head: boxed(|| ResponseHead {
                 status,
                 version,
                 reason: None,

@@ -22,6 +22,7 @@ use crate::layers::headers::tell_passes;
 use crate::layers::limit::upload_failure;
 use crate::layers::{HttpService, limit, retry};
 use crate::state::Route;
+use pillion_base::boxed::{boxed, pinned};
 use pillion_base::error::{Error, Sent};
 use pillion_http::expect;
 use pillion_http::framing;
@@ -42,7 +43,7 @@ use families::Wish;
 
 /// The innermost service. Its future is boxed because it is by far the largest, and the layers above would move it.
 pub fn service() -> impl HttpService {
-    service_fn(|call: Box<Call>| Box::pin(dispatch(call)))
+    service_fn(|call: Box<Call>| pinned(|| dispatch(call)))
 }
 
 /// Carries a request that the sidecar itself makes: within the limits of its cluster, and again where a connection from
@@ -68,7 +69,7 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, FailedCall> {
         None => Box::pin(wish.connect(&mut trial)).await,
     };
     let mut carried = match connected {
-        Ok(lease) => Box::new(Carried { lease, in_flight: None }),
+        Ok(lease) => boxed(|| Carried { lease, in_flight: None }),
         Err(error) => {
             trial.failed(&error);
             return Err(FailedCall::untouched(error, call));

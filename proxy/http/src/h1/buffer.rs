@@ -73,7 +73,7 @@ impl Inbox {
             }
             _ => self.0 = bytes.split(),
         }
-        READING.set(Some(bytes));
+        READING.with(|kept| kept.set(Some(bytes)));
         done
     }
 
@@ -273,7 +273,7 @@ impl Outbox {
 fn keep(mut front: Vec<u8>) {
     if front.capacity() <= KEPT {
         front.clear();
-        WRITING.set(front);
+        WRITING.with(|kept| kept.set(front));
     }
 }
 

@@ -11,6 +11,7 @@ use super::exchange::{Exchange, RequestLine};
 use super::{Body, Response, tunnel};
 use crate::exchange::attempts::AttemptId;
 use crate::state::Route;
+use pillion_base::boxed::boxed;
 use pillion_base::error::Error;
 use pillion_base::limits::Permit;
 use pillion_http::message::RequestHead;
@@ -73,21 +74,28 @@ impl Call {
     ) -> Box<Self> {
         let head = head.into();
         let is_grpc = super::headers::is_grpc(&head.headers, &seen);
-        let common = RequestContext {
-            exchange,
-            route: None,
-            host: None,
-            names_host: false,
-            is_grpc,
-            waits_to_send: false,
-            tunnel: None,
-            marked: false,
-            via: None,
-            passes: 0,
-            deadline: None,
-        };
-        let attempt = AttemptId::FIRST;
-        Box::new(Self { head, body, seen, common, attempt, number: 1, per_try: None, permit: None })
+        boxed(|| Self {
+            head,
+            body,
+            seen,
+            common: RequestContext {
+                exchange,
+                route: None,
+                host: None,
+                names_host: false,
+                is_grpc,
+                waits_to_send: false,
+                tunnel: None,
+                marked: false,
+                via: None,
+                passes: 0,
+                deadline: None,
+            },
+            attempt: AttemptId::FIRST,
+            number: 1,
+            per_try: None,
+            permit: None,
+        })
     }
 }
 

@@ -26,6 +26,7 @@ use super::linger::linger;
 use crate::connection::Connection;
 use crate::http::call::AnsweringService;
 use crate::worker::Worker;
+use pillion_base::boxed::pinned;
 use pillion_base::net::Io;
 use pillion_http::h1::buffer::{Inbox, Outbox};
 use pillion_http::stall::Stall;
@@ -48,6 +49,9 @@ struct Downstream {
     takes_trailers: bool,
     /// The answer ends with the connection, so a connection that is dropped before the end is reset.
     resets: bool,
+    /// While the client's last request was answered, the socket was asked for bytes and had none: it wakes the task when
+    /// some come.
+    is_watched: bool,
     connection: Arc<Connection>,
     worker: Arc<Worker>,
 }
@@ -103,7 +107,7 @@ fn act<'a, S: AnsweringService>(
     stack: &'a mut S,
 ) -> Pin<Box<dyn Future<Output = Left> + Send + 'a>> {
     match received {
-        Received::Head(head, content) => Box::pin(carrying::carry(downstream, head, content, stack)),
+        Received::Head(head, content) => pinned(|| carrying::carry(downstream, head, content, stack)),
         Received::Refused => Box::pin(downstream.refused()),
         Received::Nothing => Box::pin(ready(Left::Rests)),
         Received::Over => Box::pin(ready(Left::Lost)),
@@ -128,6 +132,7 @@ impl Downstream {
             stall: Stall::default(),
             takes_trailers: false,
             resets: false,
+            is_watched: false,
             connection,
             worker,
         }

@@ -24,6 +24,7 @@ use crate::http::call::AnsweringService;
 use crate::http::server::deserted;
 use crate::http::{Body, Call, Exchange, Response, answer, headers, refusal, tunnel};
 use crate::worker::Worker;
+use pillion_base::boxed::pinned;
 use pillion_base::error::Error;
 use pillion_base::exchanges::ExchangePlace;
 use pillion_base::net::{Io, Prefixed, Transport};
@@ -244,7 +245,7 @@ impl<S: AnsweringService> Driver<S> {
             Ok(head) => {
                 self.judge();
                 // Boxed: the runtime would move it about six times.
-                tokio::spawn(Box::pin(carry(request, respond, head, self.stack.clone())));
+                tokio::spawn(pinned(|| carry(request, respond, head, self.stack.clone())));
             }
             Err(why) => {
                 self.client.note_refused(request, &why);

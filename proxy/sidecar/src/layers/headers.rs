@@ -19,6 +19,10 @@ use pillion_http::seen::{Seen, is_disguised, is_ours};
 use pillion_model::Direction;
 use pillion_model::Reason;
 
+/// The schemes as values, whose bytes need not be checked for each request.
+static HTTP: HeaderValue = HeaderValue::from_static("http");
+static HTTPS: HeaderValue = HeaderValue::from_static("https");
+
 pub fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
     layer_fn(|next: S| service_fn(move |call| rewrite(next.clone(), call)))
 }
@@ -75,7 +79,7 @@ fn request(call: &mut Call) -> Result<(), Error> {
     let has_proto = seen.has(Seen::FORWARDED_PROTO)
         && (!seen.has(Seen::CONNECTION) || headers.has(Known::XForwardedProto));
     if !has_proto || connection.outside.is_some() {
-        headers.set(Known::XForwardedProto, &HeaderValue::from_static(scheme(connection)));
+        headers.set(Known::XForwardedProto, if is_over_tls(connection) { &HTTPS } else { &HTTP });
     }
     let names_host =
         seen.has(Seen::FORWARDED_HOST) && (!seen.has(Seen::CONNECTION) || headers.has(Known::XForwardedHost));
@@ -108,7 +112,11 @@ pub(super) fn remove_connection_headers(call: &mut Call) -> Result<(), Error> {
 /// `x-forwarded-proto` of a request that has none, and of every request of a client outside the mesh over TLS: no proxy
 /// before the sidecar could know better.
 pub(super) const fn scheme(connection: &Connection) -> &'static str {
-    if connection.peer.is_some() || connection.outside.is_some() { "https" } else { "http" }
+    if is_over_tls(connection) { "https" } else { "http" }
+}
+
+const fn is_over_tls(connection: &Connection) -> bool {
+    connection.peer.is_some() || connection.outside.is_some()
 }
 
 /// Removes headers that only sidecars may send, and reads them where a trusted sidecar sent them.

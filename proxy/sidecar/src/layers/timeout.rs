@@ -72,7 +72,7 @@ fn bound_try<S: HttpService>(
 ) -> impl Future<Output = Result<Response, FailedCall>> + Send {
     match call.per_try {
         None => Either::Left(next.call(call)),
-        Some(limit) => Either::Right(try_within(limit, next, call)),
+        Some(limit) => Either::Right(Box::pin(try_within(limit, next, call))), // boxed: the other one would have its size
     }
 }
 

@@ -264,9 +264,10 @@ impl Wire {
         inbox.with(|bytes| {
             loop {
                 if !bytes.is_empty() {
-                    let (used, event) = engine.read(bytes, limits)?;
-                    bytes.advance(used);
-                    match event {
+                    let read = engine.read(bytes, limits)?;
+                    bytes.advance(read.0);
+                    // Each event is matched in its place: a head has 140 bytes, which would be moved once more.
+                    match read.1 {
                         FromUpstream::Interim(head) => return Poll::Ready(Ok(Said::Interim(Box::new(head)))),
                         FromUpstream::Switched(head) => {
                             return Poll::Ready(Ok(Said::Switched(Response::read(head, ()))));

@@ -121,7 +121,8 @@ impl Downstream {
         if !self.inbox.is_empty() {
             return ClientMove::Waits;
         }
-        if self.io.poll_comes(cx).is_pending() {
+        self.is_watched = self.io.poll_comes(cx).is_pending();
+        if self.is_watched {
             return ClientMove::Waits;
         }
         match self.inbox.poll_little(&mut self.io, cx) {
