@@ -16,6 +16,7 @@ mod listeners;
 mod own;
 mod causes;
 mod watch;
+mod unserved;
 mod weakened;
 mod worker;
 
@@ -61,6 +62,7 @@ use pillion_tls::identity::date;
 use pillion_upstream::cluster::alike::Policies;
 use pillion_upstream::cluster::{Cluster, ClusterContext};
 use pillion_upstream::pool::SWEEP_EVERY;
+pub(crate) use unserved::snapshot as unserved_snapshot;
 use worker::{Command, Connections};
 
 /// A sidecar whose addresses are bound, and which has not started.

@@ -132,7 +132,7 @@ fn find_route(routes: usize) -> Decision {
     let rule = |nth| {
         let path = Some(PathMatch::Prefix(format!("/api/v{nth}")));
         let matches = RouteMatch { path, ..RouteMatch::default() };
-        Arc::new(Rule { matches, then: Then::To(Split::new([])) })
+        Arc::new(Rule { nth, matches, then: Then::To(Split::new([])) })
     };
     let table: RuleTable = (0..routes).map(rule).collect();
     let (mut parts, ()) = http::Request::new(()).into_parts();

@@ -7,6 +7,7 @@ mod client;
 pub mod demo;
 mod duration;
 mod ending;
+mod explain;
 pub mod init;
 mod output;
 pub mod policy;
@@ -18,10 +19,13 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::app::with_causes;
+use crate::explained::BadQuestion;
 use output::{ReaderGone, print, print_failure};
 
-/// The exit code of work that failed and of an invalid configuration. clap exits with 2 for wrong usage.
+/// The exit code of work that failed and of an invalid configuration.
 const FAILED: u8 = 1;
+/// The exit code of wrong usage, which clap has, too.
+const WRONG_USAGE: u8 = 2;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -53,6 +57,8 @@ enum Command {
     /// Create and inspect certificates, with a small CA for development and tests
     #[command(subcommand)]
     Certs(certs::Certs),
+    /// Say what would happen to a request, and why
+    Explain(explain::Explain),
     /// Write authorization rules for the traffic of a running sidecar
     #[command(subcommand)]
     Policy(policy::Policy),
@@ -73,8 +79,8 @@ pillion: a service-mesh sidecar proxy, one binary beside one application
 ";
 
 /// Names of commands that are planned and do not exist yet.
-const PLANNED: [&str; 11] =
-    ["explain", "inject", "webhook", "top", "tap", "drain", "wait", "exec", "bench", "completions", "import"];
+const PLANNED: [&str; 10] =
+    ["inject", "webhook", "top", "tap", "drain", "wait", "exec", "bench", "completions", "import"];
 
 /// Runs the command of the command line.
 pub fn main() -> ExitCode {
@@ -86,12 +92,17 @@ pub fn main() -> ExitCode {
         Some(Command::Schema) => print(&pillion_config::json_schema()),
         Some(Command::Init(init)) => init.run(),
         Some(Command::Certs(certs)) => certs.run(),
+        Some(Command::Explain(explain)) => explain.run(),
         Some(Command::Policy(policy)) => policy.run(),
         Some(Command::Other(words)) => return unknown(&words),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<ReaderGone>() => ExitCode::SUCCESS,
+        Err(error) if error.is::<explain::NoTimeline>() || error.is::<BadQuestion>() => {
+            print_failure(&with_causes(&error));
+            ExitCode::from(WRONG_USAGE)
+        }
         Err(error) => {
             print_failure(&with_causes(&error));
             ExitCode::from(FAILED)
@@ -107,5 +118,5 @@ fn unknown(words: &[String]) -> ExitCode {
             print_failure(&format!("pillion has no command `{word}`; `pillion --help` lists what there is"))
         }
     }
-    ExitCode::from(2)
+    ExitCode::from(WRONG_USAGE)
 }

@@ -25,6 +25,7 @@ mod detection;
 mod dns;
 mod draining;
 mod early_answers;
+mod explain;
 mod ext_authz;
 mod families;
 mod forms;

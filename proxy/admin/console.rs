@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
+use pillion_config::Written;
 use pillion_model::Config;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::config;
+use crate::explained::{self, BadQuestion, Query, Source};
 use pillion_sidecar::state::Store;
 
 /// The most orders that may wait; people give one at a time.
@@ -112,6 +114,19 @@ impl Console {
     /// The service does not exist.
     pub(super) fn config(&self, asked: &config::Selection) -> Result<Value, config::NoSuchService> {
         config::page(&self.published(), self.store.load().generation, asked)
+    }
+
+    /// What would happen to a request. It parses the text of the file, as [`Self::config`] does.
+    ///
+    /// # Errors
+    /// The question cannot be read.
+    pub(super) fn explain(&self, query: &Query, now: Instant) -> Result<Value, BadQuestion> {
+        let published = self.published();
+        let file = published.file.as_ref().map(|file| file.display().to_string());
+        let written =
+            file.as_deref().zip(published.text.as_deref()).map(|(name, text)| Written { name, text });
+        let source = Source { config: &published.config, written, flags: &published.flags, is_live: true };
+        explained::answer(query, &self.store.load_full(), &source, now)
     }
 
     /// Called after every check of the files; does nothing if no refusal is shown.

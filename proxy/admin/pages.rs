@@ -17,6 +17,7 @@ use super::exposition::Expositions;
 use super::probe::Prober;
 use super::ready::Readiness;
 use super::{clusters, guard, logging, policy};
+use crate::explained::{BadQuestion, Query};
 use pillion_model::telemetry::Secret;
 use pillion_telemetry::family;
 
@@ -34,6 +35,7 @@ enum Page {
     Config,
     Clusters,
     Certs,
+    Explain,
     Policy,
     Logging,
     Drain,
@@ -57,7 +59,7 @@ enum Methods {
 const PROBE: &str = "/probe/";
 
 /// In the order of the index page.
-const PAGES: [(&str, Page, Methods, &str); 13] = [
+const PAGES: [(&str, Page, Methods, &str); 14] = [
     ("/", Page::Index, Methods::Get, "this list"),
     (
         "/config",
@@ -72,6 +74,12 @@ const PAGES: [(&str, Page, Methods, &str); 13] = [
         "each service with its endpoints, connections and limits; ?service=NAME shows one",
     ),
     ("/certs", Page::Certs, Methods::Get, "the certificates in use"),
+    (
+        "/explain",
+        Page::Explain,
+        Methods::Get,
+        "what would happen to a request, and why; ?method=GET&url=http://orders/v2/x, as `pillion explain` asks",
+    ),
     ("/policy/record", Page::Policy, Methods::Post, "what `pillion policy record` asks for"),
     ("/logging", Page::Logging, Methods::GetOrPut, "the log's level; PUT /logging?level=debug changes it"),
     ("/drain", Page::Drain, Methods::Post, "finish what is in flight and end, as SIGTERM"),
@@ -140,6 +148,7 @@ impl Pages {
             Page::Config => self.config(request.uri.query().unwrap_or_default()).await,
             Page::Clusters => self.clusters(request.uri.query().unwrap_or_default()).await,
             Page::Certs => json(&self.console.certificates()),
+            Page::Explain => self.explain(request.uri.query().unwrap_or_default()).await,
             Page::Policy => self.policy(request.uri.query().unwrap_or_default()).await,
             Page::Logging if request.method == Method::PUT => {
                 logging::set(request.uri.query().unwrap_or_default())
@@ -174,6 +183,17 @@ impl Pages {
         };
         let now = Instant::now().into_std();
         self.long(move |console| found(clusters::page(console, service.as_deref(), now))).await
+    }
+
+    async fn explain(&self, query: &str) -> Answer {
+        let refused = |why: BadQuestion| text(StatusCode::BAD_REQUEST, format!("{why}\n"));
+        let query = match Query::parse(query) {
+            Ok(query) => query,
+            Err(why) => return refused(why),
+        };
+        let now = Instant::now().into_std();
+        self.long(move |console| console.explain(&query, now).map_or_else(refused, |found| json(&found)))
+            .await
     }
 
     async fn policy(&self, query: &str) -> Answer {
@@ -265,7 +285,7 @@ const fn is_public(page: Page) -> bool {
 /// Whether the page accepts any query: scrapers and probes add queries of their own.
 fn takes_query(page: Page, method: &Method) -> bool {
     is_public(page)
-        || matches!(page, Page::Config | Page::Clusters | Page::Policy)
+        || matches!(page, Page::Config | Page::Clusters | Page::Explain | Page::Policy)
         || page == Page::Logging && *method == Method::PUT
 }
 

@@ -14,6 +14,7 @@ mod dns;
 mod documents;
 mod drain;
 mod early;
+mod explain;
 mod grpc;
 mod hardened;
 mod headers;

@@ -5,7 +5,7 @@
 //! those files are never read here. A key that holds a secret itself spells it as `(hidden)`. Values of environment
 //! variables are shown for all other keys.
 
-use crate::keys::{FILE, SERVICE};
+use crate::keys::{FILE, INBOUND, SERVICE, tell_route};
 use crate::page::{Page, Scopes, Setting};
 use crate::place::Tree;
 use pillion_model::Config;
@@ -25,6 +25,10 @@ pub enum Part<'a> {
     Page { from: usize, most: usize },
     /// The keys of one service.
     Service(&'a str),
+    /// The keys of the route of this number, from 0.
+    Route(usize),
+    /// The keys of `inbound`.
+    Inbound,
 }
 
 /// Every key of `config`, in the order of the reference page. `written` is the file from which it was read. `flags` are
@@ -39,7 +43,7 @@ pub fn effective(
     effective_part(config, written, flags, Part::Page { from: 0, most: usize::MAX }).0
 }
 
-/// A part of the settings of [`effective()`], and the total number of settings. A service that does not exist has none.
+/// A part of the settings of [`effective()`], and the total number of settings. A service or a route that does not exist has none.
 pub fn effective_part(
     config: &Config,
     written: Option<Written<'_>>,
@@ -58,6 +62,14 @@ pub fn effective_part(
         Part::Service(name) => {
             let found = config.clusters.iter().find(|cluster| cluster.name == name);
             found.into_iter().for_each(|cluster| SERVICE.tell(cluster, &root.service(name), &mut page));
+        }
+        Part::Route(nth) => {
+            let found = config.routes.get(nth);
+            found.into_iter().for_each(|route| tell_route(nth, route, &root, &mut page));
+        }
+        Part::Inbound => {
+            let found = config.inbound.as_ref();
+            found.into_iter().for_each(|inbound| INBOUND.tell(inbound, &root.key("inbound"), &mut page));
         }
     }
     page.finish()

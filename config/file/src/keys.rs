@@ -32,7 +32,9 @@ use crate::reading::{Entry, Node, Reading, Shape};
 use crate::schema::{self, Described};
 use crate::value::{BadWord, Leaf, Word, on_off};
 
+pub(crate) use inbound::INBOUND;
 pub(crate) use root::FILE;
+pub(crate) use routes::tell_one as tell_route;
 pub(crate) use service::SERVICE;
 
 /// The release that has every key which does not name another one.

@@ -36,8 +36,8 @@ use index::Index;
 use pillion_model::SpiffeId;
 use pillion_model::authorization::path::JudgedPath;
 use pillion_model::authorization::{Action, Authorization, Rule};
-pub use rule::MOST_MEMBERS;
 use rule::{Compiled, Found};
+pub use rule::{MOST_MEMBERS, Misfit};
 
 /// What is known of a request or of an opaque connection.
 #[derive(Clone, Copy)]
@@ -136,6 +136,12 @@ impl Engine {
     /// Whether there are rules for this port that only requests can fit.
     pub fn has_rules_for_http(&self, port: u16) -> bool {
         self.http_ports.contains(port)
+    }
+
+    /// For each rule, in the order of the file, the first condition that does not fit; `None`: it fits. [`Self::judge`] says
+    /// which of those that fit decides.
+    pub fn misfits<'a>(&'a self, facts: &Facts<'_>) -> impl Iterator<Item = Option<Misfit<'a>>> {
+        self.rules.iter().map(|rule| rule.misfit(facts))
     }
 
     pub fn judge(&self, facts: &Facts<'_>) -> Verdict {

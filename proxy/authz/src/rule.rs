@@ -36,6 +36,25 @@ pub(crate) enum Found {
     ByPath(u32),
 }
 
+/// The first condition that keeps a rule from matching.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Misfit<'a> {
+    /// It has conditions that only requests fit, and the connection is opaque.
+    Opaque,
+    From,
+    Paths,
+    /// One of its claims, or all of them without a verified token.
+    Claims,
+    Ports,
+    Sources,
+    Methods,
+    Hosts,
+    /// With the header's name.
+    Header(&'a str),
+    /// Its conditions fit, and those of `not` fit, too.
+    Excepted,
+}
+
 /// How a condition is read where a fact is missing or has several readings.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reading {
@@ -55,19 +74,50 @@ impl Compiled {
         }
     }
 
-    /// Whether the rule fits. The index has found it by its peer, and perhaps by its path.
-    pub(crate) fn fits(&self, facts: &Facts<'_>, found: Found) -> bool {
-        let (when, not) = match self.action {
+    /// The first condition that does not fit; `None`: the rule fits. This is slower than [`Self::fits`] with the index, and
+    /// says why.
+    pub(crate) fn misfit(&self, facts: &Facts<'_>) -> Option<Misfit<'_>> {
+        let (when, not) = self.readings();
+        if self.action == Action::Allow && self.needs_http && facts.request.is_none() {
+            return Some(Misfit::Opaque);
+        }
+        let of = &self.when.of;
+        let is_from = |peer| of.from.iter().any(|wanted| wanted.fits(peer));
+        if !of.from.is_empty() && !facts.peer.is_some_and(is_from) {
+            return Some(Misfit::From);
+        }
+        if !self.when.any_path_fits(facts, when) {
+            return Some(Misfit::Paths);
+        }
+        if !self.when.claims_fit(facts).unwrap_or(false) {
+            return Some(Misfit::Claims);
+        }
+        let besides = self.when.misfit_besides(facts, when);
+        besides.or_else(|| self.excepts(facts, not).then_some(Misfit::Excepted))
+    }
+
+    /// How its conditions are read, and those of `not`.
+    const fn readings(&self) -> (Reading, Reading) {
+        match self.action {
             Action::Allow => (Reading::Certain, Reading::Possible),
             Action::Deny => (Reading::Possible, Reading::Certain),
-        };
+        }
+    }
+
+    fn excepts(&self, facts: &Facts<'_>, reading: Reading) -> bool {
+        self.not.as_ref().is_some_and(|excepted| excepted.fits(facts, reading))
+    }
+
+    /// Whether the rule fits. The index has found it by its peer, and perhaps by its path.
+    pub(crate) fn fits(&self, facts: &Facts<'_>, found: Found) -> bool {
+        let (when, not) = self.readings();
         if self.action == Action::Allow && self.needs_http && facts.request.is_none() {
             return false;
         }
         self.path_fits(facts, found, when)
             && self.when.claims_fit(facts).unwrap_or(false)
             && self.when.fits_besides(facts, when)
-            && !self.not.as_ref().is_some_and(|excepted| excepted.fits(facts, not))
+            && !self.excepts(facts, not)
     }
 
     fn path_fits(&self, facts: &Facts<'_>, found: Found, reading: Reading) -> bool {
@@ -113,6 +163,28 @@ impl Checked {
                 Some(path) => self.paths.iter().any(|wanted| wanted.fits(path, reading)),
                 None => reading == Reading::Possible,
             }
+    }
+
+    /// The first condition besides `from`, `paths` and `claims` that does not fit.
+    fn misfit_besides(&self, facts: &Facts<'_>, reading: Reading) -> Option<Misfit<'_>> {
+        let Conditions { from: _, methods, paths: _, ports, hosts, headers, sources, claims: _ } = &self.of;
+        if !ports.is_empty() && !ports.contains(&facts.port) {
+            return Some(Misfit::Ports);
+        }
+        if !sources.is_empty() && !sources.iter().any(|wanted| wanted.contains(facts.source)) {
+            return Some(Misfit::Sources);
+        }
+        let Some(asked) = &facts.request else {
+            let needs_request = !(methods.is_empty() && hosts.is_empty() && headers.is_empty());
+            return (needs_request && reading == Reading::Certain).then_some(Misfit::Opaque);
+        };
+        if !methods.is_empty() && !methods.iter().any(|it| method_fits(it, asked.method, reading)) {
+            return Some(Misfit::Methods);
+        }
+        if !hosts.is_empty() && !hosts.iter().any(|it| host_fits(it, asked, reading)) {
+            return Some(Misfit::Hosts);
+        }
+        headers.iter().find(|it| !header_fits(it, asked, reading)).map(|it| Misfit::Header(&it.name))
     }
 
     /// Whether the conditions besides `from`, `paths` and `claims` fit.

@@ -26,7 +26,8 @@ impl Headers for Sent<'_> {
     }
 }
 
-fn judged(by: &Authorization, case: &Case) -> (Action, Option<usize>) {
+/// What the engine decides, and whether each rule fits by what it says of their misfits.
+fn explained(by: &Authorization, case: &Case) -> ((Action, Option<usize>), Vec<bool>) {
     let http = case.http.as_ref();
     let path = http.and_then(|http| http.path.as_deref());
     let path = path.map(|path| JudgedPath::of(path, EncodedSlash::Reject).expect("a clear path"));
@@ -44,8 +45,14 @@ fn judged(by: &Authorization, case: &Case) -> (Action, Option<usize>) {
         claims: claims.as_ref(),
     });
     let facts = Facts { peer: case.peer.as_ref(), source: case.source, port: case.port, request };
-    let verdict = Engine::new(by).judge(&facts);
-    (verdict.action, verdict.rule)
+    let engine = Engine::new(by);
+    let verdict = engine.judge(&facts);
+    let fits = engine.misfits(&facts).map(|misfit| misfit.is_none()).collect();
+    ((verdict.action, verdict.rule), fits)
+}
+
+fn judged(by: &Authorization, case: &Case) -> (Action, Option<usize>) {
+    explained(by, case).0
 }
 
 fn authorization(rules: Vec<Rule>) -> Authorization {
@@ -453,6 +460,21 @@ proptest! {
         let by = Authorization { default, ..authorization(rules) };
         for case in cases {
             prop_assert_eq!(judged(&by, &case), reference::judge(&by, &case), "{:?}", case);
+        }
+    }
+
+    #[test]
+    fn the_misfits_of_rules_agree_with_the_decision(
+        rules in prop::collection::vec(any_rule(), 0..12),
+        cases in prop::collection::vec(case(), 1..8),
+    ) {
+        let by = authorization(rules);
+        for case in cases {
+            let (decided, fits) = explained(&by, &case);
+            let first = |action| by.rules.iter().zip(&fits).position(|(rule, fits)| *fits && rule.action == action);
+            let expected = first(DENIED).map(|nth| (DENIED, Some(nth)));
+            let expected = expected.or_else(|| first(ALLOWED).map(|nth| (ALLOWED, Some(nth))));
+            prop_assert_eq!(decided, expected.unwrap_or((by.default, None)), "{:?}", case);
         }
     }
 

@@ -46,7 +46,7 @@ use pillion_tls::server::Server;
 use pillion_upstream::cluster::Cluster;
 use pillion_upstream::cluster::budget::Budget;
 use pillion_upstream::cluster::pools::Pools;
-pub use rules::{Rule, RuleTable, Split, Then};
+pub use rules::{Misfit, Rule, RuleTable, Split, Then};
 pub use virtual_addresses::VirtualAddresses;
 
 /// The state that the data path reads.

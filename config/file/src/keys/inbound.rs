@@ -18,7 +18,7 @@ use crate::schema;
 use crate::value::{AutoOr, BadWord, OffOr, Opt, Port, Positive, Size, on_off};
 use crate::words::{GrpcService, ProbeName, ProbePath, Target, chosen};
 
-pub(super) static INBOUND: Static<Inbound> = Static::new(|| {
+pub(crate) static INBOUND: Static<Inbound> = Static::new(|| {
     Block::new(Inbound::default)
         .list::<SocketAddr>(
             "listen",

@@ -162,16 +162,20 @@ fn destination(node: &Node<'_>, reading: &mut Reading<'_>) -> Option<(String, u3
 }
 
 pub(super) fn tell(routes: &[Route], root: &Scopes<'_>, page: &mut Page<'_>) {
-    for (nth, Route { name, hosts, matches, to, actions }) in routes.iter().enumerate() {
-        let at = &root.key("routes").index(nth);
-        page.tell(&at.key("name"), name.clone());
-        page.tell_list(hosts.iter().map(RouteHost::spell), &at.whole("hosts"));
-        MATCH.tell(matches, &at.key("match"), page);
-        for (nth, weighted) in to.iter().enumerate() {
-            tell_weighted(weighted, at, &at.whole("to").index(nth), page);
-        }
-        actions::tell(actions, at, page);
+    routes.iter().enumerate().for_each(|(nth, route)| tell_one(nth, route, root, page));
+}
+
+/// Reports one route, by its number in the file.
+pub(crate) fn tell_one(nth: usize, of: &Route, root: &Scopes<'_>, page: &mut Page<'_>) {
+    let Route { name, hosts, matches, to, actions } = of;
+    let at = &root.key("routes").index(nth);
+    page.tell(&at.key("name"), name.clone());
+    page.tell_list(hosts.iter().map(RouteHost::spell), &at.whole("hosts"));
+    MATCH.tell(matches, &at.key("match"), page);
+    for (nth, weighted) in to.iter().enumerate() {
+        tell_weighted(weighted, at, &at.whole("to").index(nth), page);
     }
+    actions::tell(actions, at, page);
 }
 
 /// Reports the policies that a route can change, under the name of the service.

@@ -2,6 +2,7 @@
 
 mod answering;
 mod authorize;
+pub mod explain;
 mod external;
 mod observe;
 mod token;

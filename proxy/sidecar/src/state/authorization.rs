@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::authorizer::Authorizer;
 use super::tokens::{Keys, Tokens};
-use pillion_authz::{Engine, Facts, Verdict};
+use pillion_authz::{Engine, Facts, Misfit, Verdict};
 use pillion_base::error::Error;
 use pillion_model::authorization::{self as model, Action, EncodedSlash, ExtAuthz, Mode, Rule};
 use pillion_model::{Reason, SpiffeId};
@@ -153,6 +153,27 @@ impl Authorization {
             _ => self.refusal(verdict),
         };
         (decided, if is_refused { Err(refusal()) } else { Ok(()) })
+    }
+
+    /// What decides on a request, by its name, and the decision. Nothing is counted.
+    pub fn explain(&self, facts: &Facts<'_>) -> (String, Verdict) {
+        let verdict = self.engine.judge(facts);
+        (self.name_of(self.decider(verdict)), verdict)
+    }
+
+    /// The same for an opaque connection.
+    pub fn explain_opaque(&self, connection: &OpaqueConnection<'_>) -> (String, Verdict) {
+        let (decider, verdict) = self.judge_opaque(connection);
+        (self.name_of(decider), verdict)
+    }
+
+    /// For each rule, the first condition that does not fit.
+    pub fn misfits<'a>(&'a self, facts: &Facts<'_>) -> impl Iterator<Item = Option<Misfit<'a>>> {
+        self.engine.misfits(facts)
+    }
+
+    fn name_of(&self, decider: &Decider) -> String {
+        self.metrics.name(decider.name).to_string()
     }
 
     /// Whether such a connection passes. Nothing is counted.

@@ -143,7 +143,7 @@ impl Compiled<'_> {
                 Then::To(Split::new(all))
             }
         };
-        Rule { matches: of.matches.clone(), then }
+        Rule { nth, matches: of.matches.clone(), then }
     }
 
     fn diverted(

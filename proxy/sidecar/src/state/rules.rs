@@ -7,13 +7,15 @@ use std::sync::Arc;
 
 use http::Method;
 use pillion_http::message::RequestHead;
-use pillion_model::route::{PathMatch, QueryMatch, RouteMatch};
+use pillion_model::route::{HeaderMatch, PathMatch, QueryMatch, RouteMatch};
 use pillion_telemetry::Symbol;
 
 use super::Route;
 use super::actions::Actions;
 
 pub struct Rule {
+    /// Its place among the routes of the file.
+    pub nth: usize,
     pub matches: RouteMatch,
     pub then: Then,
 }
@@ -40,6 +42,12 @@ impl Split {
             (sum, route)
         };
         Self { ends: routes.into_iter().filter(|(weight, _)| *weight > 0).map(&mut end).collect() }
+    }
+
+    /// The routes with the weight of each.
+    pub fn weighted(&self) -> impl Iterator<Item = (u64, &Arc<Route>)> {
+        let before = std::iter::once(0).chain(self.ends.iter().map(|(end, _)| *end));
+        self.ends.iter().zip(before).map(|((end, route), before)| (end - before, route))
     }
 
     /// Picks a route. `dice` gives a random number.
@@ -155,6 +163,30 @@ impl PathIndex {
     }
 }
 
+/// The first condition of a route that a request does not fit.
+#[derive(Debug, Clone, Copy)]
+pub enum Misfit<'a> {
+    Path(&'a PathMatch),
+    Methods(&'a [String]),
+    Header(&'a HeaderMatch),
+    Query(&'a QueryMatch),
+}
+
+impl Rule {
+    /// The first condition that does not fit; `None`: the rule matches. This is beside the way of requests.
+    pub fn misfit(&self, head: &RequestHead) -> Option<Misfit<'_>> {
+        let RouteMatch { path, methods, headers, query } = &self.matches;
+        let sent = head.uri.query().unwrap_or_default();
+        let path = path.as_ref().filter(|path| !path_fits(path, head.uri.path())).map(Misfit::Path);
+        let method = || (!method_fits(methods, &head.method)).then_some(Misfit::Methods(methods));
+        let header = || headers.iter().find(|of| !of.value.fits(head.headers.named(&of.name)));
+        let parameter = || query.iter().find(|of| !query_fits(of, sent));
+        path.or_else(method)
+            .or_else(|| header().map(Misfit::Header))
+            .or_else(|| parameter().map(Misfit::Query))
+    }
+}
+
 fn fits(wanted: &RouteMatch, head: &RequestHead) -> bool {
     wanted.path.as_ref().is_none_or(|path| path_fits(path, head.uri.path()))
         && method_fits(&wanted.methods, &head.method)
@@ -186,7 +218,7 @@ fn query_fits(wanted: &QueryMatch, query: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use pillion_model::Pattern;
-    use pillion_model::route::{HeaderMatch, ValueMatch};
+    use pillion_model::route::ValueMatch;
     use proptest::prelude::*;
 
     use super::*;
@@ -231,6 +263,7 @@ mod tests {
         };
         let all = [("x-canary", "0"), ("X-Canary", "1"), ("x-user", "jo")];
         assert!(fits(&wanted, &head("GET", "/v2?query=is-not-looked-at", &all)));
+        let rule = Rule { nth: 0, matches: wanted.clone(), then: Then::To(Split::new([])) };
         for (method, path, headers) in [
             ("POST", "/v2", &all[..]),
             ("GET", "/v2/", &all[..]),
@@ -239,6 +272,7 @@ mod tests {
             ("GET", "/v2", &[("x-canary", "1"), ("x-user", "jo"), ("x-debug", "")]),
         ] {
             assert!(!fits(&wanted, &head(method, path, headers)), "{method} {path} {headers:?}");
+            assert!(rule.misfit(&head(method, path, headers)).is_some(), "{method} {path} {headers:?}");
         }
         assert!(fits(&RouteMatch::default(), &head("DELETE", "/any", &[])));
     }
@@ -292,12 +326,15 @@ mod tests {
             let rule = |(path, only_put): (Option<PathMatch>, bool)| {
                 let methods = if only_put { vec!["PUT".to_owned()] } else { Vec::new() };
                 let matches = RouteMatch { path, methods, ..RouteMatch::default() };
-                Arc::new(Rule { matches, then: Then::To(Split::new([])) })
+                Arc::new(Rule { nth: 0, matches, then: Then::To(Split::new([])) })
             };
             let table: RuleTable = paths.into_iter().map(rule).collect();
             prop_assert!(table.index.is_some());
             for method in ["GET", "PUT"] {
                 let head = head(method, &asked, &[]);
+                for rule in &table.rules {
+                    prop_assert_eq!(rule.misfit(&head).is_none(), fits(&rule.matches, &head));
+                }
                 let first = table.rules.iter().find(|rule| fits(&rule.matches, &head)).map(Arc::as_ptr);
                 prop_assert_eq!(table.find(&head).map(Arc::as_ptr), first);
             }

@@ -1,5 +1,6 @@
 //! The present state of a cluster for the admin pages. It reads values that the data path counts anyway.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -33,6 +34,19 @@ impl Cluster {
             },
             "retry_budget": self.budget.as_ref().map(|budget| json!({ "left": budget.left(now) })),
         })
+    }
+
+    /// Each endpoint, and whether it can get a request now: `eligible`, or why not.
+    pub fn eligibility(&self, now: Instant) -> Vec<(SocketAddr, &'static str)> {
+        let is_full = self.limits.requests.used() >= self.limits.requests.max();
+        let state = |endpoint: &Endpoint| match endpoint.outlier.standing(now) {
+            _ if endpoint.is_unhealthy() => "unhealthy",
+            Standing::Ejected(_) => "ejected",
+            _ if is_full || endpoint.slots().is_some_and(|slots| slots.is_full()) => "breaker",
+            Standing::Probing => "probing",
+            Standing::Available => "eligible",
+        };
+        self.endpoints().all.iter().map(|endpoint| (endpoint.address, state(endpoint))).collect()
     }
 }
 

@@ -205,20 +205,31 @@ impl HeadersOf for Sent<'_> {
         if name == "x-forwarded-proto" && self.call.common.exchange.connection.outside.is_some() {
             return each(b"https", true); // the layer `headers` replaces what the client sent
         }
-        if name == "cookie" && joined_cookies(headers, each) {
-            return;
-        }
-        let is_named = self.call.seen.has(Seen::CONNECTION) && is_in_connection(headers, name);
-        let mut is_there = false;
-        for (other, value) in headers.iter().filter(|(other, _)| are_read_alike(other, name.as_bytes())) {
-            let is_certain = !is_named && other.eq_ignore_ascii_case(name.as_bytes());
-            each(value, is_certain);
-            is_there |= is_certain;
-        }
-        if !is_there {
+        if !sent_values(headers, self.call.seen.has(Seen::CONNECTION), name, each) {
             self.added(name).into_iter().for_each(|value| each(value.as_bytes(), true));
         }
     }
+}
+
+/// Calls `each` with the values of a header that the client sent. Returns whether one of them certainly reaches the
+/// application. `has_connection`: there is the header `Connection`, which may name others.
+pub(super) fn sent_values(
+    headers: &Headers,
+    has_connection: bool,
+    name: &str,
+    each: &mut dyn FnMut(&[u8], bool),
+) -> bool {
+    if name == "cookie" && joined_cookies(headers, each) {
+        return true;
+    }
+    let is_named = has_connection && is_in_connection(headers, name);
+    let mut is_there = false;
+    for (other, value) in headers.iter().filter(|(other, _)| are_read_alike(other, name.as_bytes())) {
+        let is_certain = !is_named && other.eq_ignore_ascii_case(name.as_bytes());
+        each(value, is_certain);
+        is_there |= is_certain;
+    }
+    is_there
 }
 
 /// Calls `each` with the lines of `cookie` as one, as they are written for HTTP/1. Returns whether there are several

@@ -1,0 +1,159 @@
+//! `pillion explain`: what would happen to a request, by a configuration file or by a running sidecar.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Context as _;
+use clap::Args;
+use http::Method;
+use serde_json::Value;
+
+use super::admin::{AdminPort, USUAL};
+use super::output::print;
+use crate::app::unserved_snapshot;
+use crate::explained::{self, Query, Source};
+
+#[derive(Debug, Args)]
+pub(super) struct Explain {
+    /// GET http://orders/v2/x, or tcp://10.96.0.10:80 for opaque bytes
+    #[arg(value_name = "METHOD URL", num_args = 1..=2, required = true)]
+    what: Vec<String>,
+    /// A header of the request, as 'x-user: jo'
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    headers: Vec<String>,
+    /// The caller's SPIFFE ID, or its IP address; may be given twice
+    #[arg(long = "source", value_name = "SPIFFE_ID")]
+    sources: Vec<String>,
+    /// A request that comes to this port of the application, in place of one that the application makes
+    #[arg(long, value_name = "PORT")]
+    inbound: Option<u16>,
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE", conflicts_with = "admin")]
+    config: Option<PathBuf>,
+    /// The admin port of a running sidecar [default: http://127.0.0.1:15000]
+    #[arg(long, value_name = "URL")]
+    admin: Option<AdminPort>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The words ask for the timeline of a past request.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "pillion explain {0} is not supported yet: the timeline of a past request is not stored. What would happen to one is \
+     told by `pillion explain METHOD URL`, such as GET http://orders/v2/x"
+)]
+pub(super) struct NoTimeline(String);
+
+impl Explain {
+    /// # Errors
+    /// The question cannot be read, the file is not valid, or the sidecar cannot be asked.
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let query = self.query()?;
+        query.question()?;
+        let found = match &self.config {
+            Some(file) => by_file(file, &query)?,
+            None => by_sidecar(self.admin.clone().map_or_else(|| USUAL.parse(), Ok), &query)?,
+        };
+        match self.json {
+            true => print(&format!("{found:#}\n")),
+            false => print(&told(&found)),
+        }
+    }
+
+    fn query(&self) -> Result<Query, NoTimeline> {
+        let (method, url) = match &self.what[..] {
+            [method, url] => (method.clone(), url.clone()),
+            [url] if url.contains("://") => (String::new(), url.clone()),
+            words => return Err(NoTimeline(words.concat())),
+        };
+        let (headers, sources) = (self.headers.clone(), self.sources.clone());
+        Ok(Query { method, url, headers, sources, inbound: self.inbound })
+    }
+}
+
+fn by_file(file: &Path, query: &Query) -> anyhow::Result<Value> {
+    let (config, _warnings) = pillion_config::load(file)?;
+    let (name, text) = (file.display().to_string(), pillion_config::text_of(file));
+    let written = Some(pillion_config::Written { name: &name, text: &text });
+    let source = Source { config: &config, written, flags: &[], is_live: false };
+    Ok(explained::answer(query, &unserved_snapshot(&config), &source, Instant::now())?)
+}
+
+fn by_sidecar(admin: Result<AdminPort, String>, query: &Query) -> anyhow::Result<Value> {
+    let admin = admin.map_err(anyhow::Error::msg)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let target = format!("/explain?{}", query.encoded());
+    let answer = runtime.block_on(admin.ask(Method::GET, &target))?;
+    answer.json().context("the question was not answered")
+}
+
+/// The explanation for people: a title and a value on each line.
+struct Rows(String);
+
+impl Rows {
+    fn add(&mut self, title: &str, value: &str) {
+        let row = format!("{title:<14}{value}");
+        self.0.push_str(row.trim_end());
+        self.0.push('\n');
+    }
+
+    /// The title stands before the first of several values.
+    fn add_all(&mut self, title: &str, values: impl IntoIterator<Item = String>) {
+        for (nth, value) in values.into_iter().enumerate() {
+            self.add(if nth == 0 { title } else { "" }, &value);
+        }
+    }
+}
+
+fn told(found: &Value) -> String {
+    let mut rows = Rows(text(&found["asked"]) + "\n");
+    if let Some(why) = found["refused"].as_str() {
+        rows.add("refused", why);
+    }
+    match found["route"].as_str() {
+        Some(route) => rows.add("route", route),
+        None if found["inbound"].is_null() => {
+            rows.add("route", "none: the service of the host or address decides")
+        }
+        None => {}
+    }
+    rows.add_all("", reasons(found, "route"));
+    rows.add("service", found["service"].as_str().unwrap_or("none"));
+    let weight = |to: &Value| format!("weight {} to {}", text(&to["weight"]), text(&to["service"]));
+    rows.add_all("", list(&found["split"]).map(weight));
+    let endpoint = |of: &Value| format!("{:<27} {}", text(&of["address"]), text(&of["state"]));
+    rows.add_all("endpoints", list(&found["endpoints"]).map(endpoint));
+    if !found["authorization"].is_null() {
+        tell_rules(&found["authorization"], &mut rows);
+    }
+    let policies = found["policies"].as_object().into_iter().flatten();
+    let policies = policies.filter(|(_, of)| of["from"] != "default");
+    let policy =
+        |(key, of): (&String, &Value)| format!("{key:<27} {:<11} {}", text(&of["value"]), text(&of["from"]));
+    rows.add_all("policies", policies.map(policy));
+    rows.add_all("note", list(&found["notes"]).map(text));
+    rows.0
+}
+
+fn tell_rules(judged: &Value, rows: &mut Rows) {
+    let from = judged["from"].as_str().map(|from| format!(" ({from})")).unwrap_or_default();
+    let why = judged["because"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
+    let decided = format!("{} by {}{from}{why}", text(&judged["decision"]), text(&judged["rule"]));
+    rows.add("authorization", &decided);
+    rows.add_all("", reasons(judged, "rule"));
+}
+
+/// Why earlier routes or rules do not apply; `key` has their names.
+fn reasons<'a>(of: &'a Value, key: &'a str) -> impl Iterator<Item = String> + 'a {
+    list(&of["rejected"]).map(move |entry| format!("not {}: {}", text(&entry[key]), text(&entry["because"])))
+}
+
+fn list(of: &Value) -> impl Iterator<Item = &Value> {
+    of.as_array().into_iter().flatten()
+}
+
+fn text(of: &Value) -> String {
+    of.as_str().map_or_else(|| of.to_string(), str::to_owned)
+}

@@ -1,0 +1,144 @@
+//! What would happen to a request or a connection that comes to the application.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use pillion_authz::{Asked, Facts, Headers as HeadersOf, Verdict};
+use pillion_http::message::RequestHead;
+use pillion_model::authorization::path::JudgedPath;
+use pillion_model::authorization::{Action, Mode, Rule};
+use pillion_model::listener::{AppProtocol, Mtls};
+
+use super::super::authorize::{path_of, sent_values};
+use super::{Explained, Question, words};
+use crate::state::authorization::{Authorization, OpaqueConnection};
+use crate::state::{InboundSide, Snapshot};
+
+/// What the authorization rules decide.
+pub struct Judged {
+    pub action: Action,
+    pub mode: Mode,
+    /// As access log and metrics name what decides.
+    pub name: String,
+    /// More than the name says.
+    pub why: Option<String>,
+    /// The number of the rule in the file. `None`: no rule decides.
+    pub rule: Option<usize>,
+    /// The numbers of earlier rules, each with the first condition that does not fit.
+    pub rejected: Vec<(usize, String)>,
+}
+
+pub(super) fn explain(snapshot: &Snapshot, of: &Question, port: u16) -> Explained {
+    let Some(side) = &snapshot.inbound else {
+        return Explained {
+            refused: Some("the file says `inbound: off`".to_owned()),
+            ..Explained::default()
+        };
+    };
+    let ip = side.policy.app.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |app| app.ip());
+    let to = SocketAddr::from((ip, port));
+    let mut explained =
+        Explained { service: Some("app".into()), endpoints: vec![(to, "eligible")], ..Explained::default() };
+    if let Some(why) = not_admitted(side, to, of) {
+        explained.refused = Some(why);
+        return explained;
+    }
+    if let Some(by) = &side.authorization {
+        let judged = judged(by, side, of, port);
+        let is_denied = judged.action == Action::Deny && judged.mode == Mode::Enforce;
+        if is_denied {
+            let reason = if judged.name == Rule::BAD_PATH { "bad_request" } else { "authz_denied" };
+            let why = judged.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+            explained.refused = Some(format!("{reason}: decided by {}{why}", judged.name));
+        } else {
+            explained.notes.extend(further(by, of));
+        }
+        explained.authorization = Some(judged);
+    }
+    explained
+}
+
+/// Why the caller is refused before any rule is asked.
+fn not_admitted(side: &InboundSide, to: SocketAddr, of: &Question) -> Option<String> {
+    let is_strict = side.mtls(Some(to)) == Mtls::Strict;
+    (is_strict && of.peer.is_none()).then(|| {
+        format!(
+            "mtls_required: mTLS is strict on port {}, and the caller has no identity (--source)",
+            to.port()
+        )
+    })
+}
+
+/// What is asked besides the rules, and cannot be known here.
+fn further(by: &Authorization, of: &Question) -> Vec<String> {
+    let mut notes = Vec::new();
+    if of.head.is_some() && by.of.jwt.as_ref().is_some_and(|jwt| jwt.required) {
+        notes.push("a token is required: without a good one the answer is 401 jwt_invalid".to_owned());
+    }
+    if of.head.is_some() && by.of.ext_authz.is_some() {
+        notes.push("the external authorizer is asked last".to_owned());
+    }
+    notes
+}
+
+fn judged(by: &Authorization, side: &InboundSide, of: &Question, port: u16) -> Judged {
+    let source = of.source.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let Some(head) = &of.head else {
+        let protocol = side.policy.ports.get(&port).and_then(|own| own.protocol);
+        let is_declared = protocol.unwrap_or(side.policy.protocol) == AppProtocol::Tcp;
+        let connection = OpaqueConnection { peer: of.peer.as_ref(), source, port, is_declared };
+        let (name, verdict) = by.explain_opaque(&connection);
+        let facts = Facts { peer: of.peer.as_ref(), source, port, request: None };
+        return told(by, name, verdict, &facts, of);
+    };
+    let path = if by.judges_paths(port) { path_of(head) } else { None };
+    let path = match path.map(|path| JudgedPath::of(path, by.encoded_slash())).transpose() {
+        Ok(path) => path,
+        Err(why) => {
+            let (name, action) = (Rule::BAD_PATH.to_owned(), Action::Deny);
+            let why = Some(why.to_string());
+            return Judged { action, mode: by.of.mode, name, why, rule: None, rejected: Vec::new() };
+        }
+    };
+    let request = Asked {
+        method: head.method.as_str(),
+        path: path.as_ref(),
+        host: (!of.host.is_empty()).then_some((of.host.as_str(), of.port)),
+        headers: &Sent { head, of },
+        claims: None,
+    };
+    let facts = Facts { peer: of.peer.as_ref(), source, port, request: Some(request) };
+    let (name, verdict) = by.explain(&facts);
+    told(by, name, verdict, &facts, of)
+}
+
+fn told(by: &Authorization, name: String, verdict: Verdict, facts: &Facts<'_>, of: &Question) -> Judged {
+    let before = verdict.rule.unwrap_or(by.of.rules.len());
+    let misfits = by.of.rules.iter().zip(by.misfits(facts)).enumerate().take(before);
+    let rejected = misfits.map(|(nth, (rule, misfit))| {
+        let fits = || "it fits, but deny rules go before allow rules".to_owned();
+        (nth, misfit.map_or_else(fits, |misfit| words::of_rule(misfit, rule, of, facts.port)))
+    });
+    let rejected = rejected.collect();
+    Judged { action: verdict.action, mode: by.of.mode, name, why: None, rule: verdict.rule, rejected }
+}
+
+/// The headers of the request in question, as the application would get them.
+struct Sent<'a> {
+    head: &'a RequestHead,
+    of: &'a Question,
+}
+
+impl HeadersOf for Sent<'_> {
+    fn values(&self, name: &str, each: &mut dyn FnMut(&[u8], bool)) {
+        if sent_values(&self.head.headers, true, name, each) {
+            return;
+        }
+        let added = match name {
+            "x-forwarded-host" => &*self.of.host,
+            "x-forwarded-proto" if self.of.peer.is_some() => "https",
+            "x-forwarded-proto" => "http",
+            _ => return,
+        };
+        each(added.as_bytes(), true);
+    }
+}

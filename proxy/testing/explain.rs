@@ -1,0 +1,160 @@
+//! `pillion explain` about a running sidecar: the same decisions as its requests get, with reasons.
+
+use serde_json::{Value, json};
+
+use super::backend::OK;
+use super::mesh::{A, B, C, Mesh, Sidecar, application_at, settle};
+use crate::explained::{self, Query, Source};
+
+fn asked(sidecar: &Sidecar, method: &str, url: &str, of: Query) -> Value {
+    let query = Query { method: method.to_owned(), url: url.to_owned(), ..of };
+    let (config, snapshot) = (sidecar.controller.config(), sidecar.controller.store().load_full());
+    let source = Source { config, written: None, flags: &[], is_live: true };
+    let now = tokio::time::Instant::now().into_std();
+    explained::answer(&query, &snapshot, &source, now).expect("a question")
+}
+
+fn headers(all: &[&str]) -> Query {
+    Query { headers: all.iter().map(ToString::to_string).collect(), ..Query::default() }
+}
+
+fn because(found: &Value) -> Vec<String> {
+    let all = found["rejected"].as_array().into_iter().flatten();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let name = |of: &Value| if of["route"].is_null() { text(&of["rule"]) } else { text(&of["route"]) };
+    all.map(|of| format!("{}: {}", name(of), text(&of["because"]))).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_route_is_named_with_the_reasons_against_earlier_ones() {
+    let mesh = Mesh::default();
+    let (_a, _b) = (mesh.answering(A, OK), mesh.answering(B, OK));
+    let yaml = super::mesh::caller(&format!("endpoints: [\"{A}\"]"))
+        + &format!("  billing: {{ endpoints: [\"{B}\"] }}\n  shadow: {{ endpoints: [\"{C}\"] }}\n")
+        + "routes:\n\
+           - { name: other, hosts: [billing], to: shadow }\n\
+           - { name: v1, hosts: [orders], match: { path: { prefix: /v1 } }, to: shadow }\n\
+           - { hosts: [orders], match: { methods: [PUT, POST] }, to: shadow }\n\
+           - { hosts: [orders], match: { headers: { x-user: jo } }, to: shadow }\n\
+           - { hosts: [orders], match: { query: { debug: { present: on } } }, to: shadow }\n\
+           - { name: split, hosts: [orders], match: { path: { exact: /v2 } }, timeout: 3s, to: [{ service: shadow, weight: 1 }, { service: billing, weight: 3 }] }\n\
+           - { name: gone, hosts: [legacy], match: { path: { exact: /a } }, respond: { status: 410 } }\n";
+    let sidecar = mesh.sidecar(&yaml, None);
+    let found = asked(&sidecar, "GET", "http://orders/v2?a=1", headers(&["x-user: ann"]));
+    assert_eq!((&found["route"], &found["service"]), (&json!("split"), &json!("billing")));
+    assert_eq!(
+        found["split"],
+        json!([{ "service": "billing", "weight": 3 }, { "service": "shadow", "weight": 1 }])
+    );
+    assert_eq!(found["endpoints"], json!([{ "address": B, "state": "eligible" }]));
+    assert_eq!(found["policies"]["timeout"]["value"], "3s");
+    assert_eq!(
+        because(&found),
+        [
+            "other: hosts: orders is none of billing",
+            "v1: path: /v2 is not below /v1",
+            "routes[2]: methods: GET is none of PUT, POST",
+            "routes[3]: header x-user: ann does not fit (exact jo)",
+            "routes[4]: query debug: there is none, and it must be present",
+        ]
+    );
+    let found = asked(&sidecar, "GET", "http://orders/", headers(&[]));
+    assert_eq!((&found["route"], &found["service"]), (&Value::Null, &json!("orders")));
+    assert_eq!(because(&found).len(), 7, "none matches");
+    let found = asked(&sidecar, "POST", "http://orders/", headers(&[]));
+    assert_eq!((&found["route"], &found["service"]), (&json!("routes[2]"), &json!("shadow")));
+    let found = asked(&sidecar, "GET", "http://legacy/a", headers(&[]));
+    assert_eq!(found["route"], "gone");
+    let found = asked(&sidecar, "GET", "http://legacy/b", headers(&[]));
+    assert!(
+        found["refused"].as_str().is_some_and(|why| why.starts_with("no_route"))
+            && found["service"].is_null()
+    );
+    let found = asked(&sidecar, "GET", "http://nobody/", headers(&[]));
+    assert!(
+        found["service"].is_null() && found["notes"][0].as_str().is_some_and(|it| it.contains("passthrough"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn endpoints_have_the_state_in_which_requests_find_them() {
+    let mesh = Mesh::default();
+    let _well = mesh.answering(A, OK);
+    let _ill = mesh.answering(B, "HTTP/1.1 503 Unavailable\r\ncontent-length: 0\r\n\r\n");
+    let more = "retry: off, load_balancer: round_robin, outlier_detection: { consecutive_errors: 1, max_ejected: 50% }";
+    let sidecar =
+        mesh.caller(&format!("endpoints: [\"{A}\", \"{B}\"], addresses: [\"10.96.0.10:80\"], {more}"));
+    let states = |sidecar: &Sidecar| {
+        let found = asked(sidecar, "", "tcp://10.96.0.10:80", Query::default());
+        assert_eq!(found["service"], "orders");
+        let all = found["endpoints"].as_array().expect("a list").iter();
+        all.map(|of| of["state"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(states(&sidecar), ["eligible", "eligible"]);
+    let mut client = sidecar.client().await;
+    for _ in 0..4 {
+        client.get("/").await;
+    }
+    settle().await;
+    assert_eq!(states(&sidecar), ["eligible", "ejected"]);
+}
+
+const WEB: &str = "spiffe://cluster.local/ns/default/sa/web";
+
+#[tokio::test(start_paused = true)]
+async fn the_deciding_authorization_rule_is_named_with_the_reasons_against_earlier_ones() {
+    let mesh = Mesh::default();
+    let rules = format!(
+        "{{ name: batch, from: [\"spiffe://cluster.local/ns/batch/*\"] }}, \
+         {{ name: writes, methods: [PUT] }}, \
+         {{ name: near, sources: [\"10.0.0.0/8\"], paths: [/x] }}, \
+         {{ name: reads, from: [\"{WEB}\"], methods: [GET], paths: [\"/api/*\"] }}, \
+         {{ name: secrets, action: deny, ports: [80], paths: [/api/secrets] }}"
+    );
+    let inbound = format!(
+        "app: {A}, mtls: off, ports: {{ 3306: {{ protocol: tcp }} }}, authorization: {{ rules: [{rules}] }}"
+    );
+    let sidecar = mesh.sidecar(&application_at("10.1.0.1:15006", &inbound), None);
+    let of = |sources: &[&str]| Query {
+        sources: sources.iter().map(ToString::to_string).collect(),
+        inbound: Some(80),
+        ..Query::default()
+    };
+    let found = asked(&sidecar, "GET", "http://orders/api/a", of(&[WEB]));
+    let judged = &found["authorization"];
+    assert_eq!((&judged["decision"], &judged["rule"]), (&json!("allowed"), &json!("reads")));
+    assert_eq!((&found["service"], &found["refused"]), (&json!("app"), &Value::Null));
+    assert_eq!(
+        because(judged),
+        [
+            format!("batch: from: {WEB} is none of spiffe://cluster.local/ns/batch/*"),
+            "writes: methods: GET is none of PUT".to_owned(),
+            "near: paths: /api/a is none of /x".to_owned(),
+        ]
+    );
+    let found = asked(&sidecar, "GET", "http://orders/api/./secrets", of(&[WEB]));
+    assert_eq!(found["authorization"]["rule"], "secrets");
+    assert!(
+        because(&found["authorization"]).iter().any(|why| why.starts_with("reads: it fits, but")),
+        "{found}"
+    );
+    assert_eq!(found["refused"], "authz_denied: decided by secrets");
+    let found = asked(&sidecar, "GET", "http://orders/x", of(&["10.1.2.3"]));
+    assert_eq!(found["authorization"]["rule"], "near");
+    let found = asked(&sidecar, "GET", "http://orders/x", of(&[]));
+    assert_eq!(
+        (&found["authorization"]["rule"], &found["authorization"]["decision"]),
+        (&json!("default"), &json!("denied"))
+    );
+    let found = asked(&sidecar, "GET", "http://orders/a/..;/b", of(&[WEB]));
+    assert!(found["refused"].as_str().is_some_and(|why| why.starts_with("bad_request")), "{found}");
+    let found = asked(
+        &sidecar,
+        "",
+        "tcp://10.0.0.1:3306",
+        Query { inbound: Some(3306), ..of(&["spiffe://cluster.local/ns/batch/sa/a"]) },
+    );
+    assert_eq!(found["authorization"]["rule"], "batch", "{found}");
+    let found = asked(&sidecar, "", "tcp://10.0.0.1:80", of(&[WEB]));
+    assert_eq!(found["authorization"]["rule"], "opaque", "{found}");
+}
