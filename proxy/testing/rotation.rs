@@ -216,3 +216,37 @@ async fn a_revoked_peer_is_out_after_two_looks_at_the_list_with_its_kept_connect
     }
     assert_eq!(app.hits(), 1);
 }
+
+/// The same for a server: the caller's list changes while a connection to the server waits in the caller's pool.
+#[tokio::test(start_paused = true)]
+async fn a_revoked_server_is_out_after_two_looks_at_the_list_with_its_pooled_connection_and_its_sessions() {
+    let (pair, scratch) = (Pair::new(), Scratch::new());
+    let app = pair.mesh.answering(A, OK);
+    let web = "spiffe://cluster.local/ns/default/sa/web".parse().expect("an identity");
+    let issued = pair.ca.issue(&web, &[], secs(3600)).expect("a certificate");
+    let (soon, orders) = (time::OffsetDateTime::now_utc() + secs(3600), identity(&pair.ca, "orders"));
+    let list = |serials: &[Vec<u8>]| pair.ca.revoke(serials, soon).expect("a list");
+    scratch.write("tls.crt", &issued.certificate);
+    scratch.write("tls.key", &issued.key);
+    scratch.write("ca.crt", &issued.bundle);
+    scratch.write("ca.crl", list(&[]));
+    let inbound = pair.application_as(AT, A, orders.clone());
+    let folder = format!("identity: {{ directory: \"{}\" }}\n", scratch.path("").display());
+    let yaml = mesh::caller(&format!("endpoints: [\"{AT}\"], {ORDERS}")) + &folder;
+    let mut caller = pair.mesh.sidecar(&yaml, None);
+    let mut client = caller.client().await;
+    for _ in 0..2 {
+        assert_eq!(client.get("/").await.status_and_reason(), (200, None));
+    }
+    let handshakes = || inbound.sum("pillion_tls_handshakes_total direction=inbound outcome=ok");
+    assert_eq!(handshakes(), 1, "the connection is pooled");
+
+    scratch.write("ca.crl", list(&[parse(&orders.chain()[0]).expect("a certificate").raw_serial().to_vec()]));
+    assert!(caller.look_at_identity().expect("a list"), "two looks");
+    for _ in 0..3 {
+        let answer = client.get("/").await;
+        assert_eq!(answer.status(), Some(502), "{}", answer.body);
+        assert!(answer.body.contains("revoked"), "{}", answer.body);
+    }
+    assert_eq!((app.hits(), handshakes()), (2, 1), "neither the connection nor a session is used again");
+}

@@ -34,6 +34,7 @@ mod process;
 mod redirect;
 mod refused;
 mod reload;
+mod rotation;
 mod status;
 mod streaming;
 mod tokens;

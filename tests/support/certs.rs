@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pillion_tls::identity::issue::{Ca, IssuedPem};
+use pillion_tls::identity::parse;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 
@@ -25,6 +28,18 @@ impl Authority {
     pub(crate) fn issue_for(&self, account: &str, ttl: Duration) -> IssuedPem {
         let id = spiffe(account).parse().expect("an identity");
         self.0.issue(&id, &[], ttl).expect("a certificate")
+    }
+
+    /// The authority's own certificate, as PEM.
+    pub(crate) fn certificate(&self) -> &str {
+        self.0.certificate_pem()
+    }
+
+    /// A list that revokes this certificate, as PEM.
+    pub(crate) fn revoking(&self, certificate: &str) -> String {
+        let der = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("PEM");
+        let serial = parse(&der).expect("a certificate").raw_serial().to_vec();
+        self.0.revoke(&[serial], time::OffsetDateTime::now_utc() + DAY).expect("a list")
     }
 
     /// Issues a certificate into a directory for `identity.directory`.
