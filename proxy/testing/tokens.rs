@@ -384,6 +384,26 @@ async fn an_unknown_key_brings_a_fetch_forward_at_most_once_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_new_key_without_a_name_is_fetched_early_too_and_at_most_once_a_minute() {
+    let (first, second, forger) = (Issuer::es256(), Issuer::es256(), Issuer::es256());
+    let published = Published::new(answered("200 OK", &first.jwks()));
+    let (_app, sidecar) = published.sidecar();
+    pass(10).await;
+    published.publish(&second.jwks());
+    let new = bearer(&second.token(&claims(json!({}))));
+    assert_eq!(ask(&sidecar, &new).await.status(), Some(401));
+    pass(61).await;
+    assert_eq!(ask(&sidecar, &new).await.status(), Some(200));
+    let before = published.issuer.hits();
+    for _ in 0..120 {
+        assert_eq!(ask(&sidecar, &bearer(&forger.token(&claims(json!({}))))).await.status(), Some(401));
+        pass(1).await;
+    }
+    let more = published.issuer.hits() - before;
+    assert!((1..=3).contains(&more), "{more} fetches in two minutes");
+}
+
+#[tokio::test(start_paused = true)]
 async fn hostile_answers_of_an_issuer_are_bounded_and_leave_the_keys() {
     let issuer = Issuer::es256();
     let endless: &'static str = format!(

@@ -109,6 +109,11 @@ impl KeySet {
         self.keys.is_empty()
     }
 
+    /// Whether a key has this name.
+    pub(crate) fn names(&self, kid: &str) -> bool {
+        self.keys.iter().any(|key| key.kid.as_deref() == Some(kid))
+    }
+
     /// The keys that may have signed a token with this `kid`. `None`: the token names none.
     pub(crate) fn of<'a>(&'a self, kid: Option<&'a str>) -> impl Iterator<Item = &'a Key> {
         let may_be = move |key: &&Key| match (kid, &key.kid) {

@@ -48,6 +48,10 @@ pub enum Refusal {
     Header(String),
     #[error("the token has an extension that is not supported (`{0}` in its header)")]
     Extension(&'static str),
+    #[error("the token is of another kind than those that give access (`typ` in its header)")]
+    Kind,
+    #[error("the token is bound to a key of its holder (`cnf`), which is not verified here")]
+    Bound,
     #[error("no key of the issuer has the `kid` of the token")]
     UnknownKey,
     #[error("the `alg` of the token is none that its key allows")]
@@ -104,6 +108,10 @@ impl Verifier {
             Some(_) => {}
         }
         self.check_audience(claims.get("aud"))?;
+        // RFC 8705, 3.1, and RFC 9449, 4: who shows it must prove to have the key. Nothing here asks for that proof.
+        if claims.get("cnf").is_some() {
+            return Err(Refusal::Bound);
+        }
         match verified.is_valid_at(now) {
             true => Ok(verified),
             false if now < not_before => Err(Refusal::TooEarly),
@@ -137,6 +145,27 @@ fn seconds(of: &Value) -> Option<u64> {
     let Value::Number(number) = of else { return None };
     let of_fraction = || number.as_f64().filter(|it| *it >= 0.0 && *it < 1e15).map(|it| it as u64);
     number.as_u64().or_else(of_fraction)
+}
+
+/// Whether the refused token may be good by keys that are newer than `keys`: it names none of them, or its signature is by
+/// none of those that have no name.
+pub fn may_be_of_newer_key(why: &Refusal, token: &[u8], keys: &KeySet) -> bool {
+    match why {
+        Refusal::UnknownKey => true,
+        Refusal::Signature | Refusal::Algorithm => {
+            Parts::of(token).is_ok_and(|token| token.key().is_none_or(|kid| !keys.names(kid)))
+        }
+        _ => false,
+    }
+}
+
+/// Whether a `typ` is that of an access token, or says nothing but that it is a JWT. An issuer signs other kinds with the same
+/// keys, such as logout tokens and proofs of possession, which must not pass for one (RFC 8725, 3.11 and 3.12; RFC 9068,
+/// 4). The names are media types, whose case does not matter (RFC 7515, 4.1.9).
+fn gives_access(typ: &Value) -> bool {
+    let Value::String(text) = typ else { return false };
+    let name = text.to_ascii_lowercase();
+    matches!(name.strip_prefix("application/").unwrap_or(&name), "jwt" | "jose" | "at+jwt")
 }
 
 /// A token whose form is right.
@@ -174,7 +203,14 @@ impl<'a> Parts<'a> {
                 return Err(Refusal::Extension(extension));
             }
         }
+        if !header.get("typ").is_none_or(gives_access) {
+            return Err(Refusal::Kind);
+        }
         Ok(Self { header, claims, message, signature })
+    }
+
+    fn key(&self) -> Option<&str> {
+        self.header.get("kid").and_then(Value::as_str)
     }
 
     fn check_signature(&self, keys: &KeySet) -> Result<(), Refusal> {

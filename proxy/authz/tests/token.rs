@@ -2,7 +2,7 @@
 
 use aws_lc_rs::hmac;
 use pillion_authz::keys::KeySet;
-use pillion_authz::token::{LEEWAY, MOST_BYTES, Refusal, Verified, Verifier};
+use pillion_authz::token::{LEEWAY, MOST_BYTES, Refusal, Verified, Verifier, may_be_of_newer_key};
 use pillion_authz::{Asked, Engine, Facts, Headers};
 use pillion_model::authorization::{
     Action, Authorization, ClaimMatch, ClaimPattern, Conditions, Jwks, Jwt, Rule,
@@ -113,6 +113,57 @@ fn a_key_is_found_by_its_name_or_among_few() {
     }
     let many: Vec<Value> = (0..5).map(|_| Issuer::es256().jwk(None)).collect();
     assert_eq!(verify(&signed(&a, ""), &json!({ "keys": many }).to_string()), Err(Refusal::TooManyKeys));
+}
+
+#[test]
+fn only_tokens_that_give_access_are_accepted_by_their_kind() {
+    let issuer = Issuer::es256();
+    let of = |typ: &str| {
+        let token = issuer.signed(&format!("{{\"alg\":\"ES256\",\"typ\":{typ}}}"), &claims().to_string());
+        verify(&token, &issuer.jwks()).map(|_claims| ())
+    };
+    for typ in ["JWT", "jwt", "at+jwt", "AT+JWT", "application/at+jwt", "application/jwt", "JOSE"] {
+        assert_eq!(of(&format!("\"{typ}\"")), Ok(()), "{typ}");
+    }
+    for typ in [
+        "dpop+jwt",
+        "logout+jwt",
+        "secevent+jwt",
+        "token-introspection+jwt",
+        "application/x+jwt",
+        "",
+        "at+jwt ",
+        "text/jwt",
+    ] {
+        assert_eq!(of(&format!("\"{typ}\"")), Err(Refusal::Kind), "{typ}");
+    }
+    for typ in ["null", "7", "[\"JWT\"]"] {
+        assert_eq!(of(typ), Err(Refusal::Kind), "{typ}");
+    }
+    for cnf in [json!({ "x5t#S256": "bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2" }), json!({}), json!(null)]
+    {
+        let token = issuer.token(&with(json!({ "cnf": cnf })));
+        assert_eq!(verify(&token, &issuer.jwks()), Err(Refusal::Bound), "{cnf}");
+    }
+}
+
+#[test]
+fn a_token_may_be_of_a_newer_key_unless_it_names_one_that_is_known() {
+    let (old, new) = (Issuer::es256(), Issuer::es256());
+    for (set, kid, expected) in [
+        (json!({ "keys": [old.jwk(None)] }), "", true),
+        (json!({ "keys": [old.jwk(None)] }), ",\"kid\":\"b\"", true),
+        (json!({ "keys": [old.jwk(Some("a"))] }), "", true),
+        (json!({ "keys": [old.jwk(Some("a"))] }), ",\"kid\":\"b\"", true),
+        (json!({ "keys": [old.jwk(Some("a"))] }), ",\"kid\":\"a\"", false),
+        (json!({ "keys": [old.jwk(Some("a")), old.jwk(None)] }), ",\"kid\":\"a\"", false),
+    ] {
+        let token = new.signed(&format!("{{\"alg\":\"ES256\"{kid}}}"), &claims().to_string());
+        let keys = KeySet::read(set.to_string().as_bytes()).expect("a set of keys");
+        let why = verify(&token, &set.to_string()).expect_err("another key");
+        assert_eq!(may_be_of_newer_key(&why, token.as_bytes(), &keys), expected, "{set} {kid} {why}");
+        assert!(!may_be_of_newer_key(&Refusal::Expired, token.as_bytes(), &keys));
+    }
 }
 
 #[test]

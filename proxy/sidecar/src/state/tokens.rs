@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwapOption, Guard};
 use parking_lot::Mutex;
 use pillion_authz::keys::KeySet;
-use pillion_authz::token::{Refusal, Verified, Verifier};
+use pillion_authz::token::{Refusal, Verified, Verifier, may_be_of_newer_key};
 use pillion_model::authorization::{Authorization, Jwks, Jwt};
 use pillion_telemetry::family::IntCounter;
 use pillion_telemetry::{Metrics, TokenOutcome};
@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 pub struct Keys {
     pub source: Jwks,
     set: ArcSwapOption<KeySet>,
-    /// A token named a key that is not in the set.
+    /// A token may be signed by a key that is not in the set.
     missed: Notify,
     /// There are keys for the first time.
     known: Notify,
@@ -49,7 +49,7 @@ impl Keys {
         self.known.notify_waiters();
     }
 
-    /// Waits until a token names a key that is not in the set.
+    /// Waits until a token may be signed by a key that is not in the set.
     pub async fn missed(&self) {
         self.missed.notified().await;
     }
@@ -156,7 +156,7 @@ impl Tokens {
             return Ok(known);
         }
         let verified = self.verifier.verify(token, keys, now).inspect_err(|why| {
-            if *why == Refusal::UnknownKey {
+            if may_be_of_newer_key(why, token, keys) {
                 self.keys.missed.notify_one();
             }
         })?;
