@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
-use pillion_model::authorization::{Action, Authorization, EncodedSlash, ExtAuthz, Jwt, Mode};
+use pillion_model::authorization::{Action, Authorization, EncodedSlash, ExtAuthz, Jwks, Jwt, Mode};
 use pillion_model::cluster::{AddressPattern, HostPattern, UpstreamTls};
 use pillion_model::identity::{Crl, Identity, TlsVersion};
 use pillion_model::listener::{AppProtocol, ClientCertificates, Inbound, Mtls, PortPolicy, Unknown};
@@ -82,12 +82,16 @@ fn weakened_tls_of_ports(now: &Inbound, next: &Inbound) -> Vec<String> {
         None => (3, "no tls"),
     };
     let weaker = |(port, is): (&u16, &PortPolicy)| {
-        let was = now.ports.get(port).filter(|was| !was.listen.is_empty())?;
-        let mtls = was.mtls.unwrap_or(now.mtls);
-        match (strength(was), strength(is)) {
-            ((3, _), (0..=2, _)) if mtls == Mtls::Strict => Some(format!(
+        let was = now.ports.get(port);
+        let mtls = |of: &Inbound, port: Option<&PortPolicy>| port.and_then(|it| it.mtls).unwrap_or(of.mtls);
+        let listened = was.filter(|was| !was.listen.is_empty());
+        match (listened.map_or((3, "no listener"), strength), strength(is)) {
+            ((3, _), (0..=2, _)) if mtls(now, was) == Mtls::Strict => Some(format!(
                 "inbound.ports.{port}.tls: clients outside the mesh are admitted at its listeners"
             )),
+            ((0..=2, _), (3, _)) if !is.listen.is_empty() && mtls(next, Some(is)) != Mtls::Strict => Some(
+                format!("inbound.ports.{port}.tls: there is none any more, so its listeners serve plaintext"),
+            ),
             ((before @ 1..=2, was), (after @ 0..=1, is)) if after < before => {
                 Some(format!("inbound.ports.{port}.tls.client: {is} instead of {was}"))
             }
@@ -111,28 +115,51 @@ fn weakened_rules(now: Option<&Authorization>, next: Option<&Authorization>) -> 
         .then_some("inbound.authorization.default: allow instead of deny");
     let slash = (now.encoded_slash == EncodedSlash::Reject && next.encoded_slash == EncodedSlash::Keep)
         .then_some("inbound.authorization.encoded_slash: keep instead of reject");
-    let token = weakened_tokens(now.jwt.as_ref(), next.jwt.as_ref());
     let outside = weakened_checks(now.ext_authz.as_ref(), next.ext_authz.as_ref());
-    let others = default.into_iter().chain(slash).chain(token).chain(outside).map(str::to_owned);
-    others.chain(lost_denials(now, next)).collect()
+    let others = default.into_iter().chain(slash).chain(outside).map(str::to_owned);
+    others
+        .chain(weakened_tokens(now.jwt.as_ref(), next.jwt.as_ref()))
+        .chain(lost_denials(now, next))
+        .collect()
 }
 
 fn weakened_checks(now: Option<&ExtAuthz>, next: Option<&ExtAuthz>) -> Option<&'static str> {
     match (now?, next) {
         (_, None) => Some("inbound.authorization.ext_authz: no external authorizer is asked any more"),
-        (now, Some(next)) => (now.on_error == Action::Deny && next.on_error == Action::Allow)
-            .then_some("inbound.authorization.ext_authz.on_error: allow instead of deny"),
-    }
-}
-
-fn weakened_tokens(now: Option<&Jwt>, next: Option<&Jwt>) -> Option<&'static str> {
-    match (now?, next) {
-        (_, None) => Some("inbound.authorization.jwt: no token is verified any more"),
-        (Jwt { required: true, .. }, Some(Jwt { required: false, .. })) => {
-            Some("inbound.authorization.jwt.required: off instead of on")
+        (now, Some(next)) if now.on_error == Action::Deny && next.on_error == Action::Allow => {
+            Some("inbound.authorization.ext_authz.on_error: allow instead of deny")
+        }
+        (now, Some(next)) if now.with_body.is_some() && next.with_body.is_none() => {
+            Some("inbound.authorization.ext_authz.with_body: off, so that bodies are judged no more")
         }
         _ => None,
     }
+}
+
+/// How other tokens are accepted. The content of keys is not compared.
+fn weakened_tokens(now: Option<&Jwt>, next: Option<&Jwt>) -> Vec<String> {
+    let Some(now) = now else { return Vec::new() };
+    let told = |key: &str, what: &str| format!("inbound.authorization.jwt{key}: {what}");
+    let Some(next) = next else { return vec![told("", "no token is verified any more")] };
+    let mut all = Vec::new();
+    if now.required && !next.required {
+        all.push(told(".required", "off instead of on"));
+    }
+    if now.issuer != next.issuer {
+        let (now, next) = (shortened(&now.issuer), shortened(&next.issuer));
+        all.push(told(".issuer", &format!("tokens of {next} are accepted, in place of those of {now}")));
+    }
+    if let Some(more) = next.audiences.iter().find(|audience| !now.audiences.contains(audience)) {
+        all.push(told(".audiences", &format!("tokens for {} are accepted too", shortened(more))));
+    }
+    let is_same_source = match (&now.jwks, &next.jwks) {
+        (Jwks::Url { url: now, .. }, Jwks::Url { url: next, .. }) => now == next,
+        (now, next) => now == next,
+    };
+    if !is_same_source {
+        all.push(told(".jwks", "another source says which keys verify tokens"));
+    }
+    all
 }
 
 /// The first name of a deny rule that none has any more, and how many more there are.
@@ -450,6 +477,37 @@ mod tests {
     }
 
     #[test]
+    fn a_listener_that_admits_clients_outside_the_mesh_or_loses_its_tls_gives_a_warning() {
+        const TLS: &str = "ports: { 80: { listen: \"0.0.0.0:443\", tls: { certificate: a, key: b } } }";
+        const PLAIN: &str = "ports: { 80: { listen: \"0.0.0.0:443\" } }";
+        let table: [(&str, &str, &[&str]); 8] = [
+            ("", TLS, &["inbound.ports.80.tls: clients outside the mesh are admitted at its listeners"]),
+            (PLAIN, TLS, &["inbound.ports.80.tls: clients outside the mesh are admitted at its listeners"]),
+            ("mtls: off", &format!("mtls: off, {TLS}"), &[]),
+            (
+                &format!("mtls: off, {TLS}"),
+                &format!("mtls: off, {PLAIN}"),
+                &["inbound.ports.80.tls: there is none any more"],
+            ),
+            (
+                &format!("mtls: permissive, {TLS}"),
+                &format!("mtls: permissive, {PLAIN}"),
+                &["inbound.ports.80.tls: there is none any more"],
+            ),
+            (TLS, PLAIN, &[]),
+            (TLS, "", &[]),
+            (TLS, TLS, &[]),
+        ];
+        for (now, next, expected) in table {
+            let warnings = weakened(&config(now, "mutual"), &config(next, "mutual"));
+            assert_eq!(warnings.len(), expected.len(), "{now} to {next}: {warnings:?}");
+            for (warning, expected) in warnings.iter().zip(expected) {
+                assert!(warning.starts_with(expected), "{now} to {next}: {warning}");
+            }
+        }
+    }
+
+    #[test]
     fn weaker_authorization_gives_a_warning() {
         const DENIALS: &str = "{ default: allow, rules: [{ name: a, action: deny, ports: [80] }, { name: b, action: deny, ports: [81] }] }";
         const TOKENS: &str = "{ jwt: { issuer: a, audiences: b, jwks: { file: c } } }";
@@ -465,6 +523,32 @@ mod tests {
             (TOKENS, "{}", "inbound.authorization.jwt: no token is verified any more"),
             (TOKENS, OPTIONAL, "inbound.authorization.jwt.required: off instead of on"),
             (OPTIONAL, TOKENS, ""),
+            (
+                TOKENS,
+                "{ jwt: { issuer: x, audiences: b, jwks: { file: c } } }",
+                "inbound.authorization.jwt.issuer: tokens of x are accepted, in place of those of a",
+            ),
+            (
+                TOKENS,
+                "{ jwt: { issuer: a, audiences: [b, x], jwks: { file: c } } }",
+                "inbound.authorization.jwt.audiences: tokens for x are accepted too",
+            ),
+            ("{ jwt: { issuer: a, audiences: [b, x], jwks: { file: c } } }", TOKENS, ""),
+            (
+                TOKENS,
+                "{ jwt: { issuer: a, audiences: b, jwks: { file: x } } }",
+                "inbound.authorization.jwt.jwks: another source",
+            ),
+            (
+                "{ jwt: { issuer: a, audiences: b, jwks: { url: \"https://a/\" } } }",
+                "{ jwt: { issuer: a, audiences: b, jwks: { url: \"https://a/\", refresh: 1m } } }",
+                "",
+            ),
+            (
+                "{ ext_authz: { http: \"http://127.0.0.1:1/\", with_body: 1KiB } }",
+                "{ ext_authz: { http: \"http://127.0.0.1:1/\" } }",
+                "inbound.authorization.ext_authz.with_body: off",
+            ),
             (
                 "{ ext_authz: { http: \"http://127.0.0.1:1/\" } }",
                 "{}",
