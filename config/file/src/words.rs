@@ -551,10 +551,8 @@ impl Word for Token {
     const EXPECTED: &'static str = "a token";
 
     fn parse(text: &str) -> Result<Self, BadWord> {
-        if !(8..=4096).contains(&text.len()) || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(BadWord::new("is not 8 to 4096 visible ASCII characters without spaces").secret());
-        }
-        Ok(Self(Secret::new(text.to_owned())))
+        let bad = || BadWord::new("is not 8 to 4096 visible ASCII characters without spaces").secret();
+        Secret::new(text.to_owned()).map(Self).ok_or_else(bad)
     }
 }
 

@@ -21,13 +21,15 @@ impl Default for Admin {
     }
 }
 
-/// A text that no log, page or error shows.
+/// A text that no log, page or error shows: 8 to 4,096 visible ASCII characters.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    pub const fn new(text: String) -> Self {
-        Self(text)
+    /// `None`: the text is too short to be a secret, too long for a header, or has other characters.
+    pub fn new(text: String) -> Option<Self> {
+        let is_sound = (8..=4096).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        is_sound.then_some(Self(text))
     }
 
     /// Whether `offered` is the secret. The time that this takes depends on the length of `offered` alone, so that
@@ -91,13 +93,22 @@ mod tests {
 
     #[test]
     fn only_the_whole_secret_is_the_secret_and_no_debug_output_shows_it() {
-        let secret = Secret::new("open sesame".to_owned());
-        assert!(secret.is(b"open sesame"));
+        let secret = Secret::new("open-sesame".to_owned()).unwrap();
+        assert!(secret.is(b"open-sesame"));
         for offered in
-            ["", "o", "open sesamf", "open sesam", "open sesameo", "open sesameopen sesame", "Open sesame"]
+            ["", "o", "open-sesamf", "open-sesam", "open-sesameo", "open-sesameopen-sesame", "Open-sesame"]
         {
             assert!(!secret.is(offered.as_bytes()), "{offered}");
         }
         assert_eq!(format!("{secret:?}"), "Secret");
+        for text in [
+            String::new(),
+            "1234567".to_owned(),
+            "x".repeat(4097),
+            "open sesame".to_owned(),
+            "sésame-ouvre".to_owned(),
+        ] {
+            assert!(Secret::new(text.clone()).is_none(), "{text}");
+        }
     }
 }
