@@ -9,11 +9,11 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 
-use pillion_model::authorization::{Authorization as Rules, ExtAuthz};
+use pillion_model::authorization::Authorization as Rules;
 use pillion_model::identity::{Identity as Source, WorkloadApi};
 use pillion_model::listener::{AppProtocol, Inbound, PortTls};
 use pillion_model::route::RateLimit;
-use pillion_model::{Cluster as ClusterConfig, Config, EndpointUpdate};
+use pillion_model::{Cluster as ClusterConfig, Config, EndpointUpdate, SpiffeId};
 use tokio::time::Instant;
 
 use super::bindings::Change;
@@ -212,8 +212,13 @@ impl Controller {
                 "the revocation list was removed: peers with revoked certificates are accepted again"
             );
         }
+        let renamed = self.credentials().and_then(|own| renamed(&own.id, &credentials.id));
         let (config, material) = (self.config.clone(), self.material.clone());
-        self.put(&config, Identity::Known(Arc::new(credentials)), material)
+        self.put(&config, Identity::Known(Arc::new(credentials)), material)?;
+        if let Some(renamed) = renamed {
+            tracing::warn!("{renamed}");
+        }
+        Ok(())
     }
 
     /// Checks the files of the identity and applies changes. Returns whether there were any.
@@ -512,7 +517,12 @@ impl Controller {
         let of = of.ext_authz.as_ref()?;
         let before = self.inbound.as_ref().and_then(|side| side.authorization.as_ref()?.authorizer.clone());
         let known = before.filter(|before| before.of == *of);
-        Some(known.unwrap_or_else(|| new_authorizer(of, &self.around.common)))
+        Some(known.unwrap_or_else(|| {
+            let (cluster, Around { common, metrics, .. }) = (of.cluster(), &self.around);
+            let said = written(&cluster);
+            let cluster = Cluster::service(&cluster, said, None, None, &mut Policies::default(), common);
+            Authorizer::new(of, cluster, metrics)
+        }))
     }
 
     /// Waits until there are keys for tokens, if any are needed, but at most for `patience`.
@@ -648,13 +658,6 @@ fn with(mut addresses: Addresses, fixed: &Addresses) -> Addresses {
 }
 
 /// The application's clusters for all its addresses, with one common `max_requests`.
-pub(super) fn new_authorizer(of: &ExtAuthz, common: &ClusterContext) -> Arc<Authorizer> {
-    let cluster = of.cluster();
-    let said = written(&cluster);
-    let cluster = Cluster::service(&cluster, said, None, None, &mut Policies::default(), common);
-    Authorizer::new(of, cluster, &common.metrics)
-}
-
 pub(super) fn applications(
     inbound: Option<&Inbound>,
     requests: &Arc<Limit>,
@@ -674,9 +677,24 @@ pub(super) fn descriptors() -> u32 {
     pillion_telemetry::process::max_descriptors().unwrap_or(USUAL).saturating_sub(OWN).max(OWN)
 }
 
+/// A sentence for an identity that replaces another one, as one of a workload that was registered anew may.
+fn renamed(before: &SpiffeId, now: &SpiffeId) -> Option<String> {
+    let what = "peers that name the former one refuse this sidecar";
+    (before != now).then(|| format!("the sidecar's identity is {now} now, and was {before}: {what}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_a_sentence_for_another_identity_and_none_for_the_same() {
+        let id = |name: &str| format!("spiffe://cluster.local/ns/shop/sa/{name}").parse::<SpiffeId>();
+        let (web, shop) = (id("web").expect("an ID"), id("shop").expect("an ID"));
+        assert_eq!(renamed(&web, &web), None);
+        let told = renamed(&web, &shop).unwrap_or_default();
+        assert!(told.contains("sa/shop now, and was spiffe://cluster.local/ns/shop/sa/web"), "{told}");
+    }
 
     #[test]
     fn c3_there_is_a_warning_when_the_own_certificate_expires_soon_and_when_it_has_expired() {

@@ -158,8 +158,10 @@ async fn rotations_of_leaf_and_bundle_one_after_the_other_fail_no_request() {
     let app = pair.mesh.answering(A, OK);
     let authority = || Ca::generate("cluster.local").expect("a CA");
     let (mut old, mut new) = (authority(), authority());
+    let first = authority();
     let yaml = application_at(AT, &format!("app: {A}")) + AGED;
-    let mut inbound = pair.mesh.sidecar(&yaml, Some(between(&old, &new, "orders")));
+    let mut inbound = pair.mesh.sidecar(&yaml, Some(between(&first, &old, "orders")));
+    inbound.rotate(between(&old, &new, "orders")).expect("good credentials");
     let caller = mesh::caller(&format!("endpoints: [\"{AT}\"], {ORDERS}, retry: off")) + mesh::IDENTITY;
     let mut caller = pair.mesh.sidecar(&caller, Some(between(&old, &new, "web")));
     let mut kept = caller.client().await;
@@ -184,6 +186,21 @@ async fn rotations_of_leaf_and_bundle_one_after_the_other_fail_no_request() {
         }
     }
     assert_eq!(app.hits(), requests);
+    for (ca, other, is_trusted) in [(&first, &old, false), (&old, &new, true), (&new, &old, true)] {
+        let tls = mesh::client_tls(&between(ca, other, "web"));
+        let io = pair.mesh.memory.connect(mesh::at(AT)).await.expect("the sidecar listens");
+        let shaken = tls.connect::<Pipe>(io, Purpose::Http1).await;
+        let (near, mut far) = Pipe::pair(64 * 1024);
+        let mut answered = false;
+        if let Ok((mut io, _alpn)) = shaken {
+            // a client of TLS 1.3 learns the refusal after its own handshake
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut far, &mut io).await });
+            let mut peer = Peer::new(near);
+            peer.try_send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await.unwrap_or_default();
+            answered = peer.message().await.is_some_and(|answer| answer.status() == Some(200));
+        }
+        assert_eq!(answered, is_trusted, "the rotations are in use");
+    }
     println!("{rotations} rotations of both sidecars: {requests} requests, none failed");
 }
 

@@ -110,7 +110,7 @@ async fn without_an_agent_the_sidecar_waits_and_refuses_and_serves_as_soon_as_on
 #[tokio::test(start_paused = true)]
 async fn each_rotation_is_in_use_at_once_and_no_request_fails() {
     let pair = Pair::new();
-    let _app = pair.mesh.answering(A, OK);
+    let app = pair.mesh.answering(A, OK);
     let agent = Agent::new(svid(&pair.ca, "orders"));
     let callers = Agent::new(svid(&pair.ca, "web"));
     let mut orders = Driven::orders(&pair, &agent);
@@ -132,6 +132,21 @@ async fn each_rotation_is_in_use_at_once_and_no_request_fails() {
         assert_eq!(orders.sidecar.controller.generation(), generation + round);
     }
     assert_eq!((agent.calls(), callers.calls()), (1, 1), "one call each");
+    let shown = app.requests().into_iter().filter_map(|asked| {
+        let told =
+            asked.header("x-forwarded-client-cert")?.split(';').find(|part| part.starts_with("Hash="))?;
+        Some(told.to_owned())
+    });
+    let shown: std::collections::HashSet<_> = shown.collect();
+    assert_eq!(shown.len(), 1 + 6, "each certificate of the caller was in use");
+
+    let other = Ca::generate("cluster.local").expect("a CA");
+    agent.say(svid(&other, "orders"));
+    orders.is_issued().await;
+    assert_eq!(client.get("/").await.status(), Some(502), "the caller does not trust the new certificate");
+    callers.say(svid(&other, "web"));
+    web.is_issued().await;
+    assert_eq!(client.get("/").await.status_and_reason(), (200, None), "both have the new bundle in use");
 }
 
 #[tokio::test(start_paused = true)]
