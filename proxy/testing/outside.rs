@@ -229,6 +229,96 @@ async fn a_certificate_of_a_client_outside_the_mesh_is_no_identity_of_the_mesh()
     assert_eq!(client.get("/").await.status_and_reason(), (403, Some("authz_denied")));
 }
 
+/// A client's certificate that ends at this time.
+fn ending(scratch: &Scratch, clients: &Ca, not_after: time::OffsetDateTime) {
+    let not_before = not_after - Duration::from_secs(60);
+    let request =
+        CertificateRequest { uris: Vec::new(), hosts: vec!["jo".to_owned()], not_before, not_after };
+    let issued = clients.sign(&request).expect("signed");
+    scratch.write("client.crt", issued.certificate);
+    scratch.write("client.key", issued.key);
+}
+
+/// The certificate ends in the middle of the test, by the clock of the machine. On a busy machine it may end too early: then
+/// another one is tried.
+#[tokio::test(start_paused = true)]
+async fn a_client_whose_certificate_expires_is_refused_by_its_next_request() {
+    let (pair, scratch) = (Pair::new(), Scratch::new());
+    let _app = pair.mesh.answering(A, OK);
+    public(&scratch);
+    let clients = Ca::generate("clients.test").expect("a CA");
+    scratch.write("clients.crt", clients.certificate_pem());
+    let tls = "{ certificate: site.crt, key: site.key, client: require, trust_bundle: clients.crt }";
+    let _sidecar = pair.mesh.start(&front(&scratch, tls, ""), Some(host(&pair.ca))).expect("a sidecar");
+    for lifetime in 1..60 {
+        let end = time::OffsetDateTime::now_utc() + Duration::from_secs(lifetime);
+        ending(&scratch, &clients, end);
+        let Ok(mut client) = browse(&pair.mesh, &scratch, "shop.test", Some("client")).await else {
+            continue;
+        };
+        let asked = "GET / HTTP/1.1\r\nhost: shop.test\r\n\r\n";
+        client.try_send(asked).await.unwrap_or_default();
+        let Some(200) = client.message().await.and_then(|answer| answer.status()) else { continue };
+        while time::OffsetDateTime::now_utc().unix_timestamp() <= end.unix_timestamp() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(client.ask(asked).await.status_and_reason(), (403, Some("mtls_required")));
+        return;
+    }
+    unreachable!("no request came through within a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_is_not_verified_any_more_is_not_told_to_the_application() {
+    let (pair, scratch) = (Pair::new(), Scratch::new());
+    let app = pair.mesh.answering(A, OK);
+    public(&scratch);
+    let clients = Ca::generate("cluster.local").expect("a CA");
+    scratch.write("clients.crt", clients.certificate_pem());
+    write(&scratch, "client", &clients, "web");
+    let tls = "{ certificate: site.crt, key: site.key, client: require, trust_bundle: clients.crt }";
+    let mut sidecar = pair.mesh.start(&front(&scratch, tls, ""), Some(host(&pair.ca))).expect("a sidecar");
+    let mut client = browse(&pair.mesh, &scratch, "shop.test", Some("client")).await.expect("a handshake");
+    assert_eq!(client.get("/").await.status_and_reason(), (200, None));
+    sidecar.controller.apply(&std::sync::Arc::new(front(&scratch, SITE, ""))).expect("a good file");
+    assert_eq!(client.get("/").await.status_and_reason(), (200, None));
+    let told: Vec<_> =
+        app.requests().iter().map(|asked| asked.header("x-forwarded-client-cert").is_some()).collect();
+    assert_eq!(told, [true, false]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a5_clients_outside_the_mesh_leave_half_of_the_connections_to_its_peers() {
+    let (pair, scratch) = (Pair::new(), Scratch::new());
+    let _app = pair.mesh.answering(A, OK);
+    public(&scratch);
+    let config = front(&scratch, SITE, ", max_connections: 8");
+    let sidecar = pair.mesh.start(&config, Some(host(&pair.ca))).expect("a sidecar");
+    let (mut guests, mut refused) = (Vec::new(), 0);
+    for _ in 0..8 {
+        let mut client = browse(&pair.mesh, &scratch, "shop.test", None).await.expect("a handshake");
+        client.try_send("GET / HTTP/1.1\r\nhost: shop.test\r\n\r\n").await.unwrap_or_default();
+        match client.message().await {
+            Some(answer) => {
+                assert_eq!(answer.status(), Some(200));
+                guests.push(client);
+            }
+            None => refused += 1,
+        }
+    }
+    assert_eq!((guests.len(), refused), (4, 4));
+    let mut peers = Vec::new();
+    for _ in 0..4 {
+        let mut peer = pair.peer(AT, Purpose::Http1).await;
+        assert_eq!(peer.get("/").await.status_and_reason(), (200, None));
+        peers.push(peer);
+    }
+    for guest in &mut guests {
+        assert_eq!(guest.get("/").await.status(), Some(200), "an admitted client stays");
+    }
+    assert_eq!(sidecar.sum("pillion_connections_total direction=inbound tls=tls outcome=refused"), 4);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_port_chooses_its_certificate_by_sni_and_rotates_it_under_its_connections() {
     let (pair, scratch) = (Pair::new(), Scratch::new());

@@ -56,6 +56,11 @@ impl Limit {
 }
 
 impl Permit {
+    /// How many permits of its kind there are.
+    pub fn max(&self) -> u32 {
+        self.0.max()
+    }
+
     /// Whether the limit is a real one, and not [`NO_LIMIT`].
     pub fn is_scarce(&self) -> bool {
         self.0.max() < NO_LIMIT

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -20,7 +21,10 @@ const ROOM_AFTER: Duration = Duration::from_millis(1);
 
 /// The unproven connections of all workers. They count against one limit, which also bounds their number here.
 #[derive(Default)]
-pub struct Strangers(Mutex<Waiting>);
+pub struct Strangers {
+    waiting: Mutex<Waiting>,
+    guests: AtomicU32,
+}
 
 #[derive(Default)]
 struct Waiting {
@@ -42,10 +46,23 @@ pub struct Stranger {
     closed: Option<oneshot::Receiver<()>>,
 }
 
+/// The place of a client that is admitted without an identity. All of them together may have half of the places, so that
+/// the other half stays for peers of the mesh.
+pub struct Guest {
+    of: Arc<Strangers>,
+    _permit: Permit,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.of.guests.fetch_sub(1, Relaxed);
+    }
+}
+
 impl Strangers {
     pub fn admit(self: &Arc<Self>, permit: Permit) -> Stranger {
         let (closes, closed) = oneshot::channel();
-        let mut waiting = self.0.lock();
+        let mut waiting = self.waiting.lock();
         waiting.last_id += 1;
         let id = waiting.last_id;
         waiting.held.insert(id, Held { permit, closes });
@@ -54,7 +71,7 @@ impl Strangers {
 
     /// Closes the connection that has waited longest, and returns its permit. `None` when there is none.
     pub fn close_oldest(&self) -> Option<Permit> {
-        let (_, Held { permit, closes }) = self.0.lock().held.pop_first()?;
+        let (_, Held { permit, closes }) = self.waiting.lock().held.pop_first()?;
         // A connection whose receiver is dropped is about to end anyway.
         let _told: Result<(), ()> = closes.send(());
         Some(permit)
@@ -71,7 +88,7 @@ impl Strangers {
     }
 
     fn leave(&self, id: u64) -> Option<Permit> {
-        self.0.lock().held.remove(&id).map(|held| held.permit)
+        self.waiting.lock().held.remove(&id).map(|held| held.permit)
     }
 }
 
@@ -79,6 +96,16 @@ impl Stranger {
     /// The client has proven its identity: returns the permit. `None` when the place was given away a moment before.
     pub fn proven(self) -> Option<Permit> {
         self.of.leave(self.id)
+    }
+
+    /// The client is admitted without an identity. `None` when the place was given away a moment before, or when half of all
+    /// places are taken by such clients.
+    pub fn admitted(self) -> Option<Guest> {
+        let of = self.of.clone();
+        let permit = of.leave(self.id)?;
+        let most = (permit.max() / 2).max(1);
+        let taken = of.guests.fetch_update(Relaxed, Relaxed, |guests| (guests < most).then(|| guests + 1));
+        taken.is_ok().then(|| Guest { of, _permit: permit })
     }
 
     /// A future that returns when the place is given away, and never otherwise.
@@ -106,6 +133,20 @@ impl Drop for Stranger {
 mod tests {
     use super::*;
     use crate::limits::Limit;
+
+    #[tokio::test]
+    async fn a5_clients_that_are_admitted_without_an_identity_have_half_of_the_places_at_most() {
+        let (limit, strangers) = (Limit::new("max_connections", 5), Arc::<Strangers>::default());
+        let admit = || strangers.admit(limit.try_acquire().expect("a free place")).admitted();
+        let (first, second) = (admit(), admit());
+        assert!(first.is_some() && second.is_some() && admit().is_none());
+        assert_eq!(limit.used(), 2, "the refused one has given its place back");
+        drop(first);
+        let third = admit();
+        assert!(third.is_some() && strangers.close_oldest().is_none(), "an admitted client stays");
+        drop((second, third));
+        assert_eq!((limit.used(), strangers.guests.load(Relaxed)), (0, 0));
+    }
 
     #[tokio::test]
     async fn a5_the_unproven_connection_that_waited_longest_is_closed_first_and_gives_its_permit_away() {

@@ -22,12 +22,13 @@ use pillion_base::exchanges::{ExchangePlace, Holder};
 use pillion_base::ground::Ground;
 use pillion_base::limits::Permit;
 use pillion_base::net::returning::{is_loop, loop_detected, passes};
-use pillion_base::strangers::Stranger;
+use pillion_base::strangers::{Guest, Stranger};
 use pillion_base::unfinished::Side;
 use pillion_http::head::HeadLimits;
 use pillion_model::{Direction, Reason};
 use pillion_telemetry::{ConnectionOutcome, Metrics, Protocol, Symbol, Tls};
 use pillion_tls::Peer;
+use pillion_tls::identity::unix_now;
 use pillion_tls::outside::OutsideClient;
 
 /// The holder to which exchanges of clients without an identity are counted. No SPIFFE ID has this form.
@@ -125,6 +126,8 @@ enum Among {
     Uncounted,
     /// It counts, and stays.
     Kept(#[allow(dead_code, reason = "kept for its drop")] Permit),
+    /// It counts, and stays, among the clients that are admitted without an identity.
+    Guests(#[allow(dead_code, reason = "kept for its drop")] Guest),
     /// It counts, and may be closed to make room for a new connection.
     Strangers(Stranger),
 }
@@ -158,11 +161,24 @@ impl Place {
         true
     }
 
+    /// Makes the place permanent as one of a client without an identity, which leaves half of all places to peers of the
+    /// mesh. `false`: the connection has lost its place, or there is none left.
+    pub fn keep_as_guest(&mut self) -> bool {
+        match std::mem::replace(&mut self.among, Among::Uncounted) {
+            Among::Strangers(stranger) => match stranger.admitted() {
+                Some(guest) => self.among = Among::Guests(guest),
+                None => return false,
+            },
+            kept => self.among = kept,
+        }
+        true
+    }
+
     /// A future that returns when the connection has to be closed to make room for a new one.
     pub fn must_leave(&mut self) -> impl Future<Output = ()> + Send + use<> {
         let leave = match &mut self.among {
             Among::Strangers(stranger) => Some(stranger.must_leave()),
-            Among::Uncounted | Among::Kept(_) => None,
+            Among::Uncounted | Among::Kept(_) | Among::Guests(_) => None,
         };
         async move {
             match leave {
@@ -308,6 +324,11 @@ impl Connection {
         let Destination::Route(Fixed { key: DestinationKey::Application(of), .. }) = &self.destination else {
             return Ok(()); // outbound, or inbound without a known application, where nothing is forwarded
         };
+        if self.outside.as_ref().is_some_and(|client| client.has_expired(unix_now())) {
+            self.is_dismissed.store(true, Relaxed);
+            let detail = "the certificate that the client showed has expired since the handshake";
+            return Err(Error::new(Reason::MtlsRequired, detail));
+        }
         if generation.load(Relaxed) == snapshot.generation {
             return Ok(());
         }

@@ -427,9 +427,23 @@ impl Inbound {
                 })
             }
         };
-        let Some((io, proven)) = shaken.filter(|_| arrived.place.keep()) else { return Step::Ended };
+        let Some((io, proven)) = shaken else { return Step::Ended };
         (arrived.proven, arrived.began) = (Some(proven), None);
-        Step::Proven(io, arrived)
+        if self.keep(&mut arrived) { Step::Proven(io, arrived) } else { Step::Ended }
+    }
+
+    /// Makes the place of a client permanent that has shaken hands. Beside a mesh, clients outside of it get half of the
+    /// places at most.
+    fn keep(&self, arrived: &mut Arrived) -> bool {
+        let is_in_mesh = || self.worker.state.load().inbound.as_ref().is_some_and(|side| side.tls.is_some());
+        if arrived.peer().is_some() || !is_in_mesh() {
+            return arrived.place.keep();
+        }
+        let is_kept = arrived.place.keep_as_guest();
+        if !is_kept {
+            self.refuse(arrived, "clients outside the mesh have half of inbound.max_connections already");
+        }
+        is_kept
     }
 
     /// Shakes hands with the client. `None`: TLS failed, and the peer got a TLS alert where that was possible.

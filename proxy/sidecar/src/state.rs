@@ -340,6 +340,12 @@ impl Snapshot {
         side.admits_outside(self.target(of), of, client)
     }
 
+    /// Whether the certificate of a client outside the mesh is verified by the current rules.
+    pub fn verifies_outside(&self, of: Arrival) -> bool {
+        let server = self.inbound.as_ref().and_then(|side| side.outside(of));
+        server.is_some_and(|server| server.verifies_clients())
+    }
+
     /// The TLS server that verifies the peers of such a connection; `None`: mTLS is off, or there are no certificates.
     pub fn judge(&self, of: Arrival) -> Option<&Server> {
         let side = self.inbound.as_ref().filter(|side| side.mtls(self.target(of)) != Mtls::Off)?;

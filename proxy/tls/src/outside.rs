@@ -11,14 +11,18 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use pillion_model::identity::TlsPolicy;
 use pillion_model::listener::ClientCertificates;
 use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::server::{
+    ClientHello, ResolvesServerCert, ServerSessionMemoryCache, VerifierBuilderError, WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
-use rustls::{DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use webpki::KeyUsage;
 use x509_parser::extensions::GeneralName;
 use x509_parser::x509::X509Name;
 
@@ -26,10 +30,10 @@ use super::identity::credentials::Bundle;
 use super::identity::pair::Pair;
 use super::identity::{names, not_after, parse};
 use super::notes::{self, noting};
-use super::path::PathFault;
+use super::path::{self, Shown};
 use super::rejection::Rejection;
 use super::sessions::Sessions;
-use super::{Alpn, SetupError, TlsError, branches, hex, provider, sha256, wire_names};
+use super::{Alpn, SetupError, TlsError, hex, provider, sha256, wire_names};
 
 /// 1,024 sessions of clients without certificates, of about 300 bytes each. A browser opens several connections, and
 /// resumes all but the first.
@@ -54,6 +58,8 @@ pub struct OutsideClient {
     /// The certificates that it showed, its own first. They were verified. Empty: it showed none.
     chain: Arc<[CertificateDer<'static>]>,
     admitted: UnixTime,
+    /// The last second at which all of them are valid.
+    holds_until: Option<i64>,
     /// [`OutsideServer::serial`] of the server that admitted it.
     pub by: u64,
 }
@@ -76,11 +82,8 @@ impl OutsideServer {
             ClientCertificates::Off => None,
             ClientCertificates::Request { .. } | ClientCertificates::Require { .. } => {
                 let bundle = bundle.ok_or(SetupError::NeedsTrustBundle)?;
-                let builder =
-                    WebPkiClientVerifier::builder_with_provider(bundle.roots.clone(), provider.clone());
                 let may_be_absent = matches!(client, ClientCertificates::Request { .. });
-                let builder = if may_be_absent { builder.allow_unauthenticated() } else { builder };
-                Some(Arc::new(Clients { inner: builder.build()? }))
+                Some(Arc::new(Clients::new(&bundle.roots, &provider, may_be_absent)?))
             }
         };
         let builder = ServerConfig::builder_with_provider(provider)
@@ -119,8 +122,13 @@ impl OutsideServer {
         let (_, session) = stream.get_ref();
         let alpn = Alpn::agreed(session.alpn_protocol());
         let chain = session.peer_certificates().unwrap_or_default().into();
-        let client = OutsideClient { chain, admitted: UnixTime::now(), by: self.serial };
+        let client = OutsideClient::new(chain, self.serial);
         Ok((stream, Arc::new(client), alpn))
+    }
+
+    /// Whether clients' certificates are verified.
+    pub const fn verifies_clients(&self) -> bool {
+        self.clients.is_some()
     }
 
     /// Whether a client that an older server has admitted would be admitted by this one.
@@ -141,6 +149,16 @@ impl OutsideServer {
 }
 
 impl OutsideClient {
+    fn new(chain: Arc<[CertificateDer<'static>]>, by: u64) -> Self {
+        let holds_until = chain.split_first().and_then(|(own, others)| ends(own, others));
+        Self { chain, admitted: UnixTime::now(), holds_until, by }
+    }
+
+    /// Whether a certificate that it showed is valid no longer. `now` is in Unix seconds.
+    pub fn has_expired(&self, now: i64) -> bool {
+        self.holds_until.is_some_and(|last| now > last)
+    }
+
     /// The client's certificate in the form of Envoy's `x-forwarded-client-cert`: hash and subject. `None`: it showed
     /// none. There is never a `URI`, by which applications know workloads of the mesh.
     pub fn described(&self) -> Option<String> {
@@ -255,7 +273,24 @@ fn host_names(der: &CertificateDer<'_>) -> Vec<String> {
 /// Verifies clients' certificates by the port's own bundle, and notes how long they are valid, for [`Sessions`].
 #[derive(Debug)]
 pub(super) struct Clients {
-    pub(super) inner: Arc<dyn ClientCertVerifier>,
+    inner: Arc<dyn ClientCertVerifier>,
+    roots: Arc<RootCertStore>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Clients {
+    /// # Errors
+    /// The roots can verify no client.
+    pub(super) fn new(
+        roots: &Arc<RootCertStore>,
+        provider: &Arc<CryptoProvider>,
+        may_be_absent: bool,
+    ) -> Result<Self, VerifierBuilderError> {
+        let builder = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone());
+        let builder = if may_be_absent { builder.allow_unauthenticated() } else { builder };
+        let algorithms = provider.signature_verification_algorithms;
+        Ok(Self { inner: builder.build()?, roots: roots.clone(), algorithms })
+    }
 }
 
 impl ClientCertVerifier for Clients {
@@ -274,17 +309,20 @@ impl ClientCertVerifier for Clients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        if !branches::are_few(end_entity, intermediates) {
-            let refused = Rejection::NoPath { who: "client", fault: PathFault::TooLong };
-            let error = refused.tls_error();
-            notes::rejected(refused);
-            return Err(error.into());
-        }
-        let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
+        let (who, judged) = ("client", (KeyUsage::client_auth(), now));
+        let shown = Shown { who, end_entity, intermediates };
+        path::verify(&shown, &self.roots, &self.algorithms, judged, &|_path, _now| Ok(())).map_err(
+            |fault| {
+                let refused = Rejection::NoPath { who, fault };
+                let error = refused.tls_error();
+                notes::rejected(refused);
+                Error::from(error)
+            },
+        )?;
         if let Some(first) = ends(end_entity, intermediates) {
             notes::set_holds_until(first);
         }
-        Ok(verified)
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -318,9 +356,54 @@ fn ends(end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, DnType, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
     use super::*;
+
+    /// A client's certificate by an intermediate CA with this key usage, and whether it is accepted.
+    fn is_accepted_below(usage: KeyUsagePurpose) -> bool {
+        let ca = |name: &str, usage| {
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![usage];
+            params.distinguished_name.push(DnType::CommonName, name);
+            params
+        };
+        let keys = [(); 3].map(|()| KeyPair::generate().expect("a key"));
+        let [root_key, middle_key, own_key] = keys;
+        let (root, middle) = (ca("root", KeyUsagePurpose::KeyCertSign), ca("middle", usage));
+        let root_der = root.self_signed(&root_key).expect("signed").der().clone();
+        let by_root = Issuer::new(root, root_key);
+        let middle_der = middle.signed_by(&middle_key, &by_root).expect("signed").der().clone();
+        let by_middle = Issuer::new(middle, middle_key);
+        let own = CertificateParams::default().signed_by(&own_key, &by_middle).expect("signed").der().clone();
+        let mut roots = RootCertStore::empty();
+        roots.add(root_der).expect("a root");
+        let provider = provider::provider(&TlsPolicy::default());
+        let clients = Clients::new(&Arc::new(roots), &provider, false).expect("a verifier");
+        clients.verify_client_cert(&own, &[middle_der], UnixTime::now()).is_ok()
+    }
+
+    #[test]
+    fn a_ca_whose_key_usage_does_not_allow_it_vouches_for_no_client() {
+        assert!(is_accepted_below(KeyUsagePurpose::KeyCertSign));
+        assert!(!is_accepted_below(KeyUsagePurpose::CrlSign));
+        assert!(!is_accepted_below(KeyUsagePurpose::DigitalSignature));
+    }
+
+    #[test]
+    fn a_client_has_expired_when_the_first_of_its_certificates_has() {
+        let lasting = |until: i64| {
+            let mut params = CertificateParams::default();
+            params.not_before = time::OffsetDateTime::from_unix_timestamp(0).expect("a time");
+            params.not_after = time::OffsetDateTime::from_unix_timestamp(until).expect("a time");
+            let key = KeyPair::generate().expect("a key");
+            params.self_signed(&key).expect("signed").der().clone()
+        };
+        let client = OutsideClient::new(vec![lasting(2000), lasting(1000)].into(), 0);
+        assert_eq!([999, 1000, 1001].map(|now| client.has_expired(now)), [false, false, true]);
+        assert!(!OutsideClient::new(Arc::from([]), 0).has_expired(i64::MAX), "it has shown none");
+    }
 
     #[test]
     fn a_subject_cannot_end_its_value_nor_name_an_identity() {
@@ -329,7 +412,7 @@ mod tests {
         params.distinguished_name.push(DnType::OrganizationName, "Acme Inc.");
         let key = KeyPair::generate().expect("a key");
         let own = params.self_signed(&key).expect("signed").der().clone();
-        let client = OutsideClient { chain: vec![own].into(), admitted: UnixTime::now(), by: 0 };
+        let client = OutsideClient::new(vec![own].into(), 0);
         let told = client.described().expect("a certificate");
         let (_, subject) = told.split_once(";Subject=").expect("a subject");
         assert!(

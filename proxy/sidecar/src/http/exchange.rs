@@ -6,16 +6,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
 use http::uri::{Authority, PathAndQuery};
+use http::{HeaderValue, StatusCode};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::transfer::{Interim, Observer, Progress, ResponseEnd};
-use crate::connection::Connection;
+use crate::connection::{Connection, Destination};
 use crate::exchange::attempts::{Attempt, AttemptId, AttemptOutcome, Attempts};
 use crate::exchange::{ExchangeEnd, Facts};
-use crate::state::Route;
+use crate::state::{DestinationKey, Fixed, Route};
 use crate::worker::Worker;
 use pillion_base::deadline::Timers;
 use pillion_base::error::Error;
@@ -130,6 +130,19 @@ impl Exchange {
 
     pub fn was_cut(&self) -> Option<Reason> {
         self.facts.lock().cut
+    }
+
+    /// `x-forwarded-client-cert` for the application. A certificate of a client outside the mesh is left out where the current
+    /// rules do not verify such certificates any more.
+    pub fn client_cert(&self) -> Option<&HeaderValue> {
+        let connection = &self.connection;
+        let is_verified = || match &connection.destination {
+            Destination::Route(Fixed { key: DestinationKey::Application(of), .. }) => {
+                self.worker.state.load().verifies_outside(*of)
+            }
+            _ => false,
+        };
+        connection.client_cert.as_ref().filter(|_| connection.outside.is_none() || is_verified())
     }
 
     /// Room for bytes that are held for the exchange beside its head. `None`: they are not counted.

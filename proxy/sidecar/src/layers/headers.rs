@@ -11,6 +11,7 @@ use tower::{Layer, service_fn};
 use super::HttpService;
 use crate::connection::Connection;
 use crate::http::call::RequestContext;
+use crate::http::exchange::Exchange;
 use crate::http::{Call, FailedCall, Response};
 use pillion_base::error::Error;
 use pillion_http::headers::{remove_hop_by_hop, remove_untrusted};
@@ -73,7 +74,7 @@ fn request(call: &mut Call) -> Result<(), Error> {
         headers.remove_where(is_disguised);
     }
     if connection.direction == Direction::Inbound {
-        inform_application(headers, connection);
+        inform_application(headers, &exchange);
     }
     headers.put(Known::XRequestId, &exchange.request_id);
     let has_proto = seen.has(Seen::FORWARDED_PROTO)
@@ -150,8 +151,9 @@ fn not_rewritten(misuse: Misuse) -> Error {
 
 /// Tells the application who calls: the verified certificate and, for a client without an identity of the mesh, its
 /// address.
-fn inform_application(headers: &mut Headers, connection: &Connection) {
-    if let Some(client_cert) = &connection.client_cert {
+fn inform_application(headers: &mut Headers, exchange: &Exchange) {
+    let connection = &exchange.connection;
+    if let Some(client_cert) = exchange.client_cert() {
         headers.set(Known::XForwardedClientCert, client_cert);
     }
     if connection.peer.is_none() {

@@ -753,13 +753,11 @@ async fn a_host_whose_certificates_have_many_branches_is_refused_before_a_path_i
 /// So is the verifier of clients outside the mesh.
 #[tokio::test]
 async fn a_client_outside_the_mesh_with_many_branches_is_refused_before_a_path_is_looked_for() {
-    use rustls::server::WebPkiClientVerifier;
     use rustls::server::danger::ClientCertVerifier as _;
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ROOT.der.clone()).expect("a root");
-    let inner =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(provider::any())).build();
-    let verifier = crate::outside::Clients { inner: inner.expect("a verifier") };
+    let verifier = crate::outside::Clients::new(&Arc::new(roots), &Arc::new(provider::any()), false);
+    let verifier = verifier.expect("a verifier");
     let shown = branching(4, 4);
     let (own, above) = shown.chain.split_first().expect("the own certificate");
     let judged = async { verifier.verify_client_cert(own, above, UnixTime::now()) };

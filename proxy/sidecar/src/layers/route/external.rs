@@ -265,7 +265,7 @@ impl Subject<'_> {
         let source = connection.downstream.ip().to_canonical().to_string();
         set("x-forwarded-for", HeaderValue::try_from(source).ok());
         set("x-forwarded-proto", Some(HeaderValue::from_static(scheme(connection))));
-        set("x-forwarded-client-cert", connection.client_cert.clone());
+        set("x-forwarded-client-cert", call.common.exchange.client_cert().cloned());
         set("x-request-id", HeaderValue::from_bytes(call.common.exchange.request_id.as_bytes()).ok());
         Ok(map)
     }
