@@ -20,6 +20,7 @@ mod unserved;
 mod weakened;
 mod worker;
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -52,11 +53,11 @@ use pillion_base::limits::{Limit, NO_LIMIT};
 use pillion_base::net::Network;
 use pillion_base::net::descriptors::{raise_limit, why_too_few};
 use pillion_sidecar::state::{
-    Budgets, Clusters, Destinations, MirrorLimits, PreviousSnapshot, RateLimits, Services, Sides, Store,
-    compile,
+    Budgets, Clusters, Destinations, MirrorLimits, PreviousSnapshot, RateLimits, Services, Sides, Snapshot,
+    Store, compile,
 };
 use pillion_sidecar::worker::Worker;
-use pillion_telemetry::{AccessLog, Metrics};
+use pillion_telemetry::{AccessLog, Detail, EndpointKey, Metrics};
 use pillion_tls::identity::credentials::Credentials;
 use pillion_tls::identity::date;
 use pillion_upstream::cluster::alike::Policies;
@@ -119,9 +120,7 @@ impl App {
         let config = &config.into();
         prepare_process(&network, config.identity.is_some() || credentials.is_some())?;
         let workers = workers(config);
-        let metrics = Metrics::new(
-            config.metrics.as_ref().map_or(DEFAULT_SERIES, |metrics| metrics.max_series as usize),
-        );
+        let metrics = metrics(config);
         let around = around(&metrics, workers, config.workload.zone.as_deref());
         let (console, orders) = Console::new(around.store.clone());
         let admin = Admin::bind(&network, config, &metrics, console.clone())?;
@@ -344,6 +343,23 @@ fn publish_on_scrape(around: &Around) {
             store.load().clusters().for_each(|cluster| cluster.tell());
         }
     });
+    if !around.metrics.has_endpoints() {
+        return;
+    }
+    let (store, metrics) = (Arc::downgrade(&around.store), Arc::downgrade(&around.metrics));
+    around.metrics.on_collect(move || {
+        if let (Some(store), Some(metrics)) = (store.upgrade(), metrics.upgrade()) {
+            metrics.forget_left_endpoints(&endpoints(&store.load()));
+        }
+    });
+}
+
+/// The endpoints of all configured services.
+fn endpoints(of: &Snapshot) -> HashSet<EndpointKey> {
+    let addresses = |cluster: &Arc<Cluster>| -> Vec<EndpointKey> {
+        cluster.endpoints().all.iter().map(|endpoint| (cluster.symbol, endpoint.address)).collect()
+    };
+    of.clusters().flat_map(addresses).collect()
 }
 
 /// Runs to the end of the process, because outbound works until then.
@@ -371,6 +387,13 @@ pub(crate) fn store(config: &Config, metrics: &Arc<Metrics>) -> Arc<Store> {
 }
 
 const DEFAULT_SERIES: usize = 20_000;
+
+/// With `metrics: off` the pages and the dashboard of the admin port use them, too.
+fn metrics(config: &Config) -> Arc<Metrics> {
+    let settings = config.metrics.as_ref();
+    let most = settings.map_or(DEFAULT_SERIES, |metrics| metrics.max_series as usize);
+    Metrics::with(most, Detail { has_endpoints: settings.is_some_and(|metrics| metrics.endpoints) })
+}
 
 fn single_threaded() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()

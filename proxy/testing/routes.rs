@@ -57,6 +57,8 @@ async fn the_first_matching_route_decides_and_other_requests_go_to_the_host_s_se
     }
     assert_eq!(sidecar.sum("pillion_requests_total route=canary service=orders-v2"), 3);
     assert_eq!(sidecar.sum("pillion_requests_total service=orders"), 3);
+    assert_eq!(sidecar.sum("pillion_route_duration_seconds_count service=orders-v2 route=canary"), 3);
+    assert_eq!(sidecar.sum("pillion_route_duration_seconds_count"), 3, "only what a named route matched");
 }
 
 #[tokio::test(start_paused = true)]

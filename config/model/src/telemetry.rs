@@ -52,6 +52,8 @@ pub struct Metrics {
     pub listen: Vec<SocketAddr>,
     /// The most series of the whole exposition. Beyond it new label values count under `other`. Default 20000.
     pub max_series: u32,
+    /// Whether the tries at each endpoint are counted. Default false.
+    pub endpoints: bool,
 }
 
 /// All addresses, as scrapers and kubelets are on other hosts. 20000 series take some 10 MB; a mesh of a hundred
@@ -59,7 +61,7 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         const PORT: u16 = 15020;
-        Self { listen: everywhere(PORT), max_series: 20_000 }
+        Self { listen: everywhere(PORT), max_series: 20_000, endpoints: false }
     }
 }
 

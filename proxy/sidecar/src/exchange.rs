@@ -20,7 +20,7 @@ use attempts::{AttemptId, AttemptOutcome, Attempts};
 use pillion_base::error::Error;
 use pillion_model::Direction;
 use pillion_model::Reason;
-use pillion_telemetry::{AccessLog, Record, RequestRecord, Symbol};
+use pillion_telemetry::{AccessLog, EndpointLabels, Record, Recorder, RequestRecord, Symbol, TryOutcome};
 use pillion_upstream::cluster::balance::Tried;
 use pillion_upstream::cluster::budget::Deposit;
 use pillion_upstream::cluster::endpoint::Endpoint;
@@ -82,6 +82,22 @@ impl Facts {
         route.map_or_else(|| unmatched_service(direction), |route| route.cluster.symbol)
     }
 
+    /// Counts each attempt at an endpoint of a configured service.
+    pub fn count_tries(&self, recorder: &mut Recorder) {
+        let Some(cluster) = self.route.as_deref().map(|route| &route.cluster) else { return };
+        if cluster.direction() != Direction::Outbound || cluster.symbol == Symbol::PASSTHROUGH {
+            return;
+        }
+        for attempt in self.attempts.all().filter(|attempt| attempt.endpoint.is_some()) {
+            let outcome = try_outcome(attempt.outcome);
+            recorder.count_try(EndpointLabels {
+                service: cluster.symbol,
+                endpoint: attempt.endpoint,
+                outcome,
+            });
+        }
+    }
+
     /// Writes the access record. The caller has already checked that `log` wants one.
     pub fn record(&self, ended: &ExchangeEnd<'_>, connection: &Connection, worker: &Worker, log: &AccessLog) {
         let (metrics, route) = (&worker.ground.metrics, self.route.as_deref());
@@ -132,6 +148,22 @@ impl DialFailure {
     pub fn of_attempt(error: Error, attempt: AttemptId, mut facts: Facts) -> Self {
         facts.attempts.end(attempt, AttemptOutcome::Failed(error.reason), Instant::now());
         Self::new(error, facts)
+    }
+}
+
+/// The outcome of an attempt as the metric of endpoints has it.
+const fn try_outcome(of: Option<AttemptOutcome>) -> TryOutcome {
+    match of {
+        Some(AttemptOutcome::Answered(..500) | AttemptOutcome::Closed) => TryOutcome::Ok,
+        Some(AttemptOutcome::Answered(_)) => TryOutcome::Error,
+        Some(AttemptOutcome::Refused(_)) => TryOutcome::Refused,
+        Some(AttemptOutcome::Failed(Reason::ConnectTimeout) | AttemptOutcome::Expired(_)) => {
+            TryOutcome::Timeout
+        }
+        Some(AttemptOutcome::Failed(Reason::ClientGone) | AttemptOutcome::Outrun) | None => {
+            TryOutcome::Cancelled
+        }
+        Some(AttemptOutcome::Failed(_)) => TryOutcome::Failed,
     }
 }
 

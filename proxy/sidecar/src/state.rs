@@ -19,7 +19,7 @@ mod virtual_addresses;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -39,7 +39,7 @@ use observed::Observation;
 use pillion_base::error::Error;
 use pillion_base::net::Leg;
 use pillion_base::net::own::OwnListeners;
-use pillion_telemetry::Symbol;
+use pillion_telemetry::{Histogram, Metrics, Symbol};
 use pillion_tls::Peer;
 use pillion_tls::outside::{OutsideClient, OutsideServer};
 use pillion_tls::server::Server;
@@ -211,6 +211,8 @@ pub struct Route {
     pub is_only_rules: bool,
     /// What the route does with its requests besides sending them to the cluster. Most routes do nothing.
     pub actions: Option<Arc<Actions>>,
+    /// The histogram of its requests, from the first one on.
+    duration: OnceLock<Histogram>,
 }
 
 /// The key by which a connection's destination was found, to find it again after a reload.
@@ -386,6 +388,15 @@ impl Route {
             rules,
             is_only_rules: false,
             actions: None,
+            duration: OnceLock::new(),
+        }
+    }
+
+    /// Records how long a request took that an entry of `routes` matched.
+    pub fn observe(&self, took: f64, metrics: &Metrics) {
+        if self.name != Symbol::EMPTY {
+            let histogram = || metrics.route_duration(self.cluster.symbol, self.name);
+            self.duration.get_or_init(histogram).observe(took);
         }
     }
 }

@@ -17,6 +17,8 @@ pub struct Worker {
     pub state: Arc<Store>,
     pub recorder: Mutex<Recorder>,
     pub access_log: Option<Arc<AccessLog>>,
+    /// `metrics.endpoints`.
+    pub has_endpoint_metrics: bool,
     pub drain: Drain,
     roll: Arc<Roll>,
     overhead: [Histogram; 2],
@@ -37,6 +39,7 @@ impl Worker {
             state,
             recorder: Mutex::new(Recorder::new(metrics.clone())),
             access_log,
+            has_endpoint_metrics: metrics.has_endpoints(),
             roll: drain.roll(),
             drain,
             overhead: [Direction::Inbound, Direction::Outbound].map(|direction| metrics.overhead(direction)),

@@ -211,7 +211,7 @@ impl<K: Labels, M: Metric> Family<K, M> {
     }
 
     /// Removes the series that `goes` selects, and makes room for others. What a handle of such a series counts is lost.
-    pub fn remove(&self, goes: impl Fn(&K) -> bool) {
+    pub fn remove(&self, mut goes: impl FnMut(&K) -> bool) {
         let mut series = self.0.series.write();
         let before = series.len();
         series.retain(|labels, _| !goes(labels));

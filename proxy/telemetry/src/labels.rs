@@ -4,6 +4,7 @@
 //! hashed and compared without reading a string. Paths, user agents and names that a peer chooses are never labels.
 
 use std::hash::Hash;
+use std::net::SocketAddr;
 
 use pillion_model::Direction;
 
@@ -337,6 +338,63 @@ impl Label for RuleLabel {
 
     fn other(self) -> Self {
         Self(Symbol::OTHER)
+    }
+}
+
+/// The label `route`: the name of a route of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RouteLabel(pub Symbol);
+
+impl Label for RouteLabel {
+    const NAME: &'static str = "route";
+
+    fn value(self, symbols: &Symbols) -> String {
+        symbols.name(self.0).as_ref().to_owned()
+    }
+
+    fn other(self) -> Self {
+        Self(Symbol::OTHER)
+    }
+}
+
+vocabulary! {
+    /// How a try at one endpoint ended.
+    TryOutcome as "outcome" {
+        /// Answered with a status below 500.
+        Ok = "ok",
+        /// Answered with 5xx.
+        Error = "error",
+        /// The endpoint's sidecar refused it before it forwarded it.
+        Refused = "refused",
+        Timeout = "timeout",
+        /// Any other failure: the connection was refused, reset or closed.
+        Failed = "failed",
+        /// Ended by the sidecar or the client before there was an answer, because nobody waits for it any more.
+        Cancelled = "cancelled",
+    }
+}
+
+/// The labels of `pillion_endpoint_requests_total` for one try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EndpointLabels {
+    pub service: Symbol,
+    /// `None`: any endpoint, beyond the bound.
+    pub endpoint: Option<SocketAddr>,
+    pub outcome: TryOutcome,
+}
+
+impl Labels for EndpointLabels {
+    fn names() -> Vec<&'static str> {
+        vec!["service", "endpoint", "outcome"]
+    }
+
+    fn values(self, symbols: &Symbols) -> Vec<String> {
+        let endpoint = self.endpoint.map_or_else(|| "other".to_owned(), |endpoint| endpoint.to_string());
+        vec![symbols.name(self.service).as_ref().to_owned(), endpoint, self.outcome.value(symbols)]
+    }
+
+    fn other(self) -> Self {
+        Self { service: Symbol::OTHER, endpoint: None, ..self }
     }
 }
 

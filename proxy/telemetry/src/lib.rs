@@ -26,10 +26,11 @@ pub use access::{AccessLog, Record, RequestRecord};
 pub use family::{Held, Histogram, IntGauge};
 pub use labels::{
     AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,
-    DnsOutcome, EjectionCause, EndpointState, Flow, HandshakeOutcome, JwksOutcome, LimitLabel, MethodLabel,
-    Protocol, ReloadOutcome, RequestLabels, RetryOutcome, Tls, TokenOutcome,
+    DnsOutcome, EjectionCause, EndpointLabels, EndpointState, Flow, HandshakeOutcome, JwksOutcome,
+    LimitLabel, MethodLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, Tls, TokenOutcome,
+    TryOutcome,
 };
-pub use metrics::Metrics;
+pub use metrics::{Detail, EndpointKey, Metrics};
 pub use recorder::Recorder;
 pub use seldom::Seldom;
 pub use service::ServiceMetrics;

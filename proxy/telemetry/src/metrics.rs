@@ -4,6 +4,7 @@
 //! for each worker. Functions that take labels use a shared lock and are meant for connections, not for requests.
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -13,8 +14,8 @@ use super::families::Families;
 use super::family::{Exposition, Histogram, IntCounter, IntGauge};
 use super::labels::{
     AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,
-    DnsOutcome, HandshakeOutcome, JwksOutcome, Label, Protocol, ReloadOutcome, RequestLabels, RuleLabel,
-    Service, Tls, TokenOutcome,
+    DnsOutcome, EndpointLabels, HandshakeOutcome, JwksOutcome, Label, Protocol, ReloadOutcome, RequestLabels,
+    RouteLabel, RuleLabel, Service, Tls, TokenOutcome,
 };
 use super::process;
 use super::service::ServiceMetrics;
@@ -27,9 +28,17 @@ const REVISION: &str = match option_env!("PILLION_REVISION") {
     None => "unknown",
 };
 
+/// What is counted beyond the usual.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Detail {
+    /// `metrics.endpoints`: the tries at each endpoint.
+    pub has_endpoints: bool,
+}
+
 /// All metrics of the sidecar.
 pub struct Metrics {
     exposition: Exposition,
+    detail: Detail,
     symbols: Arc<Symbols>,
     families: Arc<Families>,
     services: RwLock<HashMap<(Direction, Symbol), Arc<ServiceMetrics>>>,
@@ -41,11 +50,20 @@ pub struct Metrics {
     is_stale: AtomicBool,
     /// The names of the authorization rules when series were last removed.
     rules: Mutex<Arc<HashSet<Symbol>>>,
+    /// The endpoints that had left their services when series were last removed, and have series still.
+    left: Mutex<HashSet<EndpointKey>>,
 }
+
+/// The service and the address of an endpoint.
+pub type EndpointKey = (Symbol, SocketAddr);
 
 impl Metrics {
     /// `max_series` bounds the whole exposition. A histogram counts with all its buckets.
     pub fn new(max_series: usize) -> Arc<Self> {
+        Self::with(max_series, Detail::default())
+    }
+
+    pub fn with(max_series: usize, detail: Detail) -> Arc<Self> {
         // one bound serves both, because a peer's symbol without a series has no use
         let symbols = Arc::new(Symbols::new(max_series));
         let exposition = Exposition::new(symbols.clone(), max_series);
@@ -57,7 +75,20 @@ impl Metrics {
         let (services, hooks) = (RwLock::default(), Mutex::default());
         let (routes, rules) = (Mutex::default(), Mutex::default());
         let (removals, is_stale) = (AtomicU64::new(0), AtomicBool::new(false));
-        Arc::new(Self { exposition, symbols, families, services, hooks, removals, routes, is_stale, rules })
+        let left = Mutex::default();
+        Arc::new(Self {
+            exposition,
+            detail,
+            symbols,
+            families,
+            services,
+            hooks,
+            removals,
+            routes,
+            is_stale,
+            rules,
+            left,
+        })
     }
 
     /// The symbol of a name from the configuration; [`Symbol::OTHER`] where the process has seen too many names. Call it
@@ -77,10 +108,50 @@ impl Metrics {
 
     /// The counter of finished requests with these labels. The data path uses its [`super::Recorder`] instead.
     pub fn requests(&self, labels: RequestLabels) -> IntCounter {
-        if !labels.route.is_known() && !self.routes.lock().contains(&labels.route) {
+        self.note_route(labels.route);
+        self.families.requests.of(labels.tidy())
+    }
+
+    /// A series of this route is about to be added.
+    fn note_route(&self, route: Symbol) {
+        if !route.is_known() && !self.routes.lock().contains(&route) {
             self.is_stale.store(true, Ordering::Relaxed);
         }
-        self.families.requests.of(labels.tidy())
+    }
+
+    /// The histogram of seconds of the requests that a configured route matched. Keep the handle with the route.
+    pub fn route_duration(&self, service: Symbol, route: Symbol) -> Histogram {
+        self.note_route(route);
+        self.families.route_duration.of((Service(service), RouteLabel(route)))
+    }
+
+    /// Whether [`super::Recorder::count_try`] counts.
+    pub fn has_endpoints(&self) -> bool {
+        self.detail.has_endpoints
+    }
+
+    /// The counter of tries at one endpoint. The data path uses its [`super::Recorder`] instead.
+    pub(super) fn tries(&self, labels: EndpointLabels) -> IntCounter {
+        self.families.endpoint_requests.of(labels)
+    }
+
+    /// Removes the series of endpoints other than `known`, those of the services. Those that have just left keep their series
+    /// until the next call, so that their last counts are exported.
+    pub fn forget_left_endpoints(&self, known: &HashSet<EndpointKey>) {
+        let mut left = self.left.lock();
+        let mut leaving = HashSet::new();
+        self.families.endpoint_requests.remove(|labels| {
+            let Some(key) = labels.endpoint.map(|endpoint| (labels.service, endpoint)) else { return false };
+            let is_known = known.contains(&key);
+            if !is_known && !left.contains(&key) {
+                leaving.insert(key);
+            }
+            !is_known && left.contains(&key)
+        });
+        if !left.is_empty() {
+            self.removals.fetch_add(1, Ordering::Relaxed);
+        }
+        *left = leaving;
     }
 
     /// The handles of one service. Its series appear only when one of the handles is first used.
@@ -102,7 +173,9 @@ impl Metrics {
         if !self.is_stale.swap(false, Ordering::Relaxed) && !has_removed {
             return;
         }
-        self.families.requests.remove(|labels| !labels.route.is_known() && !routes.contains(&labels.route));
+        let is_gone = |route: Symbol| !route.is_known() && !routes.contains(&route);
+        self.families.requests.remove(|labels| is_gone(labels.route));
+        self.families.route_duration.remove(|(_, route)| is_gone(route.0));
         self.removals.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -278,11 +351,13 @@ mod tests {
 
     use super::*;
     use crate::MethodLabel;
-    use crate::labels::{EjectionCause, EndpointState, Flow, LimitLabel, RetryOutcome};
+    use crate::labels::{EjectionCause, EndpointState, Flow, LimitLabel, RetryOutcome, TryOutcome};
     use pillion_model::Reason;
 
     /// The families of the public interface that exist so far.
-    const FAMILIES: [&str; 33] = [
+    const FAMILIES: [&str; 35] = [
+        "pillion_route_duration_seconds",
+        "pillion_endpoint_requests_total",
         "pillion_ext_authz_checks_total",
         "pillion_authorization_total",
         "pillion_jwt_tokens_total",
@@ -345,12 +420,20 @@ mod tests {
         EjectionCause::ALL.iter().for_each(|cause| service.ejections(*cause).inc());
     }
 
+    /// The first try at an endpoint with this port.
+    fn at(service: Symbol, port: u16) -> EndpointLabels {
+        let endpoint = Some(([10, 0, 0, 1], port).into());
+        EndpointLabels { service, endpoint, outcome: TryOutcome::Ok }
+    }
+
     /// Metrics with a sample in every family.
     fn used() -> Arc<Metrics> {
         let metrics = Metrics::new(20_000);
         let billing = metrics.intern("billing");
         metrics.requests(request(&metrics, "spiffe://example.org/ns/a/sa/\"b\"")).inc();
         use_service(&metrics.service(Direction::Outbound, billing));
+        metrics.route_duration(billing, metrics.intern("canary")).observe(0.003);
+        metrics.tries(at(billing, 80)).inc();
         metrics.overhead(Direction::Outbound).observe(0.000_012);
         metrics
             .connections(Direction::Outbound, billing, Protocol::Http2, Tls::Mutual, ConnectionOutcome::Ok)
@@ -536,6 +619,35 @@ mod tests {
         assert_eq!(lines_with(&metrics, "route=\"route-"), [""; 0]);
         let kept = lines_with(&metrics, "pillion_requests_total{");
         assert!(kept.len() == 1 && kept.iter().all(|line| line.ends_with(" 100")), "{kept:?}");
+    }
+
+    #[test]
+    fn the_histogram_of_a_removed_route_goes_with_it() {
+        let metrics = Metrics::new(1_000);
+        let [removed, kept] = ["removed", "kept"].map(|name| metrics.intern(name));
+        let billing = metrics.intern("billing");
+        metrics.forget_removed_routes(&Arc::new(HashSet::from([removed, kept])));
+        [removed, kept].into_iter().for_each(|route| metrics.route_duration(billing, route).observe(0.1));
+        metrics.forget_removed_routes(&Arc::new(HashSet::from([kept])));
+        assert_eq!(lines_with(&metrics, "route=\"removed\""), [""; 0]);
+        assert!(!lines_with(&metrics, "route=\"kept\"").is_empty());
+    }
+
+    #[test]
+    fn the_series_of_an_endpoint_that_left_is_exported_once_more_and_then_goes() {
+        let metrics = Metrics::with(1_000, Detail { has_endpoints: true });
+        let mut worker = crate::Recorder::new(metrics.clone());
+        let billing = metrics.intern("billing");
+        let (stays, leaves) = (at(billing, 80), at(billing, 81));
+        let known = HashSet::from([(billing, ([10, 0, 0, 1], 80).into())]);
+        [stays, leaves].into_iter().for_each(|labels| worker.count_try(labels));
+        metrics.forget_left_endpoints(&known);
+        assert_eq!(lines_with(&metrics, "10.0.0.1:81").len(), 1);
+        metrics.forget_left_endpoints(&known);
+        assert_eq!(lines_with(&metrics, "10.0.0.1:81"), [""; 0]);
+        [stays, leaves].into_iter().for_each(|labels| worker.count_try(labels));
+        assert!(lines_with(&metrics, "10.0.0.1:80").iter().all(|line| line.ends_with(" 2")));
+        assert!(lines_with(&metrics, "10.0.0.1:81").iter().all(|line| line.ends_with(" 1")));
     }
 
     /// A request that was under way when a reload removed its route is counted, and its series does not stay.

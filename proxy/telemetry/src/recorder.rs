@@ -1,11 +1,11 @@
 //! The data path's quick access to the request counter: each worker has a cache, so that workers share no lock.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 
 use super::family::IntCounter;
-use super::labels::RequestLabels;
+use super::labels::{EndpointLabels, RequestLabels};
 use super::metrics::Metrics;
 
 /// The most label sets that one worker caches. When the cache is full it is emptied, which costs one shared lock for
@@ -17,7 +17,8 @@ pub struct Recorder {
     metrics: Arc<Metrics>,
     /// The last label set, because equal requests often follow each other.
     last: Option<(RequestLabels, IntCounter)>,
-    known: HashMap<RequestLabels, IntCounter, BuildHasherDefault<QuickHasher>>,
+    known: Known<RequestLabels>,
+    tries: Known<EndpointLabels>,
     /// The value of [`Metrics::removals`] when the cached handles were resolved.
     as_of: u64,
 }
@@ -25,16 +26,12 @@ pub struct Recorder {
 impl Recorder {
     pub fn new(metrics: Arc<Metrics>) -> Self {
         let as_of = metrics.removals();
-        Self { metrics, last: None, known: HashMap::default(), as_of }
+        Self { metrics, last: None, known: Known::default(), tries: Known::default(), as_of }
     }
 
     /// Adds one to the request counter of `labels`.
     pub fn count(&mut self, labels: RequestLabels) {
-        let now = self.metrics.removals();
-        if now != self.as_of {
-            (self.as_of, self.last) = (now, None);
-            self.known.clear();
-        }
+        self.refresh();
         match &self.last {
             Some((last, counter)) if *last == labels => counter.inc(),
             _ => self.count_other(labels),
@@ -42,20 +39,47 @@ impl Recorder {
     }
 
     fn count_other(&mut self, labels: RequestLabels) {
-        let counter = self.known(labels);
+        let counter = self.known.get(labels, || self.metrics.requests(labels));
         counter.inc();
         self.last = Some((labels, counter));
     }
 
-    fn known(&mut self, labels: RequestLabels) -> IntCounter {
-        if let Some(counter) = self.known.get(&labels) {
+    /// Adds one to the tries at an endpoint, with `metrics.endpoints`.
+    pub fn count_try(&mut self, labels: EndpointLabels) {
+        self.refresh();
+        self.tries.get(labels, || self.metrics.tries(labels)).inc();
+    }
+
+    /// Drops handles whose series may have been removed.
+    fn refresh(&mut self) {
+        let now = self.metrics.removals();
+        if now != self.as_of {
+            (self.as_of, self.last) = (now, None);
+            self.known.0.clear();
+            self.tries.0.clear();
+        }
+    }
+}
+
+/// The counters of some label sets.
+struct Known<K>(HashMap<K, IntCounter, BuildHasherDefault<QuickHasher>>);
+
+impl<K> Default for Known<K> {
+    fn default() -> Self {
+        Self(HashMap::default())
+    }
+}
+
+impl<K: Copy + Eq + Hash> Known<K> {
+    fn get(&mut self, labels: K, resolve: impl FnOnce() -> IntCounter) -> IntCounter {
+        if let Some(counter) = self.0.get(&labels) {
             return counter.clone();
         }
-        if self.known.len() >= REMEMBERED {
-            self.known.clear();
+        if self.0.len() >= REMEMBERED {
+            self.0.clear();
         }
-        let counter = self.metrics.requests(labels);
-        self.known.insert(labels, counter.clone());
+        let counter = resolve();
+        self.0.insert(labels, counter.clone());
         counter
     }
 }
@@ -143,7 +167,7 @@ mod tests {
         for number in 0..calls {
             let service = metrics.intern(&number.to_string());
             worker.count(labels(100 + (number % 500) as u16, service));
-            assert!(worker.known.len() <= REMEMBERED);
+            assert!(worker.known.0.len() <= REMEMBERED);
         }
         let text = metrics.encode();
         let counted = text.lines().filter(|line| line.starts_with("pillion_requests_total{"));

@@ -25,6 +25,7 @@ pub(super) fn rows() -> Vec<Row> {
         shows("metrics", ["off", "{}"], listens),
         shows("metrics.listen", ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
         shows("metrics.max_series", ["100", "1000"], series),
+        shows("metrics.endpoints", ["off", "on"], series_of_endpoints),
         shows("access_log", ["off", "{ \"path\": \"a\" }"], lines),
         shows("access_log.path", ["a", "b"], lines),
         shows("access_log.sample", ["0%", "100%"], lines),
@@ -109,6 +110,16 @@ async fn series(key: Key) -> String {
     let text = sidecar.metrics.encode();
     let all = text.lines().filter(|line| !line.starts_with('#')).count();
     format!("more than 200: {}", all > 200)
+}
+
+/// The series of an endpoint after one request to it.
+async fn series_of_endpoints(key: Key) -> String {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, OK);
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    sidecar.client().await.get("/").await;
+    settle().await;
+    sidecar.sum("pillion_endpoint_requests_total endpoint=10.0.0.1:80 outcome=ok").to_string()
 }
 
 /// The content of the files `a` and `b` after an answer and an error. The log is complete when its sidecar has ended.

@@ -44,6 +44,11 @@ pub(super) static METRICS: Static<Metrics> = Static::new(|| {
             field!(max_series),
             "The most series in all; beyond it, new label values count under `other`.",
         )
+        .word::<bool>(
+            "endpoints",
+            field!(endpoints),
+            "on: the tries at each endpoint of a service are counted, in series of their own; or off.",
+        )
         .later_or_off("merge")
         .later_or_off("compatibility")
 });

@@ -223,6 +223,10 @@ impl Attempts {
         }
     }
 
+    pub fn all(&self) -> impl Iterator<Item = &Attempt> {
+        self.first.iter().chain(&self.more)
+    }
+
     /// When the first attempt began to wait for a connection.
     pub fn began(&self) -> Option<Instant> {
         self.first.as_ref()?.queued

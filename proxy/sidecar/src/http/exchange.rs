@@ -346,12 +346,18 @@ impl Observer for Exchange {
             let metrics = route.cluster.metrics();
             metrics.active().dec();
             metrics.duration().observe(took.as_secs_f64());
+            route.observe(took.as_secs_f64(), &self.worker.ground.metrics);
             if !facts.tunnelled {
                 metrics.bytes(Flow::Received).inc_by(self.progress.bytes());
                 metrics.bytes(Flow::Sent).inc_by(ending.bytes);
             }
         }
-        self.worker.recorder.lock().count(self.labels(&facts));
+        let mut recorder = self.worker.recorder.lock();
+        recorder.count(self.labels(&facts));
+        if self.worker.has_endpoint_metrics {
+            facts.common.count_tries(&mut recorder);
+        }
+        drop(recorder);
         tracing::debug!(
             request = self.id(),
             status = facts.status,
