@@ -13,6 +13,8 @@ mod clusters;
 mod config;
 mod connection;
 mod console;
+mod dashboard;
+mod events;
 mod exposition;
 mod guard;
 mod logging;
@@ -21,6 +23,8 @@ mod places;
 mod policy;
 mod probe;
 mod ready;
+mod requests;
+mod tap;
 
 use std::io;
 use std::net::SocketAddr;
@@ -56,6 +60,7 @@ pub(crate) struct Admin {
     metrics: Vec<Bound>,
     pages: Pages,
     expositions: exposition::Writer,
+    events: events::Publisher,
 }
 
 impl Admin {
@@ -68,11 +73,13 @@ impl Admin {
         let metrics = config.metrics.as_ref().map_or(&[][..], |metrics| &metrics.listen);
         let (expositions, writer) =
             exposition::expositions(registry.clone(), METRICS_CONNECTIONS + ADMIN_CONNECTIONS);
+        let (events, publisher) = events::events(registry.clone(), console.clone());
         Ok(Self {
             admin: bind_all(network, "admin.listen", &config.admin.listen)?,
             metrics: bind_all(network, "metrics.listen", metrics)?,
             pages: Pages {
                 expositions,
+                events,
                 readiness: Arc::default(),
                 console,
                 prober: Prober::new(network.clone()),
@@ -80,6 +87,7 @@ impl Admin {
                 long_page: Arc::new(Semaphore::new(1)),
             },
             expositions: writer,
+            events: publisher,
         })
     }
 
@@ -111,6 +119,7 @@ impl Admin {
                 }
             }
         }
+        tokio::spawn(self.events.run());
         self.expositions.run().await;
         std::future::pending::<()>().await; // the DNS proxy shares this thread, and goes on
     }

@@ -56,8 +56,9 @@ use pillion_sidecar::state::{
     Budgets, Clusters, Destinations, MirrorLimits, PreviousSnapshot, RateLimits, Services, Sides, Snapshot,
     Store, compile,
 };
-use pillion_sidecar::worker::Worker;
-use pillion_telemetry::{AccessLog, Detail, EndpointKey, Metrics};
+use pillion_sidecar::taps::Taps;
+use pillion_sidecar::worker::{Records, Worker};
+use pillion_telemetry::{AccessLog, Detail, EndpointKey, Metrics, Timelines};
 use pillion_tls::identity::credentials::Credentials;
 use pillion_tls::identity::date;
 use pillion_upstream::cluster::alike::Policies;
@@ -94,6 +95,8 @@ struct Shared {
     network: Network,
     around: Around,
     access_log: Option<Arc<AccessLog>>,
+    timelines: Option<Timelines>,
+    taps: Arc<Taps>,
     drain: Drain,
     instance: Arc<str>,
 }
@@ -122,7 +125,9 @@ impl App {
         let workers = workers(config);
         let metrics = metrics(config);
         let around = around(&metrics, workers, config.workload.zone.as_deref());
-        let (console, orders) = Console::new(around.store.clone());
+        let timelines = config.explain.as_ref().map(|explain| Timelines::new(explain, workers));
+        let taps = Arc::new(Taps::default());
+        let (console, orders) = Console::new(around.store.clone(), timelines.clone(), taps.clone());
         let admin = Admin::bind(&network, config, &metrics, console.clone())?;
         let mut fixed = Addresses::default();
         (fixed.admin, fixed.metrics) = admin.addresses()?;
@@ -140,12 +145,16 @@ impl App {
         console.publish(Published {
             loaded_at: Some(SystemTime::now()),
             config: config.clone(),
+            credentials: controller.credentials().map(Credentials::to_json).into_iter().collect(),
+            other_certificates: controller.other_certificates(),
             ..Published::default()
         });
         let shared = Shared {
             network,
             around,
             access_log: access_log(config, controller.credentials(), &metrics)?,
+            timelines,
+            taps,
             drain: Drain::default(),
             instance: format!("{:012x}", fastrand::u64(..1 << 48)).into(),
         };
@@ -275,7 +284,9 @@ impl Shared {
         let Around { store, metrics, connections, .. } = self.around;
         let shared = (connections.strangers.clone(), connections.unfinished.clone());
         let ground = Ground::new((index, workers), self.network, metrics, shared);
-        let worker = Worker::new(ground, store.clone(), self.access_log, self.drain, &self.instance);
+        let timelines = self.timelines.and_then(|all| all.ring(index));
+        let records = Records { access_log: self.access_log, timelines, taps: self.taps };
+        let worker = Worker::new(ground, store.clone(), records, self.drain, &self.instance);
         if index == 0 {
             tokio::spawn(sweep(store));
         }

@@ -12,6 +12,8 @@ pub mod init;
 mod output;
 pub mod policy;
 pub mod run;
+pub mod tap;
+mod timeline;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -62,6 +64,8 @@ enum Command {
     /// Write authorization rules for the traffic of a running sidecar
     #[command(subcommand)]
     Policy(policy::Policy),
+    /// Print the requests of a running sidecar as they end
+    Tap(tap::TapArgs),
     /// Words of the interface that are not built yet are known, and refused.
     #[command(external_subcommand)]
     Other(Vec<String>),
@@ -79,8 +83,8 @@ pillion: a service-mesh sidecar proxy, one binary beside one application
 ";
 
 /// Names of commands that are planned and do not exist yet.
-const PLANNED: [&str; 10] =
-    ["inject", "webhook", "top", "tap", "drain", "wait", "exec", "bench", "completions", "import"];
+const PLANNED: [&str; 9] =
+    ["inject", "webhook", "top", "drain", "wait", "exec", "bench", "completions", "import"];
 
 /// Runs the command of the command line.
 pub fn main() -> ExitCode {
@@ -94,12 +98,13 @@ pub fn main() -> ExitCode {
         Some(Command::Certs(certs)) => certs.run(),
         Some(Command::Explain(explain)) => explain.run(),
         Some(Command::Policy(policy)) => policy.run(),
+        Some(Command::Tap(tap)) => tap.run(),
         Some(Command::Other(words)) => return unknown(&words),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<ReaderGone>() => ExitCode::SUCCESS,
-        Err(error) if error.is::<explain::NoTimeline>() || error.is::<BadQuestion>() => {
+        Err(error) if error.is::<BadQuestion>() => {
             print_failure(&with_causes(&error));
             ExitCode::from(WRONG_USAGE)
         }

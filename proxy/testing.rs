@@ -68,6 +68,7 @@ mod serving_http1;
 mod simulation;
 mod spelling;
 mod strangers;
+mod timelines;
 mod timeouts;
 mod tokens;
 mod tunnels;

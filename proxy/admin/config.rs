@@ -102,6 +102,16 @@ pub(super) fn page(
     }))
 }
 
+/// What was loaded when, without the values.
+pub(super) fn summary(published: &Published, generation: u64) -> Value {
+    json!({
+        "generation": generation,
+        "loaded_at": published.loaded_at.and_then(moment),
+        "file": published.file.as_ref().map(|file| file.display().to_string()),
+        "last_refusal": published.latest_refusal().map(refusal),
+    })
+}
+
 fn shown(Setting { key, value, from }: Setting) -> Value {
     json!({ "key": key, "value": value, "from": from.to_string() })
 }

@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use super::pages::{OwnPort, Pages};
 use super::places::AdminPlace;
+use super::tap;
 use pillion_base::net::{Stream, forward};
 
 /// From the last response, or from the start of the connection, until the complete head of a request has arrived.
@@ -38,11 +40,14 @@ const HEAD_BYTES: usize = 16 * 1024;
 /// Serves the connection until its client leaves, its time is over, or it must make room for another one.
 pub(super) async fn serve(stream: Stream, port: OwnPort, pages: Pages, mut place: AdminPlace) {
     let asked_at = stream.own_ip();
+    let streams = &AtomicBool::new(false);
     let service = service_fn(move |request: Request<Incoming>| {
         let pages = pages.clone();
         async move {
             let (parts, _unread) = request.into_parts();
-            Ok::<_, Infallible>(pages.answer(port, &parts, asked_at).await)
+            let reply = pages.answer(port, &parts, asked_at).await;
+            streams.fetch_or(reply.body().is_stream(), Relaxed);
+            Ok::<_, Infallible>(reply)
         }
     });
     let mut serving = http1::Builder::new()
@@ -55,7 +60,9 @@ pub(super) async fn serve(stream: Stream, port: OwnPort, pages: Pages, mut place
             return true; // a client that breaks off here does no harm
         }
         Pin::new(&mut serving).graceful_shutdown();
-        timeout(LAST_ANSWER, &mut serving).await.is_ok()
+        // a stream has a time of its own
+        let rest = if streams.load(Relaxed) { tap::LONGEST } else { LAST_ANSWER };
+        timeout(rest, &mut serving).await.is_ok()
     };
     let has_ended = tokio::select! { // nothing is lost: a connection that has not ended is cut below
         biased;

@@ -13,6 +13,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::config;
 use crate::explained::{self, BadQuestion, Query, Source};
 use pillion_sidecar::state::Store;
+use pillion_sidecar::taps::Taps;
+use pillion_telemetry::Timelines;
 
 /// The most orders that may wait; people give one at a time.
 const MAX_WAITING_ORDERS: usize = 16;
@@ -36,6 +38,9 @@ pub(crate) struct Console {
     orders: mpsc::Sender<Order>,
     /// The clusters with their current state.
     pub(super) store: Arc<Store>,
+    /// `None`: `explain: off`.
+    pub(super) timelines: Option<Timelines>,
+    pub(super) taps: Arc<Taps>,
 }
 
 /// What the pages show about the current configuration. It is replaced as a whole.
@@ -90,9 +95,13 @@ impl Published {
 
 impl Console {
     /// The receiver gets the orders. After it is dropped, orders are refused.
-    pub(crate) fn new(store: Arc<Store>) -> (Arc<Self>, mpsc::Receiver<Order>) {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        timelines: Option<Timelines>,
+        taps: Arc<Taps>,
+    ) -> (Arc<Self>, mpsc::Receiver<Order>) {
         let (orders, receiver) = mpsc::channel(MAX_WAITING_ORDERS);
-        (Arc::new(Self { published: ArcSwap::default(), orders, store }), receiver)
+        (Arc::new(Self { published: ArcSwap::default(), orders, store, timelines, taps }), receiver)
     }
 
     /// Replaces what the pages show.

@@ -6,17 +6,21 @@ use std::sync::Arc;
 use http::header::{ALLOW, HeaderValue, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{Method, StatusCode};
+use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::answer::{Answer, answer, json, text};
+use super::answer::{Answer, Reply, ReplyBody, answer, answered, json, text};
 use super::config::{NoSuchService, Selection};
 use super::console::{Console, NotTaken, Order};
+use super::events::Events;
 use super::exposition::Expositions;
 use super::probe::Prober;
 use super::ready::Readiness;
-use super::{clusters, guard, logging, policy};
+use super::requests::Filter;
+use super::tap::Wanted;
+use super::{clusters, dashboard, guard, logging, policy, requests, tap};
 use crate::explained::{BadQuestion, Query};
 use pillion_model::telemetry::Secret;
 use pillion_telemetry::family;
@@ -31,12 +35,17 @@ pub(super) enum OwnPort {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Page {
+    Dashboard,
     Index,
     Config,
     Clusters,
     Certs,
     Explain,
     Policy,
+    Requests,
+    Request,
+    Tap,
+    Events,
     Logging,
     Drain,
     Reload,
@@ -57,10 +66,13 @@ enum Methods {
 
 /// The prefix of the path to a probe.
 const PROBE: &str = "/probe/";
+/// The prefix of the path to one request.
+const REQUEST: &str = "/requests/";
 
 /// In the order of the index page.
-const PAGES: [(&str, Page, Methods, &str); 14] = [
-    ("/", Page::Index, Methods::Get, "this list"),
+const PAGES: [(&str, Page, Methods, &str); 19] = [
+    ("/", Page::Dashboard, Methods::Get, "the dashboard, in a browser; this list for other clients"),
+    ("/help", Page::Index, Methods::Get, "this list"),
     (
         "/config",
         Page::Config,
@@ -81,6 +93,20 @@ const PAGES: [(&str, Page, Methods, &str); 14] = [
         "what would happen to a request, and why; ?method=GET&url=http://orders/v2/x, as `pillion explain` asks",
     ),
     ("/policy/record", Page::Policy, Methods::Post, "what `pillion policy record` asks for"),
+    (
+        "/requests",
+        Page::Requests,
+        Methods::Get,
+        "the requests and connections that failed or were slow, and a sample; ?service=, reason=, status=5xx, slower=200ms, id=, limit=50",
+    ),
+    ("/requests/ID", Page::Request, Methods::Get, "one of them with its timeline; ID is its x-request-id"),
+    (
+        "/tap",
+        Page::Tap,
+        Methods::Get,
+        "requests and connections as they end, a line of JSON each; ?service=, path=, status=, limit=100, timeout=30s, headers=on",
+    ),
+    ("/events", Page::Events, Methods::Get, "what the dashboard shows, once a second, as server-sent events"),
     ("/logging", Page::Logging, Methods::GetOrPut, "the log's level; PUT /logging?level=debug changes it"),
     ("/drain", Page::Drain, Methods::Post, "finish what is in flight and end, as SIGTERM"),
     ("/reload", Page::Reload, Methods::Post, "read the configuration file again"),
@@ -114,6 +140,7 @@ impl Methods {
 #[derive(Clone)]
 pub(super) struct Pages {
     pub(super) expositions: Expositions,
+    pub(super) events: Events,
     pub(super) readiness: Arc<Readiness>,
     pub(super) console: Arc<Console>,
     pub(super) prober: Prober,
@@ -127,32 +154,42 @@ impl Pages {
     /// Answers a request. Bodies are not read: hyper closes a connection whose body has not arrived.
     ///
     /// `asked_at` is the sidecar's address of the connection.
-    pub(super) async fn answer(&self, port: OwnPort, request: &Parts, asked_at: Option<IpAddr>) -> Answer {
-        if port == OwnPort::Admin
-            && let Err(why) = guard::admit(request)
-        {
-            return text(StatusCode::FORBIDDEN, format!("{why}\n"));
-        }
-        if port == OwnPort::Admin && !guard::bears(request, self.token.as_ref()) {
-            return without_token();
-        }
-        match find(port, request) {
+    pub(super) async fn answer(&self, port: OwnPort, request: &Parts, asked_at: Option<IpAddr>) -> Reply {
+        match self.find(port, request) {
             Ok(page) => self.page(page, request, asked_at).await,
-            Err(refused) => *refused,
+            Err(refused) => refused.map(ReplyBody::Whole),
         }
     }
 
-    async fn page(&self, page: Page, request: &Parts, asked_at: Option<IpAddr>) -> Answer {
-        match page {
-            Page::Index => text(StatusCode::OK, index()),
-            Page::Config => self.config(request.uri.query().unwrap_or_default()).await,
-            Page::Clusters => self.clusters(request.uri.query().unwrap_or_default()).await,
-            Page::Certs => json(&self.console.certificates()),
-            Page::Explain => self.explain(request.uri.query().unwrap_or_default()).await,
-            Page::Policy => self.policy(request.uri.query().unwrap_or_default()).await,
-            Page::Logging if request.method == Method::PUT => {
-                logging::set(request.uri.query().unwrap_or_default())
+    /// The page for a request, or the response that refuses it.
+    fn find(&self, port: OwnPort, request: &Parts) -> Result<Page, Box<Answer>> {
+        if port == OwnPort::Admin {
+            guard::admit(request).map_err(|why| text(StatusCode::FORBIDDEN, format!("{why}\n")))?;
+            if !guard::bears(request, self.token.as_ref()) {
+                return Err(without_token().into());
             }
+        }
+        find(port, request)
+    }
+
+    async fn page(&self, page: Page, request: &Parts, asked_at: Option<IpAddr>) -> Reply {
+        let query = request.uri.query().unwrap_or_default();
+        let answer = match page {
+            Page::Tap => return self.tap(query),
+            Page::Events => {
+                let body = ReplyBody::Events(self.events.stream());
+                return answered(StatusCode::OK, "text/event-stream", body);
+            }
+            Page::Dashboard if dashboard::is_for(&request.headers) => dashboard::page(),
+            Page::Dashboard | Page::Index => text(StatusCode::OK, index()),
+            Page::Config => self.config(query).await,
+            Page::Clusters => self.clusters(query).await,
+            Page::Certs => json(&self.console.certificates()),
+            Page::Explain => self.explain(query).await,
+            Page::Policy => self.policy(query).await,
+            Page::Requests => self.requests(query).await,
+            Page::Request => self.request(request.uri.path()).await,
+            Page::Logging if request.method == Method::PUT => logging::set(query),
             Page::Logging => logging::show(),
             Page::Drain => ordered(self.console.order(Order::Drain).map(|()| "draining".to_owned())),
             Page::Quit => ordered(self.console.order(Order::Quit).map(|()| "ending".to_owned())),
@@ -165,6 +202,14 @@ impl Pages {
             Page::Live => text(StatusCode::OK, "live\n"),
             // boxed, because this future is larger than all others and rarely needed
             Page::Probe => Box::pin(self.probe(request.uri.path(), asked_at)).await,
+        };
+        answer.map(ReplyBody::Whole)
+    }
+
+    fn tap(&self, query: &str) -> Reply {
+        match Wanted::parse(query) {
+            Ok(wanted) => tap::open(&self.console.taps, wanted),
+            Err(why) => text(StatusCode::BAD_REQUEST, format!("{why}\n")).map(ReplyBody::Whole),
         }
     }
 
@@ -205,6 +250,26 @@ impl Pages {
         self.long(move |console| policy::answer(console, asked, now)).await
     }
 
+    async fn requests(&self, query: &str) -> Answer {
+        let filter = match Filter::parse(query) {
+            Ok(filter) => filter,
+            Err(why) => return text(StatusCode::BAD_REQUEST, format!("{why}\n")),
+        };
+        let Some(timelines) = self.console.timelines.clone() else { return no_timelines() };
+        self.long(move |_| json(&requests::list(&timelines, &filter))).await
+    }
+
+    async fn request(&self, path: &str) -> Answer {
+        let id = path.strip_prefix(REQUEST).unwrap_or_default();
+        let id = percent_decode_str(id).decode_utf8_lossy().into_owned();
+        let Some(timelines) = self.console.timelines.clone() else { return no_timelines() };
+        self.long(move |_| match requests::one(&timelines, &id) {
+            Some(found) => json(&found),
+            None => text(StatusCode::NOT_FOUND, NOT_KEPT),
+        })
+        .await
+    }
+
     /// A page that takes long if there are thousands of services. It is written on a separate thread, one at a time, so
     /// that `/live` does not wait.
     async fn long(&self, page: impl FnOnce(&Console) -> Answer + Send + 'static) -> Answer {
@@ -231,6 +296,13 @@ impl Pages {
             Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
         }
     }
+}
+
+const NOT_KEPT: &str = "no request with this ID is kept: failed and slow ones are, and a sample of the others (see \
+                        `explain` in the configuration), until newer ones take their place\n";
+
+fn no_timelines() -> Answer {
+    text(StatusCode::NOT_FOUND, "no timelines are kept, because the configuration has `explain: off`\n")
 }
 
 /// The answer to a request that changes state and does not bear `admin.token`.
@@ -274,6 +346,7 @@ fn found(page: Result<Value, NoSuchService>) -> Answer {
 fn is_at(known: &str, page: Page, path: &str) -> bool {
     match page {
         Page::Probe => path.starts_with(PROBE),
+        Page::Request => path.len() > REQUEST.len() && path.starts_with(REQUEST),
         _ => known == path,
     }
 }
@@ -285,7 +358,10 @@ const fn is_public(page: Page) -> bool {
 /// Whether the page accepts any query: scrapers and probes add queries of their own.
 fn takes_query(page: Page, method: &Method) -> bool {
     is_public(page)
-        || matches!(page, Page::Config | Page::Clusters | Page::Explain | Page::Policy)
+        || matches!(
+            page,
+            Page::Config | Page::Clusters | Page::Explain | Page::Policy | Page::Requests | Page::Tap
+        )
         || page == Page::Logging && *method == Method::PUT
 }
 

@@ -83,6 +83,7 @@ pub(super) fn refuse_restart(now: &Config, next: &Config) -> anyhow::Result<()> 
         ("workers", now.workers != next.workers),
         ("admin", now.admin != next.admin),
         ("metrics", now.metrics != next.metrics),
+        ("explain", now.explain != next.explain),
         ("access_log", now.access_log != next.access_log),
         ("workload", now.workload != next.workload),
     ];

@@ -8,7 +8,8 @@ use anyhow::{Context as _, bail};
 use http::header::{AUTHORIZATION, HOST};
 use http::uri::Authority;
 use http::{Method, Request, StatusCode};
-use http_body_util::Empty;
+use http_body_util::{BodyExt as _, Collected, Empty, Limited};
+use hyper::body::{Bytes, Incoming};
 use serde_json::Value;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
@@ -21,6 +22,8 @@ pub(super) const USUAL: &str = "http://127.0.0.1:15000";
 const TOKEN: &str = "PILLION_ADMIN_TOKEN";
 /// From the connection to the last byte of the answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// The sentence of a refusal is shorter.
+const REFUSAL_BYTES: usize = 64 * 1024;
 
 /// The admin port as the command line names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,12 +68,40 @@ impl AdminPort {
     }
 
     async fn answered(&self, method: Method, target: &str) -> anyhow::Result<Answer> {
+        let (head, body) = self.connect().await?.ask(self.request(method, target)?).await?.into_parts();
+        Ok(Answer { status: head.status, text: String::from_utf8_lossy(&body).into_owned() })
+    }
+
+    /// Asks for a page that goes on. Returns the connection too, which must be kept while the body is read.
+    ///
+    /// # Errors
+    /// Nobody answers there, or the sidecar refuses.
+    pub(super) async fn stream(&self, target: &str) -> anyhow::Result<(Client, Incoming)> {
+        let begun = timeout(TIMEOUT, async {
+            let mut client = self.connect().await?;
+            let response = client.begin(self.request(Method::GET, target)?).await?;
+            anyhow::Ok((client, response))
+        });
+        let (client, response) = begun
+            .await
+            .unwrap_or_else(|_elapsed| bail!("no answer within {} s", TIMEOUT.as_secs()))
+            .with_context(|| format!("the sidecar at {self} cannot be asked (see --admin)"))?;
+        let (head, body) = response.into_parts();
+        if head.status != StatusCode::OK {
+            let text = Limited::new(body, REFUSAL_BYTES).collect().await.map(Collected::to_bytes);
+            let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
+            Answer { status: head.status, text }.json()?;
+            bail!("the sidecar answers {}", head.status);
+        }
+        Ok((client, body))
+    }
+
+    fn request(&self, method: Method, target: &str) -> anyhow::Result<Request<Empty<Bytes>>> {
         let mut request = Request::builder().method(method).uri(target).header(HOST, self.0.as_str());
         if let Ok(token) = std::env::var(TOKEN) {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
-        let (head, body) = self.connect().await?.ask(request.body(Empty::new())?).await?.into_parts();
-        Ok(Answer { status: head.status, text: String::from_utf8_lossy(&body).into_owned() })
+        Ok(request.body(Empty::new())?)
     }
 
     /// Connects to the first address that accepts a connection.

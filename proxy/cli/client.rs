@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use http::header::HOST;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -40,13 +40,24 @@ impl Client {
         self.ask(Request::get(path).header(HOST, host).body(Empty::new())?).await
     }
 
+    /// Sends a request and returns the response, whose body is still to be read.
+    ///
+    /// # Errors
+    /// The connection broke and cannot be used again.
+    pub(crate) async fn begin(
+        &mut self,
+        request: Request<Empty<Bytes>>,
+    ) -> anyhow::Result<Response<Incoming>> {
+        self.send.ready().await?;
+        Ok(self.send.send_request(request).await?)
+    }
+
     /// Sends a request and returns the complete response.
     ///
     /// # Errors
     /// The connection broke, or the response is longer than [`MOST_BYTES`]. The connection cannot be used again.
     pub(crate) async fn ask(&mut self, request: Request<Empty<Bytes>>) -> anyhow::Result<Response<Bytes>> {
-        self.send.ready().await?;
-        let (head, body) = self.send.send_request(request).await?.into_parts();
+        let (head, body) = self.begin(request).await?.into_parts();
         let whole = Limited::new(body, MOST_BYTES).collect().await;
         let whole = whole.map_err(|error| anyhow::anyhow!("the response cannot be read: {error}"))?;
         Ok(Response::from_parts(head, whole.to_bytes()))

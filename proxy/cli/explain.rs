@@ -1,22 +1,25 @@
-//! `pillion explain`: what would happen to a request, by a configuration file or by a running sidecar.
+//! `pillion explain`: what would happen to a request, by a configuration file or by a running sidecar; and what
+//! happened to a past one.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use http::Method;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use super::admin::{AdminPort, USUAL};
 use super::output::print;
+use super::timeline;
 use crate::app::unserved_snapshot;
 use crate::explained::{self, Query, Source};
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
-    /// GET http://orders/v2/x, or tcp://10.96.0.10:80 for opaque bytes
-    #[arg(value_name = "METHOD URL", num_args = 1..=2, required = true)]
+    /// GET http://orders/v2/x, or tcp://10.96.0.10:80 for opaque bytes; or the x-request-id of a past request
+    #[arg(value_name = "METHOD URL | ID", num_args = 1..=2, required = true)]
     what: Vec<String>,
     /// A header of the request, as 'x-user: jo'
     #[arg(short = 'H', long = "header", value_name = "HEADER")]
@@ -38,23 +41,26 @@ pub(super) struct Explain {
     json: bool,
 }
 
-/// The words ask for the timeline of a past request.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "pillion explain {0} is not supported yet: the timeline of a past request is not stored. What would happen to one is \
-     told by `pillion explain METHOD URL`, such as GET http://orders/v2/x"
-)]
-pub(super) struct NoTimeline(String);
+/// What the words ask for.
+enum Asked {
+    /// What would happen to a request.
+    Question(Query),
+    /// What happened to the request with this ID.
+    Past(String),
+}
 
 impl Explain {
     /// # Errors
     /// The question cannot be read, the file is not valid, or the sidecar cannot be asked.
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let query = self.query()?;
+        let query = match self.asked() {
+            Asked::Question(query) => query,
+            Asked::Past(id) => return self.past(&id),
+        };
         query.question()?;
         let found = match &self.config {
             Some(file) => by_file(file, &query)?,
-            None => by_sidecar(self.admin.clone().map_or_else(|| USUAL.parse(), Ok), &query)?,
+            None => asked(&self.admin()?, &format!("/explain?{}", query.encoded()))?,
         };
         match self.json {
             true => print(&format!("{found:#}\n")),
@@ -62,14 +68,37 @@ impl Explain {
         }
     }
 
-    fn query(&self) -> Result<Query, NoTimeline> {
+    /// Prints the timeline of a past request.
+    fn past(&self, id: &str) -> anyhow::Result<()> {
+        if self.config.is_some()
+            || self.inbound.is_some()
+            || !self.headers.is_empty()
+            || !self.sources.is_empty()
+        {
+            bail!(
+                "`{id}` is the ID of a past request: a running sidecar has its timeline, so only --admin and --json apply"
+            );
+        }
+        let whole =
+            asked(&self.admin()?, &format!("/requests/{}", utf8_percent_encode(id, NON_ALPHANUMERIC)))?;
+        match self.json {
+            true => print(&format!("{whole:#}\n")),
+            false => print(&timeline::told(&whole)),
+        }
+    }
+
+    fn asked(&self) -> Asked {
         let (method, url) = match &self.what[..] {
             [method, url] => (method.clone(), url.clone()),
             [url] if url.contains("://") => (String::new(), url.clone()),
-            words => return Err(NoTimeline(words.concat())),
+            words => return Asked::Past(words.concat()),
         };
         let (headers, sources) = (self.headers.clone(), self.sources.clone());
-        Ok(Query { method, url, headers, sources, inbound: self.inbound })
+        Asked::Question(Query { method, url, headers, sources, inbound: self.inbound })
+    }
+
+    fn admin(&self) -> anyhow::Result<AdminPort> {
+        self.admin.clone().map_or_else(|| USUAL.parse().map_err(anyhow::Error::msg), Ok)
     }
 }
 
@@ -81,11 +110,10 @@ fn by_file(file: &Path, query: &Query) -> anyhow::Result<Value> {
     Ok(explained::answer(query, &unserved_snapshot(&config), &source, Instant::now())?)
 }
 
-fn by_sidecar(admin: Result<AdminPort, String>, query: &Query) -> anyhow::Result<Value> {
-    let admin = admin.map_err(anyhow::Error::msg)?;
+/// The answer of a running sidecar.
+fn asked(admin: &AdminPort, target: &str) -> anyhow::Result<Value> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let target = format!("/explain?{}", query.encoded());
-    let answer = runtime.block_on(admin.ask(Method::GET, &target))?;
+    let answer = runtime.block_on(admin.ask(Method::GET, target))?;
     answer.json().context("the question was not answered")
 }
 

@@ -15,7 +15,7 @@ use super::peer::{Message, Peer};
 use crate::admin::Order;
 use crate::admin::{Admin, Console, Published, Readiness, Refusal};
 use pillion_base::net::Network;
-use pillion_telemetry::{Metrics, ReloadOutcome};
+use pillion_telemetry::{Metrics, ReloadOutcome, Timelines};
 
 const QUIET: &str = "inbound: off\noutbound: { listen: 127.0.0.1:0 }\nadmin: { listen: 127.0.0.1:0 }\n\
                      metrics: { listen: 127.0.0.1:0 }\n";
@@ -38,7 +38,9 @@ impl Side {
     fn of(file: &str) -> Self {
         let (config, _) = pillion_config::parse(file, Path::new("")).expect("a good file");
         let (mesh, registry) = (Mesh::default(), Metrics::new(1_000));
-        let (console, orders) = Console::new(crate::app::store(&config, &registry));
+        let timelines = config.explain.as_ref().map(|explain| Timelines::new(explain, 1));
+        let (console, orders) =
+            Console::new(crate::app::store(&config, &registry), timelines, Arc::default());
         let network = Network::Memory(mesh.memory.clone());
         let side = Admin::bind(&network, &config, &registry, console.clone()).expect("free ports");
         let (admin, metrics) = side.addresses().expect("bound ports");
@@ -79,7 +81,7 @@ fn page(answer: &Message) -> Value {
 async fn the_index_names_every_page_and_every_page_answers() {
     let side = Side::start();
     let index = side.ask("GET /", "").await;
-    for path in ["/config", "/clusters", "/certs", "/metrics", "/ready", "/live", "/logging"] {
+    for path in ["/config", "/clusters", "/certs", "/requests", "/metrics", "/ready", "/live", "/logging"] {
         assert!(index.body.contains(path), "{path}: {}", index.body);
         let status = side.status(&format!("GET {path}"), "").await;
         assert!([200, 503].contains(&status), "{path} {status}");

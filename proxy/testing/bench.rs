@@ -13,7 +13,7 @@ use pillion_sidecar::detect::Version;
 use pillion_sidecar::http::{h1_server, server};
 use pillion_sidecar::layers::Name;
 use pillion_sidecar::state::{Arrival, DestinationKey};
-use pillion_sidecar::worker::Worker;
+use pillion_sidecar::worker::{Records, Worker};
 use pillion_sidecar::{inbound, outbound};
 use pillion_telemetry::{Held, Metrics, Protocol};
 
@@ -43,7 +43,7 @@ impl Bench {
         let worker = Worker::new(
             Ground::new((0, 1), network, metrics, <_>::default()),
             store,
-            None,
+            Records::default(),
             Drain::default(),
             "bench",
         );

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::backend::OK;
 use super::logged;
-use super::mesh::{A, IDENTITY, ORDERS, Pair, Sidecar, application_at, caller, identity, settle};
+use super::mesh::{A, B, IDENTITY, ORDERS, Pair, Sidecar, application_at, caller, identity, settle};
 
 const INBOUND: &str = "10.1.0.1:15006";
 /// An application that sends headers which only its sidecar may send, and headers of proxies behind it.
@@ -52,6 +52,34 @@ fn c14_the_reason_of_the_other_sidecar_stands_in_the_callers_line_as_the_peers()
         });
         let summaries: Vec<_> = lines.iter().map(summary).collect();
         assert_eq!(summaries, [["connect_refused", "peer"], ["", ""]], "{protocol}: {lines:?}");
+    }
+}
+
+#[test]
+fn a_request_that_another_endpoint_answered_has_no_reason_of_the_first() {
+    for protocol in ["http1", "http2"] {
+        let lines = logged::lines(move |log| async move {
+            let both = Pair::new();
+            let _app = both.mesh.answering(B, OK); // the application beside the first sidecar does not listen
+            let sidecar = |listen: &str, app: &str| {
+                let file = application_at(listen, &format!("app: {app}")) + IDENTITY;
+                both.mesh.sidecar(&file, Some(identity(&both.ca, "orders")))
+            };
+            let _sidecars = [sidecar(INBOUND, A), sidecar("10.1.0.2:15006", B)];
+            let orders = format!(
+                "endpoints: [{INBOUND}, \"10.1.0.2:15006\"], load_balancer: round_robin, {ORDERS}, protocol: {protocol}"
+            );
+            let file = caller(&orders) + IDENTITY + &log;
+            let outbound = both.mesh.sidecar(&file, Some(identity(&both.ca, "web")));
+            let mut client = outbound.client().await;
+            for _ in 0..2 {
+                assert_eq!(client.get("/").await.status_and_reason(), (200, None));
+                settle().await;
+            }
+            assert!(outbound.sum("pillion_retries_total service=orders") > 0);
+        });
+        let summaries: Vec<_> = lines.iter().map(summary).collect();
+        assert_eq!(summaries, [["", ""]; 2], "{protocol}: {lines:?}");
     }
 }
 

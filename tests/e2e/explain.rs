@@ -5,9 +5,10 @@ use std::process::Output;
 use serde_json::Value;
 
 use crate::support::Scratch;
-use crate::support::backend::Backend;
+use crate::support::backend::{Backend, nobody};
 use crate::support::launched::binary;
 use crate::support::sidecar::Plan;
+use crate::support::wire::Wire;
 
 async fn explain(words: &[&str]) -> Output {
     let mut command = std::process::Command::new(binary());
@@ -82,11 +83,53 @@ async fn a_running_sidecar_explains_with_the_state_that_it_has() {
 }
 
 #[tokio::test]
+async fn a_past_request_is_explained_by_its_id_and_a_tap_shows_it_as_it_ends() {
+    let sidecar = Plan::application(nobody(), "mtls: off").start().await;
+    let admin = format!("http://{}", sidecar.admin());
+    let mut tap = std::process::Command::new(binary());
+    tap.args(["tap", "--admin", &admin, "--limit", "1", "--status", "5xx"]);
+    let mut shown = tokio::task::spawn_blocking(move || tap.output());
+    let mut client = Wire::connect(sidecar.inbound()).await;
+    // nobody tells when the tap is open, so requests are sent until it has shown one
+    let shown = loop {
+        tokio::select! { // a request that is given up here is not looked at
+            biased;
+            shown = &mut shown => break shown.expect("no panic").expect("a process"),
+            answer = client.ask("GET /a?secret=1 HTTP/1.1\r\nhost: orders\r\nx-request-id: call-7\r\n\r\n") => {
+                assert_eq!(answer.status(), 502);
+            }
+        }
+    };
+    let told = text(&shown);
+    assert!(told.contains("inbound app GET /a 502 connect_refused") && !told.contains("secret"), "{told}");
+
+    let told = text(&explain(&["call-7", "--admin", &admin]).await);
+    for part in
+        ["call-7  inbound app GET /a 502 connect_refused", "why: ", "refused the connection", "connect    |"]
+    {
+        assert!(told.contains(part), "{part:?} in\n{told}");
+    }
+    let json = explain(&["call-7", "--admin", &admin, "--json"]).await;
+    let found: Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!(
+        found["stages"].as_array().and_then(|all| all.last()).map(|end| &end["outcome"]),
+        Some(&"connect_refused".into())
+    );
+    let unknown = explain(&["nobody", "--admin", &admin]).await;
+    assert!(
+        unknown.status.code() == Some(1) && text(&unknown).contains("no request with this ID is kept"),
+        "{}",
+        text(&unknown)
+    );
+}
+
+#[tokio::test]
 async fn a_question_that_cannot_be_answered_says_why() {
     let scratch = Scratch::new();
     let bad = scratch.write("bad.yaml", "inbond: off\n").display().to_string();
     for (words, code, expected) in [
-        (&["0b7f9a3e-8c1d"][..], 2, "is not supported yet: the timeline of a past request"),
+        (&["0b7f9a3e-8c1d", "--admin", "http://127.0.0.1:1"][..], 1, "cannot be asked"),
+        (&["0b7f9a3e-8c1d", "-c", &bad], 1, "is the ID of a past request"),
         (&["GET", "orders"], 2, "http://orders/v2/x"),
         (&["http://orders/"], 2, "needs a method"),
         (&["GET", "http://orders/", "--source", "web"], 2, "SPIFFE ID"),

@@ -37,3 +37,4 @@ pub use fault::{Errors, Fault, Severity};
 pub use json_schema::json_schema;
 pub use load::{effective_in, load, parse, parse_with, text_of};
 pub use page::{Origin, Provenance, Setting};
+pub use value::duration;

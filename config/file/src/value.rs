@@ -228,6 +228,11 @@ impl Word for Duration {
     }
 }
 
+/// A duration as the file spells it, such as `250ms`; above zero.
+pub fn duration(text: &str) -> Option<Duration> {
+    Duration::parse(text).ok()
+}
+
 /// A duration that may be zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pause(pub(crate) Duration);

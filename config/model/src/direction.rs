@@ -1,7 +1,7 @@
 //! The direction of traffic, seen from the application.
 
 /// Whether requests go to the application or come from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Direction {
     /// Traffic from other workloads to the application.

@@ -61,6 +61,8 @@ pub struct Config {
     pub admin: telemetry::Admin,
     /// `None`: `metrics: off`.
     pub metrics: Option<telemetry::Metrics>,
+    /// `None`: no timelines are kept.
+    pub explain: Option<telemetry::Explain>,
     /// `None`: no access log.
     pub access_log: Option<telemetry::AccessLog>,
     pub drain: listener::Drain,
@@ -83,6 +85,7 @@ impl Default for Config {
             dns: None,
             admin: telemetry::Admin::default(),
             metrics: Some(telemetry::Metrics::default()),
+            explain: Some(telemetry::Explain::default()),
             access_log: None,
             drain: listener::Drain::default(),
             limits: listener::DownstreamLimits::default(),

@@ -1,8 +1,10 @@
-//! What the sidecar reports and where: admin port, metrics, access log.
+//! What the sidecar reports and where: admin port, metrics, access log, timelines.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::listener::everywhere;
 
@@ -78,6 +80,29 @@ pub struct AccessLog {
 impl Default for AccessLog {
     fn default() -> Self {
         Self { path: LogPath::Stdout, sample: 1.0, always_errors: true }
+    }
+}
+
+/// Which exchanges are kept with their timelines, for `/requests` and `pillion explain`. Every failed one is kept.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Explain {
+    /// The memory for all timelines together, in bytes. The oldest ones are given up for new ones. Default 4 MiB: some
+    /// 5000 timelines.
+    pub keep: u64,
+    /// The share of the other exchanges that are kept. Default 0.001, which shows what is usual and costs nothing.
+    pub sample: f64,
+    /// An exchange that takes longer is kept. Default 1 s: longer than nearly every service lets a person wait.
+    pub slow: Duration,
+}
+
+impl Explain {
+    /// The sizes that `keep` may have: below the least only a few dozen timelines have room.
+    pub const KEEP: RangeInclusive<u64> = 64 << 10..=1 << 30;
+}
+
+impl Default for Explain {
+    fn default() -> Self {
+        Self { keep: 4 << 20, sample: 0.001, slow: Duration::from_secs(1) }
     }
 }
 

@@ -38,6 +38,9 @@ pub fn validate(config: &Config) -> Faults {
     }
     limits::drain(&config.drain, &root.key("drain"), &mut faults);
     limits::downstream(&config.limits, &root.key("limits"), &mut faults);
+    if let Some(explain) = &config.explain {
+        limits::explain(explain, &root.key("explain"), &mut faults);
+    }
     sockets::refuse_shared(config, &mut faults);
     sockets::warn_of_own_endpoints(config, &mut faults);
     federation::refuse_without_bundle(config, &mut faults);

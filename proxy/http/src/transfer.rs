@@ -180,6 +180,11 @@ impl Progress {
         self.has_body.load(Relaxed) && self.complete.load(Relaxed) == 0
     }
 
+    /// Whether the request has a body.
+    pub fn has_body(&self) -> bool {
+        self.has_body.load(Relaxed)
+    }
+
     /// Notes that the client broke its request off.
     pub fn broke(&self) {
         self.broke.store(true, Relaxed);

@@ -48,6 +48,8 @@ pub struct Connection {
     /// The verified client is a Pillion sidecar, by the protocol that it has offered in its handshake. Other programs
     /// pass headers of their own clients on, so they are not believed where one request speaks for later ones.
     pub is_from_sidecar: bool,
+    /// How long its client's handshake took, in microseconds; 0 without one.
+    pub handshake_micros: u32,
     /// `peer` as a metric label.
     pub peer_label: Symbol,
     /// The `x-forwarded-client-cert` of every request on this connection.
@@ -218,6 +220,7 @@ impl Connection {
             peer: None,
             outside: None,
             is_from_sidecar: false,
+            handshake_micros: 0,
             peer_label: Symbol::EMPTY,
             client_cert: None,
             destination: Destination::Named,
@@ -252,6 +255,14 @@ impl Connection {
             *last = Some(Box::new(authority.clone()));
         }
         Some(authority)
+    }
+
+    /// How long its client's handshake took, where there was one.
+    pub const fn handshake(&self) -> Option<Duration> {
+        match self.handshake_micros {
+            0 => None,
+            micros => Some(Duration::from_micros(micros as u64)),
+        }
     }
 
     /// Whether the client is a workload of the mesh with a verified identity.
@@ -411,9 +422,10 @@ impl Connection {
         })
     }
 
-    pub fn begin(&self) {
-        self.requests.fetch_add(1, Relaxed);
+    /// Begins an exchange. Returns whether it is the first one.
+    pub fn begin(&self) -> bool {
         self.in_flight.fetch_add(1, Relaxed);
+        self.requests.fetch_add(1, Relaxed) == 0
     }
 
     pub fn end(&self) {

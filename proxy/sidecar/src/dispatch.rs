@@ -137,8 +137,10 @@ fn receive(
         lease.learn_spelling(response, is_ours);
     }
     // Only bad answers have a reason. For gRPC these have status 200, too.
-    if is_sidecar && (response.status().as_u16() >= 400 || call.common.is_grpc) {
-        trial.exchange.answered_by_sidecar(reason_of_sidecar(response.headers()));
+    let is_bad = is_sidecar && (response.status().as_u16() >= 400 || call.common.is_grpc);
+    if is_bad || call.attempt != AttemptId::FIRST {
+        let reason = if is_bad { reason_of_sidecar(response.headers()) } else { None };
+        trial.exchange.answered_by_sidecar(reason);
     }
     if is_ours && !is_sidecar {
         response.headers_mut().remove(Known::XPillionRefused); // only a verified sidecar may refuse
@@ -431,6 +433,7 @@ impl<'a> Trial<'a> {
         tracing::debug!(request = self.exchange.id(), attempt = number, service, %endpoint, connection, "try sent");
         self.exchange.note_attempt(self.attempt, |attempt| {
             (attempt.connected, attempt.sent) = (Some(self.began), Some(self.began));
+            attempt.is_reused = lease.is_reused();
         });
     }
 

@@ -1,9 +1,10 @@
 //! What is known of one exchange: its route, its attempts, and why it ended. An exchange is a request with its answer,
 //! or an opaque connection.
 //!
-//! [`crate::http::Exchange`] and [`crate::tcp`] both use [`Facts`], so that the access log (later also timelines,
-//! traces and authorization) reads one type.
+//! [`crate::http::Exchange`] and [`crate::tcp`] both use [`Facts`], so that the access log and the timelines (later also
+//! traces) read one type.
 
+pub mod stages;
 pub mod attempts;
 
 use std::fmt;
@@ -15,16 +16,19 @@ use tokio::time::Instant;
 use crate::connection::Connection;
 use crate::state::Route;
 use crate::state::authorization::Decided;
-use crate::worker::Worker;
+use crate::taps::{HeaderList, Tapped};
+use crate::worker::{Wanted, Worker};
 use attempts::{AttemptId, AttemptOutcome, Attempts};
 use pillion_base::error::Error;
 use pillion_model::Direction;
 use pillion_model::Reason;
-use pillion_telemetry::{AccessLog, EndpointLabels, Record, Recorder, RequestRecord, Symbol, TryOutcome};
+use pillion_telemetry::timeline::Timeline;
+use pillion_telemetry::{EndpointLabels, Record, Recorder, RequestRecord, Symbol, TryOutcome};
 use pillion_upstream::cluster::balance::Tried;
 use pillion_upstream::cluster::budget::Deposit;
 use pillion_upstream::cluster::endpoint::Endpoint;
 use pillion_upstream::cluster::hashing::KeyHash;
+use stages::{Frame, Opening, stages};
 
 #[derive(Default)]
 pub struct Facts {
@@ -49,7 +53,32 @@ pub struct ExchangeEnd<'a> {
     pub request: RequestRecord<'a>,
     /// Bytes received from the downstream, and bytes sent to it.
     pub bytes: (u64, u64),
-    pub took: Duration,
+    pub started: Instant,
+    pub ended: Instant,
+    /// The body of a request.
+    pub upload: Upload,
+    /// The exchange is the first one of its connection.
+    pub is_first: bool,
+    /// From when to when the external authorizer was asked.
+    pub authorizer: Option<(Instant, Instant)>,
+    /// The first attempt was held up until then, by a `fault.delay`.
+    pub delayed_until: Option<Instant>,
+    /// The headers of the request and of its answer, where a tap wants them.
+    pub headers: Option<&'a [HeaderList; 2]>,
+}
+
+/// The body of a request, as far as its time is concerned.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Upload {
+    pub exists: bool,
+    /// When it was complete, after the start of the exchange. `None`: it was never.
+    pub complete: Option<Duration>,
+}
+
+impl ExchangeEnd<'_> {
+    fn took(&self) -> Duration {
+        self.ended.saturating_duration_since(self.started)
+    }
 }
 
 impl Facts {
@@ -98,16 +127,22 @@ impl Facts {
         }
     }
 
-    /// Writes the access record. The caller has already checked that `log` wants one.
-    pub fn record(&self, ended: &ExchangeEnd<'_>, connection: &Connection, worker: &Worker, log: &AccessLog) {
+    /// Gives the record of the exchange to those who want it.
+    pub fn record(
+        &self,
+        ended: &ExchangeEnd<'_>,
+        connection: &Connection,
+        worker: &Worker,
+        wanted: Wanted<'_>,
+    ) {
         let (metrics, route) = (&worker.ground.metrics, self.route.as_deref());
         let unmatched = route.is_none().then(|| metrics.name(unmatched_service(connection.direction)));
         let service = route.map(|route| &*route.cluster.name).or(unmatched.as_deref());
         let name = route.map(|route| metrics.name(route.name));
         let rule = self.authorization.map(|decided| metrics.name(decided.rule));
         let last = self.attempts.last_picked();
-        log.write(&Record {
-            time: SystemTime::now() - ended.took,
+        let record = Record {
+            time: SystemTime::now() - ended.took(),
             direction: connection.direction,
             service: service.unwrap_or_default(),
             route: name.as_deref().unwrap_or_default(),
@@ -120,14 +155,49 @@ impl Facts {
             upstream: last.and_then(|attempt| attempt.endpoint),
             bytes_in: ended.bytes.0,
             bytes_out: ended.bytes.1,
-            duration: ended.took,
+            duration: ended.took(),
             upstream_duration: last.and_then(attempts::Attempt::took),
             attempts: self.attempts.made(),
             authorization: self.authorization.map(|decided| decided.decision),
             rule: rule.as_deref().unwrap_or_default(),
-        });
+        };
+        if let Some(log) = wanted.access_log {
+            log.write(&record);
+        }
+        let timeline = || Timeline::of(&record, stages(self, &frame(&record, ended, connection)));
+        if let Some(timelines) = wanted.timelines {
+            timelines.keep(timeline());
+        }
+        if let Some(taps) = wanted.taps {
+            taps.tell(|| Tapped { timeline: timeline(), headers: ended.headers.cloned().map(Box::new) });
+        }
     }
 }
+
+/// What the stages need besides the facts.
+fn frame<'a>(record: &Record<'a>, ended: &ExchangeEnd<'_>, connection: &Connection) -> Frame<'a> {
+    let upload = ended.upload;
+    Frame {
+        started: ended.started,
+        ended: ended.ended,
+        request_complete: upload.complete.map(|after| ended.started + after),
+        has_body: upload.exists,
+        is_opaque: record.protocol == OPAQUE,
+        first: ended.is_first.then(|| Opening {
+            handshake: connection.handshake(),
+            detection: ended.started.saturating_duration_since(connection.opened),
+        }),
+        authorizer: ended.authorizer,
+        delayed_until: ended.delayed_until,
+        status: record.request.status,
+        rule: record.rule,
+        route: record.route,
+        service: record.service,
+    }
+}
+
+/// The protocol of an opaque connection in its record.
+pub const OPAQUE: &str = "tcp";
 
 /// Why an opaque connection has no server, and what was tried. The facts are boxed because they are large and failures
 /// are rare.

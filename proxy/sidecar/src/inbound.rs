@@ -83,6 +83,8 @@ struct Proven {
     alpn: Option<Alpn>,
     /// The serial of the TLS server that admitted the client.
     by: u64,
+    /// How long the handshake took, in microseconds.
+    micros: u32,
 }
 
 enum Who {
@@ -448,20 +450,22 @@ impl Inbound {
 
     /// Shakes hands with the client. `None`: TLS failed, and the peer got a TLS alert where that was possible.
     async fn handshake(&self, tls: &Terminates<'_>, io: Io, from: SocketAddr) -> Option<(Io, Proven)> {
+        let began = Instant::now();
         let mut io = io.into_plain()?;
         io.read_at_most(HANDSHAKE_BYTES);
         let shaken = match tls {
             Terminates::Mesh(server) => {
                 accept(server.config.clone(), io).await.map(|(stream, peer, alpn)| {
-                    (stream, Proven { who: Who::Peer(peer), alpn, by: server.serial })
+                    (stream, Proven { who: Who::Peer(peer), alpn, by: server.serial, micros: 0 })
                 })
             }
             Terminates::Outside(server) => server.accept(io).await.map(|(stream, client, alpn)| {
-                (stream, Proven { who: Who::Outside(client), alpn, by: server.serial })
+                (stream, Proven { who: Who::Outside(client), alpn, by: server.serial, micros: 0 })
             }),
         };
         match shaken {
-            Ok((mut stream, proven)) => {
+            Ok((mut stream, mut proven)) => {
+                proven.micros = u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX).max(1);
                 stream.get_mut().0.read_at_most(usize::MAX);
                 self.worker.ground.metrics.handshakes(Direction::Inbound, HandshakeOutcome::Ok).inc();
                 let io = Prefixed::new(Transport::Accepted(Box::new(Records::new(stream))));
@@ -586,6 +590,7 @@ impl Inbound {
 
     fn connection(&self, rules: &InboundRules, arrived: Arrived) -> Connection {
         let by = arrived.proven.as_ref().map_or(0, |proven| proven.by);
+        let handshake_micros = arrived.proven.as_ref().map_or(0, |proven| proven.micros);
         let current = match arrived.outside() {
             Some(_) => rules.outside.as_ref().map(|server| server.serial),
             None => rules.side.tls.as_ref().map(|server| server.serial),
@@ -611,6 +616,7 @@ impl Inbound {
             peer,
             outside,
             is_from_sidecar: alpn.is_some_and(Alpn::is_sidecar),
+            handshake_micros,
             original: arrived.of.original,
             destination: rules.route.clone().map_or(Destination::Named, Destination::Route),
             began: arrived.began,

@@ -19,4 +19,5 @@ pub mod detect;
 pub mod exchange;
 pub mod connection;
 pub mod worker;
+pub mod taps;
 pub mod state;

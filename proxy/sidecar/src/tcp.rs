@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::connection::Connection;
 use crate::detect::{Detected, EarlyServer as _, Watched};
-use crate::exchange::attempts::{AttemptOutcome, Attempts};
+use crate::exchange::attempts::{Attempt, AttemptOutcome, Attempts};
 use crate::exchange::{self, DialFailure, Facts};
 use crate::state::Route;
 use crate::worker::Worker;
@@ -21,6 +21,8 @@ pub use dial::{BoxedDial, Dialled, at_hand, dial, early};
 use pillion_base::error::Error;
 use pillion_base::net::Io;
 use pillion_base::relay::{Bounds, RelayEnd, Relayed, relay};
+use pillion_http::headers::fresh_request_id;
+use pillion_http1::Value;
 use pillion_model::Reason;
 use pillion_telemetry::{Flow, Held, Protocol, RequestRecord};
 use pillion_upstream::cluster::ClusterProtocol;
@@ -190,7 +192,8 @@ fn outcome(failure: Option<&Error>) -> AttemptOutcome {
     }
 }
 
-/// Writes the access record. The duration begins when a server was first dialled for the connection.
+/// Records the connection. Its duration begins when a server was first dialled for it, and it counts as slow by the time
+/// to the first byte of its server, because opaque connections live long.
 fn record(
     mut facts: Facts,
     failure: Option<&Error>,
@@ -206,10 +209,28 @@ fn record(
         facts.failed(error);
     }
     facts.authorization = facts.authorization.or(connection.authorization);
-    let Some(log) = worker.access_log.as_deref().filter(|log| log.wants(failure.is_some())) else { return };
-    let took = facts.attempts.began().map(|began| began.elapsed()).unwrap_or_default();
-    let ended = exchange::ExchangeEnd { protocol: "tcp", request: RequestRecord::default(), bytes, took };
-    facts.record(&ended, connection, worker, log);
+    let ended = Instant::now();
+    let slow = facts.attempts.last_picked().and_then(Attempt::took).unwrap_or_default();
+    let wanted = worker.wanted(failure.is_some(), slow);
+    if wanted.by_nobody() {
+        return;
+    }
+    // its ID leads from the access log to the timeline
+    let id = wanted.timelines.map(|_| fresh_request_id(&mut worker.ground.rng.lock()));
+    let request_id = id.as_ref().map(Value::as_bytes).unwrap_or_default();
+    let ended = exchange::ExchangeEnd {
+        protocol: exchange::OPAQUE,
+        request: RequestRecord { request_id, ..RequestRecord::default() },
+        bytes,
+        started: facts.attempts.began().unwrap_or(ended),
+        ended,
+        upload: exchange::Upload::default(),
+        is_first: true,
+        authorizer: None,
+        delayed_until: None,
+        headers: None,
+    };
+    facts.record(&ended, connection, worker, wanted);
 }
 
 #[cfg(test)]

@@ -1,22 +1,27 @@
 //! What the connections of one worker, a thread of the data path, share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
 use parking_lot::Mutex;
 use pillion_model::listener::DownstreamLimits;
 
 use crate::state::Store;
+use crate::taps::Taps;
 use pillion_base::drain::{Drain, Roll, Work};
 use pillion_base::ground::Ground;
 use pillion_model::Direction;
+use pillion_telemetry::timeline::Ring;
 use pillion_telemetry::{AccessLog, Histogram, Recorder};
 
 pub struct Worker {
     pub ground: Arc<Ground>,
     pub state: Arc<Store>,
     pub recorder: Mutex<Recorder>,
-    pub access_log: Option<Arc<AccessLog>>,
+    access_log: Option<Arc<AccessLog>>,
+    timelines: Option<Arc<Ring>>,
+    pub taps: Arc<Taps>,
     /// `metrics.endpoints`.
     pub has_endpoint_metrics: bool,
     pub drain: Drain,
@@ -25,11 +30,34 @@ pub struct Worker {
     passes: [HeaderValue; 2],
 }
 
+/// Where the records of exchanges go.
+#[derive(Clone, Default)]
+pub struct Records {
+    pub access_log: Option<Arc<AccessLog>>,
+    /// The timelines of this worker.
+    pub timelines: Option<Arc<Ring>>,
+    pub taps: Arc<Taps>,
+}
+
+/// Who wants the record of one exchange.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    pub access_log: Option<&'a AccessLog>,
+    pub timelines: Option<&'a Ring>,
+    pub taps: Option<&'a Taps>,
+}
+
+impl Wanted<'_> {
+    pub const fn by_nobody(&self) -> bool {
+        self.access_log.is_none() && self.timelines.is_none() && self.taps.is_none()
+    }
+}
+
 impl Worker {
     pub fn new(
         ground: Arc<Ground>,
         state: Arc<Store>,
-        access_log: Option<Arc<AccessLog>>,
+        records: Records,
         drain: Drain,
         instance: &str,
     ) -> Arc<Self> {
@@ -38,7 +66,9 @@ impl Worker {
         Arc::new(Self {
             state,
             recorder: Mutex::new(Recorder::new(metrics.clone())),
-            access_log,
+            access_log: records.access_log,
+            timelines: records.timelines,
+            taps: records.taps,
             has_endpoint_metrics: metrics.has_endpoints(),
             roll: drain.roll(),
             drain,
@@ -46,6 +76,21 @@ impl Worker {
             passes: [pass('i'), pass('o')].map(|pass| pass.unwrap_or(HeaderValue::from_static("-=1"))),
             ground,
         })
+    }
+
+    /// Whether any exchange may be recorded.
+    pub fn records(&self) -> bool {
+        self.access_log.is_some() || self.timelines.is_some() || self.taps.is_open()
+    }
+
+    /// Who wants the record of an exchange that has ended. Call it once for each, because both samples are random.
+    /// `slow`: the time by which it counts as slow.
+    pub fn wanted(&self, is_failure: bool, slow: Duration) -> Wanted<'_> {
+        Wanted {
+            access_log: self.access_log.as_deref().filter(|log| log.wants(is_failure)),
+            timelines: self.timelines.as_deref().filter(|ring| ring.wants(is_failure, slow)),
+            taps: Some(&*self.taps).filter(|taps| taps.is_open()),
+        }
     }
 
     /// The current limits for connections from downstream.

@@ -18,14 +18,14 @@ use pillion_model::Direction;
 use pillion_model::Reason;
 
 /// A path with its query is cut after this many bytes: enough to recognise the call, and a bound on what scanners send.
-const PATH_BYTES: usize = 1024;
+pub(crate) const PATH_BYTES: usize = 1024;
 /// A DNS name has at most 253 bytes, and a port may follow.
 const HOST_BYTES: usize = 260;
 /// The sidecar accepts no longer request id.
 const REQUEST_ID_BYTES: usize = 128;
-const DETAIL_BYTES: usize = 512;
+pub(crate) const DETAIL_BYTES: usize = 512;
 /// The longest SPIFFE ID that the standard allows. Names of the configuration are shorter.
-const NAME_BYTES: usize = 2048;
+pub(crate) const NAME_BYTES: usize = 2048;
 
 /// How long closing waits for the sink: a sink that takes nothing must not keep the process from ending.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
@@ -221,7 +221,7 @@ impl Drop for AccessLog {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::fs;
     use std::path::PathBuf;
     use std::sync::Arc;
@@ -265,7 +265,7 @@ mod tests {
         }
     }
 
-    fn record() -> Record<'static> {
+    pub(crate) fn record() -> Record<'static> {
         Record {
             time: SystemTime::UNIX_EPOCH,
             direction: Direction::Outbound,

@@ -156,6 +156,13 @@ impl Exposition {
     }
 }
 
+/// The upper bounds of a histogram, each with the number of values up to it.
+pub fn buckets(histogram: &Histogram) -> Vec<(f64, u64)> {
+    let sample = histogram.metric();
+    let buckets = sample.get_histogram().get_bucket();
+    buckets.iter().map(|bucket| (bucket.upper_bound(), bucket.cumulative_count())).collect()
+}
+
 /// What the values of a family mean.
 #[derive(Debug, Clone, Copy)]
 pub enum MetricKind {
@@ -208,6 +215,14 @@ impl<K: Labels, M: Metric> Family<K, M> {
     pub fn of(&self, labels: K) -> M {
         let known = self.0.series.read().get(&labels).cloned();
         known.unwrap_or_else(|| self.0.add(labels))
+    }
+
+    /// Calls `look` for every series.
+    pub fn each(&self, mut look: impl FnMut(K, &M)) {
+        // copied first: a new series must not wait
+        let series: Vec<_> =
+            self.0.series.read().iter().map(|(key, handle)| (*key, handle.clone())).collect();
+        series.iter().for_each(|(key, handle)| look(*key, handle));
     }
 
     /// Removes the series that `goes` selects, and makes room for others. What a handle of such a series counts is lost.

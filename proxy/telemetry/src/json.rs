@@ -137,6 +137,16 @@ fn cut(value: &[u8], most: usize) -> &[u8] {
     value.get(..end).unwrap_or(value)
 }
 
+/// At most `most` bytes of `value` as text, then `…`.
+pub fn lossy(value: &[u8], most: usize) -> String {
+    let kept = cut(value, most);
+    let mut text = String::from_utf8_lossy(kept).into_owned();
+    if kept.len() < value.len() {
+        text.push('…');
+    }
+    text
+}
+
 fn escape(out: &mut Vec<u8>, value: &[u8]) {
     for chunk in value.utf8_chunks() {
         chunk.valid().chars().for_each(|char| escape_char(out, char));

@@ -3,17 +3,20 @@
 //! [`metrics`] declares every family; [`family`] keeps their series and is the only file that names the `prometheus`
 //! crate; [`labels`] has the fixed values of labels and [`symbols`] the free-form ones; [`recorder`] and [`service`]
 //! give the data path quick access to its series; [`process`] reads `/proc/self`. [`access`] writes one JSON line for
-//! each request, formatted by [`json`] and written to the sink by [`shipper`]. [`log`] sets up the diagnostics on
+//! each request, formatted by [`json`] and written to the sink by [`shipper`]; [`timeline`] keeps the requests that
+//! `/requests` shows. [`log`] sets up the diagnostics on
 //! standard error, and [`seldom`] bounds how often a frequent event is logged there.
 //!
 //! Deliberately not here: sockets. The admin port serves what [`metrics::Metrics::encode`] returns.
 
+pub mod timeline;
 pub mod access;
 pub mod json;
 pub mod shipper;
 pub mod recorder;
 pub mod metrics;
 pub mod service;
+pub mod overview;
 mod families;
 pub mod process;
 pub mod family;
@@ -35,3 +38,4 @@ pub use recorder::Recorder;
 pub use seldom::Seldom;
 pub use service::ServiceMetrics;
 pub use symbols::Symbol;
+pub use timeline::Timelines;

@@ -17,6 +17,7 @@ use super::labels::{
     DnsOutcome, EndpointLabels, HandshakeOutcome, JwksOutcome, Label, Protocol, ReloadOutcome, RequestLabels,
     RouteLabel, RuleLabel, Service, Tls, TokenOutcome,
 };
+use super::overview::Overview;
 use super::process;
 use super::service::ServiceMetrics;
 use super::symbols::{Symbol, Symbols};
@@ -302,6 +303,13 @@ impl Metrics {
     /// Hooks live as long as the metrics, so they must hold weak references only.
     pub fn on_collect(&self, hook: impl Fn() + Send + Sync + 'static) {
         self.hooks.lock().push(Arc::new(hook));
+    }
+
+    /// The metrics in sum. With thousands of series this takes milliseconds, like [`Self::encode`].
+    pub fn overview(&self) -> Overview {
+        let hooks = self.hooks.lock().clone();
+        hooks.iter().for_each(|hook| hook());
+        Overview::of(&self.families, &self.symbols)
     }
 
     /// The exposition in Prometheus' text format ([`super::family::CONTENT_TYPE`]).

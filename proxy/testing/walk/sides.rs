@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::super::backend::{OK, UNAVAILABLE};
-use super::super::mesh::{A, Mesh, ORDERS_ID, Pair, Sidecar, Watch, at, identity, settle};
+use super::super::mesh::{A, Mesh, ORDERS_ID, Pair, Sidecar, Watch, at, identity, secs, settle};
 use super::super::peer::Peer;
 use super::upstream::{GET, answer_to};
 use super::{Key, Row, key, only, shows};
@@ -26,6 +26,10 @@ pub(super) fn rows() -> Vec<Row> {
         shows("metrics.listen", ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
         shows("metrics.max_series", ["100", "1000"], series),
         shows("metrics.endpoints", ["off", "on"], series_of_endpoints),
+        shows("explain", ["off", "{}"], kept_exchanges),
+        shows("explain.keep", ["64KiB", "1MiB"], kept_exchanges),
+        shows("explain.sample", ["0%", "100%"], kept_exchanges),
+        shows("explain.slow", ["1s", "4s"], kept_exchanges),
         shows("access_log", ["off", "{ \"path\": \"a\" }"], lines),
         shows("access_log.path", ["a", "b"], lines),
         shows("access_log.sample", ["0%", "100%"], lines),
@@ -156,6 +160,43 @@ async fn lines(key: Key) -> String {
 fn line(line: &str) -> Value {
     let line: Value = serde_json::from_str(line).expect("JSON");
     json!([line["status"], line["workload"], line["namespace"], line["zone"]])
+}
+
+/// How many requests are kept after one that takes three seconds, some that are quick, and two hundred that fail.
+async fn kept_exchanges(key: Key) -> String {
+    let mesh = Mesh::default();
+    let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        let mut nth = 0;
+        while peer.message().await.is_some() {
+            if nth == 0 {
+                tokio::time::sleep(secs(3)).await;
+            }
+            nth += 1;
+            peer.send(if nth < 10 { OK } else { UNAVAILABLE }).await;
+        }
+    });
+    let mut file = key::caller(json!({ "endpoints": [A], "retry": "off", "outlier_detection": "off" }));
+    if key.path != "explain" {
+        file["explain"] = json!({ "sample": "0%" });
+    }
+    let sidecar = key.start(&mesh, file, None);
+    let mut client = sidecar.client().await;
+    for _ in 0..210 {
+        client.get("/").await;
+    }
+    settle().await;
+    let (status, page) = on_admin(&sidecar, &mesh, "/requests?limit=1000").await;
+    let rows = page["requests"].as_array().map_or(0, Vec::len);
+    let succeeded = page["requests"].as_array().into_iter().flatten().filter(|row| row["status"] == 200);
+    format!("{status}: {} of them failed: {}", rows, rows - succeeded.count())
+}
+
+/// A page of the admin port.
+async fn on_admin(sidecar: &Sidecar, mesh: &Mesh, path: &str) -> (u16, Value) {
+    let admin = sidecar.addresses.admin[0];
+    let mut client = Peer::new(mesh.memory.connect(admin).await.expect("the admin port listens"));
+    let answer = client.ask(&format!("GET {path} HTTP/1.1\r\nhost: {admin}\r\n\r\n")).await;
+    (answer.status_and_reason().0, serde_json::from_str(&answer.body).unwrap_or_default())
 }
 
 async fn the_end_while_idle(key: Key) -> String {

@@ -1,4 +1,4 @@
-//! `admin`, `metrics`, `access_log`, `dns`, `drain` and `limits`.
+//! `admin`, `metrics`, `explain`, `access_log`, `dns`, `drain` and `limits`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pillion_model::dns::{Dns, NameServers};
 use pillion_model::listener::{DownstreamLimits, Drain};
-use pillion_model::telemetry::{AccessLog, Admin, LogPath, Metrics};
+use pillion_model::telemetry::{AccessLog, Admin, Explain, LogPath, Metrics};
 use serde_json::Value;
 
 use super::{Block, Static, field};
@@ -51,6 +51,22 @@ pub(super) static METRICS: Static<Metrics> = Static::new(|| {
         )
         .later_or_off("merge")
         .later_or_off("compatibility")
+});
+
+pub(super) static EXPLAIN: Static<Explain> = Static::new(|| {
+    Block::new(Explain::default)
+        .word::<Size>(
+            "keep",
+            field!(keep),
+            "The memory for all timelines together, from 64KiB to 1GiB; the oldest are given up for new ones.",
+        )
+        .takes("64KiB to 1GiB")
+        .word::<Share>(
+            "sample",
+            field!(sample),
+            "The share of the exchanges that neither failed nor were slow, and are kept too.",
+        )
+        .word::<Duration>("slow", field!(slow), "An exchange that takes longer than this is kept.")
 });
 
 pub(super) static ACCESS_LOG: Static<AccessLog> = Static::new(|| {

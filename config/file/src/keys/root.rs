@@ -98,6 +98,13 @@ pub(crate) static FILE: Static<Config> = Static::new(|| {
         .takes_restart()
         .later_or_off("tracing")
         .block_or_off(
+            "explain",
+            field!(explain),
+            &observe::EXPLAIN,
+            "Which requests and connections are kept with their timelines, besides every failed one. `off` keeps none.",
+        )
+        .takes_restart()
+        .block_or_off(
             "access_log",
             field!(access_log),
             &observe::ACCESS_LOG,

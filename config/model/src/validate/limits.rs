@@ -1,8 +1,9 @@
-//! `limits` and `drain`: values that contradict each other or are out of range.
+//! `limits`, `drain` and `explain`: values that contradict each other or are out of range.
 
 use crate::fault::Faults;
 use crate::listener::{DownstreamLimits, Drain};
 use crate::path::Trail;
+use crate::telemetry::Explain;
 
 pub(super) fn drain(drain: &Drain, at: &Trail<'_>, faults: &mut Faults) {
     let Drain { delay, timeout } = *drain;
@@ -20,6 +21,14 @@ pub(super) fn drain(drain: &Drain, at: &Trail<'_>, faults: &mut Faults) {
             .error(&at.key("timeout"), format!("is {timeout:?}, below `delay` ({delay:?})"))
             .help("both count from SIGTERM: what is in flight after `delay` has until `timeout`")
             .depends_on(&at.key("delay"));
+    }
+}
+
+pub(super) fn explain(explain: &Explain, at: &Trail<'_>, faults: &mut Faults) {
+    if !Explain::KEEP.contains(&explain.keep) {
+        faults
+            .error(&at.key("keep"), format!("is {} bytes, out of range", explain.keep))
+            .help("from 64KiB to 1GiB, or `explain: off`");
     }
 }
 

@@ -5,7 +5,7 @@
 //! replacement of an attempt that no endpoint has processed belongs to the same try. A retry is a try after the first;
 //! `retry.attempts` limits the retries.
 //!
-//! Metrics and the access log (later also timelines and traces) read this one list. Several attempts may be under way
+//! Metrics and the access log and timelines (later also traces) read this one list. Several attempts may be under way
 //! at once, so each has an [`AttemptId`].
 
 use std::net::SocketAddr;
@@ -48,6 +48,8 @@ pub struct Attempt {
     pub outcome: Option<AttemptOutcome>,
     /// Whether another attempt, made beside it, gave the answer.
     pub is_lost: bool,
+    /// Its connection had carried an exchange before.
+    pub is_reused: bool,
 }
 
 /// How an attempt ended.
@@ -85,6 +87,7 @@ impl Attempt {
         ended: None,
         outcome: None,
         is_lost: false,
+        is_reused: false,
     };
 
     /// How long the endpoint took to its first byte: counted from the first byte that was sent to it or, where the

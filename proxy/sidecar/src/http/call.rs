@@ -44,7 +44,8 @@ pub struct RequestContext {
     pub exchange: Arc<Exchange>,
     /// Set by `layers::route`; the layers below read their policy here.
     pub route: Option<Arc<Route>>,
-    /// The host of the request, sent as `Host` over HTTP/1 and as `:authority` over HTTP/2.
+    /// The host of the request, sent as `Host` over HTTP/1 and as `:authority` over HTTP/2. Before the route it may be
+    /// missing, and has not been checked.
     pub host: Option<Value>,
     /// The head has `host` already, as its only `Host`.
     pub names_host: bool,
@@ -105,14 +106,18 @@ impl Call {
         Arc::make_mut(&mut self.head)
     }
 
-    /// Notes in the exchange what metrics and access log need of the request.
-    pub fn note_request(&self) {
-        let exchange = &self.common.exchange;
+    /// Notes in the exchange what metrics and records need of the request.
+    pub fn note_request(&mut self) {
+        let Self { head, common, .. } = self;
+        let (exchange, host, is_grpc) = (&common.exchange, &mut common.host, common.is_grpc);
         exchange.note(|facts| {
-            facts.method = Some((&self.head.method).into());
-            facts.is_grpc = self.common.is_grpc;
-            if exchange.worker.access_log.is_some() {
-                facts.request = Some(Box::new(RequestLine::of(&self.head)));
+            facts.method = Some((&head.method).into());
+            facts.is_grpc = is_grpc;
+            if exchange.worker.records() {
+                let line = facts.request.insert(RequestLine::of(head, &exchange.worker.taps));
+                if host.is_none() {
+                    *host = line.host_field().cloned(); // it is looked for once
+                }
             }
         });
     }

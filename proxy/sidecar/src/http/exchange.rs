@@ -14,16 +14,18 @@ use tokio::time::Instant;
 use super::transfer::{Interim, Observer, Progress, ResponseEnd};
 use crate::connection::{Connection, Destination};
 use crate::exchange::attempts::{Attempt, AttemptId, AttemptOutcome, Attempts};
-use crate::exchange::{ExchangeEnd, Facts};
+use crate::exchange::{ExchangeEnd, Facts, Upload};
 use crate::state::{DestinationKey, Fixed, Route};
+use crate::taps::{HeaderList, Taps, listed};
 use crate::worker::Worker;
 use pillion_base::deadline::Timers;
 use pillion_base::error::Error;
 use pillion_base::exchanges::ExchangePlace;
-use pillion_http::message::RequestHead;
+use pillion_http::message::{Headers, RequestHead};
 use pillion_http1::{Known, Value};
 use pillion_model::Reason;
 use pillion_telemetry::access::protocol_name;
+use pillion_telemetry::timeline::is_failure;
 use pillion_telemetry::{Flow, MethodLabel, RequestLabels, RequestRecord, Symbol};
 use pillion_upstream::cluster::balance::Tried;
 use pillion_upstream::cluster::endpoint::Endpoint;
@@ -37,6 +39,8 @@ pub struct Exchange {
     pub progress: Progress,
     /// Interim answers (1xx) for the client.
     pub interim: Interim,
+    /// No exchange of the connection has begun before.
+    is_first: bool,
     /// The error where the exchange got no place (see [`Self::has_place`]).
     refused: Option<Box<Error>>,
     facts: Mutex<RequestFacts>,
@@ -47,7 +51,8 @@ pub struct Exchange {
 pub struct RequestFacts {
     /// The facts that opaque connections have, too.
     pub common: Facts,
-    pub request: Option<Box<RequestLine>>,
+    /// Not boxed: the allocation would cost each request 100 instructions.
+    pub request: Option<RequestLine>,
     pub is_grpc: bool,
     pub method: Option<MethodLabel>,
     status: u16,
@@ -55,6 +60,10 @@ pub struct RequestFacts {
     pub peer_reason: Option<Box<str>>,
     grpc_status: Option<u8>,
     cut: Option<Reason>,
+    /// From when to when the external authorizer was asked.
+    pub authorizer: Option<(Instant, Instant)>,
+    /// The first attempt was held up until then, by a `fault.delay`.
+    pub delayed_until: Option<Instant>,
     /// Its place among all exchanges. It is given back when the exchange ends, although the rest of the request's body
     /// may still be read after that.
     place: Option<ExchangePlace>,
@@ -63,14 +72,23 @@ pub struct RequestFacts {
     finished: bool,
 }
 
-/// What the access log needs of the request; kept only with an access log.
+/// What the record needs of the request; kept only where exchanges are recorded.
 pub struct RequestLine {
-    method: http::Method,
+    /// A method that has no label of its own.
+    method: Option<Box<http::Method>>,
     path: Option<PathAndQuery>,
-    /// That of the target, which goes before `Host`.
-    authority: Option<Authority>,
-    host: Option<Value>,
+    host: Named,
     version: http::Version,
+    /// Those of the request and of its answer, where a tap wants them.
+    headers: Option<Box<[HeaderList; 2]>>,
+}
+
+/// How a request names its host.
+enum Named {
+    No,
+    /// In its target, which goes before `Host`.
+    Target(Authority),
+    Field(Value),
 }
 
 impl Exchange {
@@ -95,7 +113,7 @@ impl Exchange {
         place: Result<Option<ExchangePlace>, Error>,
     ) -> Self {
         let started = Instant::now();
-        connection.begin();
+        let is_first = connection.begin();
         let (place, refused) = match place {
             Ok(place) => (place, None),
             Err(error) => (None, Some(Box::new(error))),
@@ -107,6 +125,7 @@ impl Exchange {
             request_id,
             progress: Progress::new(started),
             interim: Interim::default(),
+            is_first,
             refused,
             facts: Mutex::new(RequestFacts {
                 common: Facts { attempts: Attempts::begun(), ..Facts::default() },
@@ -227,11 +246,9 @@ impl Exchange {
         self.facts.lock().common.failed(error);
     }
 
-    /// Notes the reason of a verified sidecar that made the answer of the last try itself.
+    /// Notes the reason of a verified sidecar that made the answer of the last try itself; `None`: it did not.
     pub fn answered_by_sidecar(&self, reason: Option<&str>) {
-        if let Some(reason) = reason {
-            self.facts.lock().peer_reason = Some(reason.into());
-        }
+        self.facts.lock().peer_reason = reason.map(Into::into);
     }
 
     pub fn client_gone(&self) {
@@ -251,6 +268,16 @@ impl Exchange {
         self.worker.overhead(self.connection.direction).observe(own.as_secs_f64());
     }
 
+    /// Notes the headers of the answer, where a tap wants them.
+    pub fn note_headers(&self, headers: &Headers) {
+        if self.worker.taps.wants_headers() {
+            let mut facts = self.facts.lock();
+            if let Some([_, answered]) = facts.request.as_mut().and_then(|line| line.headers.as_deref_mut()) {
+                *answered = listed(headers);
+            }
+        }
+    }
+
     fn labels(&self, facts: &RequestFacts) -> RequestLabels {
         let direction = self.connection.direction;
         RequestLabels {
@@ -265,15 +292,17 @@ impl Exchange {
         }
     }
 
-    /// Writes the access record, if there is an access log that wants it.
-    fn record(&self, facts: &RequestFacts, ending: ResponseEnd, took: Duration) {
-        let (Some(log), Some(line)) = (self.worker.access_log.as_deref(), &facts.request) else { return };
-        let is_error = facts.common.reason.is_some() || facts.peer_reason.is_some() || facts.status >= 500;
-        if !log.wants(is_error) {
+    /// Gives the record to those who want it.
+    fn record(&self, facts: &RequestFacts, ending: ResponseEnd, ended: Instant) {
+        let Some(line) = &facts.request else { return };
+        let has_reason = facts.common.reason.is_some() || facts.peer_reason.is_some();
+        let slow = if facts.tunnelled { Duration::ZERO } else { ended - self.started };
+        let wanted = self.worker.wanted(is_failure(has_reason, facts.status), slow);
+        if wanted.by_nobody() {
             return;
         }
         let request = RequestRecord {
-            method: line.method.as_str(),
+            method: line.method.as_deref().map_or_else(|| known_method(facts.method), http::Method::as_str),
             path: line.path.as_ref().map_or("/", |path| path.as_str()).as_bytes(),
             host: line.host(),
             request_id: self.request_id.as_bytes(),
@@ -282,26 +311,56 @@ impl Exchange {
             peer_reason: facts.peer_reason.as_deref().unwrap_or_default(),
         };
         let bytes = (self.progress.bytes(), ending.bytes);
-        let ended = ExchangeEnd { protocol: protocol_name(line.version), request, bytes, took };
-        facts.common.record(&ended, &self.connection, &self.worker, log);
+        let ended = ExchangeEnd {
+            protocol: protocol_name(line.version),
+            request,
+            bytes,
+            started: self.started,
+            ended,
+            upload: Upload { exists: self.progress.has_body(), complete: self.progress.view().complete },
+            is_first: self.is_first,
+            authorizer: facts.authorizer,
+            delayed_until: facts.delayed_until,
+            headers: line.headers.as_deref(),
+        };
+        facts.common.record(&ended, &self.connection, &self.worker, wanted);
     }
 }
 
+/// The text of a method that has a label.
+fn known_method(label: Option<MethodLabel>) -> &'static str {
+    label.map_or("", MethodLabel::as_str)
+}
+
 impl RequestLine {
-    pub fn of(head: &RequestHead) -> Self {
-        let authority = head.uri.authority().cloned();
+    pub fn of(head: &RequestHead, taps: &Taps) -> Self {
+        let is_known = MethodLabel::from(&head.method) != MethodLabel::Other;
         Self {
-            method: head.method.clone(),
+            method: (!is_known).then(|| Box::new(head.method.clone())),
             path: head.uri.path_and_query().cloned(),
-            host: if authority.is_none() { head.headers.value(Known::Host) } else { None },
-            authority,
+            host: match head.uri.authority() {
+                Some(authority) => Named::Target(authority.clone()),
+                None => head.headers.value(Known::Host).map_or(Named::No, Named::Field),
+            },
             version: head.version,
+            headers: taps.wants_headers().then(|| Box::new([listed(&head.headers), Vec::new()])),
         }
     }
 
     fn host(&self) -> &[u8] {
-        let named = self.authority.as_ref().map(|host| host.as_str().as_bytes());
-        named.or_else(|| self.host.as_ref().map(Value::as_bytes)).unwrap_or_default()
+        match &self.host {
+            Named::No => &[],
+            Named::Target(authority) => authority.as_str().as_bytes(),
+            Named::Field(host) => host.as_bytes(),
+        }
+    }
+
+    /// The value of `Host`, where the target names no host.
+    pub fn host_field(&self) -> Option<&Value> {
+        match &self.host {
+            Named::Field(host) => Some(host),
+            Named::No | Named::Target(_) => None,
+        }
     }
 }
 
@@ -341,7 +400,8 @@ impl Observer for Exchange {
         facts.common.reason = facts.common.reason.or(ending.reason);
         facts.grpc_status = ending.grpc_status.or(facts.grpc_status).filter(|_| facts.is_grpc);
         self.connection.end();
-        let took = self.started.elapsed();
+        let ended = Instant::now();
+        let took = ended - self.started;
         if let Some(route) = &facts.common.route {
             let metrics = route.cluster.metrics();
             metrics.active().dec();
@@ -366,6 +426,6 @@ impl Observer for Exchange {
             ?took,
             "request ended"
         );
-        self.record(&facts, ending, took);
+        self.record(&facts, ending, ended);
     }
 }

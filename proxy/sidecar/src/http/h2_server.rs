@@ -101,7 +101,7 @@ impl Http2Client {
         let request_id = headers::request_id(&head.headers, &seen, &mut self.worker.ground.rng.lock());
         let (worker, connection) = (self.worker.clone(), self.connection.clone());
         let exchange = Arc::new(Exchange::in_place(worker, connection, request_id, Ok(None)));
-        let call = Call::new(head, Body::empty(), seen, exchange.clone());
+        let mut call = Call::new(head, Body::empty(), seen, exchange.clone());
         call.note_request();
         exchange.failed(why);
         exchange.headers_sent(StatusCode::SERVICE_UNAVAILABLE, None);
@@ -355,7 +355,7 @@ async fn carry<S: AnsweringService>(
     let place = head.place.take();
     let client = &head.client;
     let (request_head, body, inside) = opened(request, client);
-    let Begun { call, exchange, tunnel, asked } = begun(request_head, body, client, place);
+    let Begun { mut call, exchange, tunnel, asked } = begun(request_head, body, client, place);
     if poll_fn(|cx| Poll::Ready(respond.poll_reset(cx).is_ready())).await {
         client.resets.fetch_add(1, Relaxed);
         call.note_request();
@@ -364,7 +364,7 @@ async fn carry<S: AnsweringService>(
     }
     let limits = client.connection.head_limits(&client.worker.limits());
     let response = if let Err(error) = limits.check_http2(call.head.headers.len(), head.bytes) {
-        Some(refused(&error, &call, &exchange))
+        Some(refused(&error, &mut call, &exchange))
     } else {
         answered(stack, call, &exchange, &mut respond).await
     };
@@ -490,7 +490,7 @@ impl Downstream for GuardedClient {
 }
 
 /// The answer to a head that is refused before the stack.
-fn refused(error: &Error, call: &Call, exchange: &Arc<Exchange>) -> Response {
+fn refused(error: &Error, call: &mut Call, exchange: &Arc<Exchange>) -> Response {
     call.note_request();
     exchange.failed(error);
     let mut response = answer::answer(error, exchange, call.common.is_grpc);

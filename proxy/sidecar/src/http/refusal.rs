@@ -3,6 +3,7 @@
 //! These are requests with a head that is not HTTP/1, and plaintext requests where only mTLS is accepted. The head of
 //! such a request is read leniently, for the access log alone: nothing is decided by it.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use http::Version;
@@ -13,7 +14,7 @@ use super::answer;
 use super::headers::{fresh_request_id, is_well_formed};
 use super::linger::linger;
 use crate::connection::Connection;
-use crate::exchange::{ExchangeEnd, Facts, unmatched_service};
+use crate::exchange::{ExchangeEnd, Facts, Upload, unmatched_service};
 use crate::worker::Worker;
 use pillion_base::net::Io;
 use pillion_http::head::HeadLimits;
@@ -215,7 +216,10 @@ fn count(refusal: &Refusal, shown: &Shown<'_>, connection: &Connection, worker: 
 }
 
 fn log(refusal: &Refusal, shown: &Shown<'_>, request_id: &Value, connection: &Connection, worker: &Worker) {
-    let Some(log) = worker.access_log.as_ref().filter(|log| log.wants(true)) else { return };
+    let wanted = worker.wanted(true, Duration::ZERO);
+    if wanted.by_nobody() {
+        return;
+    }
     let facts = Facts {
         reason: Some(refusal.reason),
         detail: Some(refusal.detail.as_str().into()),
@@ -230,8 +234,20 @@ fn log(refusal: &Refusal, shown: &Shown<'_>, request_id: &Value, connection: &Co
         ..RequestRecord::default()
     };
     let protocol = pillion_telemetry::access::protocol_name(shown.version);
-    let ended = ExchangeEnd { protocol, request, bytes: (0, 0), took: Duration::ZERO };
-    facts.record(&ended, connection, worker, log);
+    let now = Instant::now();
+    let ended = ExchangeEnd {
+        protocol,
+        request,
+        bytes: (0, 0),
+        started: now,
+        ended: now,
+        upload: Upload::default(),
+        is_first: connection.requests.load(Relaxed) == 0,
+        authorizer: None,
+        delayed_until: None,
+        headers: None,
+    };
+    facts.record(&ended, connection, worker, wanted);
 }
 
 #[cfg(test)]

@@ -92,6 +92,7 @@ async fn inject(call: &Call, fault: &FaultInjection) -> Result<(), Error> {
     let dice = || ground.rng.lock().f64();
     if let Some(delay) = fault.delay.filter(|delay| is_among(delay.share, dice)) {
         ground.timers.deadline(Instant::now() + delay.time).await;
+        call.common.exchange.note(|facts| facts.delayed_until = Some(Instant::now()));
     }
     match fault.abort.filter(|abort| is_among(abort.share, dice)) {
         Some(abort) => Err(injected(match abort.with {

@@ -15,7 +15,7 @@ pub fn layer<S: AnsweringService>() -> impl Layer<S, Service = impl AnsweringSer
     layer_fn(|next: S| service_fn(move |call| record(next.clone(), call)))
 }
 
-async fn record<S: AnsweringService>(mut next: S, call: Box<Call>) -> Result<Response, Infallible> {
+async fn record<S: AnsweringService>(mut next: S, mut call: Box<Call>) -> Result<Response, Infallible> {
     let (exchange, is_grpc) = (call.common.exchange.clone(), call.common.is_grpc);
     call.note_request();
     let open = Open(Some(exchange));
@@ -23,6 +23,7 @@ async fn record<S: AnsweringService>(mut next: S, call: Box<Call>) -> Result<Res
     if let Some(exchange) = open.answered() {
         let grpc_status = is_grpc.then(|| headers::grpc_status(response.headers())).flatten();
         exchange.headers_sent(response.status(), grpc_status);
+        exchange.note_headers(response.headers());
         response.body_mut().response_tail().observer = Some(exchange);
     }
     Ok(response)

@@ -64,7 +64,8 @@ async fn route<S: HttpService>(
 ) -> Result<Response, FailedCall> {
     refuse_loop(&call)?;
     framing::check_request(Arc::make_mut(&mut call.head), &call.seen).map_err(Fault::refusal)?;
-    (call.common.host, call.common.names_host) = host(&call.head)?;
+    let noted = call.common.host.take();
+    (call.common.host, call.common.names_host) = host(&call.head, noted)?;
     refuse_tunnel(&call)?;
     let mut changes = None;
     let found = match &call.common.exchange.connection.destination {
@@ -142,11 +143,11 @@ const NO_HOST: &str = "the request's host is not a valid host (RFC 9112, 3.2)";
 /// The host of the request, and whether the head names it in its only `Host`. The URI's authority (absolute-form and
 /// HTTP/2) goes before `Host` (RFC 9112, 3.2.2). A host that is not an authority is refused, and so are several hosts
 /// that differ, because the next hop might read them in another way (3.2).
-fn host(head: &RequestHead) -> Result<(Option<Value>, bool), Error> {
+fn host(head: &RequestHead, noted: Option<Value>) -> Result<(Option<Value>, bool), Error> {
     let refused = |detail| Err(Error::new(Reason::BadRequest, detail));
     if let (Headers::Text(fields), None) = (&head.headers, head.uri.authority()) {
         // The reader of the head has checked `Host`, except for an empty one.
-        return match fields.value_of(Known::Host) {
+        return match noted.or_else(|| fields.value_of(Known::Host)) {
             Some(host) if host.as_bytes().is_empty() => refused(NO_HOST),
             host => Ok((host, fields.has(Known::Host))),
         };

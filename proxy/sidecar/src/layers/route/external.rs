@@ -95,6 +95,7 @@ impl Check {
     ) -> Result<Checked, Error> {
         // What `Connection` names does not reach the application, so it must not reach the authorizer.
         remove_connection_headers(call)?;
+        let began = Instant::now();
         let body = match self.authorizer.of.with_body {
             None => Vec::new(),
             Some(most) => match collect(call, route, most).await {
@@ -117,6 +118,7 @@ impl Check {
             }
         };
         let answer = self.answer(&subject, question, carry).await;
+        call.common.exchange.note(|facts| facts.authorizer = Some((began, Instant::now())));
         self.judge(call, answer)
     }
 
