@@ -34,7 +34,7 @@ use world::World;
 const SEEDS: u64 = 1_000;
 
 /// The command that plays one seed and prints what happens.
-const COMMAND: &str = "cargo test --lib -p pillion simulation::one_seed -- --nocapture";
+const COMMAND: &str = "cargo test --lib -p pillion-process simulation::one_seed -- --nocapture";
 
 /// The result of a run.
 #[derive(Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@ mod authorization;
 mod authorizer;
 mod clients;
 mod cuts;
+mod dashboard;
 mod dns;
 mod documents;
 mod drain;

@@ -1,0 +1,52 @@
+//! The dashboard in a real browser: its figures are those of `/metrics`, it works with the keyboard, in the dark and on a
+//! phone, and it asks nobody but the sidecar.
+
+use std::process::Command;
+
+use crate::support::backend::{Backend, nobody};
+use crate::support::program::Program;
+use crate::support::sidecar::Plan;
+use crate::support::tools::{printed, require, require_python};
+use crate::support::wire::Wire;
+
+#[tokio::test]
+async fn a_browser_shows_the_figures_of_the_metrics_and_the_failures_with_their_stages() {
+    if !require("chromium") || !require_python("websockets") {
+        return;
+    }
+    let app = Backend::echo().await;
+    let other = format!("  gone: {{ endpoints: [\"{}\"], retry: off }}", nobody()); // `services` is the last block
+    let sidecar = Plan::calling(app.address, "").with(&other).start().await;
+    let mut client = Wire::connect(sidecar.outbound()).await;
+    for _ in 0..20 {
+        assert_eq!(client.get("orders", "/a").await.status(), 200);
+    }
+    for _ in 0..3 {
+        assert_eq!(client.get("gone", "/b?<img src=x>").await.status(), 502);
+    }
+    sidecar.counted(20, &[("service", "orders"), ("status", "200")]).await;
+    let url = format!("http://{}/", sidecar.admin());
+    let script = Program::script(Command::new("env"), "browser.py", &[&url, "outbound/orders", "20"]);
+    let found: serde_json::Value = serde_json::from_str(&printed(script).await).expect("JSON");
+
+    assert_eq!((&found["row"]["requests"], &found["row"]["failed"]), (&"20".into(), &"0".into()), "{found:#}");
+    assert_eq!((&found["state"], &found["failures"]), (&"live".into(), &3.into()), "{found:#}");
+    let map = found["map"].as_str().expect("a label");
+    assert!(map.contains("orders") && map.contains("gone"), "{map}");
+    let opened = found["opened"].as_str().expect("a failure");
+    for part in ["connect_refused", "refused the connection", "outbound gone GET /b", "connect"] {
+        assert!(opened.contains(part), "{part:?} in {opened}");
+    }
+    assert_eq!((&found["faults"], &found["unnamed"], &found["foreign"]), (&serde_json::json!([]), &0.into(), &0.into()), "{found:#}");
+    assert_ne!(found["light"], found["dark"], "{found:#}");
+    assert_eq!(found["overflow"], 0, "nothing is wider than the screen of a phone: {found:#}");
+}
+
+#[tokio::test]
+async fn a_client_that_is_no_browser_gets_the_list_of_the_pages() {
+    let app = Backend::echo().await;
+    let sidecar = Plan::calling(app.address, "").start().await;
+    let mut client = Wire::connect(sidecar.admin()).await;
+    let lists = [client.get("localhost", "/").await.text(), client.get("localhost", "/help").await.text()];
+    assert!(lists[0].contains("/requests/ID") && lists[0] == lists[1], "{lists:?}");
+}

@@ -1,0 +1,125 @@
+"""Opens the dashboard in a headless Chromium and prints what a reader finds there, as one line of JSON.
+
+    browser.py URL SERVICE REQUESTS     waits until the row of SERVICE (outbound/orders) counts REQUESTS
+
+It talks to the browser by its DevTools protocol. It looks at the page as a person at a desk does, then with the keyboard
+alone, then in the dark on a phone.
+"""
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import websockets
+
+URL, SERVICE, REQUESTS = sys.argv[1], sys.argv[2], int(sys.argv[3])
+ROW = f"document.querySelector('tr[data-service=\"{SERVICE}\"]')"
+FAULTS = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
+# Tabs until the first failure has the focus; there are fewer elements than that.
+MOST_TABS = 100
+
+
+class Browser:
+    def __init__(self, socket):
+        self.socket, self.number, self.faults = socket, 0, []
+
+    async def call(self, method, **parameters):
+        self.number += 1
+        await self.socket.send(json.dumps({"id": self.number, "method": method, "params": parameters}))
+        while True:
+            told = json.loads(await self.socket.recv())
+            if told.get("method") in FAULTS:
+                self.faults.append(told["params"])
+            if told.get("id") == self.number:
+                return told["result"]
+
+    async def value(self, expression):
+        result = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in result:
+            raise RuntimeError(result["exceptionDetails"]["text"] + ": " + expression)
+        return result["result"].get("value")
+
+    async def until(self, expression):
+        """The page tells when it changes; nothing is polled."""
+        await self.value(
+            "new Promise((done) => { const look = () => (" + expression + ") ? done(true) : 0;"
+            " new MutationObserver(look).observe(document.body, { childList: true, subtree: true, attributes: true }); look(); })"
+        )
+
+    async def press(self, key, text=None):
+        for kind in ("keyDown", "keyUp"):
+            extra = {"text": text} if text and kind == "keyDown" else {}
+            code = {"Tab": 9, "Enter": 13}[key]
+            await self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **extra)
+
+    async def page(self, width, scheme):
+        await self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+        await self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        await self.call("Page.navigate", url=URL)
+        await self.until(f"{ROW} && Number({ROW}.dataset.requests) >= {REQUESTS}")
+
+
+async def look(browser):
+    for domain in ("Runtime", "Log", "Page"):
+        await browser.call(domain + ".enable")
+    await browser.page(1100, "light")
+    found = {
+        "row": await browser.value(f"({{ ...{ROW}.dataset }})"),
+        "state": await browser.value("document.getElementById('state').textContent"),
+        "failures": await browser.value("document.querySelectorAll('#failures details').length"),
+        "map": await browser.value("document.getElementById('map').getAttribute('aria-label')"),
+        "heat": await browser.value("document.getElementById('heat').getAttribute('aria-label')"),
+        "light": await browser.value("getComputedStyle(document.body).backgroundColor"),
+        # what a screen reader has no name for
+        "unnamed": await browser.value(
+            "[...document.querySelectorAll('a, select, table, svg, canvas, section')].filter((element) =>"
+            " !(element.textContent.trim() || element.getAttribute('aria-label') || element.getAttribute('aria-labelledby'))).length"
+        ),
+        "foreign": await browser.value("performance.getEntriesByType('resource').filter((entry) => !entry.name.startsWith(location.origin)).length"),
+    }
+    for _ in range(MOST_TABS):
+        if await browser.value("document.activeElement.tagName") == "SUMMARY":
+            break
+        await browser.press("Tab")
+    await browser.press("Enter", "\r")
+    await browser.until("document.querySelector('#failures details[open] .stage')")
+    found["opened"] = await browser.value("document.querySelector('#failures details[open]').textContent")
+    await browser.page(390, "dark")
+    found["dark"] = await browser.value("getComputedStyle(document.body).backgroundColor")
+    found["overflow"] = await browser.value("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    found["faults"] = browser.faults
+    return found
+
+
+async def main():
+    with tempfile.TemporaryDirectory() as profile:
+        command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--user-data-dir=" + profile, "about:blank"]
+        browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            # the browser tells its port on standard error, once it listens
+            for line in browser.stderr:
+                if "DevTools listening on" in line:
+                    port = line.split(":")[-1].split("/")[0]
+                    break
+            else:
+                raise RuntimeError("the browser did not start")
+            address = await page_of(port)
+            async with websockets.connect(address, max_size=None) as socket:
+                print(json.dumps(await look(Browser(socket))), flush=True)
+        finally:
+            browser.kill()
+            browser.wait()
+
+
+async def page_of(port):
+    """The address of the browser's only tab."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+    writer.write(f"GET /json HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n".encode())
+    tabs = json.loads((await reader.read()).split(b"\r\n\r\n", 1)[1])
+    writer.close()
+    return next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
+
+
+asyncio.run(main())
