@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 
-use pillion_model::authorization::Authorization as Rules;
+use pillion_model::authorization::{Authorization as Rules, ExtAuthz};
 use pillion_model::identity::{Identity as Source, WorkloadApi};
 use pillion_model::listener::{AppProtocol, Inbound, PortTls};
 use pillion_model::route::RateLimit;
@@ -517,12 +517,7 @@ impl Controller {
         let of = of.ext_authz.as_ref()?;
         let before = self.inbound.as_ref().and_then(|side| side.authorization.as_ref()?.authorizer.clone());
         let known = before.filter(|before| before.of == *of);
-        Some(known.unwrap_or_else(|| {
-            let (cluster, Around { common, metrics, .. }) = (of.cluster(), &self.around);
-            let said = written(&cluster);
-            let cluster = Cluster::service(&cluster, said, None, None, &mut Policies::default(), common);
-            Authorizer::new(of, cluster, metrics)
-        }))
+        Some(known.unwrap_or_else(|| new_authorizer(of, &self.around.common)))
     }
 
     /// Waits until there are keys for tokens, if any are needed, but at most for `patience`.
@@ -655,6 +650,14 @@ fn with(mut addresses: Addresses, fixed: &Addresses) -> Addresses {
     addresses.admin.clone_from(&fixed.admin);
     addresses.metrics.clone_from(&fixed.metrics);
     addresses
+}
+
+/// The external authorizer with a cluster of its own.
+pub(super) fn new_authorizer(of: &ExtAuthz, common: &ClusterContext) -> Arc<Authorizer> {
+    let cluster = of.cluster();
+    let said = written(&cluster);
+    let cluster = Cluster::service(&cluster, said, None, None, &mut Policies::default(), common);
+    Authorizer::new(of, cluster, &common.metrics)
 }
 
 /// The application's clusters for all its addresses, with one common `max_requests`.

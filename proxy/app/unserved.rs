@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pillion_base::limits::{Limit, NO_LIMIT};
 use pillion_base::net::own::OwnListeners;
 use pillion_model::Config;
+use pillion_model::authorization::Authorization as Rules;
 use pillion_sidecar::state::authorization::Authorization;
 use pillion_sidecar::state::{
     Budgets, Clusters, DnsNames, InboundSide, MirrorLimits, PreviousSnapshot, RateLimits, Services, Sides,
@@ -28,7 +29,10 @@ pub(crate) fn snapshot(config: &Config) -> Snapshot {
         .map(|of| (of.name.clone(), Cluster::service(of, written(of), None, None, &mut policies, &common)))
         .collect();
     let inbound = config.inbound.as_ref().map(|policy| {
-        let rules = policy.authorization.as_ref();
+        let rules = |of: &Rules| {
+            let authorizer = of.ext_authz.as_ref().map(|of| control::new_authorizer(of, &common));
+            Arc::new(Authorization::new(of, None, authorizer, &metrics))
+        };
         Arc::new(InboundSide {
             policy: policy.clone(),
             tls: None,
@@ -36,7 +40,7 @@ pub(crate) fn snapshot(config: &Config) -> Snapshot {
             own_id: None,
             max_connection_age: None,
             rate_limit: None,
-            authorization: rules.map(|of| Arc::new(Authorization::new(of, None, None, &metrics))),
+            authorization: policy.authorization.as_ref().map(rules),
         })
     });
     let sides = Sides {

@@ -158,3 +158,21 @@ async fn the_deciding_authorization_rule_is_named_with_the_reasons_against_earli
     let found = asked(&sidecar, "", "tcp://10.0.0.1:80", of(&[WEB]));
     assert_eq!(found["authorization"]["rule"], "opaque", "{found}");
 }
+
+/// What a file says of opaque bytes and of a path with two readings, where an external authorizer is asked.
+#[test]
+fn a_file_is_explained_with_its_external_authorizer() {
+    let text = "inbound: { app: 127.0.0.1:80, authorization: { default: allow, ext_authz: { http: \"http://127.0.0.1:9/\" } } }";
+    let (config, _) = pillion_config::parse(text, std::path::Path::new("")).expect("a good file");
+    let snapshot = crate::app::unserved_snapshot(&config);
+    let source = Source { config: &config, written: None, flags: &[], is_live: false };
+    let rule = |method: &str, url: &str| {
+        let query =
+            Query { method: method.to_owned(), url: url.to_owned(), inbound: Some(80), ..Query::default() };
+        let found = explained::answer(&query, &snapshot, &source, std::time::Instant::now());
+        found.expect("a question")["authorization"]["rule"].clone()
+    };
+    assert_eq!(rule("", "tcp://10.0.0.1:80"), "opaque");
+    assert_eq!(rule("GET", "http://a/..;/b"), "bad_path");
+    assert_eq!(rule("GET", "http://a/b"), "default");
+}

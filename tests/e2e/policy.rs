@@ -168,3 +168,20 @@ async fn a_recording_that_cannot_begin_says_why() {
         "{ended:?}"
     );
 }
+
+#[tokio::test]
+async fn a_recording_needs_the_token_of_the_admin_port() {
+    let yaml = "admin: { listen: 127.0.0.1:0, token: a-token-of-32-bytes-and-no-less-a }\nmetrics: off\noutbound: off\n\
+                inbound: { listen: 127.0.0.1:0, app: 127.0.0.1:9 }\n";
+    let sidecar = Plan::exactly(yaml).start().await;
+    let admin = format!("http://{}", sidecar.admin());
+    let words = ["policy", "record", "--admin", &admin, "--for", "100ms"];
+    let refused = run(&words).await;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && said.contains("PILLION_ADMIN_TOKEN"), "{said}");
+    let mut command = Command::new(binary());
+    command.args(words).env("PILLION_ADMIN_TOKEN", "a-token-of-32-bytes-and-no-less-a");
+    let written =
+        tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("a process");
+    assert!(written.status.success(), "{written:?}");
+}

@@ -68,7 +68,14 @@ type Rules = BTreeMap<Target, Callers>;
 
 /// `found` is the answer of the admin port.
 pub(super) fn write(found: &Value, about: &About) -> Document {
-    let sent: Vec<Sent> = found["traffic"].as_array().into_iter().flatten().filter_map(Sent::read).collect();
+    // a port of 0 was not known, and no rule can name it
+    let sent: Vec<Sent> = found["traffic"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Sent::read)
+        .filter(|sent| sent.port != 0)
+        .collect();
     let (rules, mixed) = rules(&sent);
     let (rules, dropped) = rules_text(&rules);
     let mut gaps = about.lost.clone().into_iter().collect::<Vec<_>>();
@@ -192,9 +199,7 @@ fn rule(nth: usize, target: &Target, callers: &Callers) -> String {
     list("from", &callers.peers);
     list("methods", &target.methods);
     list("paths", &target.paths);
-    if target.port != 0 {
-        text.push_str(&format!("        ports: [{}]\n", target.port));
-    }
+    text.push_str(&format!("        ports: [{}]\n", target.port));
     text
 }
 

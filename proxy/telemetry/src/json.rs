@@ -109,12 +109,34 @@ fn push_text(out: &mut Vec<u8>, value: &[u8], most: usize) {
     out.extend_from_slice(AFTER_TEXT);
 }
 
-/// Whether the value is printable ASCII without characters that JSON escapes, as nearly every value is. It checks all
-/// bytes and does not stop at the first match, so that the compiler can check many bytes at once.
+/// Whether the value is printable ASCII without characters that JSON escapes, as nearly every value is. It checks eight
+/// bytes at once, for half of what single bytes cost; the last eight may be checked twice.
 fn is_harmless(value: &[u8]) -> bool {
-    value.iter().fold(true, |harmless, &byte| {
-        harmless & (byte.wrapping_sub(b' ') <= b'~' - b' ') & (byte != b'"') & (byte != b'\\')
-    })
+    let (words, _) = value.as_chunks::<8>();
+    let last = value.last_chunk().copied().unwrap_or_else(|| filled_up(value));
+    words.iter().fold(harm(last), |all, word| all | harm(*word)) == 0
+}
+
+/// Fewer than eight bytes, with harmless ones behind them.
+fn filled_up(value: &[u8]) -> [u8; 8] {
+    let mut word = [b' '; 8];
+    word.iter_mut().zip(value).for_each(|(to, from)| *to = *from);
+    word
+}
+
+/// Zero, if each byte is printable ASCII, and neither a quote nor a backslash.
+const fn harm(word: [u8; 8]) -> u64 {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    const TOP: u64 = EACH << 7;
+    /// The top bit of an ASCII byte is set where the byte is below `least`. Another one may be set only if such a byte is
+    /// there.
+    const fn below(word: u64, least: u8) -> u64 {
+        word.wrapping_sub(EACH * least as u64) & !word
+    }
+    let word = u64::from_le_bytes(word);
+    let (quotes, backslashes) = (word ^ (EACH * b'"' as u64), word ^ (EACH * b'\\' as u64));
+    let not_ascii_or_del = word | word.wrapping_add(EACH);
+    (not_ascii_or_del | below(word, b' ') | below(quotes, 1) | below(backslashes, 1)) & TOP
 }
 
 #[cold]
@@ -324,6 +346,21 @@ mod tests {
         write(&mut object);
         object.end();
         String::from_utf8(line).expect("UTF-8")
+    }
+
+    #[test]
+    fn a_value_is_harmless_without_a_byte_that_is_escaped_at_any_place() {
+        for (length, byte) in (1..20).flat_map(|length| (0..=u8::MAX).map(move |byte| (length, byte))) {
+            let is_plain = (b' '..=b'~').contains(&byte) && !matches!(byte, b'"' | b'\\');
+            for place in 0..length {
+                for other in [b'a', b' ', b'~', b'!', b'#', b'['] {
+                    let mut value = vec![other; length];
+                    value[place] = byte;
+                    assert_eq!(is_harmless(&value), is_plain, "{}", value.escape_ascii());
+                }
+            }
+        }
+        assert!(is_harmless(b""));
     }
 
     #[test]
