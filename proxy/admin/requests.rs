@@ -105,8 +105,7 @@ pub(super) fn list(timelines: &Timelines, filter: &Filter) -> Value {
 
 /// The newest failed exchanges, each with its sentence and its stages.
 pub(super) fn failures(timelines: &Timelines, most: usize) -> Vec<Value> {
-    let newest = timelines.newest();
-    newest.iter().filter(|kept| kept.is_failure()).take(most).map(|kept| whole(kept).into()).collect()
+    timelines.last_failed(most).iter().map(|kept| whole(kept).into()).collect()
 }
 
 /// The newest exchange with this ID, whole. `None`: none is kept.
@@ -123,7 +122,7 @@ fn whole(kept: &Timeline) -> Map<String, Value> {
     let mut whole = row(kept);
     let rest = [
         ("detail", text(&kept.detail)),
-        ("protocol", kept.protocol.into()),
+        ("trace_id", Value::Null), // there are no traces yet
         ("bytes_in", kept.bytes_in.into()),
         ("bytes_out", kept.bytes_out.into()),
         ("authorization", kept.authorization.map(|decision| decision.as_str()).into()),
@@ -145,6 +144,7 @@ pub(super) fn row(kept: &Timeline) -> Map<String, Value> {
         ("method", text(&kept.method)),
         ("path", text(&kept.path)),
         ("host", text(&kept.host)),
+        ("protocol", kept.protocol.into()),
         ("status", kept.status.into()),
         ("grpc_status", kept.grpc_status.into()),
         ("reason", text(kept.code())),

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::admin::{AdminPort, USUAL};
 use super::ending::{asked_to_end, lasting, time_is_up};
 use super::output::print;
-use super::timeline::{milliseconds, said};
+use super::timeline::{milliseconds, printable, said};
 
 /// The longest time for which the admin port keeps a tap open. A longer one is opened again.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -148,7 +148,7 @@ fn told(row: &Value) -> String {
             told += &format!("\n    {mark} {}: {}", text(0), text(1));
         }
     }
-    told + "\n"
+    printable(&told) + "\n"
 }
 
 #[cfg(test)]

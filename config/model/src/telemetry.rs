@@ -96,8 +96,9 @@ pub struct Explain {
 }
 
 impl Explain {
-    /// The sizes that `keep` may have: below the least only a few dozen timelines have room.
-    pub const KEEP: RangeInclusive<u64> = 64 << 10..=1 << 30;
+    /// The sizes that `keep` may have: below the least only a few dozen timelines have room, and the most is some 80,000 of
+    /// them.
+    pub const KEEP: RangeInclusive<u64> = 64 << 10..=64 << 20;
 }
 
 impl Default for Explain {

@@ -59,8 +59,8 @@ pub struct ExchangeEnd<'a> {
     pub upload: Upload,
     /// The exchange is the first one of its connection.
     pub is_first: bool,
-    /// From when to when the external authorizer was asked.
-    pub authorizer: Option<(Instant, Instant)>,
+    /// From when to when the external authorizer was asked; without an end, its answer did not come.
+    pub authorizer: Option<(Instant, Option<Instant>)>,
     /// The first attempt was held up until then, by a `fault.delay`.
     pub delayed_until: Option<Instant>,
     /// The headers of the request and of its answer, where a tap wants them.
@@ -164,12 +164,17 @@ impl Facts {
         if let Some(log) = wanted.access_log {
             log.write(&record);
         }
-        let timeline = || Timeline::of(&record, stages(self, &frame(&record, ended, connection)));
-        if let Some(timelines) = wanted.timelines {
-            timelines.keep(timeline());
+        let taps = wanted.taps.filter(|taps| taps.has_room());
+        if wanted.timelines.is_none() && taps.is_none() {
+            return;
         }
-        if let Some(taps) = wanted.taps {
-            taps.tell(|| Tapped { timeline: timeline(), headers: ended.headers.cloned().map(Box::new) });
+        let stages = stages(self, &frame(&record, ended, connection));
+        let timeline = Arc::new(Timeline::of(&record, stages));
+        if let Some(timelines) = wanted.timelines {
+            timelines.keep(timeline.clone());
+        }
+        if let Some(taps) = taps {
+            taps.tell(Tapped { timeline, headers: ended.headers.cloned().map(Box::new) });
         }
     }
 }

@@ -84,11 +84,11 @@ impl Worker {
     }
 
     /// Who wants the record of an exchange that has ended. Call it once for each, because both samples are random.
-    /// `slow`: the time by which it counts as slow.
-    pub fn wanted(&self, is_failure: bool, slow: Duration) -> Wanted<'_> {
+    /// `is_notable`: it failed, or its client went away. `slow`: the time by which it counts as slow.
+    pub fn wanted(&self, is_notable: bool, slow: Duration) -> Wanted<'_> {
         Wanted {
-            access_log: self.access_log.as_deref().filter(|log| log.wants(is_failure)),
-            timelines: self.timelines.as_deref().filter(|ring| ring.wants(is_failure, slow)),
+            access_log: self.access_log.as_deref().filter(|log| log.wants(is_notable)),
+            timelines: self.timelines.as_deref().filter(|ring| ring.wants(is_notable, slow)),
             taps: Some(&*self.taps).filter(|taps| taps.is_open()),
         }
     }

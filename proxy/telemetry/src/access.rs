@@ -20,9 +20,9 @@ use pillion_model::Reason;
 /// A path with its query is cut after this many bytes: enough to recognise the call, and a bound on what scanners send.
 pub(crate) const PATH_BYTES: usize = 1024;
 /// A DNS name has at most 253 bytes, and a port may follow.
-const HOST_BYTES: usize = 260;
+pub(crate) const HOST_BYTES: usize = 260;
 /// The sidecar accepts no longer request id.
-const REQUEST_ID_BYTES: usize = 128;
+pub(crate) const REQUEST_ID_BYTES: usize = 128;
 pub(crate) const DETAIL_BYTES: usize = 512;
 /// The longest SPIFFE ID that the standard allows. Names of the configuration are shorter.
 pub(crate) const NAME_BYTES: usize = 2048;

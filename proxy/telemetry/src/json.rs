@@ -159,10 +159,11 @@ fn cut(value: &[u8], most: usize) -> &[u8] {
     value.get(..end).unwrap_or(value)
 }
 
-/// At most `most` bytes of `value` as text, then `…`.
-pub fn lossy(value: &[u8], most: usize) -> String {
+/// At most `most` bytes of `value` as text, then `…`. Control characters and bytes that are not UTF-8 become U+FFFD, because
+/// the text may be shown in a terminal.
+pub fn printable(value: &[u8], most: usize) -> String {
     let kept = cut(value, most);
-    let mut text = String::from_utf8_lossy(kept).into_owned();
+    let mut text = String::from_utf8_lossy(kept).replace(char::is_control, "\u{fffd}");
     if kept.len() < value.len() {
         text.push('…');
     }

@@ -12,12 +12,14 @@ use parking_lot::Mutex;
 use pillion_model::telemetry::Explain;
 use pillion_model::{Direction, Reason};
 
-use super::access::{DETAIL_BYTES, NAME_BYTES, PATH_BYTES, Record};
-use super::json::lossy;
+use super::access::{DETAIL_BYTES, HOST_BYTES, NAME_BYTES, PATH_BYTES, REQUEST_ID_BYTES, Record};
+use super::json::printable;
 use super::labels::Decision;
 
 /// A quarter of a ring belongs to exchanges that did not fail, so that a storm of failures leaves them.
 const FAILED_SHARE: (usize, usize) = (3, 4);
+/// 16 KiB: what a ring has at least, with some twenty timelines. So many workers may hold more than `explain.keep`.
+const LEAST: usize = 16 * 1024;
 
 /// What is kept of one exchange, a request or an opaque connection. It has neither the query nor any header but the
 /// host.
@@ -132,18 +134,17 @@ pub enum StageOutcome {
 
 impl Timeline {
     pub fn of(record: &Record<'_>, stages: Vec<Stage>) -> Self {
-        let text = |bytes: &[u8], most| lossy(bytes, most).into_boxed_str();
-        let path = record.request.path.split(|byte| *byte == b'?').next().unwrap_or_default();
+        let text = |bytes: &[u8], most| printable(bytes, most).into_boxed_str();
         Self {
-            id: text(record.request.request_id, NAME_BYTES),
+            id: text(record.request.request_id, REQUEST_ID_BYTES),
             time: record.time,
             direction: record.direction,
             service: record.service.into(),
             route: record.route.into(),
             protocol: record.protocol,
-            method: text(record.request.method.as_bytes(), NAME_BYTES),
-            path: text(path, PATH_BYTES),
-            host: text(record.request.host, NAME_BYTES),
+            method: text(record.request.method.as_bytes(), REQUEST_ID_BYTES),
+            path: text(path_of(record.request.path), PATH_BYTES),
+            host: text(without_user(record.request.host), HOST_BYTES),
             status: record.request.status,
             grpc_status: record.request.grpc_status,
             reason: record.reason,
@@ -171,7 +172,7 @@ impl Timeline {
 
     /// Whether it counts as failed: see [`is_failure`].
     pub fn is_failure(&self) -> bool {
-        is_failure(self.reason.is_some() || !self.peer_reason.is_empty(), self.status)
+        !self.peer_reason.is_empty() || is_failure(self.reason, self.status, self.grpc_status)
     }
 
     /// The memory that it takes, in bytes.
@@ -194,10 +195,32 @@ impl Timeline {
     }
 }
 
-/// Whether an exchange counts as failed, for the access log and for what is kept: a sidecar ended it, or the answer is a
-/// 5xx.
-pub const fn is_failure(has_reason: bool, status: u16) -> bool {
-    has_reason || status >= 500
+/// Whether an exchange counts as failed: a sidecar ended it, the answer is a 5xx, or the gRPC status says that the server
+/// failed (UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS). A client that went away is no failure.
+pub fn is_failure(reason: Option<Reason>, status: u16, grpc_status: Option<u8>) -> bool {
+    match reason {
+        Some(Reason::ClientGone) => false,
+        Some(_) => true,
+        None => status >= 500 || matches!(grpc_status, Some(2 | 4 | 13 | 14 | 15)),
+    }
+}
+
+/// The path of a request's target, without the query. The target of a refused head is as the client wrote it, and may
+/// name a user with a password before its host.
+fn path_of(target: &[u8]) -> &[u8] {
+    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    let after = |at: usize| path.get(at + SCHEME_END.len()..).unwrap_or_default();
+    let authority = path.windows(SCHEME_END.len()).position(|window| window == SCHEME_END).map(after);
+    match authority.filter(|_| !path.starts_with(b"/")) {
+        None => path,
+        Some(rest) => rest.iter().position(|byte| *byte == b'/').and_then(|at| rest.get(at..)).unwrap_or(b"/"),
+    }
+}
+
+const SCHEME_END: &[u8] = b"://";
+
+fn without_user(host: &[u8]) -> &[u8] {
+    host.rsplit(|byte| *byte == b'@').next().unwrap_or_default()
 }
 
 /// The timelines of one worker.
@@ -220,15 +243,22 @@ impl Ring {
     }
 
     /// Whether the timeline of this exchange is kept. Call it once for each exchange, because the sample is random.
-    pub fn wants(&self, is_failure: bool, took: Duration) -> bool {
-        is_failure || took >= self.slow || fastrand::u64(..) < self.sample
+    /// `is_notable`: it failed, or its client went away.
+    pub fn wants(&self, is_notable: bool, took: Duration) -> bool {
+        is_notable || took >= self.slow || fastrand::u64(..) < self.sample
     }
 
     /// Keeps a timeline.
-    pub fn keep(&self, timeline: Timeline) {
+    pub fn keep(&self, timeline: Arc<Timeline>) {
         let [failed, others] = &mut *self.kept.lock();
         let queue = if timeline.is_failure() { failed } else { others };
-        queue.push(Arc::new(timeline));
+        queue.push(timeline);
+    }
+
+    /// The last failed ones, at most so many.
+    fn last_failed(&self, most: usize) -> Vec<Arc<Timeline>> {
+        let [failed, _] = &*self.kept.lock();
+        failed.kept.iter().rev().take(most).cloned().collect()
     }
 
     fn kept(&self) -> Vec<Arc<Timeline>> {
@@ -254,7 +284,11 @@ impl Queue {
     }
 
     fn push(&mut self, timeline: Arc<Timeline>) {
-        self.bytes += cost(&timeline);
+        let bytes = cost(&timeline);
+        if bytes > self.most {
+            return; // it has no room, and the others stay
+        }
+        self.bytes += bytes;
         self.kept.push_back(timeline);
         while self.bytes > self.most
             && let Some(oldest) = self.kept.pop_front()
@@ -276,9 +310,9 @@ fn cost(timeline: &Timeline) -> usize {
 pub struct Timelines(Arc<[Arc<Ring>]>);
 
 impl Timelines {
-    /// Each worker gets an equal part of the memory.
+    /// Each worker gets an equal part of the memory, and at least [`LEAST`].
     pub fn new(explain: &Explain, workers: usize) -> Self {
-        let bytes = usize::try_from(explain.keep).unwrap_or(usize::MAX) / workers.max(1);
+        let bytes = (usize::try_from(explain.keep).unwrap_or(usize::MAX) / workers.max(1)).max(LEAST);
         Self((0..workers).map(|_| Arc::new(Ring::new(explain, bytes))).collect())
     }
 
@@ -286,12 +320,23 @@ impl Timelines {
         self.0.get(worker).cloned()
     }
 
+    /// The failed exchanges that ended last, at most so many.
+    pub fn last_failed(&self, most: usize) -> Vec<Arc<Timeline>> {
+        let all = self.0.iter().flat_map(|ring| ring.last_failed(most)).collect();
+        let mut newest = newest_first(all);
+        newest.truncate(most);
+        newest
+    }
+
     /// All timelines, those that ended last first.
     pub fn newest(&self) -> Vec<Arc<Timeline>> {
-        let mut all: Vec<Arc<Timeline>> = self.0.iter().flat_map(|ring| ring.kept()).collect();
-        all.sort_by_key(|timeline| std::cmp::Reverse(timeline.time + timeline.duration));
-        all
+        newest_first(self.0.iter().flat_map(|ring| ring.kept()).collect())
     }
+}
+
+fn newest_first(mut all: Vec<Arc<Timeline>>) -> Vec<Arc<Timeline>> {
+    all.sort_by_key(|timeline| std::cmp::Reverse(timeline.time + timeline.duration));
+    all
 }
 
 #[cfg(test)]
@@ -326,8 +371,39 @@ mod tests {
     }
 
     #[test]
-    fn the_query_of_a_path_is_not_kept() {
+    fn a_timeline_has_no_query_no_password_and_no_control_character() {
         assert_eq!(&*timeline(1, 200).path, "/a");
+        for (target, expected) in [
+            ("http://user:password@orders/a?b", "/a"),
+            ("http://user:password@orders", "/"),
+            ("/a://b", "/a://b"),
+            ("*", "*"),
+            ("", ""),
+        ] {
+            assert_eq!(path_of(target.as_bytes()), expected.as_bytes(), "{target}");
+        }
+        assert_eq!(without_user(b"user:password@orders:80"), b"orders:80");
+        let record = crate::access::tests::record();
+        let request = RequestRecord { path: b"/\x1b]0;x\x07\xc2\x9b2J\x7f", host: b"\x1b[2J", ..record.request };
+        let kept = Timeline::of(&Record { request, ..record }, Vec::new());
+        let all = format!("{}{}", kept.path, kept.host);
+        assert!(!all.contains(char::is_control) && all.contains("]0;x"), "{all:?}");
+    }
+
+    #[test]
+    fn a_server_that_fails_by_grpc_has_failed_and_a_client_that_left_has_not() {
+        for (reason, status, grpc, expected) in [
+            (None, 200, None, false),
+            (None, 500, None, true),
+            (None, 404, None, false),
+            (None, 200, Some(0), false),
+            (None, 200, Some(5), false),
+            (None, 200, Some(14), true),
+            (Some(Reason::NoRoute), 404, None, true),
+            (Some(Reason::ClientGone), 499, None, false),
+        ] {
+            assert_eq!(is_failure(reason, status, grpc), expected, "{reason:?} {status} {grpc:?}");
+        }
     }
 
     #[test]
@@ -345,7 +421,7 @@ mod tests {
     fn the_newest_timelines_of_all_workers_come_first() {
         let timelines = Timelines::new(&explain(1 << 20, 0.0), 2);
         for (id, worker) in [(1, 0), (2, 1), (3, 0), (4, 1)] {
-            timelines.ring(worker).unwrap().keep(timeline(id, 200));
+            timelines.ring(worker).unwrap().keep(Arc::new(timeline(id, 200)));
         }
         assert_eq!(ids(&timelines), [4, 3, 2, 1]);
         assert!(timelines.ring(2).is_none());
@@ -355,8 +431,10 @@ mod tests {
     fn a_storm_of_failures_leaves_what_was_slow() {
         let timelines = Timelines::new(&explain(64 << 10, 0.0), 1);
         let ring = timelines.ring(0).unwrap();
-        ring.keep(timeline(1, 200));
-        (2..10_000).for_each(|id| ring.keep(timeline(id, 503)));
+        ring.keep(Arc::new(timeline(1, 200)));
+        (2..10_000).for_each(|id| ring.keep(Arc::new(timeline(id, 503))));
+        let last: Vec<_> = timelines.last_failed(2).iter().map(|kept| kept.id.to_string()).collect();
+        assert_eq!(last, ["9999", "9998"]);
         let kept: HashSet<usize> = ids(&timelines).into_iter().collect();
         assert!(kept.contains(&1) && kept.contains(&9_999) && !kept.contains(&2));
         assert!(kept.len() > 50, "{}", kept.len());
@@ -372,7 +450,7 @@ mod tests {
                 let held: usize = queue.kept.iter().map(|kept| cost(kept)).sum();
                 prop_assert_eq!(held, queue.bytes);
                 prop_assert!(held <= 20_000);
-                prop_assert_eq!(&*queue.kept.back().unwrap().id, &*id.to_string());
+                prop_assert_eq!(queue.kept.back().map(|kept| &*kept.id), Some(&*id.to_string()));
             }
         }
     }

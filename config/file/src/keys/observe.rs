@@ -58,9 +58,9 @@ pub(super) static EXPLAIN: Static<Explain> = Static::new(|| {
         .word::<Size>(
             "keep",
             field!(keep),
-            "The memory for all timelines together, from 64KiB to 1GiB; the oldest are given up for new ones.",
+            "The memory for all timelines together, from 64KiB to 64MiB; the oldest are given up for new ones.",
         )
-        .takes("64KiB to 1GiB")
+        .takes("64KiB to 64MiB")
         .word::<Share>(
             "sample",
             field!(sample),

@@ -28,7 +28,7 @@ pub(super) fn explain(explain: &Explain, at: &Trail<'_>, faults: &mut Faults) {
     if !Explain::KEEP.contains(&explain.keep) {
         faults
             .error(&at.key("keep"), format!("is {} bytes, out of range", explain.keep))
-            .help("from 64KiB to 1GiB, or `explain: off`");
+            .help("from 64KiB to 64MiB, or `explain: off`");
     }
 }
 

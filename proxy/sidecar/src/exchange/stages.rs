@@ -1,8 +1,8 @@
 //! The stages of an exchange that has ended: where its time went. A pure function of its facts.
 //!
-//! The stages of the attempts follow one another, and together with `route`, `backoff` and `body` they add up to the
-//! duration of the exchange. Two attempts that are made beside each other have stages that overlap; a stage `hedge`
-//! shows where the second one begins. What happened before the exchange began (the handshake with the client, and the
+//! The stages follow one another and add up to the duration of the exchange. Of two attempts that are made beside each
+//! other, the one that was given up has its stages until the other one begins; what it did afterwards takes no time,
+//! and its `detail` says how long it went on. A stage `hedge` shows where the second one begins. What happened before the exchange began (the handshake with the client, and the
 //! time until its first bytes showed what it speaks) takes no time of it: these stages have their times in `detail`.
 
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub struct Frame<'a> {
     /// How long the connection took until this exchange, its first one, began. `None` for later ones.
     pub first: Option<Opening>,
     /// From when to when the external authorizer was asked.
-    pub authorizer: Option<(Instant, Instant)>,
+    pub authorizer: Option<(Instant, Option<Instant>)>,
     /// The first attempt was held up until then.
     pub delayed_until: Option<Instant>,
     pub status: u16,
@@ -51,27 +51,39 @@ pub struct Opening {
 
 /// The stages in the order in which they began.
 pub fn stages(facts: &Facts, frame: &Frame<'_>) -> Vec<Stage> {
-    let mut line = Line { frame: *frame, cursor: frame.started, stages: Vec::with_capacity(8) };
+    let mut line = Line { frame: *frame, cursor: frame.started, until: None, beside: None, stages: Vec::with_capacity(8) };
     line.opening();
     line.decisions(facts);
     let mut queued_at = Vec::new();
     for (number, attempt) in (1..).zip(facts.attempts.all()) {
         let Some(queued) = line.frame.queued(attempt) else { continue }; // no endpoint was picked for it
-        let is_beside = queued < line.cursor && !queued_at.contains(&queued);
+        line.until = line.frame.given_up(attempt, facts);
+        // one that another family's connection left was queued at the same time, and is no hedge
+        let is_beside = line.is_under_way_at(queued) && !queued_at.contains(&queued);
         line.before(number, attempt, queued, is_beside);
         line.attempt(number, attempt, queued, facts.reason);
+        line.beside = line.beside.or(line.until);
         queued_at.push(queued);
     }
+    line.until = None;
     line.finish(facts, !queued_at.is_empty());
     line.stages.sort_by_key(|stage| stage.at);
     line.stages
 }
 
 impl Frame<'_> {
+    /// From when on the time of an attempt that was given up belongs to a later one that was made beside it.
+    fn given_up(&self, attempt: &Attempt, facts: &Facts) -> Option<Instant> {
+        let (queued, ended) = (self.queued(attempt)?, attempt.ended.unwrap_or(self.ended));
+        let is_beside = |later: &Instant| *later > queued && *later < ended;
+        let later = facts.attempts.all().filter(|_| attempt.is_lost).filter_map(|other| self.queued(other));
+        later.filter(is_beside).min()
+    }
+
     /// When an attempt began to wait for a connection. The time of the first one is taken from the start of the exchange,
     /// to save a read of the clock, so what is known to have come before it is not in that time.
     fn queued(&self, attempt: &Attempt) -> Option<Instant> {
-        let before = self.authorizer.map(|(_, answered)| answered).max(self.delayed_until);
+        let before = self.authorizer.map(|(_, answered)| answered.unwrap_or(self.ended)).max(self.delayed_until);
         Some(attempt.queued?.max(before.unwrap_or(self.started)))
     }
 }
@@ -80,22 +92,38 @@ struct Line<'a> {
     frame: Frame<'a>,
     /// Up to here the time is accounted for.
     cursor: Instant,
+    /// From here on the time belongs to another attempt than the one that is added now.
+    until: Option<Instant>,
+    /// When an attempt began beside one that was given up.
+    beside: Option<Instant>,
     stages: Vec<Stage>,
 }
 
 impl Line<'_> {
-    /// Adds a stage from `from` to `to`; the time up to `to` is then accounted for.
+    /// Whether an attempt was under way then that had begun before.
+    fn is_under_way_at(&self, queued: Instant) -> bool {
+        queued < self.cursor || self.beside.is_some_and(|began| began == queued)
+    }
+
+    /// Adds a stage from `from` to `to`. The time up to `to` is then accounted for; what was accounted for before, or
+    /// belongs to another attempt, is not counted again.
     fn push(&mut self, name: StageName, (from, to): (Instant, Instant), outcome: StageOutcome) -> &mut Stage {
-        self.cursor = self.cursor.max(to);
+        let to = to.max(from);
+        let (begins, ends) = (from.max(self.cursor), self.until.map_or(to, |until| to.min(until)));
+        let took = ends.saturating_duration_since(begins);
+        let beside = (to - from).saturating_sub(took);
+        let shown_at = if took.is_zero() { from } else { begins };
+        self.cursor = self.cursor.max(ends);
+        let detail = (!beside.is_zero()).then(|| format!("{beside:.1?} of it beside another attempt").into());
         let at = self.stages.len();
         self.stages.push(Stage {
             name,
-            at: from.saturating_duration_since(self.frame.started),
-            took: to.saturating_duration_since(from),
+            at: shown_at.saturating_duration_since(self.frame.started),
+            took,
             attempt: 0,
             endpoint: None,
             outcome,
-            detail: None,
+            detail,
         });
         &mut self.stages[at]
     }
@@ -129,9 +157,10 @@ impl Line<'_> {
             Some(reason) if first.is_none() && !denied && !limited => StageOutcome::Reason(reason),
             _ => StageOutcome::Done,
         };
-        let (asked, answered) = self.frame.authorizer.unwrap_or((end, end));
-        let (asked, answered) = (asked.min(end), answered.min(end));
-        let (started, found) = (self.frame.started, found(self.frame.route, self.frame.service));
+        let (asked, answered) = self.frame.authorizer.unwrap_or((end, None));
+        let (asked, answered) = (asked.min(end), answered.unwrap_or(end).min(end));
+        let started = self.frame.started;
+        let found = found(self.frame.route, self.frame.service, self.frame.delayed_until.is_some());
         self.push(StageName::Route, (started, asked), outcome).detail = found;
         if let Some(decided) = facts.authorization {
             let rule = self.frame.rule;
@@ -217,11 +246,12 @@ impl Line<'_> {
 }
 
 /// Which route and service were found.
-fn found(route: &str, service: &str) -> Option<Box<str>> {
+fn found(route: &str, service: &str, is_delayed: bool) -> Option<Box<str>> {
+    let delay = if is_delayed { ", held up by its fault.delay" } else { "" };
     match (route, service) {
         (_, "") => None,
-        ("", service) => Some(format!("service {service}").into()),
-        (route, service) => Some(format!("route {route} to service {service}").into()),
+        ("", service) => Some(format!("service {service}{delay}").into()),
+        (route, service) => Some(format!("route {route} to service {service}{delay}").into()),
     }
 }
 
@@ -360,7 +390,7 @@ mod tests {
         let frame = Frame {
             has_body: true,
             request_complete: Some(at(40)),
-            authorizer: Some((at(1), at(9))),
+            authorizer: Some((at(1), Some(at(9)))),
             rule: "readers",
             ..frame(now, 60)
         };
@@ -380,16 +410,78 @@ mod tests {
     }
 
     #[test]
-    fn a_second_attempt_beside_the_first_is_marked_where_it_begins() {
+    fn of_two_attempts_beside_each_other_the_time_belongs_to_the_first_and_then_to_the_one_that_was_answered() {
         let now = Instant::now();
         let mut facts = Facts::default();
         let slow = attempt(&mut facts.attempts, now, (0, Some(1), 40), AttemptOutcome::Outrun);
-        attempt(&mut facts.attempts, now, (20, Some(20), 40), AttemptOutcome::Answered(200));
+        attempt(&mut facts.attempts, now, (20, Some(21), 40), AttemptOutcome::Answered(200));
         facts.attempts.lose(slow, now + Duration::from_millis(40));
         let stages = stages(&facts, &frame(now, 50));
-        let hedge = stages.iter().find(|stage| stage.name == StageName::Hedge).expect("a hedge");
-        assert_eq!((hedge.at.as_millis(), hedge.took, hedge.attempt), (20, Duration::ZERO, 2));
-        assert!(stages.is_sorted_by_key(|stage| stage.at));
+        let expected = [
+            ("route", 0, 0),
+            ("connect", 0, 1),
+            ("send", 1, 0),
+            ("first_byte", 1, 19),
+            ("hedge", 20, 0),
+            ("connect", 20, 1),
+            ("send", 21, 0),
+            ("first_byte", 21, 19),
+            ("body", 40, 10),
+            ("end", 50, 0),
+        ];
+        assert_eq!(told(&stages), expected);
+        assert_eq!((stages[3].outcome, stages[4].attempt), (StageOutcome::Word("outrun"), 2));
+        assert_eq!(stages[3].detail.as_deref(), Some("20.0ms of it beside another attempt"));
+    }
+
+    #[test]
+    fn a_second_attempt_that_was_outrun_takes_no_time() {
+        let now = Instant::now();
+        let mut facts = Facts::default();
+        attempt(&mut facts.attempts, now, (0, Some(1), 40), AttemptOutcome::Answered(200));
+        let quick = attempt(&mut facts.attempts, now, (20, Some(21), 40), AttemptOutcome::Outrun);
+        facts.attempts.lose(quick, now + Duration::from_millis(40));
+        let stages = stages(&facts, &frame(now, 50));
+        let expected = [
+            ("route", 0, 0),
+            ("connect", 0, 1),
+            ("send", 1, 0),
+            ("first_byte", 1, 39),
+            ("hedge", 20, 0),
+            ("connect", 20, 0),
+            ("send", 21, 0),
+            ("first_byte", 21, 0),
+            ("body", 40, 10),
+            ("end", 50, 0),
+        ];
+        assert_eq!(told(&stages), expected);
+    }
+
+    #[test]
+    fn an_endpoint_that_another_family_outran_takes_no_time_of_its_own() {
+        let now = Instant::now();
+        let at = |millis| now + Duration::from_millis(millis);
+        let mut facts = Facts { attempts: Attempts::begun(), ..Facts::default() };
+        facts.attempts.pick(AttemptId::FIRST, ([10, 0, 0, 1], 80).into(), at(0));
+        let left = AttemptOutcome::Failed(Reason::ConnectTimeout);
+        facts.attempts.moved(AttemptId::FIRST, ([10, 0, 0, 2], 80).into(), left, at(250));
+        facts.attempts.note(AttemptId::FIRST, |attempt| {
+            (attempt.connected, attempt.sent, attempt.first_byte) = (Some(at(250)), Some(at(250)), Some(at(260)));
+        });
+        facts.attempts.end(AttemptId::FIRST, AttemptOutcome::Answered(200), at(260));
+        let stages = stages(&facts, &frame(now, 260));
+        let seen: Vec<_> = told(&stages).into_iter().filter(|(name, ..)| *name != "hedge").collect();
+        let expected = [
+            ("route", 0, 0),
+            ("connect", 0, 250),
+            ("connect", 0, 0),
+            ("send", 250, 0),
+            ("first_byte", 250, 10),
+            ("body", 260, 0),
+            ("end", 260, 0),
+        ];
+        assert_eq!((seen.len(), stages.len()), (expected.len(), expected.len()), "no hedge: {:?}", told(&stages));
+        assert_eq!(seen, expected);
     }
 
     #[test]
@@ -418,6 +510,33 @@ mod tests {
     }
 
     proptest! {
+        /// Attempts in any order, also beside each other, leave no time out and count none twice.
+        #[test]
+        fn the_stages_of_attempts_beside_each_other_add_up_too(
+            all in prop::collection::vec((0..90_u64, 0..40_u64, 0..40_u64, any::<bool>()), 0..5),
+            rest in 0..50_u64,
+        ) {
+            let now = Instant::now();
+            let mut facts = Facts::default();
+            let mut all = all;
+            all.sort_by_key(|(queued, ..)| *queued);
+            let last = all.iter().map(|(queued, connect, answer, _)| queued + connect + answer).max().unwrap_or(0);
+            for (queued, connect, answer, is_lost) in all {
+                let connected = queued + connect;
+                let ended = connected + answer;
+                let outcome = if is_lost { AttemptOutcome::Outrun } else { AttemptOutcome::Answered(200) };
+                let id = attempt(&mut facts.attempts, now, (queued, Some(connected), ended), outcome);
+                if is_lost {
+                    facts.attempts.lose(id, now + Duration::from_millis(ended));
+                }
+            }
+            let frame = frame(now, last + rest);
+            let stages = stages(&facts, &frame);
+            let sum: Duration = stages.iter().map(|stage| stage.took).sum();
+            prop_assert_eq!(sum, frame.ended - frame.started, "{:?}", told(&stages));
+            prop_assert!(stages.is_sorted_by_key(|stage| stage.at));
+        }
+
         /// Attempts that follow one another leave no time out and count none twice.
         #[test]
         fn the_stages_of_an_exchange_add_up_to_its_duration(
@@ -441,7 +560,7 @@ mod tests {
             let frame = Frame {
                 has_body,
                 request_complete: has_body.then(|| millis(upload)),
-                authorizer: authorizer.map(|(asked, took)| (millis(asked), millis(asked + took))),
+                authorizer: authorizer.map(|(asked, took)| (millis(asked), Some(millis(asked + took)))),
                 ..frame(now, at + rest)
             };
             let stages = stages(&facts, &frame);

@@ -60,8 +60,8 @@ pub struct RequestFacts {
     pub peer_reason: Option<Box<str>>,
     grpc_status: Option<u8>,
     cut: Option<Reason>,
-    /// From when to when the external authorizer was asked.
-    pub authorizer: Option<(Instant, Instant)>,
+    /// From when to when the external authorizer was asked; without an end, its answer did not come.
+    pub authorizer: Option<(Instant, Option<Instant>)>,
     /// The first attempt was held up until then, by a `fault.delay`.
     pub delayed_until: Option<Instant>,
     /// Its place among all exchanges. It is given back when the exchange ends, although the rest of the request's body
@@ -295,9 +295,11 @@ impl Exchange {
     /// Gives the record to those who want it.
     fn record(&self, facts: &RequestFacts, ending: ResponseEnd, ended: Instant) {
         let Some(line) = &facts.request else { return };
-        let has_reason = facts.common.reason.is_some() || facts.peer_reason.is_some();
+        let (reason, has_peer_reason) = (facts.common.reason, facts.peer_reason.is_some());
+        let is_notable =
+            reason.is_some() || has_peer_reason || is_failure(reason, facts.status, facts.grpc_status);
         let slow = if facts.tunnelled { Duration::ZERO } else { ended - self.started };
-        let wanted = self.worker.wanted(is_failure(has_reason, facts.status), slow);
+        let wanted = self.worker.wanted(is_notable, slow);
         if wanted.by_nobody() {
             return;
         }

@@ -96,6 +96,7 @@ impl Check {
         // What `Connection` names does not reach the application, so it must not reach the authorizer.
         remove_connection_headers(call)?;
         let began = Instant::now();
+        call.common.exchange.note(|facts| facts.authorizer = Some((began, None)));
         let body = match self.authorizer.of.with_body {
             None => Vec::new(),
             Some(most) => match collect(call, route, most).await {
@@ -118,7 +119,7 @@ impl Check {
             }
         };
         let answer = self.answer(&subject, question, carry).await;
-        call.common.exchange.note(|facts| facts.authorizer = Some((began, Instant::now())));
+        call.common.exchange.note(|facts| facts.authorizer = Some((began, Some(Instant::now()))));
         self.judge(call, answer)
     }
 
