@@ -29,7 +29,11 @@ async fn a_browser_shows_the_figures_of_the_metrics_and_the_failures_with_their_
     let script = Program::script(Command::new("env"), "browser.py", &[&url, "outbound/orders", "20"]);
     let found: serde_json::Value = serde_json::from_str(&printed(script).await).expect("JSON");
 
-    assert_eq!((&found["row"]["requests"], &found["row"]["failed"]), (&"20".into(), &"0".into()), "{found:#}");
+    assert_eq!(
+        (&found["row"]["requests"], &found["row"]["failed"]),
+        (&"20".into(), &"0".into()),
+        "{found:#}"
+    );
     assert_eq!((&found["state"], &found["failures"]), (&"live".into(), &3.into()), "{found:#}");
     let map = found["map"].as_str().expect("a label");
     assert!(map.contains("orders") && map.contains("gone"), "{map}");
@@ -37,7 +41,11 @@ async fn a_browser_shows_the_figures_of_the_metrics_and_the_failures_with_their_
     for part in ["connect_refused", "refused the connection", "outbound gone GET /b", "connect"] {
         assert!(opened.contains(part), "{part:?} in {opened}");
     }
-    assert_eq!((&found["faults"], &found["unnamed"], &found["foreign"]), (&serde_json::json!([]), &0.into(), &0.into()), "{found:#}");
+    assert_eq!(
+        (&found["faults"], &found["unnamed"], &found["foreign"]),
+        (&serde_json::json!([]), &0.into(), &0.into()),
+        "{found:#}"
+    );
     assert_ne!(found["light"], found["dark"], "{found:#}");
     assert_eq!(found["overflow"], 0, "nothing is wider than the screen of a phone: {found:#}");
 }

@@ -26,6 +26,18 @@ impl Scrape {
         Self { text, samples }
     }
 
+    /// All series as they are written, such as `name{label="value"}`.
+    pub(crate) fn series(&self) -> Vec<String> {
+        let lines = self.text.lines().filter(|line| !line.starts_with('#'));
+        lines.filter_map(|line| line.rsplit_once(' ')).map(|(series, _)| series.to_owned()).collect()
+    }
+
+    /// The value of a series as it is written; `_`, as promtool's files have it, if there is none.
+    pub(crate) fn value(&self, series: &str) -> String {
+        let of = |line: &str| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned);
+        self.text.lines().find_map(of).unwrap_or_else(|| "_".to_owned())
+    }
+
     /// The sum over all series of `name` that have these labels.
     pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let has = |sample: &&Sample| {

@@ -22,8 +22,25 @@ const HEADER_BYTES: usize = 4 * 1024;
 const REDACTED: &str = "[redacted]";
 /// Parts of the names of header fields whose values may be credentials.
 const CREDENTIALS: [&str; 19] = [
-    "auth", "cookie", "token", "secret", "pass", "pwd", "key", "session", "signature", "credential", "client-cert", "jwt",
-    "assertion", "oidc", "saml", "otp", "csrf", "xsrf", "api-id",
+    "auth",
+    "cookie",
+    "token",
+    "secret",
+    "pass",
+    "pwd",
+    "key",
+    "session",
+    "signature",
+    "credential",
+    "client-cert",
+    "jwt",
+    "assertion",
+    "oidc",
+    "saml",
+    "otp",
+    "csrf",
+    "xsrf",
+    "api-id",
 ];
 /// Fields with a URL, whose query may have secrets.
 const URLS: [&str; 6] = ["location", "referer", "url", "uri", "path", "link"];
@@ -163,7 +180,8 @@ pub fn listed(headers: &Headers) -> HeaderList {
 fn shown(name: &[u8], value: &[u8]) -> String {
     let (name, start) = (lower(name), lower(value.get(..16).unwrap_or(value)));
     let is_named = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
-    if is_named(&CREDENTIALS) || CREDENTIAL_VALUES.iter().any(|begins| start.trim_start().starts_with(begins)) {
+    if is_named(&CREDENTIALS) || CREDENTIAL_VALUES.iter().any(|begins| start.trim_start().starts_with(begins))
+    {
         return REDACTED.to_owned();
     }
     match value.iter().position(|byte| *byte == b'?').filter(|_| is_named(&URLS)) {

@@ -213,7 +213,9 @@ fn path_of(target: &[u8]) -> &[u8] {
     let authority = path.windows(SCHEME_END.len()).position(|window| window == SCHEME_END).map(after);
     match authority.filter(|_| !path.starts_with(b"/")) {
         None => path,
-        Some(rest) => rest.iter().position(|byte| *byte == b'/').and_then(|at| rest.get(at..)).unwrap_or(b"/"),
+        Some(rest) => {
+            rest.iter().position(|byte| *byte == b'/').and_then(|at| rest.get(at..)).unwrap_or(b"/")
+        }
     }
 }
 
@@ -384,7 +386,8 @@ mod tests {
         }
         assert_eq!(without_user(b"user:password@orders:80"), b"orders:80");
         let record = crate::access::tests::record();
-        let request = RequestRecord { path: b"/\x1b]0;x\x07\xc2\x9b2J\x7f", host: b"\x1b[2J", ..record.request };
+        let request =
+            RequestRecord { path: b"/\x1b]0;x\x07\xc2\x9b2J\x7f", host: b"\x1b[2J", ..record.request };
         let kept = Timeline::of(&Record { request, ..record }, Vec::new());
         let all = format!("{}{}", kept.path, kept.host);
         assert!(!all.contains(char::is_control) && all.contains("]0;x"), "{all:?}");

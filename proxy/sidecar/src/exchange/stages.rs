@@ -51,7 +51,13 @@ pub struct Opening {
 
 /// The stages in the order in which they began.
 pub fn stages(facts: &Facts, frame: &Frame<'_>) -> Vec<Stage> {
-    let mut line = Line { frame: *frame, cursor: frame.started, until: None, beside: None, stages: Vec::with_capacity(8) };
+    let mut line = Line {
+        frame: *frame,
+        cursor: frame.started,
+        until: None,
+        beside: None,
+        stages: Vec::with_capacity(8),
+    };
     line.opening();
     line.decisions(facts);
     let mut queued_at = Vec::new();
@@ -83,7 +89,8 @@ impl Frame<'_> {
     /// When an attempt began to wait for a connection. The time of the first one is taken from the start of the exchange,
     /// to save a read of the clock, so what is known to have come before it is not in that time.
     fn queued(&self, attempt: &Attempt) -> Option<Instant> {
-        let before = self.authorizer.map(|(_, answered)| answered.unwrap_or(self.ended)).max(self.delayed_until);
+        let before =
+            self.authorizer.map(|(_, answered)| answered.unwrap_or(self.ended)).max(self.delayed_until);
         Some(attempt.queued?.max(before.unwrap_or(self.started)))
     }
 }
@@ -410,7 +417,8 @@ mod tests {
     }
 
     #[test]
-    fn of_two_attempts_beside_each_other_the_time_belongs_to_the_first_and_then_to_the_one_that_was_answered() {
+    fn of_two_attempts_beside_each_other_the_time_belongs_to_the_first_and_then_to_the_one_that_was_answered()
+    {
         let now = Instant::now();
         let mut facts = Facts::default();
         let slow = attempt(&mut facts.attempts, now, (0, Some(1), 40), AttemptOutcome::Outrun);
@@ -466,7 +474,8 @@ mod tests {
         let left = AttemptOutcome::Failed(Reason::ConnectTimeout);
         facts.attempts.moved(AttemptId::FIRST, ([10, 0, 0, 2], 80).into(), left, at(250));
         facts.attempts.note(AttemptId::FIRST, |attempt| {
-            (attempt.connected, attempt.sent, attempt.first_byte) = (Some(at(250)), Some(at(250)), Some(at(260)));
+            (attempt.connected, attempt.sent, attempt.first_byte) =
+                (Some(at(250)), Some(at(250)), Some(at(260)));
         });
         facts.attempts.end(AttemptId::FIRST, AttemptOutcome::Answered(200), at(260));
         let stages = stages(&facts, &frame(now, 260));
@@ -480,7 +489,12 @@ mod tests {
             ("body", 260, 0),
             ("end", 260, 0),
         ];
-        assert_eq!((seen.len(), stages.len()), (expected.len(), expected.len()), "no hedge: {:?}", told(&stages));
+        assert_eq!(
+            (seen.len(), stages.len()),
+            (expected.len(), expected.len()),
+            "no hedge: {:?}",
+            told(&stages)
+        );
         assert_eq!(seen, expected);
     }
 
