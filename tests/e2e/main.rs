@@ -24,6 +24,7 @@ mod house;
 mod init;
 mod isolation;
 mod lenient;
+mod logs;
 mod loops;
 mod many;
 mod matrix;

@@ -29,8 +29,8 @@ use serde_json::{Value, json};
 
 use crate::page::{Page, Scopes};
 use crate::reading::{Entry, Node, Reading, Shape};
-use crate::schema::{self, Described};
-use crate::value::{BadWord, Leaf, Word, on_off};
+use crate::schema;
+use crate::value::{BadWord, Leaf, on_off};
 
 pub(crate) use inbound::INBOUND;
 pub(crate) use root::FILE;
@@ -164,24 +164,6 @@ impl<B: 'static> Block<B> {
             move |block, at, page| tell(of(block), name, at, page),
         );
         key.defaults_to(move |block| spell(of(block)))
-    }
-
-    /// Adds a key that accepts only one value, which the model need not store.
-    pub(crate) fn only<W: Word + Described + 'static>(
-        self,
-        name: &'static str,
-        shown: &'static str,
-        about: &'static str,
-    ) -> Self {
-        self.key(
-            name,
-            about,
-            schema::word::<W>,
-            |_, node, reading| {
-                node.word::<W>(reading);
-            },
-            move |_, at, page| page.tell(&at.key(name), shown),
-        )
     }
 
     /// Adds a key that holds a block of keys. Where both `defaults` and a service set it, the keys of the service

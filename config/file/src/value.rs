@@ -88,6 +88,11 @@ impl BadWord {
         Self { help: Some(help.into()), ..self }
     }
 
+    /// Adds help where there is none.
+    pub(crate) fn or_help(self, help: &str) -> Self {
+        Self { help: self.help.or_else(|| Some(help.to_owned())), ..self }
+    }
+
     pub(crate) fn secret(self) -> Self {
         Self { is_secret: true, ..self }
     }

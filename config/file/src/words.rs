@@ -26,6 +26,7 @@ pub(crate) use route::{
 
 use crate::schema::{self, Described};
 use crate::value::{BadWord, Count, Text, Word, leaves, on_off, whole, wrapped_leaves};
+use pillion_model::access_format::{LogFormat, Template, TemplateFault};
 use pillion_model::authorization::{Action, EncodedSlash, ExtAuthz, Mode};
 use pillion_model::cluster::{AddressPattern, HostPattern, LoadBalancer, UpstreamProtocol};
 use pillion_model::identity::{SpiffeId, TlsVersion, check_trust_domain};
@@ -35,13 +36,10 @@ use pillion_model::route::{RateLimitBy, Scheme};
 use pillion_model::telemetry::{LogPath, Secret};
 use pillion_model::text::{nearest, shortened};
 
-/// Chooses one of a table of words. `later` are known words whose feature does not exist yet.
-pub(crate) fn choose<T: Clone>(text: &str, table: &[(&str, T)], later: &[&str]) -> Result<T, BadWord> {
+/// Chooses one of a table of words.
+pub(crate) fn choose<T: Clone>(text: &str, table: &[(&str, T)]) -> Result<T, BadWord> {
     if let Some((_, chosen)) = table.iter().find(|(word, _)| *word == text) {
         return Ok(chosen.clone());
-    }
-    if later.contains(&text) {
-        return Err(BadWord::not_yet(text));
     }
     let words: Vec<&str> = table.iter().map(|(word, _)| *word).collect();
     Err(not_one_of(text, &words))
@@ -51,8 +49,6 @@ pub(crate) fn choose<T: Clone>(text: &str, table: &[(&str, T)], later: &[&str]) 
 pub(crate) trait Choice: Clone + 'static {
     const EXPECTED: &'static str;
     const WORDS: &'static [(&'static str, Self)];
-    /// Known words whose feature does not exist yet.
-    const LATER: &'static [&'static str] = &[];
 
     fn words() -> impl Iterator<Item = &'static str> {
         Self::WORDS.iter().map(|(word, _)| *word)
@@ -61,7 +57,7 @@ pub(crate) trait Choice: Clone + 'static {
     /// Every spelling of `off` counts as the table's `off`.
     fn chosen(text: &str) -> Result<Self, BadWord> {
         let is_off = on_off(text) == Some(false) && Self::words().any(|word| word == "off");
-        choose(if is_off { "off" } else { text }, Self::WORDS, Self::LATER)
+        choose(if is_off { "off" } else { text }, Self::WORDS)
     }
 }
 
@@ -95,7 +91,6 @@ choices!(
     TlsMode,
     ClientMode,
     AlwaysErrors,
-    Json,
     RateLimitBy,
     Scheme,
     Action,
@@ -114,6 +109,10 @@ leaves!(
     TlsVersion: chosen,
     TlsMode: chosen,
     ClientMode: chosen,
+    LogFormat: |format| match format {
+        LogFormat::Json => "json".into(),
+        LogFormat::Template(template) => template.spelling().into(),
+    },
     SocketAddr: |address| address.to_string().into(),
     HostPattern: |host| host.to_string().into(),
     AddressPattern: |address| address.to_string().into(),
@@ -253,14 +252,33 @@ impl Choice for AlwaysErrors {
     const WORDS: &'static [(&'static str, Self)] = &[("errors", Self(true)), ("off", Self(false))];
 }
 
-/// `json`, the only format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Json;
+impl Word for LogFormat {
+    const EXPECTED: &'static str = "json, text or a template (\"%REQ(:METHOD)% %RESPONSE_CODE%\")";
 
-impl Choice for Json {
-    const EXPECTED: &'static str = "a format (json)";
-    const WORDS: &'static [(&'static str, Self)] = &[("json", Self)];
-    const LATER: &'static [&'static str] = &["text", "logfmt"];
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        const WORDS: [&str; 2] = ["json", "text"];
+        const LATER: [&str; 1] = ["logfmt"];
+        match text {
+            "json" => Ok(Self::Json),
+            "text" => template(Template::combined()),
+            _ if text.contains('%') => template(Template::parse(text)),
+            _ if LATER.contains(&text) => Err(BadWord::not_yet(text)),
+            _ => {
+                Err(not_one_of(text, &WORDS)
+                    .or_help("a template has operators: %REQ(:METHOD)% %RESPONSE_CODE%"))
+            }
+        }
+    }
+}
+
+fn template(parsed: Result<Template, TemplateFault>) -> Result<LogFormat, BadWord> {
+    parsed.map(LogFormat::Template).map_err(|fault| BadWord::new(fault.what).help(fault.help))
+}
+
+impl Described for LogFormat {
+    fn described() -> Option<Value> {
+        schema::any_of([Some(schema::one_of(["json", "text"].into_iter())), Text::described()])
+    }
 }
 
 impl Word for LogPath {
@@ -486,7 +504,7 @@ impl Word for RetryCondition {
             return status_condition(status);
         }
         let known = CONDITIONS.into_iter().chain(GRPC.map(|(name, number)| (name, Self::Grpc(number))));
-        choose(&text.to_ascii_lowercase(), &known.collect::<Vec<_>>(), &[])
+        choose(&text.to_ascii_lowercase(), &known.collect::<Vec<_>>())
     }
 }
 
@@ -566,6 +584,8 @@ impl Described for Token {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn host(text: &str) -> Option<(String, bool, Option<u16>)> {
@@ -592,9 +612,21 @@ mod tests {
 
     #[test]
     fn known_words_whose_feature_does_not_exist_yet_are_refused_as_not_supported() {
-        for bad in [Json::parse("text").unwrap_err(), Json::parse("logfmt").unwrap_err()] {
-            assert!(bad.what.ends_with("which is not supported yet"), "{bad:?}");
+        let bad = LogFormat::parse("logfmt").unwrap_err();
+        assert!(bad.what.ends_with("which is not supported yet"), "{bad:?}");
+    }
+
+    #[test]
+    fn a_format_is_a_word_or_a_template() {
+        assert_eq!(LogFormat::parse("json"), Ok(LogFormat::Json));
+        for text in ["text", "%DURATION%"] {
+            let format = LogFormat::parse(text).expect("a format");
+            assert_eq!(<LogFormat as crate::value::Leaf>::spell(&format), text);
         }
+        let help = |text| LogFormat::parse(text).unwrap_err().help.unwrap();
+        assert_eq!(help("jsn"), "did you mean json?");
+        assert_eq!(help("apache"), "a template has operators: %REQ(:METHOD)% %RESPONSE_CODE%");
+        assert!(help("%NO_SUCH%").contains("DOWNSTREAM_PEER_URI_SAN"));
     }
 
     #[test]
@@ -655,6 +687,22 @@ mod tests {
         }
         for text in ["200", "600", "4xx", "ok", ""] {
             assert!(RetryCondition::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_format_or_a_fault(
+            parts in prop::collection::vec(prop_oneof![
+                prop::sample::select(vec!["%", "(", ")", ":", "?", "REQ", "RESP", "START_TIME", "DURATION", "%Y", "9", "x", " "])
+                    .prop_map(str::to_owned),
+                any::<char>().prop_map(String::from),
+            ], 0..30)
+        ) {
+            let text = parts.concat();
+            if let Ok(LogFormat::Template(template)) = LogFormat::parse(&text) {
+                prop_assert_eq!(template.spelling(), text);
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ mod validate;
 mod reason;
 pub mod dns;
 pub mod telemetry;
+pub mod access_format;
 pub mod listener;
 pub mod authorization;
 pub mod route;

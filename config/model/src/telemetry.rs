@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::access_format::LogFormat;
 use crate::listener::everywhere;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +71,7 @@ impl Default for Metrics {
 #[derive(Debug, Clone, PartialEq)]
 pub struct AccessLog {
     pub path: LogPath,
+    pub format: LogFormat,
     /// The share of requests that are logged; `100%` is 1.0.
     pub sample: f64,
     /// Whether every failed request is logged (5xx, or a response made by the sidecar), whatever `sample` is. Default
@@ -79,7 +81,7 @@ pub struct AccessLog {
 
 impl Default for AccessLog {
     fn default() -> Self {
-        Self { path: LogPath::Stdout, sample: 1.0, always_errors: true }
+        Self { path: LogPath::Stdout, format: LogFormat::Json, sample: 1.0, always_errors: true }
     }
 }
 
@@ -107,7 +109,7 @@ impl Default for Explain {
     }
 }
 
-/// Where access log lines go. Each line is one JSON object.
+/// Where access log lines go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogPath {
     Stdout,

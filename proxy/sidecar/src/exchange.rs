@@ -14,16 +14,18 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use crate::connection::Connection;
+use crate::noted::NotedHeaders;
 use crate::state::Route;
 use crate::state::authorization::Decided;
-use crate::taps::{HeaderList, Tapped};
+use crate::taps::Tapped;
 use crate::worker::{Wanted, Worker};
 use attempts::{AttemptId, AttemptOutcome, Attempts};
 use pillion_base::error::Error;
 use pillion_model::Direction;
 use pillion_model::Reason;
+use pillion_telemetry::access::OPAQUE;
 use pillion_telemetry::timeline::Timeline;
-use pillion_telemetry::{EndpointLabels, Record, Recorder, RequestRecord, Symbol, TryOutcome};
+use pillion_telemetry::{EndpointLabels, Further, Record, Recorder, RequestRecord, Symbol, TryOutcome};
 use pillion_upstream::cluster::balance::Tried;
 use pillion_upstream::cluster::budget::Deposit;
 use pillion_upstream::cluster::endpoint::Endpoint;
@@ -63,8 +65,8 @@ pub struct ExchangeEnd<'a> {
     pub authorizer: Option<(Instant, Option<Instant>)>,
     /// The first attempt was held up until then, by a `fault.delay`.
     pub delayed_until: Option<Instant>,
-    /// The headers of the request and of its answer, where a tap wants them.
-    pub headers: Option<&'a [HeaderList; 2]>,
+    /// `None`: nobody wants headers.
+    pub headers: Option<&'a NotedHeaders>,
 }
 
 /// The body of a request, as far as its time is concerned.
@@ -162,7 +164,7 @@ impl Facts {
             rule: rule.as_deref().unwrap_or_default(),
         };
         if let Some(log) = wanted.access_log {
-            log.write(&record);
+            log.write(&record, || self.further(ended, connection));
         }
         let taps = wanted.taps.filter(|taps| taps.has_room());
         if wanted.timelines.is_none() && taps.is_none() {
@@ -174,7 +176,25 @@ impl Facts {
             timelines.keep(timeline.clone());
         }
         if let Some(taps) = taps {
-            taps.tell(Tapped { timeline, headers: ended.headers.cloned().map(Box::new) });
+            let headers = ended.headers.and_then(|noted| noted.tapped.clone()).map(Box::new);
+            taps.tell(Tapped { timeline, headers });
+        }
+    }
+
+
+    /// What a template of the access log may name beside the record.
+    fn further<'a>(&self, ended: &ExchangeEnd<'a>, connection: &Connection) -> Further<'a> {
+        let first_byte = self.attempts.last_picked().and_then(|attempt| attempt.first_byte);
+        let request_duration = match ended.upload {
+            _ if ended.protocol == OPAQUE => None,
+            Upload { exists: true, complete } => complete,
+            Upload { exists: false, .. } => Some(Duration::ZERO),
+        };
+        Further {
+            headers: ended.headers.map(|noted| &noted.logged),
+            local: connection.original.or(connection.at),
+            request_duration,
+            response_duration: first_byte.map(|at| at.saturating_duration_since(ended.started)),
         }
     }
 }
@@ -187,7 +207,7 @@ fn frame<'a>(record: &Record<'a>, ended: &ExchangeEnd<'_>, connection: &Connecti
         ended: ended.ended,
         request_complete: upload.complete.map(|after| ended.started + after),
         has_body: upload.exists,
-        is_opaque: record.protocol == OPAQUE,
+        is_opaque: !record.is_request(),
         first: ended.is_first.then(|| Opening {
             handshake: connection.handshake(),
             detection: ended.started.saturating_duration_since(connection.opened),
@@ -200,9 +220,6 @@ fn frame<'a>(record: &Record<'a>, ended: &ExchangeEnd<'_>, connection: &Connecti
         service: record.service,
     }
 }
-
-/// The protocol of an opaque connection in its record.
-pub const OPAQUE: &str = "tcp";
 
 /// Why an opaque connection has no server, and what was tried. The facts are boxed because they are large and failures
 /// are rare.

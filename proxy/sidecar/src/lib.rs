@@ -18,6 +18,7 @@ pub mod tcp;
 pub mod detect;
 pub mod exchange;
 pub mod connection;
+pub mod noted;
 pub mod worker;
 pub mod taps;
 pub mod state;

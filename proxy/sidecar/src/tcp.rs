@@ -24,6 +24,7 @@ use pillion_base::relay::{Bounds, RelayEnd, Relayed, relay};
 use pillion_http::headers::fresh_request_id;
 use pillion_http1::Value;
 use pillion_model::Reason;
+use pillion_telemetry::access::OPAQUE;
 use pillion_telemetry::{Flow, Held, Protocol, RequestRecord};
 use pillion_upstream::cluster::ClusterProtocol;
 
@@ -219,7 +220,7 @@ fn record(
     let id = wanted.timelines.map(|_| fresh_request_id(&mut worker.ground.rng.lock()));
     let request_id = id.as_ref().map(Value::as_bytes).unwrap_or_default();
     let ended = exchange::ExchangeEnd {
-        protocol: exchange::OPAQUE,
+        protocol: OPAQUE,
         request: RequestRecord { request_id, ..RequestRecord::default() },
         bytes,
         started: facts.attempts.began().unwrap_or(ended),

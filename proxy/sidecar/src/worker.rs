@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use parking_lot::Mutex;
+use pillion_model::access_format::Template;
 use pillion_model::listener::DownstreamLimits;
 
 use crate::state::Store;
@@ -20,6 +21,8 @@ pub struct Worker {
     pub state: Arc<Store>,
     pub recorder: Mutex<Recorder>,
     access_log: Option<Arc<AccessLog>>,
+    /// Whether the template of the access log names headers.
+    logs_headers: bool,
     timelines: Option<Arc<Ring>>,
     pub taps: Arc<Taps>,
     /// `metrics.endpoints`.
@@ -66,6 +69,7 @@ impl Worker {
         Arc::new(Self {
             state,
             recorder: Mutex::new(Recorder::new(metrics.clone())),
+            logs_headers: records.access_log.as_ref().is_some_and(|log| log.names_headers().is_some()),
             access_log: records.access_log,
             timelines: records.timelines,
             taps: records.taps,
@@ -81,6 +85,16 @@ impl Worker {
     /// Whether any exchange may be recorded.
     pub fn records(&self) -> bool {
         self.access_log.is_some() || self.timelines.is_some() || self.taps.is_open()
+    }
+
+    /// Whether anyone wants the headers of requests and answers.
+    pub fn wants_headers(&self) -> bool {
+        self.logs_headers || self.taps.wants_headers()
+    }
+
+    /// The template of the access log, if it names headers.
+    pub fn log_of_headers(&self) -> Option<&Template> {
+        self.access_log.as_ref()?.names_headers()
     }
 
     /// Who wants the record of an exchange that has ended. Call it once for each, because both samples are random.

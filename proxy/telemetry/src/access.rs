@@ -1,7 +1,9 @@
-//! The access log: one JSON line for each request or opaque connection. It never delays them.
+//! The access log: one line for each request or opaque connection, as JSON or by a [`template`]. It never delays them.
 //!
 //! A line is formatted on the thread that served the request and copied into a bounded buffer; a separate thread writes
 //! the buffer to the sink ([`super::shipper`]). If the buffer is full, lines are lost and counted.
+
+mod template;
 
 use std::cell::RefCell;
 use std::io;
@@ -9,6 +11,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use pillion_model::Workload;
+use pillion_model::access_format::{LogFormat, Template};
 
 use super::family::IntCounter;
 use super::json::{Object, key};
@@ -38,7 +41,7 @@ pub struct Record<'a> {
     pub direction: Direction,
     pub service: &'a str,
     pub route: &'a str,
-    /// A name from [`protocol_name`], or `tcp`.
+    /// A name from [`protocol_name`], or [`OPAQUE`].
     pub protocol: &'static str,
     pub request: RequestRecord<'a>,
     pub reason: Option<Reason>,
@@ -81,6 +84,36 @@ pub struct RequestRecord<'a> {
     pub peer_reason: &'a str,
 }
 
+/// What a line says only where a template asks for it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Further<'a> {
+    pub headers: Option<&'a KeptHeaders>,
+    /// The address to which the client connected: the original one where the kernel redirected it.
+    pub local: Option<SocketAddr>,
+    /// The time until the last byte of the request had come.
+    pub request_duration: Option<Duration>,
+    /// The time until the first byte of the answer had come from the endpoint.
+    pub response_duration: Option<Duration>,
+}
+
+/// The values of the headers that a template names, in the order of its two lists. An absent one is empty.
+#[derive(Debug, Default)]
+pub struct KeptHeaders {
+    pub request: Vec<Box<[u8]>>,
+    pub answer: Vec<Box<[u8]>>,
+}
+
+impl KeptHeaders {
+    /// Copies the values, each up to 1 KiB.
+    pub fn copied<'v>(values: impl Iterator<Item = Option<&'v [u8]>>) -> Vec<Box<[u8]>> {
+        let kept = |value: &'v [u8]| {
+            let value = value.trim_ascii();
+            value.get(..Template::HEADER_BYTES).unwrap_or(value).into()
+        };
+        values.map(|value| value.map(kept).unwrap_or_default()).collect()
+    }
+}
+
 /// The name of a request's protocol in a [`Record`].
 pub fn protocol_name(version: http::Version) -> &'static str {
     match version {
@@ -92,7 +125,15 @@ pub fn protocol_name(version: http::Version) -> &'static str {
     }
 }
 
+/// The protocol of an opaque connection in a [`Record`].
+pub const OPAQUE: &str = "tcp";
+
 impl Record<'_> {
+    /// Whether it is the record of a request. An opaque connection has neither method nor status.
+    pub fn is_request(&self) -> bool {
+        self.protocol != OPAQUE
+    }
+
     /// Appends the line with its line feed.
     pub fn write_to(&self, line: &mut Vec<u8>, by: &Workload) {
         let mut object = Object::begin(line);
@@ -168,6 +209,8 @@ pub struct AccessLog {
     sample: f64,
     always_errors: bool,
     workload: Workload,
+    /// `None`: the lines are JSON.
+    template: Option<Template>,
     shipper: Shipper,
 }
 
@@ -183,7 +226,19 @@ impl AccessLog {
         dropped: IntCounter,
     ) -> io::Result<Self> {
         let shipper = Shipper::start(Sink::open(&config.path)?, dropped)?;
-        Ok(Self { sample: config.sample, always_errors: config.always_errors, workload, shipper })
+        let template = match &config.format {
+            LogFormat::Json => None,
+            LogFormat::Template(template) => Some(template.clone()),
+        };
+        Ok(Self { sample: config.sample, always_errors: config.always_errors, workload, template, shipper })
+    }
+
+    /// The template, if it names headers, which are then kept while a request runs.
+    pub fn names_headers(&self) -> Option<&Template> {
+        let names_any = |template: &&Template| {
+            !template.request_headers.is_empty() || !template.answer_headers.is_empty()
+        };
+        self.template.as_ref().filter(names_any)
     }
 
     /// Whether this request gets a line. Call it once for each request, because the sample is random.
@@ -193,13 +248,16 @@ impl AccessLog {
     }
 
     /// Accepts a line. Never waits for the sink.
-    pub fn write(&self, record: &Record<'_>) {
+    pub fn write<'a>(&self, record: &Record<'_>, further: impl FnOnce() -> Further<'a>) {
         thread_local! {
             static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
         LINE.with_borrow_mut(|line| {
             line.clear();
-            record.write_to(line, &self.workload);
+            match &self.template {
+                None => record.write_to(line, &self.workload),
+                Some(template) => template::write(template, record, &further(), line),
+            }
             self.shipper.send(line);
         });
     }
@@ -250,7 +308,8 @@ pub(crate) mod tests {
     }
 
     fn config(path: &Scratch, sample: f64, always_errors: bool) -> telemetry::AccessLog {
-        telemetry::AccessLog { path: LogPath::File(path.0.clone()), sample, always_errors }
+        let path = LogPath::File(path.0.clone());
+        telemetry::AccessLog { path, format: LogFormat::Json, sample, always_errors }
     }
 
     fn request() -> RequestRecord<'static> {
@@ -305,6 +364,52 @@ pub(crate) mod tests {
         );
     }
 
+    /// A record with every field that a request can have.
+    fn full() -> Record<'static> {
+        Record {
+            route: "r",
+            peer: "spiffe://a/b",
+            upstream: "10.0.0.1:80".parse().ok(),
+            upstream_duration: Some(Duration::ZERO),
+            authorization: Some(Decision::Allowed),
+            rule: "default",
+            ..record()
+        }
+    }
+
+    /// The table of the page on logs has the fields of a line, in their order and with their types.
+    #[test]
+    fn the_documents_list_every_field_of_a_line() {
+        let page = include_str!("../../../docs/logs.md");
+        let table = page.split_once("| field | type |").expect("a table").1;
+        let rows = table.lines().skip(2).map_while(|line| line.strip_prefix("| `")?.split_once("` | "));
+        let rows: Vec<(&str, &str)> =
+            rows.map(|(field, rest)| (field, rest.split(' ').next().unwrap_or_default())).collect();
+        let named = include_str!("access.rs").split("mod tests").next().unwrap_or_default();
+        let named = named.split("key!(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        let mut declared: Vec<&str> = named.collect();
+        declared.dedup(); // two branches write `reason`
+        assert_eq!(rows.iter().map(|(field, _)| *field).collect::<Vec<_>>(), declared);
+
+        let name = |name: &str| Some(name.to_owned());
+        let by = Workload { name: name("w"), namespace: name("n"), zone: name("z") };
+        let of_peer = RequestRecord { peer_reason: "no_route", ..request() };
+        let mut found: Vec<(String, &str)> = Vec::new();
+        for record in [full(), Record { reason: None, request: of_peer, ..full() }] {
+            let mut line = Vec::new();
+            record.write_to(&mut line, &by);
+            let line: serde_json::Map<String, Value> = serde_json::from_slice(&line).expect("JSON");
+            found.extend(
+                line.iter().map(|(field, value)| {
+                    (field.clone(), if value.is_number() { "number" } else { "string" })
+                }),
+            );
+        }
+        for (field, of_type) in rows {
+            assert!(found.iter().any(|(name, found)| (name.as_str(), *found) == (field, of_type)), "{field}");
+        }
+    }
+
     #[test]
     fn the_sample_decides_unless_errors_are_always_logged() {
         let path = Scratch::new("sample");
@@ -340,7 +445,7 @@ pub(crate) mod tests {
         );
         let threads: Vec<_> = (0..4)
             .map(|_| log.clone())
-            .map(|log| thread::spawn(move || (0..500).for_each(|_| log.write(&record()))))
+            .map(|log| thread::spawn(move || (0..500).for_each(|_| log.write(&record(), Further::default))))
             .collect();
         threads.into_iter().for_each(|thread| thread.join().expect("writes"));
         drop(log);

@@ -322,7 +322,7 @@ fn write_micros(text: &mut [u8; 27], micros: u32) {
 ///
 /// A year begins in March here, so that the leap day is its last day and one formula gives the months: five months have
 /// 153 days. The calendar repeats every 400 years, which are 146,097 days.
-const fn civil(day: u64) -> (u64, u64, u64) {
+pub const fn civil(day: u64) -> (u64, u64, u64) {
     let from_march_0000 = day + 719_468;
     let (cycle, day) = (from_march_0000 / 146_097, from_march_0000 % 146_097);
     // the divisors are the days of 4, 100 and 400 years, less one: these are the corrections for leap days

@@ -2,8 +2,8 @@
 //!
 //! [`metrics`] declares every family; [`family`] keeps their series and is the only file that names the `prometheus`
 //! crate; [`labels`] has the fixed values of labels and [`symbols`] the free-form ones; [`recorder`] and [`service`]
-//! give the data path quick access to its series; [`process`] reads `/proc/self`. [`access`] writes one JSON line for
-//! each request, formatted by [`json`] and written to the sink by [`shipper`]; [`timeline`] keeps the requests that
+//! give the data path quick access to its series; [`process`] reads `/proc/self`. [`access`] writes one line for each
+//! request, formatted by [`json`] or by a template and written to the sink by [`shipper`]; [`timeline`] keeps the requests that
 //! `/requests` shows. [`log`] sets up the diagnostics on
 //! standard error, and [`seldom`] bounds how often a frequent event is logged there.
 //!
@@ -25,7 +25,7 @@ pub mod symbols;
 pub mod log;
 pub mod seldom;
 
-pub use access::{AccessLog, Record, RequestRecord};
+pub use access::{AccessLog, Further, KeptHeaders, Record, RequestRecord};
 pub use family::{Held, Histogram, IntGauge};
 pub use labels::{
     AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pillion_model::access_format::LogFormat;
 use pillion_model::dns::{Dns, NameServers};
 use pillion_model::listener::{DownstreamLimits, Drain};
 use pillion_model::telemetry::{AccessLog, Admin, Explain, LogPath, Metrics};
@@ -15,7 +16,7 @@ use crate::reading::{Node, Reading, Shape};
 use crate::schema::{self, Described};
 use crate::spell;
 use crate::value::{AutoOr, BadWord, Bytes, Count, Delay, OffOr, Opt, Share, Size, Text, Word, on_off};
-use crate::words::{AlwaysErrors, Json, NameServer, Token};
+use crate::words::{AlwaysErrors, NameServer, Token};
 
 pub(super) static ADMIN: Static<Admin> = Static::new(|| {
     Block::new(Admin::default).list::<SocketAddr>(
@@ -89,7 +90,11 @@ pub(super) static ACCESS_LOG: Static<AccessLog> = Static::new(|| {
                 page.tell(&at.key("path"), to);
             },
         )
-        .only::<Json>("format", "json", "One JSON object on each line.")
+        .word::<LogFormat>(
+            "format",
+            field!(format),
+            "json: one object on each line; text: Apache's combined log format; or a template with operators of Envoy.",
+        )
         .word::<Share>("sample", field!(sample), "The share of requests that are logged.")
         .word::<AlwaysErrors>(
             "always",

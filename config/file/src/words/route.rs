@@ -189,7 +189,7 @@ impl Word for Grpc {
     const EXPECTED: &'static str = "a gRPC status (NOT_FOUND)";
 
     fn parse(text: &str) -> Result<Self, BadWord> {
-        choose(&text.to_ascii_lowercase(), &GRPC, &[]).map(Self)
+        choose(&text.to_ascii_lowercase(), &GRPC).map(Self)
     }
 }
 

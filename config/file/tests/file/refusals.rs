@@ -42,7 +42,7 @@ fn the_alternatives_of_the_public_interface_are_refused_by_name() {
         ),
         ("metrics: { merge: [\"http://127.0.0.1:8080/metrics\"] }".into(), "metrics.merge"),
         ("metrics: { compatibility: [istio] }".into(), "metrics.compatibility"),
-        ("access_log: { format: text }".into(), "access_log.format"),
+        ("access_log: { format: logfmt }".into(), "access_log.format"),
     ];
     for (source, key) in cases {
         let errors = bad(&source);

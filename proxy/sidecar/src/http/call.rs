@@ -114,7 +114,7 @@ impl Call {
             facts.method = Some((&head.method).into());
             facts.is_grpc = is_grpc;
             if exchange.worker.records() {
-                let line = facts.request.insert(RequestLine::of(head, &exchange.worker.taps));
+                let line = facts.request.insert(RequestLine::of(head, &exchange.worker));
                 if host.is_none() {
                     *host = line.host_field().cloned(); // it is looked for once
                 }

@@ -15,8 +15,8 @@ use super::transfer::{Interim, Observer, Progress, ResponseEnd};
 use crate::connection::{Connection, Destination};
 use crate::exchange::attempts::{Attempt, AttemptId, AttemptOutcome, Attempts};
 use crate::exchange::{ExchangeEnd, Facts, Upload};
+use crate::noted::NotedHeaders;
 use crate::state::{DestinationKey, Fixed, Route};
-use crate::taps::{HeaderList, Taps, listed};
 use crate::worker::Worker;
 use pillion_base::deadline::Timers;
 use pillion_base::error::Error;
@@ -79,8 +79,8 @@ pub struct RequestLine {
     path: Option<PathAndQuery>,
     host: Named,
     version: http::Version,
-    /// Those of the request and of its answer, where a tap wants them.
-    headers: Option<Box<[HeaderList; 2]>>,
+    /// `None`: nobody wants headers.
+    headers: Option<Box<NotedHeaders>>,
 }
 
 /// How a request names its host.
@@ -268,12 +268,12 @@ impl Exchange {
         self.worker.overhead(self.connection.direction).observe(own.as_secs_f64());
     }
 
-    /// Notes the headers of the answer, where a tap wants them.
+    /// Notes the headers of the answer, where those of the request are noted.
     pub fn note_headers(&self, headers: &Headers) {
-        if self.worker.taps.wants_headers() {
+        if self.worker.wants_headers() {
             let mut facts = self.facts.lock();
-            if let Some([_, answered]) = facts.request.as_mut().and_then(|line| line.headers.as_deref_mut()) {
-                *answered = listed(headers);
+            if let Some(noted) = facts.request.as_mut().and_then(|line| line.headers.as_deref_mut()) {
+                noted.answered(headers, &self.worker);
             }
         }
     }
@@ -335,7 +335,7 @@ fn known_method(label: Option<MethodLabel>) -> &'static str {
 }
 
 impl RequestLine {
-    pub fn of(head: &RequestHead, taps: &Taps) -> Self {
+    pub fn of(head: &RequestHead, worker: &Worker) -> Self {
         let is_known = MethodLabel::from(&head.method) != MethodLabel::Other;
         Self {
             method: (!is_known).then(|| Box::new(head.method.clone())),
@@ -345,7 +345,7 @@ impl RequestLine {
                 None => head.headers.value(Known::Host).map_or(Named::No, Named::Field),
             },
             version: head.version,
-            headers: taps.wants_headers().then(|| Box::new([listed(&head.headers), Vec::new()])),
+            headers: NotedHeaders::of_request(&head.headers, worker),
         }
     }
 

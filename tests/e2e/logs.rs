@@ -1,0 +1,73 @@
+//! The access log of real processes.
+
+use std::path::Path;
+
+use crate::support::backend::Backend;
+use crate::support::certs::{Authority, spiffe};
+use crate::support::eventually;
+use crate::support::sidecar::{Plan, Sidecar};
+use crate::support::wire::Wire;
+
+const ADDRESSES: &str =
+    "admin: { listen: 127.0.0.1:0 }\nmetrics: { listen: 127.0.0.1:0 }\ndrain: { delay: off }\n";
+
+/// A caller's sidecar that logs into a file.
+async fn caller(app: &Backend, access_log: &str) -> Sidecar {
+    Plan::exactly(&format!(
+        "{ADDRESSES}inbound: off\noutbound: {{ listen: 127.0.0.1:0 }}\n\
+         services: {{ orders: {{ listen: 127.0.0.1:0, endpoints: [\"{}\"] }} }}\n\
+         access_log: {{ path: access.log, {access_log} }}\n",
+        app.address
+    ))
+    .start()
+    .await
+}
+
+fn lines(file: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn text_and_templates_have_headers_of_requests_and_of_answers() {
+    let answer = "HTTP/1.1 200 OK\r\nx-made-by: shop\r\ncontent-length: 2\r\n\r\nok";
+    let app = Backend::saying(answer).await;
+    let request =
+        "GET /a?b=1 HTTP/1.1\r\nhost: orders\r\nreferer: http://a/\"\r\nuser-agent: one two\r\n\r\n";
+    for (format, begin, end) in [
+        ("text", "127.0.0.1 - - [", "] \"GET /a?b=1 HTTP/1.1\" 200 2 \"http://a/\\x22\" \"one two\""),
+        (
+            "\"%REQ(X-NONE?:PATH)% %REQ(USER-AGENT)% %RESP(X-MADE-BY):3% %RESPONSE_CODE_DETAILS%\"",
+            "/a?b=1 one\\x20two sho ",
+            "via_upstream",
+        ),
+    ] {
+        let sidecar = caller(&app, &format!("format: {format}")).await;
+        let log = sidecar.directory().join("access.log");
+        assert_eq!(Wire::connect(sidecar.orders()).await.ask(request).await.status(), 200);
+        let line = eventually("a line", async || lines(&log).pop()).await;
+        assert!(line.starts_with(begin) && line.ends_with(end), "{format}: {line}");
+    }
+}
+
+/// Over HTTP/2 between the sidecars, too, whose headers are kept in another form.
+#[tokio::test]
+async fn text_names_the_verified_peer_as_the_user() {
+    let app = Backend::echo().await;
+    let authority = Authority::new();
+    let application = Plan::exactly(&format!(
+        "{ADDRESSES}outbound: off\ninbound: {{ listen: 127.0.0.1:0, app: \"{}\" }}\n\
+         access_log: {{ path: access.log, format: text }}\n",
+        app.address
+    ));
+    let application = application.identified(&authority, "orders").start().await;
+    let service = format!("tls: \"{}\", protocol: http2", spiffe("orders"));
+    let caller = Plan::calling(application.inbound(), &service).identified(&authority, "web").start().await;
+    let request = "GET /a HTTP/1.1\r\nhost: orders\r\nuser-agent: one two\r\n\r\n";
+    assert_eq!(Wire::connect(caller.orders()).await.ask(request).await.status(), 200);
+    let log = application.directory().join("access.log");
+    let line = eventually("a line", async || lines(&log).pop()).await;
+    let begin = format!("127.0.0.1 - {} [", spiffe("web"));
+    assert!(line.starts_with(&begin), "{line}");
+    assert!(line.ends_with("] \"GET /a HTTP/2\" 200 0 \"-\" \"one two\""), "{line}");
+}
