@@ -245,6 +245,11 @@ impl Running {
         }
     }
 
+    /// The access log. `None`: the file has none.
+    pub fn access_log(&self) -> Option<Arc<AccessLog>> {
+        self.access_log.clone()
+    }
+
     /// Reports that the sidecar is ready, because everything for which it waited is there.
     pub fn set_ready(&self) {
         self.readiness.set_ready();

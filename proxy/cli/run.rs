@@ -1,13 +1,15 @@
 //! `pillion run`: runs the sidecar, from reading file and flags to the drain.
 
+use std::convert::Infallible;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
 use pillion_model::Config;
-use pillion_telemetry::log;
+use pillion_telemetry::{AccessLog, log};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::output::warn;
@@ -59,21 +61,36 @@ impl Run {
         let config = self.config(file.as_deref())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let mut signals = Signals::new()?; // before anything listens, so that no signal is missed
-            let mut running = App::build(config)?.start()?;
+            let signals = Signals::new()?; // before anything listens, so that no signal is missed
+            let reopen = signal(SignalKind::user_defined1())?;
+            let running = App::build(config)?.start()?;
             log_start(&running, file.as_deref());
-            let mut keeper = Keeper::new(self.source(file));
-            let Signals { end, hangup } = &mut signals;
-            let ended = tokio::select! { // nothing is lost: the sidecar ends in both cases
-                () = end.wait() => End::Drain,
-                ended = keep(&mut keeper, &mut running, hangup) => ended?,
-            };
-            if ended == End::Broken {
-                anyhow::bail!("a worker thread has ended unexpectedly; see the log above");
+            let reopening = reopen_log(reopen, running.access_log());
+            tokio::select! { // the log need not be opened again when the sidecar has ended
+                ended = self.serve(running, signals, file) => ended,
+                never = reopening => match never {},
             }
-            drain(running, signals, ended).await;
-            Ok(())
         })
+    }
+
+    /// Keeps the sidecar until a signal or an order ends it, and drains it.
+    async fn serve(
+        self,
+        mut running: Running,
+        mut signals: Signals,
+        file: Option<PathBuf>,
+    ) -> anyhow::Result<()> {
+        let mut keeper = Keeper::new(self.source(file));
+        let Signals { end, hangup } = &mut signals;
+        let ended = tokio::select! { // nothing is lost: the sidecar ends in both cases
+            () = end.wait() => End::Drain,
+            ended = keep(&mut keeper, &mut running, hangup) => ended?,
+        };
+        if ended == End::Broken {
+            anyhow::bail!("a worker thread has ended unexpectedly; see the log above");
+        }
+        drain(running, signals, ended).await;
+        Ok(())
     }
 
     /// The source for reloads: the file and the flags of the start. A missing file is refused, because it does not mean
@@ -163,6 +180,19 @@ async fn keep(keeper: &mut Keeper, running: &mut Running, hangup: &mut Signal) -
         tracing::info!(%addresses, "ready");
     }
     Ok(keeper.keep(running, hangup).await)
+}
+
+/// Opens the file of the access log again at each SIGUSR1, as the programs that rotate files ask for.
+async fn reopen_log(mut reopen: Signal, log: Option<Arc<AccessLog>>) -> Infallible {
+    loop {
+        if reopen.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+        match &log {
+            Some(log) => log.reopen(),
+            None => tracing::info!("SIGUSR1 does nothing, because there is no access log"),
+        }
+    }
 }
 
 struct Signals {

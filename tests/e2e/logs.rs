@@ -1,4 +1,4 @@
-//! The access log of real processes.
+//! The access log of real processes: its formats and its rotation.
 
 use std::path::Path;
 
@@ -26,6 +26,52 @@ async fn caller(app: &Backend, access_log: &str) -> Sidecar {
 fn lines(file: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     text.lines().map(str::to_owned).collect()
+}
+
+/// Sends a request for each id, and returns the ids.
+async fn asked(client: &mut Wire, ids: impl Iterator<Item = u32>) -> Vec<String> {
+    let ids: Vec<String> = ids.map(|id| format!("r-{id}")).collect();
+    for id in &ids {
+        let request = format!("GET / HTTP/1.1\r\nhost: orders\r\nx-request-id: {id}\r\n\r\n");
+        assert_eq!(client.ask(&request).await.status(), 200);
+    }
+    ids
+}
+
+#[tokio::test]
+async fn sigusr1_opens_a_log_that_was_moved_away_again_and_no_line_is_lost() {
+    let app = Backend::echo().await;
+    let mut sidecar = caller(&app, "format: \"%REQ(X-REQUEST-ID)%\"").await;
+    let [log, moved] = ["access.log", "access.log.1"].map(|name| sidecar.directory().join(name));
+    let mut client = Wire::connect(sidecar.orders()).await;
+
+    let before = asked(&mut client, 0..50).await;
+    eventually("the first lines", async || (lines(&log) == before).then_some(())).await;
+    std::fs::rename(&log, &moved).expect("moves");
+    sidecar.signal("USR1");
+    // nothing is logged meanwhile, so that only the signal can make the new file
+    eventually("the new file", async || log.exists().then_some(())).await;
+    let after = asked(&mut client, 50..100).await;
+    eventually("the lines of the new file", async || (lines(&log) == after).then_some(())).await;
+    assert_eq!(lines(&moved), before);
+    sidecar.signal("TERM");
+    assert!(sidecar.exit().await.success());
+    assert_eq!(lines(&log), after);
+}
+
+#[tokio::test]
+async fn sigusr1_without_an_access_log_changes_nothing() {
+    let app = Backend::echo().await;
+    let sidecar = Plan::exactly(&format!(
+        "{ADDRESSES}inbound: off\noutbound: {{ listen: 127.0.0.1:0 }}\n\
+         services: {{ orders: {{ listen: 127.0.0.1:0, endpoints: [\"{}\"] }} }}\n",
+        app.address
+    ))
+    .start()
+    .await;
+    sidecar.signal("USR1");
+    eventually("the signal", async || sidecar.errors().contains("SIGUSR1 does nothing").then_some(())).await;
+    asked(&mut Wire::connect(sidecar.orders()).await, 0..1).await;
 }
 
 #[tokio::test]

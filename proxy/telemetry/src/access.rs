@@ -262,6 +262,11 @@ impl AccessLog {
         });
     }
 
+    /// Opens the file again, because it was moved away. Returns at once; the thread that writes does it.
+    pub fn reopen(&self) {
+        self.shipper.reopen();
+    }
+
     /// Writes the accepted lines and accepts no more. Returns false if the sink did not take them within a second.
     ///
     /// This function blocks, so no thread of the data path may call it.

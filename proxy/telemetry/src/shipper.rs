@@ -50,6 +50,8 @@ struct Waiting {
     lines: u64,
     /// Whether the thread sleeps until it is woken.
     asleep: bool,
+    /// Whether the sink shall be opened again.
+    reopening: bool,
     closing: bool,
     ended: bool,
 }
@@ -72,6 +74,12 @@ impl Shipper {
             Pushed::Wake => drop(self.0.wake.notify_one()),
             Pushed::Dropped => self.0.dropped.inc(),
         }
+    }
+
+    /// Asks for the file to be opened again. Lines that were sent before may go to the old file.
+    pub fn reopen(&self) {
+        self.0.waiting.lock().reopening = true;
+        self.0.wake.notify_one();
     }
 
     /// Accepts no more lines. Returns true once every accepted line was written, and false if `patience` ran out.
@@ -108,8 +116,11 @@ impl Waiting {
 impl Shared {
     fn carry(&self, mut sink: Sink) {
         let mut batch = Vec::new();
-        while let Some(lines) = self.next(&mut batch) {
+        while let Some((lines, reopening)) = self.next(&mut batch) {
             let failed_before = sink.failed;
+            if reopening {
+                sink.open_again();
+            }
             if let Err(error) = sink.write(&batch, Instant::now()) {
                 self.dropped.inc_by(lines);
                 log_first_failure(failed_before, sink.path.as_deref(), &error);
@@ -122,11 +133,11 @@ impl Shared {
         self.ended.notify_all();
     }
 
-    /// Swaps the waiting lines for the empty `batch` and returns how many there are. Sleeps while there are none.
-    /// `None`: the shipper is closed.
-    fn next(&self, batch: &mut Vec<u8>) -> Option<u64> {
+    /// Swaps the waiting lines for the empty `batch`. Returns how many there are, and whether the sink shall be opened
+    /// again before they are written. Sleeps while there is nothing to do. `None`: the shipper is closed.
+    fn next(&self, batch: &mut Vec<u8>) -> Option<(u64, bool)> {
         let mut waiting = self.waiting.lock();
-        while waiting.bytes.is_empty() {
+        while waiting.bytes.is_empty() && !waiting.reopening {
             if waiting.closing {
                 return None;
             }
@@ -135,7 +146,7 @@ impl Shared {
         }
         waiting.asleep = false;
         mem::swap(&mut waiting.bytes, batch);
-        Some(mem::take(&mut waiting.lines))
+        Some((mem::take(&mut waiting.lines), mem::take(&mut waiting.reopening)))
     }
 
     fn linger(&self) {
@@ -180,6 +191,21 @@ impl Sink {
 
     fn stream(file: File) -> Self {
         Self { file, path: None, look_at: Instant::now(), failed: false, torn: false }
+    }
+
+    /// Opens the file again. A file that cannot be opened leaves the old one in use.
+    fn open_again(&mut self) {
+        let Some(path) = &self.path else { return };
+        match open_file(path) {
+            Ok(file) => {
+                self.torn &= !is_other(path, &self.file); // the new file has no line that ends in the middle
+                (self.file, self.failed) = (file, false);
+                tracing::info!(path = %path.display(), "the access log was opened again");
+            }
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "the access log cannot be opened again: the old file stays in use");
+            }
+        }
     }
 
     fn write(&mut self, lines: &[u8], now: Instant) -> io::Result<()> {
@@ -342,6 +368,32 @@ mod tests {
         sink.write(b"three\n", start + REOPEN_PAUSE).expect("writes");
         let read = |path: &Scratch| fs::read_to_string(&path.0).expect("reads");
         assert_eq!((read(&moved), read(&path)), ("one\ntwo\n".to_owned(), "three\n".to_owned()));
+    }
+
+    #[test]
+    fn a_file_is_opened_again_when_it_is_asked_for_also_without_lines() {
+        let (path, moved) = (Scratch::new("asked"), Scratch::new("asked-away"));
+        let sink = Sink::open(&LogPath::File(path.0.clone())).expect("opens");
+        let shipper = Shipper::start(sink, dropped()).expect("starts");
+        fs::rename(&path.0, &moved.0).expect("moves");
+        shipper.reopen();
+        while !path.0.exists() {
+            thread::yield_now();
+        }
+        shipper.send(b"one\n");
+        assert!(shipper.close(Duration::from_secs(60)));
+        assert_eq!(fs::read_to_string(&path.0).expect("reads"), "one\n");
+        assert_eq!(fs::read_to_string(&moved.0).expect("reads"), "");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_again_stays_in_use() {
+        let path = Scratch::new("kept");
+        let mut sink = Sink::open(&LogPath::File(path.0.clone())).expect("opens");
+        sink.path = Some(PathBuf::from("/proc/no/such/place"));
+        sink.open_again();
+        sink.write(b"one\n", sink.look_at - REOPEN_PAUSE).expect("writes");
+        assert_eq!(fs::read_to_string(&path.0).expect("reads"), "one\n");
     }
 
     #[test]
