@@ -1,4 +1,4 @@
-//! The access log of real processes: its formats and its rotation.
+//! The access log of real processes: its formats, its rotation, and what stands in no log.
 
 use std::path::Path;
 
@@ -116,4 +116,65 @@ async fn text_names_the_verified_peer_as_the_user() {
     let begin = format!("127.0.0.1 - {} [", spiffe("web"));
     assert!(line.starts_with(&begin), "{line}");
     assert!(line.ends_with("] \"GET /a HTTP/2\" 200 0 \"-\" \"one two\""), "{line}");
+}
+
+/// Every secret that a pair of sidecars has, or that passes through it.
+#[tokio::test]
+async fn no_log_of_a_pair_has_a_secret_at_any_level() {
+    const SECRETS: [&str; 6] = [
+        "bearer-of-the-client",
+        "cookie-of-the-client",
+        "cookie-of-the-answer",
+        "body-of-the-client",
+        "body-of-the-answer",
+        "token-of-the-operator",
+    ];
+    let answer = "HTTP/1.1 200 OK\r\nset-cookie: id=cookie-of-the-answer\r\ncontent-length: 18\r\n\r\nbody-of-the-answer";
+    let app = Backend::saying(answer).await;
+    let authority = Authority::new();
+    let logged = |plan: Plan, account| {
+        plan.with("access_log: { path: stdout }\nadmin: { listen: 127.0.0.1:0, token: \"token-of-the-operator\" }\n")
+            .identified(&authority, account)
+            .env("PILLION_LOG", Path::new("trace,h2=trace,rustls=trace,hyper=trace,hyper_util=trace,tokio_rustls=trace"))
+    };
+    let bare = "metrics: { listen: 127.0.0.1:0 }\ndrain: { delay: off }\n";
+    let application = Plan::exactly(&format!(
+        "{bare}outbound: off\ninbound: {{ listen: 127.0.0.1:0, app: \"{}\" }}\n",
+        app.address
+    ));
+    let application = logged(application, "orders").start().await;
+    let caller = Plan::exactly(&format!(
+        "{bare}inbound: off\noutbound: {{ listen: 127.0.0.1:0 }}\nservices: {{ orders: {{ listen: 127.0.0.1:0, \
+         endpoints: [\"{}\"], tls: \"{}\" }} }}\n",
+        application.inbound(),
+        spiffe("orders")
+    ));
+    let mut caller = logged(caller, "web").start().await;
+    let request = "POST /a?key=in-the-query HTTP/1.1\r\nhost: orders\r\nauthorization: Bearer bearer-of-the-client\r\n\
+                   cookie: id=cookie-of-the-client\r\ncontent-length: 18\r\n\r\nbody-of-the-client";
+    assert_eq!(Wire::connect(caller.orders()).await.ask(request).await.status(), 200);
+    for sidecar in [&caller, &application] {
+        let reload = format!(
+            "POST /reload HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer token-of-the-operator\r\ncontent-length: 0\r\n\r\n",
+            sidecar.admin()
+        );
+        assert_eq!(Wire::connect(sidecar.admin()).await.ask(&reload).await.status(), 200);
+    }
+    let line = caller.log_line().await;
+    assert_eq!(line["path"], "/a?key=in-the-query", "the access log has the query, as the documents say");
+
+    for sidecar in [&caller, &application] {
+        eventually("the end of the request", async || {
+            sidecar.errors().contains("request ended").then_some(())
+        })
+        .await;
+        let log = sidecar.errors();
+        assert!(log.contains("TRACE"), "the log has every level");
+        let key = std::fs::read_to_string(sidecar.directory().join("certs/tls.key")).expect("its key");
+        let key_lines = key.lines().filter(|line| !line.starts_with("-----"));
+        for secret in SECRETS.into_iter().chain(["in-the-query"]).chain(key_lines) {
+            assert!(!log.contains(secret), "{secret} stands in the log");
+        }
+        assert!(!SECRETS.iter().any(|secret| line.to_string().contains(secret)), "{line}");
+    }
 }
