@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
+import urllib.request
 
 import websockets
 
@@ -105,7 +105,7 @@ async def main():
                     break
             else:
                 raise RuntimeError("the browser did not start")
-            address = await page_of(port)
+            address = page_of(port)
             async with websockets.connect(address, max_size=None) as socket:
                 print(json.dumps(await look(Browser(socket))), flush=True)
         finally:
@@ -113,12 +113,10 @@ async def main():
             browser.wait()
 
 
-async def page_of(port):
+def page_of(port):
     """The address of the browser's only tab."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
-    writer.write(f"GET /json HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n".encode())
-    tabs = json.loads((await reader.read()).split(b"\r\n\r\n", 1)[1])
-    writer.close()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=30) as answer:
+        tabs = json.load(answer)
     return next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
 
 

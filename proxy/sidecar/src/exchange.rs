@@ -181,7 +181,6 @@ impl Facts {
         }
     }
 
-
     /// What a template of the access log may name beside the record.
     fn further<'a>(&self, ended: &ExchangeEnd<'a>, connection: &Connection) -> Further<'a> {
         let first_byte = self.attempts.last_picked().and_then(|attempt| attempt.first_byte);

@@ -118,7 +118,9 @@ impl Taps {
         let senders = self.senders.load();
         let has_room = senders.iter().any(|sender| sender.records.capacity() > 0);
         if !has_room {
-            senders.iter().for_each(|sender| drop(sender.lost.fetch_add(1, Relaxed)));
+            for sender in senders.iter() {
+                sender.lost.fetch_add(1, Relaxed);
+            }
         }
         has_room
     }
