@@ -23,17 +23,23 @@ MOST_TABS = 100
 
 class Browser:
     def __init__(self, socket):
-        self.socket, self.number, self.faults = socket, 0, []
+        self.socket, self.number, self.faults, self.is_loaded = socket, 0, [], False
 
     async def call(self, method, **parameters):
         self.number += 1
         await self.socket.send(json.dumps({"id": self.number, "method": method, "params": parameters}))
         while True:
-            told = json.loads(await self.socket.recv())
-            if told.get("method") in FAULTS:
-                self.faults.append(told["params"])
+            told = await self.told()
             if told.get("id") == self.number:
                 return told["result"]
+
+    async def told(self):
+        """The next message of the browser."""
+        told = json.loads(await self.socket.recv())
+        if told.get("method") in FAULTS:
+            self.faults.append(told["params"])
+        self.is_loaded |= told.get("method") == "Page.loadEventFired"
+        return told
 
     async def value(self, expression):
         result = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
@@ -57,7 +63,10 @@ class Browser:
     async def page(self, width, scheme):
         await self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
         await self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.is_loaded = False
         await self.call("Page.navigate", url=URL)
+        while not self.is_loaded:
+            await self.told()
         await self.until(f"{ROW} && Number({ROW}.dataset.requests) >= {REQUESTS}")
 
 
