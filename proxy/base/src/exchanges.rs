@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 /// Bytes counted for an exchange beside its head and its bodies. An exchange that waits for an HTTP/1 application was
@@ -107,6 +108,51 @@ impl ExchangePlace {
     }
 }
 
+/// Bytes that came piece by piece, in one buffer whose memory counts for a holder. The pieces themselves are not kept, since
+/// a small one may be a part of a large buffer.
+#[derive(Debug, Default)]
+pub struct Counted {
+    bytes: Vec<u8>,
+    /// `None`: the memory is not counted.
+    room: Option<ExchangePlace>,
+    /// How often the memory counts: once for itself, and once for each copy that is made of it.
+    times: usize,
+}
+
+impl Counted {
+    pub const fn new(room: Option<ExchangePlace>, times: usize) -> Self {
+        Self { bytes: Vec::new(), room, times }
+    }
+
+    /// Adds a piece. The buffer doubles when it is full, up to `most` bytes. Returns whether the holder has room for it;
+    /// otherwise nothing is added.
+    #[must_use]
+    pub fn add(&mut self, piece: &[u8], most: usize) -> bool {
+        let (length, capacity) = (self.bytes.len().saturating_add(piece.len()), self.bytes.capacity());
+        if length > capacity {
+            let next = length.max(capacity.saturating_mul(2).min(most));
+            let more = (next - capacity).saturating_mul(self.times);
+            if self.room.as_mut().is_some_and(|room| !room.grow(more)) {
+                return false;
+            }
+            self.bytes.reserve_exact(next - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(piece);
+        true
+    }
+
+    /// The bytes, which count as long as a part of them is held.
+    pub fn into_bytes(self) -> Bytes {
+        if self.bytes.is_empty() { Bytes::new() } else { Bytes::from_owner(self) }
+    }
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// Whether a holder that has `own` bytes, while all holders have `all`, may take `bytes` more. Other threads only give
 /// bytes back, so nothing can go wrong between this check and the addition.
 const fn has_room(bytes: usize, own: usize, all: usize, most: usize) -> bool {
@@ -153,6 +199,29 @@ mod tests {
         assert_eq!(all_of(&mallory, 0).len(), 512 - 1 - 300);
         drop((place, content));
         assert_eq!(all_of(&mallory, 0).len(), 512);
+    }
+
+    #[test]
+    fn gathered_bytes_count_with_their_buffer_until_the_last_part_is_dropped() {
+        let exchanges = of(1024);
+        let mallory = exchanges.holder("mallory");
+        let place = mallory.begin(0).expect("a place");
+        let mut counted = Counted::new(Some(place.beside()), 2);
+        for length in 1..=5 * EXCHANGE {
+            assert!(counted.add(b"x", 6 * EXCHANGE));
+            let capacity = counted.bytes.capacity();
+            assert!(capacity >= length && capacity <= (2 * length).min(6 * EXCHANGE), "{length} {capacity}");
+            assert_eq!(mallory.held.load(Relaxed), EXCHANGE + 2 * capacity);
+        }
+        assert!(!counted.add(&vec![b'x'; 600 * EXCHANGE], usize::MAX), "one holder has one half");
+        let mut bytes = counted.into_bytes();
+        assert_eq!(bytes.len(), 5 * EXCHANGE, "what had no room was not added");
+        let part = bytes.split_to(1);
+        drop(bytes);
+        assert_eq!(mallory.held.load(Relaxed), EXCHANGE + 12 * EXCHANGE);
+        drop(part);
+        assert_eq!(mallory.held.load(Relaxed), EXCHANGE);
+        assert!(Counted::default().into_bytes().is_empty());
     }
 
     #[test]

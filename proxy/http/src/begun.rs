@@ -1,7 +1,6 @@
 //! A request body of which a part, or all, was read before the request goes on: the reader has seen these bytes, and the
 //! upstream gets them too.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,20 +8,24 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use pillion_base::exchanges::ExchangePlace;
+use pillion_base::exchanges::{ExchangePlace, Counted};
 
-/// The pieces that were read, and the body from which the rest comes.
+/// 32 KiB, as much as is read at once elsewhere: the upstream gets what was read in such parts.
+const PART: usize = 32 * 1024;
+
+/// The bytes that were read, and the body from which the rest comes.
 pub struct Begun<B> {
-    pieces: VecDeque<Bytes>,
-    /// The bytes in `pieces`.
-    bytes: usize,
+    /// Counted twice, because the one who reads it makes a copy.
+    read: Counted,
+    /// What was read, as soon as the upstream takes it.
+    passing: Bytes,
+    /// The piece for which there was no room.
+    last: Option<Bytes>,
     trailers: Option<HeaderMap>,
     /// `None`: it was read to its end.
     rest: Option<B>,
     /// The size of the whole body, as its client announced it.
     size: SizeHint,
-    /// The memory that the pieces take. `None`: it is not counted.
-    room: Option<ExchangePlace>,
 }
 
 /// Why no further piece is read.
@@ -36,18 +39,18 @@ pub enum Unread<E> {
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Begun<B> {
-    /// Nothing is read yet. The pieces will count in `room`.
+    /// Nothing is read yet. What is read will count in `room`. `None`: it is not counted.
     pub fn new(body: B, room: Option<ExchangePlace>) -> Self {
         let size = body.size_hint();
-        let rest = Some(body);
-        Self { pieces: VecDeque::new(), bytes: 0, trailers: None, rest, size, room }
+        let (read, rest) = (Counted::new(room, 2), Some(body));
+        Self { read, passing: Bytes::new(), last: None, trailers: None, rest, size }
     }
 
     /// Reads one more piece, if the body has at most `most` bytes with it. Returns whether the body may go on. Nothing is
     /// lost when the future is dropped.
     ///
     /// # Errors
-    /// What was read stays, so that the body can be forwarded nevertheless, unless it is broken.
+    /// What was read stays, so that the body can be forwarded nevertheless, unless it is broken. Read no further then.
     pub async fn read(&mut self, most: u64) -> Result<bool, Unread<B::Error>> {
         let Some(rest) = &mut self.rest else { return Ok(false) };
         if self.size.lower() > most {
@@ -67,22 +70,19 @@ impl<B: Body<Data = Bytes> + Unpin> Begun<B> {
     }
 
     fn keep(&mut self, data: Bytes, most: u64) -> Result<(), Unread<B::Error>> {
-        // twice, because the one who reads it makes a copy in one piece
-        let has_room = self.room.as_mut().is_none_or(|room| room.grow(data.len().saturating_mul(2)));
-        self.bytes += data.len();
-        self.pieces.push_back(data);
-        match (self.bytes as u64 > most, has_room) {
-            (true, _) => Err(Unread::TooLong),
-            (false, false) => Err(Unread::NoRoom),
-            (false, true) => Ok(()),
-        }
+        let length = self.read.as_ref().len() + data.len();
+        let why = match length as u64 > most {
+            true => Unread::TooLong,
+            false if self.read.add(&data, usize::try_from(most).unwrap_or(usize::MAX)) => return Ok(()),
+            false => Unread::NoRoom,
+        };
+        self.last = Some(data);
+        Err(why)
     }
 
     /// What was read, in one piece.
     pub fn copied(&self) -> Vec<u8> {
-        let mut copy = Vec::with_capacity(self.bytes);
-        self.pieces.iter().for_each(|piece| copy.extend_from_slice(piece));
-        copy
+        self.read.as_ref().to_vec()
     }
 }
 
@@ -95,10 +95,16 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Begun<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = &mut *self;
-        if let Some(piece) = this.pieces.pop_front() {
-            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        if !this.read.as_ref().is_empty() {
+            this.passing = std::mem::take(&mut this.read).into_bytes();
         }
-        this.room = None;
+        if !this.passing.is_empty() {
+            let part = this.passing.split_to(PART.min(this.passing.len()));
+            return Poll::Ready(Some(Ok(Frame::data(part))));
+        }
+        if let Some(last) = this.last.take() {
+            return Poll::Ready(Some(Ok(Frame::data(last))));
+        }
         match (this.trailers.take(), &mut this.rest) {
             (Some(trailers), _) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
             (None, Some(rest)) => Pin::new(rest).poll_frame(cx),
@@ -107,8 +113,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Begun<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        let is_given = self.pieces.is_empty() && self.trailers.is_none();
-        is_given && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        let is_passed = self.read.as_ref().is_empty() && self.passing.is_empty() && self.last.is_none();
+        is_passed && self.trailers.is_none() && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -118,7 +124,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Begun<B> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
     use std::convert::Infallible;
+    use std::sync::Arc;
 
     use http::{HeaderName, HeaderValue};
     use pillion_base::exchanges::Exchanges;
@@ -183,7 +191,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pieces_take_room_until_they_are_passed_on() {
+    async fn of_a_small_piece_no_more_than_its_bytes_is_held() {
+        /// A buffer of which a piece is a part.
+        struct Buffer([u8; 4096], #[allow(dead_code, reason = "it is counted")] Arc<()>);
+        impl AsRef<[u8]> for Buffer {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        let buffers = Arc::new(());
+        let piece = |_| Frame::data(Bytes::from_owner(Buffer([b'x'; 4096], buffers.clone())).slice(..1));
+        let exchanges = Exchanges::of_one_in(1, 0); // 1 MiB, of which one client gets a half
+        let place = exchanges.holder("mallory").begin(0).unwrap();
+        let mut begun = Begun::new(Frames((0..1000).map(piece).collect()), Some(place.beside()));
+        for _ in 0..900 {
+            assert!(matches!(begun.read(1000).await, Ok(true)));
+        }
+        assert_eq!(Arc::strong_count(&buffers), 1 + 100, "those that were not read yet");
+        assert!(place.beside().grow(490 * 1024));
+        assert_eq!(rest(begun).await.0, "x".repeat(1000));
+    }
+
+    #[tokio::test]
+    async fn what_was_read_takes_room_until_it_is_passed_on() {
         let exchanges = Exchanges::of_one_in(1, 0); // 1 MiB, of which one client gets a half
         let place = exchanges.holder("mallory").begin(0).unwrap();
         let text: &'static str = "x".repeat(120 * 1024).leak();

@@ -4,7 +4,6 @@
 //! the first has not read. Beyond the bound, the kept pieces are dropped and the current try goes on alone: the body
 //! cannot be sent again, and the current try is not delayed.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -13,14 +12,27 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
+/// 4 KiB: a smaller piece is copied behind the others, because it may be a part of a large buffer, which it would hold.
+const SMALL: usize = 4 * 1024;
+
 /// One try's view of the body.
 pub struct Replay<B: Body<Data = Bytes>> {
     shared: Arc<Shared<B>>,
-    /// The number of kept pieces that this try already has.
+    /// The number of kept bytes that this try already has.
     given: usize,
     trailers_given: bool,
     /// The rest of the body, while this try holds it.
     rest: Option<B>,
+}
+
+/// What has come of the body. Its memory is in proportion to its bytes, into whatever pieces the client has cut them.
+#[derive(Default)]
+struct Kept {
+    /// Those before `small`: large pieces, the first one, and small ones that were joined.
+    pieces: Vec<Bytes>,
+    /// Small pieces that came last. Its capacity is at most twice its length.
+    small: Vec<u8>,
+    bytes: usize,
 }
 
 /// What the tries of one request share. The retry layer keeps it.
@@ -33,8 +45,7 @@ pub struct Shared<B> {
 struct State<B> {
     /// The part that is not read yet, while no try holds it.
     rest: Option<B>,
-    kept: VecDeque<Bytes>,
-    kept_bytes: usize,
+    kept: Kept,
     bound: usize,
     trailers: Option<HeaderMap>,
     /// All of the body was read.
@@ -54,8 +65,7 @@ impl<B: Body<Data = Bytes>> Shared<B> {
         }
         let state = State {
             rest: Some(body),
-            kept: VecDeque::new(),
-            kept_bytes: 0,
+            kept: Kept::default(),
             bound,
             trailers: None,
             complete: false,
@@ -81,13 +91,13 @@ impl<B: Body<Data = Bytes>> Shared<B> {
 }
 
 impl<B: Body<Data = Bytes>> Replay<B> {
-    /// Gives the kept pieces, and then takes over the rest. `None`: this try now holds the rest.
+    /// Gives what is kept, and then takes over the rest. `None`: this try now holds the rest.
     #[allow(clippy::type_complexity)] // the frame type of `http_body`, with one more "not yet"
     fn catch_up(&mut self, cx: &Context<'_>) -> Poll<Option<Option<Result<Frame<Bytes>, B::Error>>>> {
         let mut state = self.shared.state.lock();
-        if let Some(piece) = state.kept.get(self.given) {
-            self.given += 1;
-            return Poll::Ready(Some(Some(Ok(Frame::data(piece.clone())))));
+        if let Some(piece) = state.kept.after(self.given) {
+            self.given += piece.len();
+            return Poll::Ready(Some(Some(Ok(Frame::data(piece)))));
         }
         if state.complete {
             let trailers =
@@ -113,7 +123,7 @@ impl<B: Body<Data = Bytes>> Replay<B> {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     state.keep(data);
-                    self.given = state.kept.len();
+                    self.given = state.kept.bytes;
                 } else if let Some(trailers) = frame.trailers_ref() {
                     state.trailers = Some(trailers.clone());
                     self.trailers_given = true;
@@ -153,7 +163,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
             Some(rest) => rest.is_end_stream(),
             None => {
                 let state = self.shared.state.lock();
-                let all_given = self.given == state.kept.len();
+                let all_given = self.given == state.kept.bytes;
                 all_given && state.complete && (self.trailers_given || state.trailers.is_none())
             }
         }
@@ -189,15 +199,114 @@ impl<B> State<B> {
         if self.spoilt {
             return;
         }
-        self.kept_bytes += data.len();
-        if self.kept_bytes > self.bound {
+        if self.kept.bytes + data.len() > self.bound {
             return self.spoil();
         }
-        self.kept.push_back(data.clone());
+        self.kept.add(data);
     }
 
     fn spoil(&mut self) {
         self.spoilt = true;
-        self.kept = VecDeque::new();
+        self.kept = Kept::default();
+    }
+}
+
+impl Kept {
+    /// The first piece is kept as it came: most bodies have no other.
+    fn add(&mut self, data: &Bytes) {
+        if data.len() < SMALL && self.bytes > 0 {
+            self.small.extend_from_slice(data);
+        } else if !data.is_empty() {
+            let small = std::mem::take(&mut self.small);
+            if !small.is_empty() {
+                self.pieces.push(small.into_boxed_slice().into());
+            }
+            self.pieces.push(data.clone());
+        }
+        self.bytes += data.len();
+    }
+
+    /// What comes after the first `given` bytes.
+    fn after(&self, given: usize) -> Option<Bytes> {
+        let mut begin = 0;
+        for piece in &self.pieces {
+            let end = begin + piece.len();
+            if given < end {
+                return Some(piece.slice(given - begin..));
+            }
+            begin = end;
+        }
+        let rest = self.small.get(given - begin..).filter(|rest| !rest.is_empty())?;
+        Some(Bytes::copy_from_slice(rest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::future::poll_fn;
+
+    use super::*;
+
+    /// A body of these pieces.
+    struct Pieces(VecDeque<Bytes>);
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+        }
+    }
+
+    /// A buffer of which a piece is a part.
+    struct Buffer([u8; 8192], #[allow(dead_code, reason = "it is counted")] Arc<()>);
+
+    impl AsRef<[u8]> for Buffer {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    async fn read(replay: &mut Replay<Pieces>, most: usize) -> String {
+        let mut text = String::new();
+        while text.len() < most {
+            let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut *replay).poll_frame(cx)).await else { break };
+            text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
+        }
+        text
+    }
+
+    #[tokio::test]
+    async fn small_pieces_hold_no_buffers_and_each_try_gets_the_same_bytes() {
+        let buffers = Arc::new(());
+        let lengths = [1, 1, 0, 5000, 1, 4095, 1, 4096, 2, 3].into_iter().chain([1; 1000]);
+        let pieces = lengths.enumerate().map(|(nth, length)| {
+            let byte = b'a' + (nth % 26) as u8;
+            Bytes::from_owner(Buffer([byte; 8192], buffers.clone())).slice(..length)
+        });
+        let pieces: VecDeque<_> = pieces.collect();
+        let whole: Vec<u8> = pieces.iter().flatten().copied().collect();
+        let whole = String::from_utf8(whole).unwrap();
+        for read_before in [0, 1, 2, 5001, 9_100, 14_000, usize::MAX] {
+            let shared = Shared::keep(Pieces(pieces.clone()), 64 * 1024).ok().unwrap();
+            let mut first = shared.start();
+            let begun = read(&mut first, read_before).await;
+            assert!(whole.starts_with(&begun));
+            drop(first);
+            assert_eq!(read(&mut shared.start(), usize::MAX).await, whole, "{read_before}");
+            assert!(shared.can_replay() && shared.is_complete());
+            assert_eq!(read(&mut shared.start(), usize::MAX).await, whole, "{read_before}");
+            let state = shared.state.lock();
+            assert_eq!((state.kept.bytes, state.kept.pieces.len()), (whole.len(), 5));
+        }
+        let shared = Shared::keep(Pieces(pieces), 64 * 1024).ok().unwrap();
+        assert_eq!(read(&mut shared.start(), usize::MAX).await.len(), whole.len());
+        assert_eq!(Arc::strong_count(&buffers), 1 + 3, "those of the first piece and of the large ones");
     }
 }

@@ -160,7 +160,7 @@ fn next_piece(
     bytes: &mut BytesMut,
     limits: &Limits,
 ) -> Option<(Bytes, Then)> {
-    let (mut first, mut joined) = (Bytes::new(), BytesMut::new());
+    let (mut first, mut joined) = (Bytes::new(), Vec::new());
     let then = loop {
         let length = match std::mem::take(judged) {
             0 => match next_event(server, bytes, limits) {
@@ -174,7 +174,7 @@ fn next_piece(
             first = take(bytes, length);
         } else if so_far + length <= JOINED {
             if joined.is_empty() {
-                joined.reserve(JOINED);
+                joined.reserve_exact(JOINED);
                 joined.extend_from_slice(&first);
             }
             joined.extend_from_slice(bytes.get(..length).unwrap_or_default());
@@ -184,7 +184,8 @@ fn next_piece(
             break Then::More;
         }
     };
-    let data = if joined.is_empty() { first } else { joined.freeze() };
+    // without the rest of its 4 KiB, since a reader may keep many pieces
+    let data = if joined.is_empty() { first } else { joined.into_boxed_slice().into() };
     match (data.is_empty(), &then) {
         (true, Then::More) => None,
         _ => Some((data, then)),
@@ -208,5 +209,22 @@ fn next_event(server: &mut Server, bytes: &mut BytesMut, limits: &Limits) -> Res
                 FromClient::More | FromClient::Head(_) => Err(Then::More),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_that_was_joined_takes_no_more_memory_than_its_bytes() {
+        let (mut server, limits) = (Server::new(), Limits::default());
+        let sent = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n1\r\nb\r\n";
+        let mut bytes = BytesMut::from(sent);
+        let Ok((head, FromClient::Head(_))) = server.read(&bytes, &limits) else { unreachable!("a head") };
+        bytes.advance(head);
+        let (piece, then) = next_piece(&mut server, &mut 0, &mut bytes, &limits).expect("a piece");
+        assert!(piece == "ab" && matches!(then, Then::More), "{piece:?} {then:?}");
+        assert_eq!(piece.try_into_mut().map(|piece| piece.capacity()), Ok(2));
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Version};
 use http_body::Body as _;
 use pillion_base::error::{Error, Sent};
-use pillion_base::exchanges::ExchangePlace;
+use pillion_base::exchanges::{ExchangePlace, Counted};
 use pillion_http::begun::{Begun, Unread};
 use pillion_http::headers::grpc_timeout;
 use pillion_http1::Known;
@@ -129,41 +129,25 @@ pub(super) struct Content {
     pub(super) trailers: HeaderMap,
 }
 
-/// Bytes that count as memory of the client as long as they are held.
-struct Counted {
-    bytes: Vec<u8>,
-    _room: Option<ExchangePlace>,
-}
-
-impl AsRef<[u8]> for Counted {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-/// The whole content of an answer. It is held in `room`.
+/// The whole content of an answer. It counts in `room` as long as it is held.
 ///
 /// # Errors
 /// `authz_unavailable`, or `overloaded` where there is no room for it.
-pub(super) async fn whole(mut body: Body, mut room: Option<ExchangePlace>) -> Result<Content, Error> {
-    let (mut bytes, mut trailers) = (Vec::new(), HeaderMap::new());
+pub(super) async fn whole(mut body: Body, room: Option<ExchangePlace>) -> Result<Content, Error> {
+    let (mut content, mut trailers) = (Counted::new(room, 1), HeaderMap::new());
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let broke_off = |_| Error::new(Reason::AuthzUnavailable, "its answer broke off");
         match frame.map_err(broke_off)?.into_data() {
-            Ok(data) if bytes.len() + data.len() > MOST_BYTES => {
+            Ok(data) if content.as_ref().len() + data.len() > MOST_BYTES => {
                 let detail = "its answer has more than 64 KiB of content";
                 return Err(Error::new(Reason::AuthzUnavailable, detail));
             }
-            Ok(data) if room.as_mut().is_some_and(|room| !room.grow(data.len())) => {
-                return Err(Error::new(Reason::Overloaded, NO_ROOM));
-            }
-            Ok(data) => bytes.extend_from_slice(&data),
+            Ok(data) if content.add(&data, MOST_BYTES) => {}
+            Ok(_) => return Err(Error::new(Reason::Overloaded, NO_ROOM)),
             Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
         }
     }
-    let counted = Counted { bytes, _room: room };
-    let bytes = if counted.bytes.is_empty() { Bytes::new() } else { Bytes::from_owner(counted) };
-    Ok(Content { bytes, trailers })
+    Ok(Content { bytes: content.into_bytes(), trailers })
 }
 
 #[cfg(test)]
