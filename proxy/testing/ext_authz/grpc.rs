@@ -231,6 +231,21 @@ async fn an_authorizer_changes_the_headers_of_request_and_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_value_that_the_client_has_sent_survives_only_where_the_authorizer_says_append() {
+    let named = |name: &str| field(1, [field(1, name), field(2, "jo")].concat());
+    let append = field(2, number(1, 1));
+    let changes = [field(2, named("x-user")), field(2, [named("x-team"), append].concat())];
+    let mesh = Mesh::default();
+    let app = mesh.answering(A, OK);
+    let _questions = authorizer(&mesh, allowing(&changes));
+    let sidecar = mesh.sidecar(&file("", ALL), None);
+    assert_eq!(ask(&sidecar, "x-user: admin\r\nX_User: root\r\nx-team: shop\r\n").await.status(), Some(200));
+    let got = app.requests()[0].head.to_lowercase();
+    assert!(got.contains("x-user: jo\r\n") && !got.contains("admin") && !got.contains("root"), "{got}");
+    assert!(got.contains("x-team: shop\r\n") && got.contains("x-team: jo\r\n"), "{got}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_denial_over_grpc_has_its_own_status_headers_and_body() {
     let response = [
         field(1, number(1, 451)),

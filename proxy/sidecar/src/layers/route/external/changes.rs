@@ -35,7 +35,7 @@ impl HeaderChanges {
     /// # Errors
     /// One of them cannot be made.
     pub(super) fn of_request(of: &OkHttpResponse) -> Result<Self, String> {
-        let mut changes = Self::written(&of.headers, Some(Side::Request))?;
+        let mut changes = Self::written(&of.headers, Some(Side::Request), Write::Overwrite)?;
         if of.headers_to_remove.len() > MOST {
             return Err(format!("it removes more than {MOST} headers"));
         }
@@ -53,7 +53,7 @@ impl HeaderChanges {
     /// # Errors
     /// One of them cannot be made.
     pub(super) fn of_answer(of: &OkHttpResponse) -> Result<Self, String> {
-        Self::written(&of.response_headers_to_add, Some(Side::Answer))
+        Self::written(&of.response_headers_to_add, Some(Side::Answer), Write::Append)
     }
 
     /// The headers of a denial. Those that may not reach the client are left out later, as for an authorizer over HTTP.
@@ -62,15 +62,17 @@ impl HeaderChanges {
     /// One of them is malformed.
     pub(super) fn denial(options: &[HeaderValueOption]) -> Result<Headers, String> {
         let mut headers = Headers::Map(HeaderMap::new());
-        Self::written(options, None)?.apply(&mut headers);
+        Self::written(options, None, Write::Overwrite)?.apply(&mut headers);
         Ok(headers)
     }
 
-    fn written(options: &[HeaderValueOption], side: Option<Side>) -> Result<Self, String> {
+    /// `unsaid`: how a header is written whose option does not say it. In Envoy's `OkHttpResponse.headers` and
+    /// `DeniedHttpResponse.headers`, `append` is false then: a value that the client has sent must not survive.
+    fn written(options: &[HeaderValueOption], side: Option<Side>, unsaid: Write) -> Result<Self, String> {
         if options.len() > MOST {
             return Err(format!("it changes more than {MOST} headers"));
         }
-        options.iter().map(|option| Change::of(option, side)).collect::<Result<_, _>>().map(Self)
+        options.iter().map(|option| Change::of(option, side, unsaid)).collect::<Result<_, _>>().map(Self)
     }
 
     pub(in super::super) const fn is_empty(&self) -> bool {
@@ -108,7 +110,7 @@ fn remove(headers: &mut Headers, name: &HeaderName) {
 }
 
 impl Change {
-    fn of(option: &HeaderValueOption, side: Option<Side>) -> Result<Self, String> {
+    fn of(option: &HeaderValueOption, side: Option<Side>, unsaid: Write) -> Result<Self, String> {
         let header = option.header.as_ref().ok_or("it changes a header without a name")?;
         let name = header_name(&header.key)?;
         if let Some((why, _)) = side.and_then(|side| reserved(name.as_str(), side)) {
@@ -125,7 +127,7 @@ impl Change {
                     Write::Overwrite
                 }
             }
-            (None, 0) => Write::Append,
+            (None, 0) => unsaid, // the number of APPEND_IF_EXISTS_OR_ADD is also that of an absent field
             (None, 1) => Write::AddIfAbsent,
             (None, 2) => Write::Overwrite,
             (None, 3) => Write::OverwriteIfPresent,
@@ -168,7 +170,8 @@ mod tests {
     #[test]
     fn each_way_of_changing_a_header_leaves_no_other_spelling_of_it() {
         for (append, action, expected) in [
-            (None, 0, vec!["x-a=1", "x-a=new", "x-b=3"]),
+            (None, 0, vec!["x-a=new", "x-b=3"]),
+            (Some(true), 0, vec!["x-a=1", "x-a=new", "x-b=3"]),
             (Some(true), 2, vec!["x-a=1", "x-a=new", "x-b=3"]),
             (Some(false), 0, vec!["x-a=new", "x-b=3"]),
             (None, 1, vec!["x-a=1", "x-b=3", "x_a=2"]),
@@ -181,6 +184,17 @@ mod tests {
         let of_absent = |action| changed(&[option("x-c", "new", None, action)], &[]).map(|all| all.len());
         assert_eq!([0, 1, 2, 3].map(of_absent), [Ok(4), Ok(4), Ok(4), Ok(3)]);
         assert_eq!(changed(&[], &["X-A", "host", ":path", "content-length"]), Ok(vec!["x-b=3".to_owned()]));
+    }
+
+    #[test]
+    fn a_header_of_a_denial_is_overwritten_and_one_of_an_answer_appended_where_the_option_says_nothing() {
+        let cookies = |append| ["a=1", "b=2"].map(|value| option("set-cookie", value, append, 0)).to_vec();
+        let denial = |append| HeaderChanges::denial(&cookies(append)).map(|all| all.iter().count());
+        assert_eq!((denial(None), denial(Some(true))), (Ok(1), Ok(2)));
+        let of = OkHttpResponse { response_headers_to_add: cookies(None), ..OkHttpResponse::default() };
+        let mut headers = Headers::Map(HeaderMap::new());
+        HeaderChanges::of_answer(&of).expect("changes").apply(&mut headers);
+        assert_eq!(headers.iter().count(), 2);
     }
 
     #[test]
