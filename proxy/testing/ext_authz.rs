@@ -202,6 +202,10 @@ fn failing(mesh: &Mesh, how: &'static str) -> Option<Backend> {
                 }
             }
         })),
+        "breaks off its content" => Some(mesh.scripted(AUTHORIZER, |mut peer: Peer, _| async move {
+            peer.message().await;
+            drop(peer.try_send("HTTP/1.1 403 No\r\nx-why: no\r\ncontent-length: 5\r\n\r\n1").await);
+        })),
         "trickles its content" => Some(mesh.scripted(AUTHORIZER, |mut peer: Peer, _| async move {
             peer.message().await;
             drop(peer.try_send("HTTP/1.1 403 No\r\ncontent-length: 5\r\n\r\n1").await);
@@ -216,9 +220,24 @@ fn failing(mesh: &Mesh, how: &'static str) -> Option<Backend> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_authorizer_that_fails_denies_unless_the_file_says_allow() {
+async fn a_denial_whose_content_cannot_be_forwarded_denies_also_where_failures_are_allowed() {
     let huge: &'static str =
-        format!("HTTP/1.1 403 No\r\ncontent-length: {}\r\n\r\n{}", 65 * 1024, "x".repeat(65 * 1024)).leak();
+        format!("HTTP/1.1 302 No\r\ncontent-length: {}\r\n\r\n{}", 65 * 1024, "x".repeat(65 * 1024)).leak();
+    for how in [huge, "breaks off its content", "trickles its content"] {
+        let mesh = Mesh::default();
+        let (app, _authorizer) = (mesh.answering(A, OK), failing(&mesh, how));
+        let sidecar = mesh.sidecar(&file("on_error: allow,", ALL), None);
+        let before = tokio::time::Instant::now();
+        let answer = sidecar.client().await.get("/a").await;
+        assert_eq!((answer.status_and_reason(), app.hits()), ((403, Some("authz_denied")), 0), "{how:.60}");
+        assert_eq!(answer.header("x-why"), None, "{how:.60}");
+        assert!(before.elapsed() < secs(1), "{how:.60}: {:?}", before.elapsed());
+        assert_eq!(sidecar.sum("pillion_ext_authz_checks_total outcome=denied"), 1, "{how:.60}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_authorizer_that_fails_denies_unless_the_file_says_allow() {
     let fields: &'static str =
         format!("HTTP/1.1 403 No\r\n{}content-length: 0\r\n\r\n", "a: b\r\n".repeat(1000)).leak();
     for how in [
@@ -227,7 +246,6 @@ async fn an_authorizer_that_fails_denies_unless_the_file_says_allow() {
         "hangs up",
         "resets",
         "trickles",
-        "trickles its content",
         "garbage\r\n\r\n",
         "HTTP/1.1 500 Broken\r\ncontent-length: 0\r\n\r\n",
         "HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy",
@@ -236,7 +254,6 @@ async fn an_authorizer_that_fails_denies_unless_the_file_says_allow() {
         "HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
         "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n12345",
         "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n12345",
-        huge,
         fields,
     ] {
         for (on_error, expected, hits) in

@@ -280,10 +280,7 @@ async fn every_answer_is_a_verdict_or_a_failure() {
         ("UNAUTHENTICATED", field(1, number(1, 16)), (401, Some("authz_denied"))),
         ("denied_response without a status", field(2, ""), DENIED),
         ("error_response", [field(1, number(1, 13)), field(5, "")].concat(), UNAVAILABLE),
-        ("OK with denied_response", [field(1, ""), field(2, "")].concat(), UNAVAILABLE),
-        ("a status that is none", denying(&[field(1, number(1, 99))]), UNAVAILABLE),
-        ("status 101", denying(&[field(1, number(1, 101))]), UNAVAILABLE),
-        ("a negative status", denying(&[field(1, number(1, u64::MAX))]), UNAVAILABLE),
+        ("OK with denied_response", [field(1, ""), field(2, "")].concat(), DENIED),
         ("query parameters", allowing(&[field(7, field(1, "a"))]), UNAVAILABLE),
         ("query parameters to remove", allowing(&[field(8, "a")]), UNAVAILABLE),
         ("a bad value", set("x-a", "a\r\nx-b: 1"), UNAVAILABLE),
@@ -301,6 +298,38 @@ async fn every_answer_is_a_verdict_or_a_failure() {
         assert_eq!(ask(&sidecar, "").await.status_and_reason(), expected, "{name}");
         assert_eq!(app.hits(), usize::from(expected.0 == 200), "{name}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denial_that_cannot_be_forwarded_denies_also_where_failures_are_allowed() {
+    for (name, response) in [
+        ("a status that is none", field(1, number(1, 99))),
+        ("status 101", field(1, number(1, 101))),
+        ("status 600", field(1, number(1, 600))),
+        ("a negative status", field(1, number(1, u64::MAX))),
+        ("a bad value", field(2, header("x-a", "a\r\nx-b: 1", 2))),
+        ("a bad name", field(2, header("x a", "b", 2))),
+        ("too many headers", field(2, header("x-a", "b", 2)).repeat(101)),
+    ] {
+        let mesh = Mesh::default();
+        let app = mesh.answering(A, OK);
+        let _questions = authorizer(&mesh, denying(&[response, field(3, "<no>")]));
+        let sidecar = mesh.sidecar(&file("on_error: allow,", ALL), None);
+        let answer = ask(&sidecar, "").await;
+        assert_eq!((answer.status_and_reason(), app.hits()), ((403, Some("authz_denied")), 0), "{name}");
+        assert!(answer.header("x-a").is_none() && !answer.body.contains("<no>"), "{name}");
+        assert_eq!(sidecar.sum("pillion_ext_authz_checks_total outcome=denied"), 1, "{name}");
+    }
+    let mesh = Mesh::default();
+    let app = mesh.answering(A, OK);
+    let _questions = authorizer(&mesh, denying(&[field(3, "x".repeat(65 * 1024))]));
+    let sidecar = mesh.sidecar(&file("on_error: allow,", ALL), None);
+    let answer = ask(&sidecar, "").await;
+    assert_eq!(
+        (answer.status_and_reason(), app.hits()),
+        ((503, Some("authz_unavailable")), 0),
+        "a message that is too large to be read may deny"
+    );
 }
 
 /// An authorizer that fails, or answers without a message.

@@ -1,8 +1,9 @@
 //! Asks the external authorizer about an inbound request, in one of Envoy's protocols (`envoy.service.auth.v3`).
 //!
 //! The question has the request's method, path and host, the chosen headers, and what the sidecar has verified of the
-//! client; its body, where the configuration says so. [`over_http`] and [`over_grpc`] ask. What is no verdict is a failure
-//! of the authorizer. A request that cannot be asked about is denied, since a client chooses what it sends.
+//! client; its body, where the configuration says so. [`over_http`] and [`over_grpc`] write the question and read the
+//! answer. What is no verdict is a failure of the authorizer. A denial that cannot be forwarded as it came is a denial
+//! nevertheless. A request that cannot be asked about is denied, since a client chooses what it sends.
 
 mod changes;
 mod content;
@@ -12,16 +13,17 @@ mod over_http;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use pillion_http1::Value;
 use pillion_telemetry::CheckOutcome;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::Carry;
 use crate::http::answer::{self, Denial};
 use crate::http::call::RequestContext;
-use crate::http::{Body, Call, Response};
+use crate::http::{Body, Call, FailedCall, Response};
 use crate::layers::amend::exchange_beside;
 use crate::layers::headers::{remove_connection_headers, scheme};
 use crate::layers::opens_nothing;
@@ -29,9 +31,9 @@ use crate::state::Route;
 use crate::state::authorization::{Authorization, Judged, Judgement};
 use crate::state::authorizer::Authorizer;
 pub(super) use changes::HeaderChanges;
-use content::{Uncollected, collect};
+use content::{Uncollected, collect, whole};
 use pillion_base::error::Error;
-use pillion_http::message::RequestHead;
+use pillion_http::message::{Headers, RequestHead};
 use pillion_http::seen::{Seen, are_read_alike};
 use pillion_model::Reason;
 use pillion_model::authorization::{Action, AuthorizerService};
@@ -130,14 +132,21 @@ impl Check {
         carry: impl Carry,
     ) -> Result<Verdict, Error> {
         let timeout = self.authorizer.of.timeout;
-        let asking = subject.ask(question, carry);
-        let answer = tokio::time::timeout(timeout, asking).await.unwrap_or_else(|_elapsed| {
-            Err(unavailable(format!("no answer within {timeout:?} (ext_authz.timeout)")))
-        });
-        if answer.is_ok() {
+        let until = Instant::now() + timeout;
+        let late = |_elapsed| unavailable(format!("no answer within {timeout:?} (ext_authz.timeout)"));
+        let answer = timeout_at(until, carry(question)).await.map_err(late)?;
+        let (head, body) = answer.map_err(|FailedCall { error, .. }| error)?.into_parts();
+        // read in any case, so that the connection can be used again
+        let content = timeout_at(until, whole(body, subject.call.common.exchange.room())).await;
+        let content = content.map_err(late).flatten();
+        let verdict = match &self.authorizer.of.service {
+            AuthorizerService::Http(_) => over_http::verdict(*head, content),
+            AuthorizerService::Grpc(_) => over_grpc::verdict(&head, content),
+        };
+        if verdict.is_ok() {
             self.authorizer.answered(Instant::now());
         }
-        answer
+        verdict
     }
 
     fn judge(&self, call: &Call, answer: Result<Verdict, Error>) -> Result<Checked, Error> {
@@ -191,6 +200,18 @@ impl Check {
     }
 }
 
+/// A denial with nothing but its status.
+fn plain_denial(status: StatusCode) -> Verdict {
+    let headers = Headers::Map(HeaderMap::new());
+    Verdict::Denied(Denial { status, headers, body: Bytes::new() })
+}
+
+/// A denial that cannot be forwarded as the authorizer wrote it.
+fn unsendable_denial(why: impl std::fmt::Display) -> Verdict {
+    tracing::debug!("a denial of the external authorizer is replaced by a plain 403: {why}");
+    plain_denial(StatusCode::FORBIDDEN)
+}
+
 fn unavailable(why: impl std::fmt::Display) -> Error {
     Error::new(Reason::AuthzUnavailable, why.to_string())
 }
@@ -227,13 +248,6 @@ impl Subject<'_> {
         match &self.authorizer.of.service {
             AuthorizerService::Http(at) => over_http::question(self, at, headers, body),
             AuthorizerService::Grpc(_) => over_grpc::question(self, &headers, body),
-        }
-    }
-
-    async fn ask(&self, question: Box<Call>, carry: impl Carry) -> Result<Verdict, Error> {
-        match &self.authorizer.of.service {
-            AuthorizerService::Http(_) => over_http::ask(self, question, carry).await,
-            AuthorizerService::Grpc(_) => over_grpc::ask(self, question, carry).await,
         }
     }
 

@@ -132,7 +132,7 @@ pub(super) struct Content {
 /// The whole content of an answer. It counts in `room` as long as it is held.
 ///
 /// # Errors
-/// `authz_unavailable`, or `overloaded` where there is no room for it.
+/// `authz_unavailable`; or why this sidecar reads no further: `body_too_large`, or `overloaded` where there is no room.
 pub(super) async fn whole(mut body: Body, room: Option<ExchangePlace>) -> Result<Content, Error> {
     let (mut content, mut trailers) = (Counted::new(room, 1), HeaderMap::new());
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
@@ -140,7 +140,7 @@ pub(super) async fn whole(mut body: Body, room: Option<ExchangePlace>) -> Result
         match frame.map_err(broke_off)?.into_data() {
             Ok(data) if content.as_ref().len() + data.len() > MOST_BYTES => {
                 let detail = "its answer has more than 64 KiB of content";
-                return Err(Error::new(Reason::AuthzUnavailable, detail));
+                return Err(Error::new(Reason::BodyTooLarge, detail));
             }
             Ok(data) if content.add(&data, MOST_BYTES) => {}
             Ok(_) => return Err(Error::new(Reason::Overloaded, NO_ROOM)),
@@ -171,6 +171,6 @@ mod tests {
         drop(held);
         assert!(whole(Body::full(vec![b'x'; MOST_BYTES]), Some(place.beside())).await.is_ok());
         let long = whole(Body::full(vec![b'x'; MOST_BYTES + 1]), Some(place.beside())).await;
-        assert_eq!(long.err().map(|error| error.reason), Some(Reason::AuthzUnavailable));
+        assert_eq!(long.err().map(|error| error.reason), Some(Reason::BodyTooLarge));
     }
 }

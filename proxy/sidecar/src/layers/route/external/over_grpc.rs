@@ -2,29 +2,28 @@
 
 use std::net::SocketAddr;
 
-use bytes::Bytes;
 use http::header::{CONTENT_TYPE, COOKIE, TE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version};
 use http_body::Body as _;
 use pillion_base::error::Error;
 use pillion_grpc::framed::{frame, unframe};
 use pillion_http::headers::{grpc_status, grpc_status_of_trailers, grpc_timeout_value};
-use pillion_http::message::{Headers, RequestHead};
+use pillion_http::message::{Headers, RequestHead, ResponseHead};
 use pillion_http1::Spelling;
 use tokio::time::Instant;
 
 use super::changes::HeaderChanges;
-use super::content::whole;
+use super::content::Content;
 use super::messages::{
     Address, AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, Entry, HttpRequest,
     HttpResponse, OkHttpResponse, Peer, Request, SocketAddress,
 };
-use super::{Allowed, Subject, Verdict, request, unavailable};
+use super::{Allowed, Subject, Verdict, plain_denial, request, unavailable, unsendable_denial};
 use crate::connection::Destination;
 use crate::http::answer::Denial;
-use crate::http::{Body, Call, FailedCall};
+use crate::http::{Body, Call};
 use crate::layers::headers::scheme;
-use crate::layers::route::{Carry, host_text};
+use crate::layers::route::host_text;
 use crate::state::DestinationKey;
 
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -127,41 +126,37 @@ fn joined(headers: &HeaderMap) -> Result<Vec<Entry>, String> {
     headers.keys().map(entry).collect()
 }
 
-/// Asks, and reads the answer.
+/// What the answer says.
 ///
 /// # Errors
 /// There is no verdict.
-pub(super) async fn ask(of: &Subject<'_>, question: Box<Call>, carry: impl Carry) -> Result<Verdict, Error> {
-    let answer = carry(question).await.map_err(|FailedCall { error, .. }| error)?;
-    let (head, body) = answer.into_parts();
-    let at_once = grpc_status(&head.headers);
-    let content = whole(body, of.call.common.exchange.room()).await?;
+pub(super) fn verdict(head: &ResponseHead, content: Result<Content, Error>) -> Result<Verdict, Error> {
     if head.status != StatusCode::OK {
         return Err(unavailable(format!("it answered {}, which is no answer of gRPC", head.status)));
     }
-    match at_once.or_else(|| grpc_status_of_trailers(&content.trailers)) {
-        Some(0) => verdict(unframe(&content.bytes).map_err(unavailable)?).map_err(unavailable),
+    let trailing = || grpc_status_of_trailers(&content.as_ref().ok()?.trailers);
+    match grpc_status(&head.headers).or_else(trailing) {
         // PERMISSION_DENIED and UNAUTHENTICATED: a verdict, however unusual
-        Some(7) => Ok(Verdict::Denied(plain_denial(StatusCode::FORBIDDEN))),
-        Some(16) => Ok(Verdict::Denied(plain_denial(StatusCode::UNAUTHORIZED))),
-        Some(other) => Err(unavailable(format!("it answered with gRPC status {other}"))),
-        None => Err(unavailable("it answered without a gRPC status")),
+        Some(7) => Ok(plain_denial(StatusCode::FORBIDDEN)),
+        Some(16) => Ok(plain_denial(StatusCode::UNAUTHORIZED)),
+        Some(other @ 1..) => Err(unavailable(format!("it answered with gRPC status {other}"))),
+        Some(0) => judged(unframe(&content?.bytes).map_err(unavailable)?).map_err(unavailable),
+        None => content.and_then(|_| Err(unavailable("it answered without a gRPC status"))),
     }
 }
 
-/// What the answer says. Without a status it allows only if it says so in another way: in Envoy, an empty message allows.
-fn verdict(answer: CheckResponse) -> Result<Verdict, String> {
+/// What the message says. Without a status it allows only if it says so in another way: in Envoy, an empty message allows.
+fn judged(answer: CheckResponse) -> Result<Verdict, String> {
     match (answer.status.map(|status| status.code), answer.http_response) {
+        (_, Some(HttpResponse::Denied(denied))) => Ok(denial(denied)),
         (Some(0), None) => Ok(Verdict::Allowed(Allowed::default())),
         (Some(0) | None, Some(HttpResponse::Ok(ok))) => allowed(&ok).map(Verdict::Allowed),
         (_, Some(HttpResponse::Error(_))) => {
             Err("it says that it has failed itself (error_response)".to_owned())
         }
-        (Some(0), Some(HttpResponse::Denied(_))) => Err("it allows and denies at once".to_owned()),
         (None, None) => Err("its answer has no status".to_owned()),
-        (_, Some(HttpResponse::Denied(denied))) => denial(denied).map(Verdict::Denied),
-        (Some(16), _) => Ok(Verdict::Denied(plain_denial(StatusCode::UNAUTHORIZED))),
-        (Some(_), _) => Ok(Verdict::Denied(plain_denial(StatusCode::FORBIDDEN))),
+        (Some(16), _) => Ok(plain_denial(StatusCode::UNAUTHORIZED)),
+        (Some(_), _) => Ok(plain_denial(StatusCode::FORBIDDEN)),
     }
 }
 
@@ -172,16 +167,16 @@ fn allowed(of: &OkHttpResponse) -> Result<Allowed, String> {
     Ok(Allowed { request: HeaderChanges::of_request(of)?, answer: HeaderChanges::of_answer(of)? })
 }
 
-fn denial(of: DeniedHttpResponse) -> Result<Denial, String> {
+/// The answer for the client. Where it cannot be sent, the request is denied without it.
+fn denial(of: DeniedHttpResponse) -> Verdict {
     let code = of.status.map_or(0, |status| status.code);
     let status = match u16::try_from(code) {
-        Ok(0) => StatusCode::FORBIDDEN,
-        Ok(code @ 200..=599) => StatusCode::from_u16(code).map_err(|bad| bad.to_string())?,
-        _ => return Err(format!("it denies with status {code}, which is none")),
+        Ok(0) => Ok(StatusCode::FORBIDDEN),
+        Ok(code @ 200..=599) => StatusCode::from_u16(code).map_err(|bad| bad.to_string()),
+        _ => Err(format!("its status is {code}")),
     };
-    Ok(Denial { status, headers: HeaderChanges::denial(&of.headers)?, body: of.body })
-}
-
-fn plain_denial(status: StatusCode) -> Denial {
-    Denial { status, headers: Headers::Map(HeaderMap::new()), body: Bytes::new() }
+    match status.and_then(|status| Ok((status, HeaderChanges::denial(&of.headers)?))) {
+        Ok((status, headers)) => Verdict::Denied(Denial { status, headers, body: of.body }),
+        Err(why) => unsendable_denial(why),
+    }
 }

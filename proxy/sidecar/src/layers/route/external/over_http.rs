@@ -2,15 +2,14 @@
 
 use http::{HeaderMap, Uri, Version};
 use pillion_base::error::Error;
-use pillion_http::message::{Headers, RequestHead};
+use pillion_http::message::{Headers, RequestHead, ResponseHead};
 use pillion_http1::Spelling;
 use pillion_model::authorization::AuthorizerUrl;
 
-use super::content::whole;
-use super::{Allowed, Subject, Verdict, request, unavailable};
+use super::content::Content;
+use super::{Allowed, Subject, Verdict, request, unavailable, unsendable_denial};
 use crate::http::answer::Denial;
-use crate::http::{Body, Call, FailedCall};
-use crate::layers::route::Carry;
+use crate::http::{Body, Call};
 
 /// The request to the authorizer: the method of the client's, the prefix with its path, and its host.
 ///
@@ -36,20 +35,16 @@ pub(super) fn question(
     Ok(request(of, head, of.call.common.host.clone(), body))
 }
 
-/// Asks, and reads the answer: status 200 allows, any other status below 500 denies, and so does 501.
+/// What the answer says: status 200 allows, any other status below 500 denies, and so does 501.
 ///
 /// # Errors
 /// There is no verdict.
-pub(super) async fn ask(of: &Subject<'_>, question: Box<Call>, carry: impl Carry) -> Result<Verdict, Error> {
-    let answer = carry(question).await.map_err(|FailedCall { error, .. }| error)?;
-    let status = answer.status();
-    let (head, body) = answer.into_parts();
-    let content = whole(body, of.call.common.exchange.room()).await; // so that the connection can be used again
-    match status.as_u16() {
-        200 => content.map(|_ignored| Verdict::Allowed(Allowed::default())),
-        201..=499 | 501 => {
-            Ok(Verdict::Denied(Denial { status, headers: head.headers, body: content?.bytes }))
-        }
+pub(super) fn verdict(head: ResponseHead, content: Result<Content, Error>) -> Result<Verdict, Error> {
+    let ResponseHead { status, headers, .. } = head;
+    match (status.as_u16(), content) {
+        (200, content) => content.map(|_ignored| Verdict::Allowed(Allowed::default())),
+        (201..=499 | 501, Ok(content)) => Ok(Verdict::Denied(Denial { status, headers, body: content.bytes })),
+        (201..=499 | 501, Err(why)) => Ok(unsendable_denial(why)),
         _ => Err(unavailable(format!("it answered {status}"))),
     }
 }
