@@ -155,6 +155,10 @@ fn a_missing_or_wrong_key_of_a_route_is_a_fault_at_its_place() {
             "7:54 routes[0].request_headers.remove[0] is x_pillion_attempt, which only sidecars may send",
         ),
         (
+            "hosts: [a], to: a, request_headers: { remove: [content.length] }",
+            "7:54 routes[0].request_headers.remove[0] is content.length, which frames the body",
+        ),
+        (
             "hosts: [a], to: a, response_headers: { add: { transfer-encoding: chunked } }",
             "7:72 routes[0].response_headers.add.transfer-encoding is transfer-encoding, which concerns a single connection",
         ),

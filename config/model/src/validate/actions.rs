@@ -77,13 +77,13 @@ fn refuse(name: &str, side: Side, at: &Trail<'_>, faults: &mut Faults) {
     }
 }
 
-/// For a header that no route may change: why, and what to write instead. Names with `_` in place of `-` are refused too,
-/// because some applications do not distinguish them.
+/// For a header that no route may change: why, and what to write instead. Names in upper case, or with another sign in place
+/// of `-` (`_`, `.`), are refused too, because some applications do not distinguish them.
 pub fn reserved(name: &str, side: Side) -> Option<(&'static str, &'static str)> {
     const SIDECARS: &str = "which only sidecars may send";
     const CONNECTIONS: &str = "which concerns a single connection";
     const OWN: &str = "leave it out: applications and other sidecars rely on it";
-    let name = name.replace('_', "-");
+    let name = name.to_ascii_lowercase().replace(|sign: char| !sign.is_ascii_alphanumeric(), "-");
     Some(match name.as_str() {
         "host" if side == Side::Request => {
             ("which names the destination of the request", "write rewrite: { host: … }")

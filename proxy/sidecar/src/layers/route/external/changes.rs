@@ -40,7 +40,7 @@ impl HeaderChanges {
             return Err(format!("it removes more than {MOST} headers"));
         }
         for name in &of.headers_to_remove {
-            if name.starts_with(':') || reserved(&name.to_ascii_lowercase(), Side::Request).is_some() {
+            if name.starts_with(':') || reserved(name, Side::Request).is_some() {
                 continue; // Envoy, too, ignores what would make the request malformed
             }
             changes.0.push(Change::Remove(header_name(name)?));
@@ -195,6 +195,19 @@ mod tests {
         let mut headers = Headers::Map(HeaderMap::new());
         HeaderChanges::of_answer(&of).expect("changes").apply(&mut headers);
         assert_eq!(headers.iter().count(), 2);
+    }
+
+    #[test]
+    fn headers_of_the_sidecar_are_neither_written_nor_removed_in_any_spelling() {
+        for name in
+            ["Content-Length", "content.length", "transfer_encoding", "x!request.id", "x.pillion_via", "HOST"]
+        {
+            let written = changed(&[option(name, "1", None, 2)], &[]);
+            assert!(written.is_err_and(|why| why.contains("it changes")), "{name}");
+            let headers_to_remove = vec![name.to_owned()];
+            let of = OkHttpResponse { headers_to_remove, ..OkHttpResponse::default() };
+            assert!(HeaderChanges::of_request(&of).is_ok_and(|changes| changes.is_empty()), "{name}");
+        }
     }
 
     #[test]
