@@ -90,6 +90,27 @@ async fn a_longer_body_gets_413_and_nobody_is_asked() {
     }
     assert_eq!((app.hits(), authorizer.hits()), (0, 0));
     assert_eq!(sidecar.sum("pillion_authorization_total decision=denied rule=ext_authz"), 2);
+    assert_eq!(sidecar.sum("pillion_ext_authz_checks_total"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_for_which_there_is_no_memory_gets_503_and_no_decision_of_authorization() {
+    let body = "x".repeat(600 * 1024);
+    let asked = format!("{POST}content-length: {}\r\n\r\n{body}", body.len());
+    for (rest, expected, hits) in
+        [(ALL, (503, Some("overloaded")), 0), ("default: allow, mode: audit", (200, None), 1)]
+    {
+        let mesh = Mesh::default();
+        mesh.memory.set_host_memory(0); // a client without an identity gets 512 KiB for its requests
+        let (app, authorizer, sidecar) = start(&mesh, "1MiB", rest, ALLOWS);
+        let answer = sidecar.client().await.ask(&asked).await;
+        assert_eq!((answer.status_and_reason(), app.hits(), authorizer.hits()), (expected, hits, 0), "{rest}");
+        assert_eq!(sidecar.sum("pillion_authorization_total rule=ext_authz"), 0, "{rest}");
+        assert_eq!(sidecar.sum("pillion_ext_authz_checks_total"), 0, "{rest}");
+        if let Some(got) = app.requests().first() {
+            assert!(got.body == body, "the application gets it whole");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

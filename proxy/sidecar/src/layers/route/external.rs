@@ -87,7 +87,8 @@ impl Check {
     /// the way to the application.
     ///
     /// # Errors
-    /// `authz_denied` for gRPC calls, `authz_unavailable`, or why the client's body was not read.
+    /// `authz_denied` for gRPC calls, `authz_unavailable`, or why the client's body was not read. Where there is no memory for
+    /// the body, that is `overloaded`, and no decision of authorization.
     pub(super) async fn run(
         &self,
         call: &mut Call,
@@ -104,17 +105,17 @@ impl Check {
             Some(most) => match collect(call, route, most).await {
                 Ok(body) => body,
                 Err(Uncollected::Broken(error)) => return Err(error),
-                Err(Uncollected::Refused(error)) => {
-                    self.authorizer.count(CheckOutcome::Denied);
+                Err(Uncollected::TooLong(error)) => {
                     return self.note(call, self.by.denied_outside(error), None);
                 }
+                Err(Uncollected::NoRoom(error)) if self.by.is_enforced() => return Err(error),
+                Err(Uncollected::NoRoom(_)) => return self.note(call, self.by.decided(self.judged), None),
             },
         };
         let subject = Subject { authorizer: &self.authorizer, call, target };
         let question = match subject.question(body) {
             Ok(question) => question,
             Err(why) => {
-                self.authorizer.count(CheckOutcome::Denied);
                 let detail = format!("the external authorizer cannot be asked: {why}");
                 let denied = self.by.denied_outside(Error::new(Reason::AuthzDenied, detail));
                 return self.note(call, denied, None);

@@ -27,8 +27,10 @@ const MOST_BYTES: usize = 64 * 1024;
 pub(super) enum Uncollected {
     /// The client has not sent it, so the application cannot get it either.
     Broken(Error),
-    /// It is not collected further. The application could still get it.
-    Refused(Error),
+    /// It is longer than the authorizer may get. The application could still get it.
+    TooLong(Error),
+    /// The sidecar has no memory for it now. The application could still get it.
+    NoRoom(Error),
 }
 
 /// Reads the request's body to its end. The application gets it as it came.
@@ -75,9 +77,9 @@ fn uncollected<E>(why: &Unread<E>, exchange: &Exchange, max_body: Option<u64>, m
     match why {
         Unread::TooLong => {
             let detail = format!("the request's body is over {most} bytes (ext_authz.with_body)");
-            Uncollected::Refused(Error::new(Reason::BodyTooLarge, detail))
+            Uncollected::TooLong(Error::new(Reason::BodyTooLarge, detail))
         }
-        Unread::NoRoom => Uncollected::Refused(Error::new(Reason::Overloaded, NO_ROOM)),
+        Unread::NoRoom => Uncollected::NoRoom(Error::new(Reason::Overloaded, NO_ROOM)),
         Unread::Broken(_) => Uncollected::Broken(upload_failure(exchange, max_body).unwrap_or_else(|| {
             Error::new(Reason::ClientGone, "the client aborted its request").sent(Sent::Perhaps)
         })),
