@@ -320,6 +320,30 @@ async fn a5_clients_outside_the_mesh_leave_half_of_the_connections_to_its_peers(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a5_clients_outside_the_mesh_that_came_before_the_identity_count_among_those_after_it() {
+    const GET: &str = "GET / HTTP/1.1\r\nhost: shop.test\r\n\r\n";
+    let (pair, scratch) = (Pair::new(), Scratch::new());
+    let _app = pair.mesh.answering(A, OK);
+    public(&scratch);
+    let mut sidecar = pair.mesh.start(&front(&scratch, SITE, ", max_connections: 8"), None).expect("a sidecar");
+    let mut guests = Vec::new();
+    for _ in 0..5 {
+        let mut client = browse(&pair.mesh, &scratch, "shop.test", None).await.expect("a handshake");
+        assert_eq!(client.ask(GET).await.status(), Some(200), "there is no mesh to leave room for");
+        guests.push(client);
+    }
+    sidecar.rotate(host(&pair.ca)).expect("an identity");
+    let mut late = browse(&pair.mesh, &scratch, "shop.test", None).await.expect("a handshake");
+    late.try_send(GET).await.unwrap_or_default();
+    assert!(late.message().await.is_none());
+    assert_eq!(guests[0].ask(GET).await.status(), Some(200), "an admitted client stays");
+    guests.truncate(3);
+    settle().await;
+    let mut next = browse(&pair.mesh, &scratch, "shop.test", None).await.expect("a handshake");
+    assert_eq!(next.ask(GET).await.status(), Some(200));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_port_chooses_its_certificate_by_sni_and_rotates_it_under_its_connections() {
     let (pair, scratch) = (Pair::new(), Scratch::new());
     let _app = pair.mesh.answering(A, OK);

@@ -46,11 +46,20 @@ pub struct Stranger {
     closed: Option<oneshot::Receiver<()>>,
 }
 
-/// The place of a client that is admitted without an identity. All of them together may have half of the places, so that
-/// the other half stays for peers of the mesh.
+/// The place of a client that is admitted without an identity. Beside a mesh, all of them together may have half of the
+/// places, so that the other half stays for its peers.
 pub struct Guest {
     of: Arc<Strangers>,
     _permit: Permit,
+}
+
+/// Why a client without an identity is not admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unadmitted {
+    /// Its place was given away a moment before.
+    GivenAway,
+    /// Such clients have half of all places already.
+    HalfIsTaken,
 }
 
 impl Drop for Guest {
@@ -98,14 +107,20 @@ impl Stranger {
         self.of.leave(self.id)
     }
 
-    /// The client is admitted without an identity. `None` when the place was given away a moment before, or when half of all
-    /// places are taken by such clients.
-    pub fn admitted(self) -> Option<Guest> {
+    /// Admits the client without an identity. It counts among such clients in any case, since a sidecar may get its own
+    /// identity later. `is_beside_mesh`: they may have half of all places now.
+    ///
+    /// # Errors
+    /// Why it is not admitted. Its place is given back.
+    pub fn admitted(self, is_beside_mesh: bool) -> Result<Guest, Unadmitted> {
         let of = self.of.clone();
-        let permit = of.leave(self.id)?;
-        let most = (permit.max() / 2).max(1);
+        let permit = of.leave(self.id).ok_or(Unadmitted::GivenAway)?;
+        let most = if is_beside_mesh { (permit.max() / 2).max(1) } else { u32::MAX };
         let taken = of.guests.fetch_update(Relaxed, Relaxed, |guests| (guests < most).then(|| guests + 1));
-        taken.is_ok().then(|| Guest { of, _permit: permit })
+        match taken {
+            Ok(_) => Ok(Guest { of, _permit: permit }),
+            Err(_) => Err(Unadmitted::HalfIsTaken),
+        }
     }
 
     /// A future that returns when the place is given away, and never otherwise.
@@ -137,15 +152,33 @@ mod tests {
     #[tokio::test]
     async fn a5_clients_that_are_admitted_without_an_identity_have_half_of_the_places_at_most() {
         let (limit, strangers) = (Limit::new("max_connections", 5), Arc::<Strangers>::default());
-        let admit = || strangers.admit(limit.try_acquire().expect("a free place")).admitted();
+        let stranger = || strangers.admit(limit.try_acquire().expect("a free place"));
+        let admit = || stranger().admitted(true);
         let (first, second) = (admit(), admit());
-        assert!(first.is_some() && second.is_some() && admit().is_none());
+        assert!(first.is_ok() && second.is_ok());
+        assert_eq!(admit().err(), Some(Unadmitted::HalfIsTaken));
         assert_eq!(limit.used(), 2, "the refused one has given its place back");
         drop(first);
         let third = admit();
-        assert!(third.is_some() && strangers.close_oldest().is_none(), "an admitted client stays");
+        assert!(third.is_ok() && strangers.close_oldest().is_none(), "an admitted client stays");
+        let late = stranger();
+        drop(strangers.close_oldest());
+        assert_eq!(late.admitted(true).err(), Some(Unadmitted::GivenAway));
         drop((second, third));
         assert_eq!((limit.used(), strangers.guests.load(Relaxed)), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a5_clients_without_an_identity_count_also_before_the_sidecar_is_in_a_mesh() {
+        let (limit, strangers) = (Limit::new("max_connections", 4), Arc::<Strangers>::default());
+        let admit = |is_beside_mesh| {
+            strangers.admit(limit.try_acquire().expect("a free place")).admitted(is_beside_mesh)
+        };
+        let before = [(); 3].map(|()| admit(false));
+        assert!(before.iter().all(Result::is_ok), "no peer of a mesh needs the other half");
+        assert_eq!(admit(true).err(), Some(Unadmitted::HalfIsTaken));
+        drop(before);
+        assert!(admit(true).is_ok());
     }
 
     #[tokio::test]

@@ -22,7 +22,7 @@ use pillion_base::exchanges::{ExchangePlace, Holder};
 use pillion_base::ground::Ground;
 use pillion_base::limits::Permit;
 use pillion_base::net::returning::{is_loop, loop_detected, passes};
-use pillion_base::strangers::{Guest, Stranger};
+use pillion_base::strangers::{Guest, Stranger, Unadmitted};
 use pillion_base::unfinished::Side;
 use pillion_http::head::HeadLimits;
 use pillion_model::{Direction, Reason};
@@ -163,17 +163,17 @@ impl Place {
         true
     }
 
-    /// Makes the place permanent as one of a client without an identity, which leaves half of all places to peers of the
-    /// mesh. `false`: the connection has lost its place, or there is none left.
-    pub fn keep_as_guest(&mut self) -> bool {
-        match std::mem::replace(&mut self.among, Among::Uncounted) {
-            Among::Strangers(stranger) => match stranger.admitted() {
-                Some(guest) => self.among = Among::Guests(guest),
-                None => return false,
-            },
-            kept => self.among = kept,
-        }
-        true
+    /// Makes the place permanent as one of a client without an identity. `is_beside_mesh`: half of all places are for peers of
+    /// the mesh.
+    ///
+    /// # Errors
+    /// Why the connection cannot stay.
+    pub fn keep_as_guest(&mut self, is_beside_mesh: bool) -> Result<(), Unadmitted> {
+        self.among = match std::mem::replace(&mut self.among, Among::Uncounted) {
+            Among::Strangers(stranger) => Among::Guests(stranger.admitted(is_beside_mesh)?),
+            kept => kept,
+        };
+        Ok(())
     }
 
     /// A future that returns when the connection has to be closed to make room for a new one.

@@ -30,6 +30,7 @@ use crate::worker::Worker;
 use pillion_base::error::Error;
 use pillion_base::net::returning::{is_loop, loop_detected};
 use pillion_base::net::{Io, Prefixed, Records, Stream, Transport};
+use pillion_base::strangers::Unadmitted;
 use pillion_base::unfinished::{HANDSHAKE, HANDSHAKE_BYTES, Side};
 use pillion_model::Direction;
 use pillion_model::Reason;
@@ -437,15 +438,19 @@ impl Inbound {
     /// Makes the place of a client permanent that has shaken hands. Beside a mesh, clients outside of it get half of the
     /// places at most.
     fn keep(&self, arrived: &mut Arrived) -> bool {
-        let is_in_mesh = || self.worker.state.load().inbound.as_ref().is_some_and(|side| side.tls.is_some());
-        if arrived.peer().is_some() || !is_in_mesh() {
+        if arrived.peer().is_some() {
             return arrived.place.keep();
         }
-        let is_kept = arrived.place.keep_as_guest();
-        if !is_kept {
-            self.refuse(arrived, "clients outside the mesh have half of inbound.max_connections already");
-        }
-        is_kept
+        let is_beside_mesh = self.worker.state.load().inbound.as_ref().is_some_and(|side| side.tls.is_some());
+        let why = match arrived.place.keep_as_guest(is_beside_mesh) {
+            Ok(()) => return true,
+            Err(Unadmitted::GivenAway) => "a new one has taken its place",
+            Err(Unadmitted::HalfIsTaken) => {
+                "clients outside the mesh have half of inbound.max_connections already"
+            }
+        };
+        self.refuse(arrived, why);
+        false
     }
 
     /// Shakes hands with the client. `None`: TLS failed, and the peer got a TLS alert where that was possible.
