@@ -24,7 +24,7 @@ pub(super) struct Notes {
     /// The client's certificates, if they were verified in this handshake.
     pub(super) verified: Option<Arc<Verified>>,
     /// The last second at which the peer's certificate is valid, in Unix seconds.
-    holds_until: Option<i64>,
+    pub(super) holds_until: Option<i64>,
 }
 
 tokio::task_local! {

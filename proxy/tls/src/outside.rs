@@ -4,6 +4,7 @@
 //! A client's certificate proves no SPIFFE identity, whatever its names say: an [`OutsideClient`] is no
 //! [`Peer`](super::Peer), and rules by identity never match it.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -22,7 +23,7 @@ use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, Ser
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use webpki::KeyUsage;
+use webpki::{KeyUsage, VerifiedPath};
 use x509_parser::extensions::GeneralName;
 use x509_parser::x509::X509Name;
 
@@ -58,7 +59,7 @@ pub struct OutsideClient {
     /// The certificates that it showed, its own first. They were verified. Empty: it showed none.
     chain: Arc<[CertificateDer<'static>]>,
     admitted: UnixTime,
-    /// The last second at which all of them are valid.
+    /// The last second at which all certificates of the verified path are valid. `None`: it showed none.
     holds_until: Option<i64>,
     /// [`OutsideServer::serial`] of the server that admitted it.
     pub by: u64,
@@ -118,11 +119,12 @@ impl OutsideServer {
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let (accepted, notes) = noting(TlsAcceptor::from(self.config.clone()).accept(io)).await;
+        let holds_until = notes.holds_until;
         let stream = accepted.map_err(|error| TlsError::of_handshake(&error, notes))?;
         let (_, session) = stream.get_ref();
         let alpn = Alpn::agreed(session.alpn_protocol());
         let chain = session.peer_certificates().unwrap_or_default().into();
-        let client = OutsideClient::new(chain, self.serial);
+        let client = OutsideClient::new(chain, holds_until, self.serial);
         Ok((stream, Arc::new(client), alpn))
     }
 
@@ -149,12 +151,13 @@ impl OutsideServer {
 }
 
 impl OutsideClient {
-    fn new(chain: Arc<[CertificateDer<'static>]>, by: u64) -> Self {
-        let holds_until = chain.split_first().and_then(|(own, others)| ends(own, others));
+    /// `noted`: the end that was noted in the handshake. Also a session that was not resumed in the end leaves one.
+    fn new(chain: Arc<[CertificateDer<'static>]>, noted: Option<i64>, by: u64) -> Self {
+        let holds_until = noted.filter(|_| !chain.is_empty());
         Self { chain, admitted: UnixTime::now(), holds_until, by }
     }
 
-    /// Whether a certificate that it showed is valid no longer. `now` is in Unix seconds.
+    /// Whether its certificate, or one of a CA by which it was verified, is valid no longer. `now` is in Unix seconds.
     pub fn has_expired(&self, now: i64) -> bool {
         self.holds_until.is_some_and(|last| now > last)
     }
@@ -310,18 +313,18 @@ impl ClientCertVerifier for Clients {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let (who, judged) = ("client", (KeyUsage::client_auth(), now));
-        let shown = Shown { who, end_entity, intermediates };
-        path::verify(&shown, &self.roots, &self.algorithms, judged, &|_path, _now| Ok(())).map_err(
-            |fault| {
-                let refused = Rejection::NoPath { who, fault };
-                let error = refused.tls_error();
-                notes::rejected(refused);
-                Error::from(error)
-            },
-        )?;
-        if let Some(first) = ends(end_entity, intermediates) {
-            notes::set_holds_until(first);
-        }
+        let (shown, end) = (Shown { who, end_entity, intermediates }, Cell::new(i64::MIN));
+        let note_end = |path: &VerifiedPath<'_>, _now| {
+            end.set(ends(end_entity, path).ok_or(webpki::Error::BadDer)?);
+            Ok(())
+        };
+        path::verify(&shown, &self.roots, &self.algorithms, judged, &note_end).map_err(|fault| {
+            let refused = Rejection::NoPath { who, fault };
+            let error = refused.tls_error();
+            notes::rejected(refused);
+            Error::from(error)
+        })?;
+        notes::set_holds_until(end.get());
         Ok(ClientCertVerified::assertion())
     }
 
@@ -348,10 +351,11 @@ impl ClientCertVerifier for Clients {
     }
 }
 
-/// The last second at which all certificates that a client showed are valid. `None`: one of them cannot be read.
-fn ends(end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Option<i64> {
-    let all = std::iter::once(end_entity).chain(intermediates);
-    all.map(|der| not_after(der)).collect::<Result<Vec<_>, _>>().ok()?.into_iter().min()
+/// The last second at which all certificates of a path are valid. Others that the client showed do not matter. `None`: one of
+/// them cannot be read.
+fn ends(end_entity: &CertificateDer<'_>, path: &VerifiedPath<'_>) -> Option<i64> {
+    let own = not_after(end_entity).ok()?;
+    path.intermediate_certificates().try_fold(own, |first, ca| Some(first.min(not_after(&ca.der()).ok()?)))
 }
 
 #[cfg(test)]
@@ -360,15 +364,16 @@ mod tests {
 
     use super::*;
 
+    fn ca(name: &str, usage: KeyUsagePurpose) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![usage];
+        params.distinguished_name.push(DnType::CommonName, name);
+        params
+    }
+
     /// A client's certificate by an intermediate CA with this key usage, and whether it is accepted.
     fn is_accepted_below(usage: KeyUsagePurpose) -> bool {
-        let ca = |name: &str, usage| {
-            let mut params = CertificateParams::default();
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.key_usages = vec![usage];
-            params.distinguished_name.push(DnType::CommonName, name);
-            params
-        };
         let keys = [(); 3].map(|()| KeyPair::generate().expect("a key"));
         let [root_key, middle_key, own_key] = keys;
         let (root, middle) = (ca("root", KeyUsagePurpose::KeyCertSign), ca("middle", usage));
@@ -391,18 +396,39 @@ mod tests {
         assert!(!is_accepted_below(KeyUsagePurpose::DigitalSignature));
     }
 
-    #[test]
-    fn a_client_has_expired_when_the_first_of_its_certificates_has() {
-        let lasting = |until: i64| {
-            let mut params = CertificateParams::default();
+    #[tokio::test]
+    async fn a_client_has_expired_when_the_first_certificate_of_its_path_has() {
+        let lasting = |mut params: CertificateParams, until: i64| {
             params.not_before = time::OffsetDateTime::from_unix_timestamp(0).expect("a time");
             params.not_after = time::OffsetDateTime::from_unix_timestamp(until).expect("a time");
-            let key = KeyPair::generate().expect("a key");
-            params.self_signed(&key).expect("signed").der().clone()
+            params
         };
-        let client = OutsideClient::new(vec![lasting(2000), lasting(1000)].into(), 0);
-        assert_eq!([999, 1000, 1001].map(|now| client.has_expired(now)), [false, false, true]);
-        assert!(!OutsideClient::new(Arc::from([]), 0).has_expired(i64::MAX), "it has shown none");
+        let ca = |name| ca(name, KeyUsagePurpose::KeyCertSign);
+        let keys = [(); 4].map(|()| KeyPair::generate().expect("a key"));
+        let [root_key, middle_key, other_key, own_key] = keys;
+        let root = lasting(ca("root"), 500); // the validity of the bundle's CAs does not matter
+        let root_der = root.self_signed(&root_key).expect("signed").der().clone();
+        let by_root = Issuer::new(root, root_key);
+        let middle = lasting(ca("middle"), 2000);
+        let middle_der = middle.signed_by(&middle_key, &by_root).expect("signed").der().clone();
+        let by_middle = Issuer::new(middle, middle_key);
+        let other = lasting(ca("other"), 1000);
+        let other_der = other.signed_by(&other_key, &by_root).expect("signed").der().clone();
+        let own = lasting(CertificateParams::default(), 3000);
+        let own_der = own.signed_by(&own_key, &by_middle).expect("signed").der().clone();
+        let mut roots = RootCertStore::empty();
+        roots.add(root_der).expect("a root");
+        let provider = provider::provider(&TlsPolicy::default());
+        let clients = Clients::new(&Arc::new(roots), &provider, false).expect("a verifier");
+        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(900));
+        let verified = async { clients.verify_client_cert(&own_der, &[other_der, middle_der], now) };
+        let (verified, notes) = noting(verified).await;
+        assert!(verified.is_ok(), "{verified:?}");
+        let client = OutsideClient::new(vec![own_der.clone()].into(), notes.holds_until, 0);
+        let expired = [1001, 2000, 2001].map(|now| client.has_expired(now));
+        assert_eq!(expired, [false, false, true], "a CA that was only shown does not matter");
+        let without = OutsideClient::new(Arc::from([]), notes.holds_until, 0);
+        assert!(!without.has_expired(i64::MAX), "it has shown none");
     }
 
     #[test]
@@ -412,7 +438,7 @@ mod tests {
         params.distinguished_name.push(DnType::OrganizationName, "Acme Inc.");
         let key = KeyPair::generate().expect("a key");
         let own = params.self_signed(&key).expect("signed").der().clone();
-        let client = OutsideClient::new(vec![own].into(), 0);
+        let client = OutsideClient::new(vec![own].into(), None, 0);
         let told = client.described().expect("a certificate");
         let (_, subject) = told.split_once(";Subject=").expect("a subject");
         assert!(
