@@ -17,7 +17,7 @@ mod stream;
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -71,12 +71,25 @@ pub enum Listener {
     Memory(memory::Listener),
 }
 
+fn unix_now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
 impl Network {
     /// Bytes of memory that a process on this host may take.
     pub fn host_memory(&self) -> u64 {
         match self {
             Self::Os => host::available(),
             Self::Memory(memory) => memory.host_memory(),
+        }
+    }
+
+    /// Seconds since 1970, by the clock of this host.
+    pub fn unix_now(&self) -> i64 {
+        match self {
+            Self::Os => unix_now(),
+            Self::Memory(memory) => memory.unix_now(),
         }
     }
 

@@ -21,6 +21,7 @@ use pillion_base::error::Error;
 use pillion_base::exchanges::{ExchangePlace, Holder};
 use pillion_base::ground::Ground;
 use pillion_base::limits::Permit;
+use pillion_base::net::Network;
 use pillion_base::net::returning::{is_loop, loop_detected, passes};
 use pillion_base::strangers::{Guest, Stranger, Unadmitted};
 use pillion_base::unfinished::Side;
@@ -28,7 +29,6 @@ use pillion_http::head::HeadLimits;
 use pillion_model::{Direction, Reason};
 use pillion_telemetry::{ConnectionOutcome, Metrics, Protocol, Symbol, Tls};
 use pillion_tls::Peer;
-use pillion_tls::identity::unix_now;
 use pillion_tls::outside::OutsideClient;
 
 /// The holder to which exchanges of clients without an identity are counted. No SPIFFE ID has this form.
@@ -326,16 +326,18 @@ impl Connection {
     }
 
     /// Checks that an inbound connection may go on under the current rules, which may have changed since it came.
+    /// `network` has the clock by which certificates end.
     ///
     /// # Errors
     /// `mtls_required`, or `draining` where a new connection with another certificate may be admitted. Then nothing
     /// more of this connection may be forwarded to the application.
-    pub fn admitted(&self, snapshot: &Snapshot) -> Result<(), Error> {
+    pub fn admitted(&self, snapshot: &Snapshot, network: &Network) -> Result<(), Error> {
         let Judged { generation, server, .. } = &self.judged;
         let Destination::Route(Fixed { key: DestinationKey::Application(of), .. }) = &self.destination else {
             return Ok(()); // outbound, or inbound without a known application, where nothing is forwarded
         };
-        if self.outside.as_ref().is_some_and(|client| client.has_expired(unix_now())) {
+        let has_expired = |client: &Arc<OutsideClient>| client.has_expired(network.unix_now());
+        if self.outside.as_ref().is_some_and(has_expired) && snapshot.verifies_outside(*of) {
             self.is_dismissed.store(true, Relaxed);
             let detail = "the certificate that the client showed has expired since the handshake";
             return Err(Error::new(Reason::MtlsRequired, detail));
@@ -361,9 +363,14 @@ impl Connection {
     ///
     /// # Errors
     /// Those of [`Self::admitted`], and `authz_denied` where rules have changed since the connection was judged.
-    pub fn may_carry(&self, snapshot: &Snapshot, is_declared: bool) -> Result<(), Error> {
+    pub fn may_carry(
+        &self,
+        snapshot: &Snapshot,
+        network: &Network,
+        is_declared: bool,
+    ) -> Result<(), Error> {
         let is_judged = self.judged.generation.load(Relaxed) == snapshot.generation;
-        self.admitted(snapshot)?;
+        self.admitted(snapshot, network)?;
         let Destination::Route(Fixed { key: key @ DestinationKey::Application(_), .. }) = &self.destination
         else {
             return Ok(());

@@ -81,7 +81,7 @@ async fn join(
     let server = server(early, route, connection, worker).await;
     let is_declared = route.cluster.protocol == ClusterProtocol::Tcp;
     // the rules may have changed during the dial or before it
-    let admitted = connection.may_carry(&worker.state.load(), is_declared);
+    let admitted = connection.may_carry(&worker.state.load(), &worker.ground.network, is_declared);
     let admit = |dialled: Dialled| match admitted {
         Ok(()) => dialled.used(is_silent),
         Err(error) => Err(dialled.failed(error)),

@@ -45,6 +45,8 @@ struct Hosts {
     late: HashSet<SocketAddr>,
     /// The memory of the host. `None` means more than any test needs.
     host_memory: Option<u64>,
+    /// The time at which the clock of the hosts stands. `None`: it shows that of the machine.
+    unix_now: Option<i64>,
     /// The last port that was given out, for port 0 and for the local end of connections.
     last_port: u16,
 }
@@ -71,6 +73,15 @@ impl MemoryNetwork {
 
     pub fn host_memory(&self) -> u64 {
         self.hosts.lock().host_memory.unwrap_or(u64::MAX)
+    }
+
+    /// Stops the clock of the hosts at this time, in seconds since 1970.
+    pub fn set_unix_now(&self, now: i64) {
+        self.hosts.lock().unix_now = Some(now);
+    }
+
+    pub fn unix_now(&self) -> i64 {
+        self.hosts.lock().unix_now.unwrap_or_else(super::unix_now)
     }
 
     pub fn bind(&self, address: SocketAddr) -> io::Result<Listener> {

@@ -214,7 +214,7 @@ fn direct(call: &Call, fixed: &Fixed, changes: &mut Option<Box<Changes>>) -> Res
     let Exchange { worker, connection, .. } = &*call.common.exchange;
     let snapshot = worker.state.load();
     let Some(route) = fixed.now(&snapshot) else { return gone(call, fixed) };
-    connection.admitted(&snapshot)?;
+    connection.admitted(&snapshot, &worker.ground.network)?;
     if let (Direction::Inbound, Some(side)) = (connection.direction, &snapshot.inbound) {
         if let Some(by) = &side.authorization {
             let port = snapshot.application_port(&fixed.key);
