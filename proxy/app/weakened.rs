@@ -116,24 +116,33 @@ fn weakened_rules(now: Option<&Authorization>, next: Option<&Authorization>) -> 
     let slash = (now.encoded_slash == EncodedSlash::Reject && next.encoded_slash == EncodedSlash::Keep)
         .then_some("inbound.authorization.encoded_slash: keep instead of reject");
     let outside = weakened_checks(now.ext_authz.as_ref(), next.ext_authz.as_ref());
-    let others = default.into_iter().chain(slash).chain(outside).map(str::to_owned);
+    let others = default.into_iter().chain(slash).map(str::to_owned);
     others
+        .chain(outside)
         .chain(weakened_tokens(now.jwt.as_ref(), next.jwt.as_ref()))
         .chain(lost_denials(now, next))
         .collect()
 }
 
-fn weakened_checks(now: Option<&ExtAuthz>, next: Option<&ExtAuthz>) -> Option<&'static str> {
-    match (now?, next) {
-        (_, None) => Some("inbound.authorization.ext_authz: no external authorizer is asked any more"),
-        (now, Some(next)) if now.on_error == Action::Deny && next.on_error == Action::Allow => {
-            Some("inbound.authorization.ext_authz.on_error: allow instead of deny")
-        }
-        (now, Some(next)) if now.with_body.is_some() && next.with_body.is_none() => {
-            Some("inbound.authorization.ext_authz.with_body: off, so that bodies are judged no more")
-        }
-        _ => None,
+/// How an external authorizer judges less, or another one judges.
+fn weakened_checks(now: Option<&ExtAuthz>, next: Option<&ExtAuthz>) -> Vec<String> {
+    let Some(now) = now else { return Vec::new() };
+    let told = |key: &str, what: &str| format!("inbound.authorization.ext_authz{key}: {what}");
+    let Some(next) = next else { return vec![told("", "no external authorizer is asked any more")] };
+    let mut all = Vec::new();
+    if now.service != next.service {
+        all.push(told("", &format!("{} is asked instead of {}", next.service, now.service)));
     }
+    if now.on_error == Action::Deny && next.on_error == Action::Allow {
+        all.push(told(".on_error", "allow instead of deny"));
+    }
+    if now.with_body.is_some() && next.with_body.is_none() {
+        all.push(told(".with_body", "off, so that bodies are judged no more"));
+    }
+    if let Some(name) = now.send_headers.iter().find(|name| !next.send_headers.contains(name)) {
+        all.push(told(".send_headers", &format!("the authorizer does not get `{}` any more", shortened(name))));
+    }
+    all
 }
 
 /// How other tokens are accepted. The content of keys is not compared.
@@ -560,6 +569,26 @@ mod tests {
                 "inbound.authorization.ext_authz.on_error: allow instead of deny",
             ),
             (
+                "{ ext_authz: { http: \"http://127.0.0.1:1/\" } }",
+                "{ ext_authz: { http: \"http://127.0.0.1:1/x\" } }",
+                "inbound.authorization.ext_authz: http://127.0.0.1:1/x is asked instead of http://127.0.0.1:1",
+            ),
+            (
+                "{ ext_authz: { http: \"http://127.0.0.1:1/\" } }",
+                "{ ext_authz: { grpc: \"127.0.0.1:1\" } }",
+                "inbound.authorization.ext_authz: 127.0.0.1:1 is asked instead of http://127.0.0.1:1",
+            ),
+            (
+                "{ ext_authz: { grpc: \"127.0.0.1:1\", send_headers: [cookie, x-team] } }",
+                "{ ext_authz: { grpc: \"127.0.0.1:1\", send_headers: [cookie, x-other] } }",
+                "inbound.authorization.ext_authz.send_headers: the authorizer does not get `x-team` any more",
+            ),
+            (
+                "{ ext_authz: { grpc: \"127.0.0.1:1\", send_headers: [cookie] } }",
+                "{ ext_authz: { grpc: \"127.0.0.1:1\", send_headers: [x-team, cookie], timeout: 1s } }",
+                "",
+            ),
+            (
                 DENIALS,
                 "{ default: allow }",
                 "inbound.authorization.rules: no deny rule is called `a` any more, and so for 1 more",
@@ -586,6 +615,10 @@ mod tests {
                 "{now} to {next}: {warnings:?}"
             );
         }
+        let now = "{ ext_authz: { http: \"http://127.0.0.1:1/\", with_body: 1KiB, send_headers: [a] } }";
+        let next = "{ ext_authz: { grpc: \"127.0.0.1:2\", on_error: allow, send_headers: [b] } }";
+        let warnings = weakened(&block(now), &block(next));
+        assert_eq!(warnings.len(), 4, "each of several is told: {warnings:?}");
     }
 
     fn outbound(unknown: &str, services: &str) -> Config {
