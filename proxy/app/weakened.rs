@@ -140,7 +140,10 @@ fn weakened_checks(now: Option<&ExtAuthz>, next: Option<&ExtAuthz>) -> Vec<Strin
         all.push(told(".with_body", "off, so that bodies are judged no more"));
     }
     if let Some(name) = now.send_headers.iter().find(|name| !next.send_headers.contains(name)) {
-        all.push(told(".send_headers", &format!("the authorizer does not get `{}` any more", shortened(name))));
+        all.push(told(
+            ".send_headers",
+            &format!("the authorizer does not get `{}` any more", shortened(name)),
+        ));
     }
     all
 }

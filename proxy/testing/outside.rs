@@ -231,7 +231,7 @@ async fn a_certificate_of_a_client_outside_the_mesh_is_no_identity_of_the_mesh()
 
 /// A client's certificate that ends at this time.
 fn ending(scratch: &Scratch, clients: &Ca, not_after: time::OffsetDateTime) {
-    let not_before = not_after - Duration::from_secs(60);
+    let not_before = time::OffsetDateTime::now_utc() - Duration::from_secs(60);
     let request =
         CertificateRequest { uris: Vec::new(), hosts: vec!["jo".to_owned()], not_before, not_after };
     let issued = clients.sign(&request).expect("signed");
@@ -252,7 +252,8 @@ async fn a_client_whose_certificate_expires_is_refused_by_its_next_request() {
     ending(&scratch, &clients, end);
     let mut connected = Vec::new();
     for _ in 0..2 {
-        let mut client = browse(&pair.mesh, &scratch, "shop.test", Some("client")).await.expect("a handshake");
+        let mut client =
+            browse(&pair.mesh, &scratch, "shop.test", Some("client")).await.expect("a handshake");
         pair.mesh.memory.set_unix_now(end.unix_timestamp());
         assert_eq!(client.get("/").await.status_and_reason(), (200, None));
         connected.push(client);
@@ -321,7 +322,8 @@ async fn a5_clients_outside_the_mesh_that_came_before_the_identity_count_among_t
     let (pair, scratch) = (Pair::new(), Scratch::new());
     let _app = pair.mesh.answering(A, OK);
     public(&scratch);
-    let mut sidecar = pair.mesh.start(&front(&scratch, SITE, ", max_connections: 8"), None).expect("a sidecar");
+    let mut sidecar =
+        pair.mesh.start(&front(&scratch, SITE, ", max_connections: 8"), None).expect("a sidecar");
     let mut guests = Vec::new();
     for _ in 0..5 {
         let mut client = browse(&pair.mesh, &scratch, "shop.test", None).await.expect("a handshake");

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use pillion_base::exchanges::{ExchangePlace, Counted};
+use pillion_base::exchanges::{Counted, ExchangePlace};
 
 /// 32 KiB, as much as is read at once elsewhere: the upstream gets what was read in such parts.
 const PART: usize = 32 * 1024;

@@ -363,12 +363,7 @@ impl Connection {
     ///
     /// # Errors
     /// Those of [`Self::admitted`], and `authz_denied` where rules have changed since the connection was judged.
-    pub fn may_carry(
-        &self,
-        snapshot: &Snapshot,
-        network: &Network,
-        is_declared: bool,
-    ) -> Result<(), Error> {
+    pub fn may_carry(&self, snapshot: &Snapshot, network: &Network, is_declared: bool) -> Result<(), Error> {
         let is_judged = self.judged.generation.load(Relaxed) == snapshot.generation;
         self.admitted(snapshot, network)?;
         let Destination::Route(Fixed { key: key @ DestinationKey::Application(_), .. }) = &self.destination

@@ -104,7 +104,11 @@ async fn a_body_for_which_there_is_no_memory_gets_503_and_no_decision_of_authori
         mesh.memory.set_host_memory(0); // a client without an identity gets 512 KiB for its requests
         let (app, authorizer, sidecar) = start(&mesh, "1MiB", rest, ALLOWS);
         let answer = sidecar.client().await.ask(&asked).await;
-        assert_eq!((answer.status_and_reason(), app.hits(), authorizer.hits()), (expected, hits, 0), "{rest}");
+        assert_eq!(
+            (answer.status_and_reason(), app.hits(), authorizer.hits()),
+            (expected, hits, 0),
+            "{rest}"
+        );
         assert_eq!(sidecar.sum("pillion_authorization_total rule=ext_authz"), 0, "{rest}");
         assert_eq!(sidecar.sum("pillion_ext_authz_checks_total"), 0, "{rest}");
         if let Some(got) = app.requests().first() {

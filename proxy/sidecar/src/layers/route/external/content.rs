@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Version};
 use http_body::Body as _;
 use pillion_base::error::{Error, Sent};
-use pillion_base::exchanges::{ExchangePlace, Counted};
+use pillion_base::exchanges::{Counted, ExchangePlace};
 use pillion_http::begun::{Begun, Unread};
 use pillion_http::headers::grpc_timeout;
 use pillion_http1::Known;

@@ -43,7 +43,9 @@ pub(super) fn verdict(head: ResponseHead, content: Result<Content, Error>) -> Re
     let ResponseHead { status, headers, .. } = head;
     match (status.as_u16(), content) {
         (200, content) => content.map(|_ignored| Verdict::Allowed(Allowed::default())),
-        (201..=499 | 501, Ok(content)) => Ok(Verdict::Denied(Denial { status, headers, body: content.bytes })),
+        (201..=499 | 501, Ok(content)) => {
+            Ok(Verdict::Denied(Denial { status, headers, body: content.bytes }))
+        }
         (201..=499 | 501, Err(why)) => Ok(unsendable_denial(why)),
         _ => Err(unavailable(format!("it answered {status}"))),
     }
