@@ -8,7 +8,7 @@ use pillion_model::identity::{Files, Identity, WorkloadApi};
 use pillion_sidecar::state::observed::{FromPeer, LeftOut, Observation, Traffic};
 use serde_json::{Value, json};
 
-use super::answer::{Answer, json as page, text};
+use super::answer::{Answer, answer as answer_with, json as page, text};
 use super::console::Console;
 
 /// What a client wants.
@@ -57,14 +57,15 @@ pub(super) fn answer(console: &Console, asked: Asked, now: Instant) -> Answer {
 }
 
 fn found(console: &Console, observation: &Observation, id: u64, now: Instant) -> Answer {
-    match observation.read(id, now, traffic) {
+    match observation.read(id, now).as_ref().map(traffic) {
         Some(mut found) => {
             let config = console.published().config.clone();
             found["identity"] = config.identity.as_ref().map_or(Value::Null, identity);
             let authorization = config.inbound.as_ref().and_then(|inbound| inbound.authorization.as_ref());
             let keeps_slashes = authorization.is_some_and(|of| of.encoded_slash == EncodedSlash::Keep);
             found["keeps_encoded_slashes"] = keeps_slashes.into();
-            page(&found)
+            // without spaces: MOST_BYTES is the bound of this form
+            answer_with(StatusCode::OK, "application/json", format!("{found}\n").into())
         }
         None => text(StatusCode::GONE, format!("there is no recording {id}, or not any more\n")),
     }
@@ -102,7 +103,7 @@ fn traffic(of: &Traffic) -> Value {
 
 fn requests(of: &FromPeer) -> Vec<Value> {
     let mut all = Vec::new();
-    for (name, method) in &of.methods {
+    for (name, method) in of.methods() {
         let paths = method.paths().into_iter().map(|(path, count)| (Some(path), count));
         let without = Some((None, method.without_path)).filter(|(_, count)| *count > 0);
         let each = |(path, count)| json!({ "method": name, "path": path, "count": count });
@@ -113,6 +114,9 @@ fn requests(of: &FromPeer) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
+    use pillion_model::authorization::path::JudgedPath;
+    use pillion_sidecar::state::observed::{MOST_BYTES, Path};
+
     use super::*;
 
     #[test]
@@ -130,5 +134,22 @@ mod tests {
         ] {
             assert_eq!(Asked::parse(query).ok(), expected, "{query}");
         }
+    }
+
+    /// Long paths that differ in their last segments take little memory, because they share their first ones.
+    #[test]
+    fn the_page_of_a_recording_is_bounded_whatever_paths_a_peer_sends() {
+        let mut traffic = Traffic::default();
+        let peer = "spiffe://cluster.local/ns/shop/sa/web".parse().expect("an ID");
+        let long = "/\"".to_owned() + &"x".repeat(62);
+        for nth in 0..32_000 {
+            let name = |level: usize| format!("/x{}", (nth >> (4 * level)) & 15);
+            let path = name(3) + &long.repeat(11) + &name(2) + &name(1) + &name(0);
+            let judged = JudgedPath::of(&path, EncodedSlash::Reject).expect("a clear path");
+            traffic.add_request(Some(&peer), [10, 0, 0, 1].into(), 80, "GET", Path::Judged(&judged));
+        }
+        let page = super::traffic(&traffic).to_string();
+        assert!(page.len() > MOST_BYTES / 2 && page.len() < MOST_BYTES, "{} bytes", page.len());
+        assert!(traffic.left_out.beyond_bound > 0);
     }
 }

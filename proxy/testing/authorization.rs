@@ -391,15 +391,13 @@ fn the_access_log_names_the_rule_that_decided() {
 /// What a recording has found: the peer's account, the port, its connections, and its requests.
 fn recorded(sidecar: &Sidecar, id: u64) -> Vec<String> {
     let observation = &sidecar.controller.store().observation;
-    let lines = observation.read(id, tokio::time::Instant::now().into_std(), |traffic| {
-        let all = traffic.all().map(|(peer, port, from)| {
-            let account = peer.map_or("-", |peer| peer.path().rsplit('/').next().unwrap_or_default());
-            let methods = from.methods.iter().map(|(name, method)| format!(" {name} {:?}", method.paths()));
-            format!("{account} {port} {}{}", from.connections, methods.collect::<String>())
-        });
-        all.collect()
+    let found = observation.read(id, tokio::time::Instant::now().into_std()).expect("a recording");
+    let all = found.all().map(|(peer, port, from)| {
+        let account = peer.map_or("-", |peer| peer.path().rsplit('/').next().unwrap_or_default());
+        let methods = from.methods().map(|(name, method)| format!(" {name} {:?}", method.paths()));
+        format!("{account} {port} {}{}", from.connections, methods.collect::<String>())
     });
-    lines.expect("a recording")
+    all.collect()
 }
 
 #[tokio::test(start_paused = true)]

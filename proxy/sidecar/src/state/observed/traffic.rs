@@ -5,6 +5,7 @@
 //! slash. So a path is cut at its first segment that names a single thing, such as a number, and where one place has more
 //! than [`MOST_DIFFERENT`] different segments.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -19,15 +20,25 @@ const DEEPEST: usize = 16;
 const LONGEST_SEGMENT: usize = 64;
 /// 32 bytes: twice the longest registered method.
 const LONGEST_METHOD: usize = 32;
-/// 2 MiB for all peers, ports, methods and segments.
-const MOST_BYTES: usize = 2 * 1024 * 1024;
-/// What each of them takes beside its text, in about.
-const ENTRY: usize = 128;
+/// 64 methods of one peer at one port: there are some 40 registered ones.
+const MOST_METHODS: usize = 64;
+/// 2 MiB for all that is kept, and for the page that has it as JSON without spaces. What takes room in both counts twice.
+pub const MOST_BYTES: usize = 2 * 1024 * 1024;
+/// A peer at a port takes at most 250 bytes in its B-tree, and 110 on the page, beside its identity.
+const PEER: usize = 384;
+/// A method takes at most 140 bytes in memory, and 100 on the page for requests without a path.
+const METHOD: usize = 256;
+/// A segment takes at most 104 bytes beside its name: 48 in the list of its parent, and the overhead of two allocations.
+const SEGMENT: usize = 128;
+/// A path takes at most 53 bytes on the page beside its own text and the method.
+const LINE: usize = 64;
+/// `/*` at the end of a path.
+const STAR: usize = 2;
 /// The addresses that are kept of clients without an identity.
 const MOST_STRANGERS: usize = 32;
 
 /// What came since the recording began.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Traffic {
     /// By the peer, which is `None` for clients without a verified identity, and by the port of the application.
     all: BTreeMap<(Option<SpiffeId>, u16), FromPeer>,
@@ -37,14 +48,14 @@ pub struct Traffic {
 }
 
 /// What one peer sent to one port.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct FromPeer {
     pub connections: u64,
-    pub methods: BTreeMap<Box<str>, Method>,
+    methods: Few<Method>,
 }
 
 /// The requests with one method.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Method {
     /// CONNECT and `OPTIONS *`.
     pub without_path: u64,
@@ -54,7 +65,7 @@ pub struct Method {
 /// What is not among the traffic, and why.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LeftOut {
-    /// Requests and connections beyond the bound of memory.
+    /// Requests and connections beyond [`MOST_BYTES`] or [`MOST_METHODS`].
     pub beyond_bound: u64,
     /// Requests with paths that no rule judges: they get 400 as soon as rules name paths.
     pub unclear_paths: u64,
@@ -64,22 +75,80 @@ pub struct LeftOut {
     pub strangers: bool,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Segment {
     /// Requests whose path ends here.
     here: u64,
     below: Below,
 }
 
+#[derive(Clone)]
 enum Below {
-    Named(BTreeMap<Box<str>, Segment>),
+    Named(Few<Segment>),
     /// The number of requests. Their segments are not told apart.
     Any(u64),
 }
 
 impl Default for Below {
     fn default() -> Self {
-        Self::Named(BTreeMap::new())
+        Self::Named(Few::default())
+    }
+}
+
+/// A few values by their names, in the order of the names. A B-tree would take 630 bytes for a single segment.
+#[derive(Clone)]
+struct Few<T>(Vec<(Box<str>, T)>);
+
+impl<T> Default for Few<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: Default> Few<T> {
+    /// The value with this name. A new one is made only if `has_room`.
+    fn entry(&mut self, name: &str, has_room: impl FnOnce() -> bool) -> Option<&mut T> {
+        let at = match self.place(name) {
+            Ok(at) => at,
+            Err(at) => {
+                if !has_room() {
+                    return None;
+                }
+                self.0.reserve_exact(1); // by itself a vector takes room for four at once
+                self.0.insert(at, (name.into(), T::default()));
+                at
+            }
+        };
+        self.0.get_mut(at).map(|(_, value)| value)
+    }
+
+    fn place(&self, name: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(known, _)| (**known).cmp(name))
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
+        self.0.iter().map(|(name, value)| (&**name, value))
+    }
+}
+
+/// A place in the paths of a method.
+#[derive(Clone, Copy)]
+struct Place {
+    depth: usize,
+    /// The bytes that the page takes for a path that ends here.
+    line: usize,
+}
+
+impl Place {
+    const fn root(method: &str) -> Self {
+        Self { depth: 0, line: LINE + method.len() }
+    }
+
+    /// The place below this one. In JSON a quotation mark and a backslash take two bytes; other bytes that would take more
+    /// are in no name (see [`names_a_single_thing`]).
+    fn below(self, name: &str) -> Self {
+        let escaped = name.bytes().filter(|byte| matches!(byte, b'"' | b'\\')).count();
+        Self { depth: self.depth + 1, line: self.line + 1 + name.len() + escaped }
     }
 }
 
@@ -127,23 +196,27 @@ impl Traffic {
     /// `None`: there is no room.
     fn kept(&mut self, peer: Option<&SpiffeId>, port: u16, method: &str, path: Option<&str>) -> Option<()> {
         let (from, bytes) = self.from(peer, port)?;
-        let method = match from.methods.contains_key(method) || take(bytes, method.len()) {
-            true => from.methods.entry(method.into()).or_default(),
-            false => return None,
-        };
+        let place = Place::root(method);
+        let others = from.methods.0.len();
+        let method = from.methods.entry(method, || others < MOST_METHODS && take(bytes, METHOD))?;
         let Some(path) = path else {
             method.without_path += 1;
             return Some(());
         };
-        method.root.add(path.split('/').skip(1), 0, bytes)
+        method.root.add(path.split('/').skip(1), place, bytes)
     }
 
     /// What is known of this peer at this port. `None`: there is no room for it.
     fn from(&mut self, peer: Option<&SpiffeId>, port: u16) -> Option<(&mut FromPeer, &mut usize)> {
-        let key = (peer.cloned(), port);
-        let taken = peer.map_or(0, |peer| peer.as_str().len());
-        let has_room = self.all.contains_key(&key) || take(&mut self.bytes, taken);
-        has_room.then(|| (self.all.entry(key).or_default(), &mut self.bytes))
+        let taken = PEER + 2 * peer.map_or(0, |peer| peer.as_str().len());
+        let from = match self.all.entry((peer.cloned(), port)) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => match take(&mut self.bytes, taken) {
+                true => new.insert(FromPeer::default()),
+                false => return None,
+            },
+        };
+        Some((from, &mut self.bytes))
     }
 
     fn note_source(&mut self, peer: Option<&SpiffeId>, source: IpAddr) {
@@ -166,14 +239,20 @@ impl Traffic {
     }
 }
 
-/// Takes the bytes of an entry, if there are as many left.
-const fn take(bytes: &mut usize, text: usize) -> bool {
-    let next = *bytes + ENTRY + text;
+/// Takes these bytes, if there are as many left.
+const fn take(bytes: &mut usize, wanted: usize) -> bool {
+    let next = *bytes + wanted;
     let has_room = next <= MOST_BYTES;
     if has_room {
         *bytes = next;
     }
     has_room
+}
+
+impl FromPeer {
+    pub fn methods(&self) -> impl Iterator<Item = (&str, &Method)> {
+        self.methods.iter()
+    }
 }
 
 impl Method {
@@ -190,10 +269,13 @@ impl Segment {
     fn add<'a>(
         &mut self,
         mut rest: impl Iterator<Item = &'a str>,
-        depth: usize,
+        place: Place,
         bytes: &mut usize,
     ) -> Option<()> {
         let Some(name) = rest.next() else {
+            if self.here == 0 && !take(bytes, place.line) {
+                return None;
+            }
             self.here += 1;
             return Some(());
         };
@@ -204,32 +286,37 @@ impl Segment {
             }
             Below::Named(named) => named,
         };
-        let is_one_too_many = named.len() >= MOST_DIFFERENT && !named.contains_key(name);
-        if depth >= DEEPEST || is_one_too_many || names_a_single_thing(name) {
-            *bytes = bytes.saturating_sub(named.iter().map(|(name, next)| next.bytes(name)).sum());
-            self.below = Below::Any(named.values().map(Self::requests).sum::<u64>() + 1);
+        let is_one_too_many = named.0.len() >= MOST_DIFFERENT && named.place(name).is_err();
+        if place.depth >= DEEPEST || is_one_too_many || names_a_single_thing(name) {
+            let freed: usize = named.iter().map(|(name, next)| next.bytes(name, place.below(name))).sum();
+            let mut taken = bytes.saturating_sub(freed);
+            if !take(&mut taken, place.line + STAR) {
+                return None;
+            }
+            *bytes = taken;
+            self.below = Below::Any(named.iter().map(|(_, next)| next.requests()).sum::<u64>() + 1);
             return Some(());
         }
-        if !named.contains_key(name) && !take(bytes, name.len()) {
-            return None;
-        }
-        named.entry(name.into()).or_default().add(rest, depth + 1, bytes)
+        let next = named.entry(name, || take(bytes, SEGMENT + name.len()))?;
+        next.add(rest, place.below(name), bytes)
     }
 
     fn requests(&self) -> u64 {
         let below = match &self.below {
             Below::Any(count) => *count,
-            Below::Named(named) => named.values().map(Self::requests).sum(),
+            Below::Named(named) => named.iter().map(|(_, next)| next.requests()).sum(),
         };
         self.here + below
     }
 
-    fn bytes(&self, name: &str) -> usize {
+    /// The bytes that were taken for this segment, which is at `place`, and for all below.
+    fn bytes(&self, name: &str, place: Place) -> usize {
+        let here = if self.here > 0 { place.line } else { 0 };
         let below = match &self.below {
-            Below::Any(_) => 0,
-            Below::Named(named) => named.iter().map(|(name, next)| next.bytes(name)).sum(),
+            Below::Any(_) => place.line + STAR,
+            Below::Named(named) => named.iter().map(|(name, next)| next.bytes(name, place.below(name))).sum(),
         };
-        ENTRY + name.len() + below
+        SEGMENT + name.len() + here + below
     }
 
     fn tell(&self, path: &str, all: &mut Vec<(String, u64)>) {
@@ -283,7 +370,7 @@ mod tests {
     fn paths(sent: &[&str]) -> Vec<(String, u64)> {
         let mut traffic = Traffic::default();
         sent.iter().for_each(|path| add(&mut traffic, Some(&web()), "GET", path));
-        traffic.all().flat_map(|(.., from)| from.methods.values().flat_map(Method::paths)).collect()
+        traffic.all().flat_map(|(.., from)| from.methods().flat_map(|(_, method)| method.paths())).collect()
     }
 
     #[test]
@@ -333,6 +420,87 @@ mod tests {
         assert_eq!((traffic.strangers().count(), traffic.left_out.strangers), (MOST_STRANGERS, true));
     }
 
+    /// What an allocation of so many bytes takes, with glibc: 8 bytes more, in steps of 16 bytes, and 32 at least.
+    fn allocated(bytes: usize) -> usize {
+        if bytes == 0 { 0 } else { (bytes + 8).next_multiple_of(16).max(32) }
+    }
+
+    fn heap<T>(of: &Few<T>, below: impl Fn(&T) -> usize) -> usize {
+        let entries = |(name, value): &(Box<str>, T)| allocated(name.len()) + below(value);
+        allocated(of.0.capacity() * size_of::<(Box<str>, T)>()) + of.0.iter().map(entries).sum::<usize>()
+    }
+
+    fn heap_of_segment(of: &Segment) -> usize {
+        match &of.below {
+            Below::Any(_) => 0,
+            Below::Named(named) => heap(named, heap_of_segment),
+        }
+    }
+
+    /// The leaves of a B-tree have room for 11 entries, and are filled with 5 at least; its other nodes are a fifth of them.
+    fn heap_of_all(of: &Traffic) -> usize {
+        let leaf = allocated(16 + 11 * size_of::<((Option<SpiffeId>, u16), FromPeer)>());
+        let (leaves, ids) = (of.all.len() / 5 + 1, of.all().filter_map(|(peer, ..)| peer));
+        let methods = of.all().map(|(.., from)| heap(&from.methods, |method| heap_of_segment(&method.root)));
+        let ids = ids.map(|id| allocated(16 + id.as_str().len()));
+        leaves * leaf + leaves / 5 * (leaf + 96) + ids.sum::<usize>() + methods.sum::<usize>()
+    }
+
+    /// The caller, the method and the path of the nth request.
+    type Nth<'a> = &'a dyn Fn(usize) -> (SpiffeId, String, String);
+
+    #[test]
+    fn the_memory_that_is_really_taken_is_within_the_bound() {
+        let peer = |nth: usize| format!("spiffe://a/{nth}").parse::<SpiffeId>().expect("an ID");
+        let kinds: [(&str, Nth<'_>); 4] = [
+            ("peers", &|nth| (peer(nth), "GET".to_owned(), "/".to_owned())),
+            ("methods", &|nth| (peer(nth / 64), format!("M{}", nth % 64), "/".to_owned())),
+            ("chains", &|nth| {
+                let name = |level: usize| format!("/x{}", (nth >> (4 * level)) & 15);
+                (web(), "GET".to_owned(), (0..4).map(name).collect::<String>() + &"/a".repeat(12))
+            }),
+            ("leaves", &|nth| {
+                (
+                    web(),
+                    "GET".to_owned(),
+                    (0..4).map(|level| format!("/x{}", (nth >> (4 * level)) & 15)).collect(),
+                )
+            }),
+        ];
+        for (kind, sent) in kinds {
+            let mut traffic = Traffic::default();
+            (0..60_000).for_each(|nth| {
+                let (peer, method, path) = sent(nth);
+                add(&mut traffic, Some(&peer), &method, &path);
+            });
+            assert!(traffic.left_out.beyond_bound > 0, "{kind}: the bound is not reached");
+            let heap = heap_of_all(&traffic);
+            assert!(heap <= MOST_BYTES && traffic.bytes <= MOST_BYTES, "{kind}: {heap}");
+        }
+    }
+
+    #[test]
+    fn what_is_joined_gives_back_all_that_it_took() {
+        let mut traffic = Traffic::default();
+        add(&mut traffic, Some(&web()), "GET", "/users/7");
+        let joined = traffic.bytes;
+        traffic = Traffic::default();
+        for path in ["/users/a", "/users/a/b/7", "/users/b\"/c", "/users/"] {
+            add(&mut traffic, Some(&web()), "GET", path);
+        }
+        assert!(traffic.bytes > joined + 4 * SEGMENT);
+        add(&mut traffic, Some(&web()), "GET", "/users/7");
+        assert_eq!(traffic.bytes, joined);
+    }
+
+    #[test]
+    fn a_peer_has_a_bounded_number_of_methods() {
+        let mut traffic = Traffic::default();
+        (0..=MOST_METHODS).for_each(|nth| add(&mut traffic, Some(&web()), &format!("M{nth}"), "/"));
+        assert_eq!(traffic.all().map(|(.., from)| from.methods().count()).sum::<usize>(), MOST_METHODS);
+        assert_eq!(traffic.left_out.beyond_bound, 1);
+    }
+
     #[test]
     fn what_rules_cannot_express_is_counted() {
         let mut traffic = Traffic::default();
@@ -341,7 +509,7 @@ mod tests {
         traffic.add_request(Some(&web()), SOURCE, 80, "OPTIONS", Path::None);
         let expected = LeftOut { unclear_paths: 1, methods: 1, ..LeftOut::default() };
         assert_eq!(traffic.left_out, expected);
-        let without = |from: &FromPeer| from.methods.values().map(|method| method.without_path).sum::<u64>();
+        let without = |from: &FromPeer| from.methods().map(|(_, method)| method.without_path).sum::<u64>();
         assert_eq!(traffic.all().map(|(.., from)| without(from)).sum::<u64>(), 1);
     }
 
