@@ -331,6 +331,25 @@ async fn in_audit_mode_the_authorizer_is_asked_and_nothing_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_recording_has_only_what_the_authorizer_lets_through() {
+    for (rest, recorded) in [("default: allow", 0), ("default: allow, mode: audit", 1)] {
+        for (answer, requests) in [(DENIES, recorded), (ALLOWS, 1)] {
+            let mesh = Mesh::default();
+            let (_app, _authorizer) = (mesh.answering(A, OK), mesh.answering(AUTHORIZER, answer));
+            let sidecar = mesh.sidecar(&file("", rest), None);
+            let (observation, now) = (&sidecar.controller.store().observation, tokio::time::Instant::now());
+            let id = observation.begin(now.into_std()).expect("no other");
+            ask(&sidecar, "GET /a//b?c").await;
+            let found = observation.read(id, now.into_std()).expect("a recording");
+            let paths =
+                found.all().flat_map(|(.., from)| from.methods().flat_map(|(_, method)| method.paths()));
+            let expected = vec![("/a/b".to_owned(), 1); requests];
+            assert_eq!(paths.collect::<Vec<_>>(), expected, "{rest} {answer}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_authorizer_learns_who_the_peer_is_from_its_certificate() {
     const AT: &str = "10.1.0.1:15006";
     let pair = Pair::new();

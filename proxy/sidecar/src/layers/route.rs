@@ -91,6 +91,9 @@ async fn route<S: HttpService>(
         }
         of_answer = after;
     }
+    if call.common.exchange.worker.state.observation.is_on() {
+        observe::observe(&call); // after the external authorizer, so that what it denies gets no allow rule
+    }
     let route = diverted(&call, route)?;
     call.common.host = call.common.host.take().or_else(|| default_host(&route));
     tell(&call, &route);
@@ -221,10 +224,6 @@ fn direct(call: &Call, fixed: &Fixed, changes: &mut Option<Box<Changes>>) -> Res
             *changes = authorize::authorize(by, call, port)?;
         }
         limit_rate(call, side)?;
-        if worker.state.observation.is_on() {
-            let port = snapshot.application_port(&fixed.key);
-            observe::observe(call, side.authorization.as_ref(), port);
-        }
     }
     if connection.is_redirected {
         let is_of_another = |named: &Arc<Route>| !Arc::ptr_eq(&named.cluster, &route.cluster);
