@@ -318,7 +318,7 @@ fn around(metrics: &Arc<Metrics>, workers: usize, zone: Option<&str>) -> Around 
         mirrors: &mirrors,
     };
     let nothing =
-        compile(0, &Config::default(), &Clusters::new(), sides, before, &mut Policies::default(), metrics);
+        compile(0, &Arc::default(), &Clusters::new(), sides, before, &mut Policies::default(), metrics);
     let of = common.clone();
     let unknown = Destinations::new(move |to| Cluster::passthrough(to, &of));
     Around {

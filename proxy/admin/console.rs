@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::config;
 use crate::explained::{self, BadQuestion, Query, Source};
-use pillion_sidecar::state::Store;
+use pillion_sidecar::state::{Snapshot, Store};
 use pillion_sidecar::taps::Taps;
 use pillion_telemetry::Timelines;
 
@@ -20,6 +20,10 @@ use pillion_telemetry::Timelines;
 const MAX_WAITING_ORDERS: usize = 16;
 /// The longest time from `POST /reload` to its response.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often an explanation reads what a reload publishes, and the pause between. Between its swap and its publication, a
+/// reload reads its file once more, which takes less than 100 ms.
+const MOST_READS: usize = 10;
+const UNTIL_PUBLISHED: Duration = Duration::from_millis(10);
 
 /// An order to a running sidecar.
 #[derive(Debug)]
@@ -130,12 +134,35 @@ impl Console {
     /// # Errors
     /// The question cannot be read.
     pub(super) fn explain(&self, query: &Query, now: Instant) -> Result<Value, BadQuestion> {
-        let published = self.published();
+        self.explain_after(query, now, || std::thread::sleep(UNTIL_PUBLISHED))
+    }
+
+    /// `wait`: between two reads, where a reload is under way.
+    fn explain_after(&self, query: &Query, now: Instant, wait: impl Fn()) -> Result<Value, BadQuestion> {
+        let (published, snapshot) = self.pair(wait);
+        let is_pair = Arc::ptr_eq(&published.config, &snapshot.config);
         let file = published.file.as_ref().map(|file| file.display().to_string());
         let written =
             file.as_deref().zip(published.text.as_deref()).map(|(name, text)| Written { name, text });
-        let source = Source { config: &published.config, written, flags: &published.flags, is_live: true };
-        explained::answer(query, &self.store.load_full(), &source, now)
+        let written = written.filter(|_| is_pair);
+        let source = Source { config: &snapshot.config, written, flags: &published.flags, is_live: true };
+        explained::answer(query, &snapshot, &source, now)
+    }
+
+    /// The current snapshot, and what is published of its configuration. A reload swaps the snapshot first and then
+    /// publishes, so both are read again, after `wait`, if they are of two configurations. Gives up after
+    /// [`MOST_READS`].
+    fn pair(&self, wait: impl Fn()) -> (Arc<Published>, Arc<Snapshot>) {
+        let read = || (self.published(), self.store.load_full());
+        let mut pair = read();
+        for _ in 1..MOST_READS {
+            if Arc::ptr_eq(&pair.0.config, &pair.1.config) {
+                break;
+            }
+            wait();
+            pair = read();
+        }
+        pair
     }
 
     /// Called after every check of the files; does nothing if no refusal is shown.
@@ -175,5 +202,56 @@ impl Console {
             Ok(Err(_gone)) => Err(NotTaken::NotRunning),
             Err(_elapsed) => Err(NotTaken::TooLate),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use pillion_telemetry::Metrics;
+
+    use super::*;
+    use crate::app::unserved_snapshot;
+
+    fn file(route: &str) -> String {
+        format!(
+            "inbound: off\nservices: {{ orders: {{ endpoints: [\"127.0.0.1:80\"] }} }}\n\
+             routes: [{{ name: {route}, hosts: [orders], timeout: 2s, to: orders }}]\n"
+        )
+    }
+
+    fn snapshot(route: &str) -> Snapshot {
+        let (config, _) = pillion_config::parse(&file(route), Path::new("")).expect("a good file");
+        unserved_snapshot(&config)
+    }
+
+    fn publish(console: &Console, route: &str, config: &Arc<Config>) {
+        let (file, text) = (Some("p.yaml".into()), Some(file(route).into()));
+        console.publish(Published { config: config.clone(), file, text, ..Published::default() });
+    }
+
+    #[test]
+    fn an_explanation_during_a_reload_has_names_and_places_of_one_configuration() {
+        let store = crate::app::store(&Config::default(), &Metrics::new(0));
+        let (console, _orders) = Console::new(store.clone(), None, Arc::default());
+        let (before, after) = (snapshot("before"), snapshot("after"));
+        publish(&console, "before", &before.config);
+        drop((store.swap(before), store.swap(after)));
+        let config = store.load().config.clone();
+        let query = Query { method: "GET".into(), url: "http://orders/".into(), ..Query::default() };
+        let explain =
+            |wait: &dyn Fn()| console.explain_after(&query, Instant::now(), wait).expect("a question");
+        let found = explain(&|| ());
+        assert_eq!(
+            (&found["route"], &found["policies"]["timeout"]["value"]),
+            (&json!("after"), &json!("2s"))
+        );
+        assert_eq!(found["policies"]["timeout"]["from"], "default", "the text is that of the former file");
+        let found = explain(&|| publish(&console, "after", &config));
+        assert_eq!(
+            (&found["route"], &found["policies"]["timeout"]["from"]),
+            (&json!("after"), &json!("p.yaml:3:51"))
+        );
     }
 }

@@ -57,5 +57,5 @@ pub(crate) fn snapshot(config: &Config) -> Snapshot {
         rate_limits: &rate_limits,
         mirrors: &mirrors,
     };
-    compile(0, config, &clusters, sides, before, &mut policies, &metrics)
+    compile(0, &Arc::new(config.clone()), &clusters, sides, before, &mut policies, &metrics)
 }

@@ -23,10 +23,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
-use pillion_model::Reason;
 use pillion_model::cluster::HostPattern;
 use pillion_model::listener::{self, DownstreamLimits, Mtls, RedirectTo, Unknown};
 use pillion_model::policy::{Retry, Timeouts};
+use pillion_model::{Config, Reason};
 
 use actions::{Actions, PeersRateLimit};
 pub use addresses::AddressTable;
@@ -61,6 +61,8 @@ pub struct Store {
 pub struct Snapshot {
     /// Counts the swaps, from 1.
     pub generation: u64,
+    /// What it was compiled from. Rules and routes are known by their numbers in it.
+    pub config: Arc<Config>,
     pub hosts: HostTable,
     pub addresses: AddressTable,
     /// The DNS proxy's answers for the names of services.

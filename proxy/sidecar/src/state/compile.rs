@@ -59,7 +59,7 @@ pub struct Sides {
 
 pub fn compile(
     generation: u64,
-    config: &Config,
+    config: &Arc<Config>,
     clusters: &Clusters,
     sides: Sides,
     before: PreviousSnapshot<'_>,
@@ -95,6 +95,7 @@ pub fn compile(
     let application = sides.inbound.as_ref().and_then(|inbound| inbound.policy.app);
     Snapshot {
         generation,
+        config: config.clone(),
         hosts,
         addresses,
         names: sides.names,
