@@ -1,8 +1,10 @@
 //! The question of `pillion explain`, as words of a command line and as the query of a URL.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use http::header::HOST;
+use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use pillion_model::SpiffeId;
@@ -37,6 +39,10 @@ pub(crate) enum BadQuestion {
     Header(String),
     #[error("there are more than {MOST_HEADERS} headers")]
     ManyHeaders,
+    #[error("a request has one host: write one header Host")]
+    ManyHosts,
+    #[error("a CONNECT has no path: write CONNECT http://orders:8080")]
+    ConnectWithPath,
     #[error(
         "{0:?} is no source: write a SPIFFE ID (spiffe://cluster.local/ns/default/sa/web) or an IP address"
     )]
@@ -90,17 +96,32 @@ impl Query {
         let (scheme, rest) = self.url.split_once("://").ok_or_else(bad)?;
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, target) = rest.split_at_checked(end).ok_or_else(bad)?;
-        let authority: Authority = authority.parse().map_err(|_invalid| bad())?;
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        if host.is_empty() || authority.as_str().contains('@') {
-            return Err(bad());
-        }
+        let authority = host(authority.as_bytes()).ok_or_else(bad)?;
         let head = match (scheme, &*self.method) {
             ("http", "") => return Err(BadQuestion::NoMethod(self.url.clone())),
             ("http", method) => Some(self.request(method, &authority, target)?),
             ("tcp" | "https", _) => None, // TLS of the application is carried as it comes
             _ => return Err(bad()),
         };
+        let (peer, source) = self.caller()?;
+        let of_scheme = (scheme == "https").then_some(443);
+        let to = authority
+            .host()
+            .trim_matches(['[', ']'])
+            .parse::<IpAddr>()
+            .ok()
+            .map(|ip| SocketAddr::from((ip, authority.port_u16().or(of_scheme).unwrap_or(80))));
+        let host = match &head {
+            Some(head) => named(head, authority)?,
+            None => authority,
+        };
+        let port = host.port_u16().or(of_scheme);
+        let host = host.as_str().to_owned();
+        Ok(Question { host, port, to, head: head.map(Into::into), inbound: self.inbound, peer, source })
+    }
+
+    /// The identity and the address of the caller.
+    fn caller(&self) -> Result<(Option<SpiffeId>, Option<IpAddr>), BadQuestion> {
         let (mut peer, mut source) = (None, None);
         for text in &self.sources {
             match (text.parse::<SpiffeId>(), text.parse::<IpAddr>()) {
@@ -109,26 +130,26 @@ impl Query {
                 (Err(_), Err(_)) => return Err(BadQuestion::Source(text.clone())),
             }
         }
-        let port = authority.port_u16().or_else(|| (scheme == "https").then_some(443));
-        Ok(Question { host, port, head: head.map(Into::into), inbound: self.inbound, peer, source })
+        Ok((peer, source))
     }
 
-    fn request(
-        &self,
-        method: &str,
-        authority: &Authority,
-        target: &str,
-    ) -> Result<http::request::Parts, BadQuestion> {
+    /// The head of the request as it is in HTTP/1: a CONNECT has the authority as its target, and other requests have a
+    /// path.
+    fn request(&self, method: &str, authority: &Authority, target: &str) -> Result<Parts, BadQuestion> {
         let method: Method = method.parse().map_err(|_invalid| BadQuestion::Method(method.to_owned()))?;
         let target = target.split('#').next().unwrap_or_default();
         let slash = if target.starts_with('/') { "" } else { "/" };
-        let uri: Uri =
-            format!("{slash}{target}").parse().map_err(|_invalid| BadQuestion::Url(self.url.clone()))?;
+        let uri = match (method == Method::CONNECT, target) {
+            (true, "" | "/") => Uri::builder().authority(authority.clone()).build(),
+            (true, _) => return Err(BadQuestion::ConnectWithPath),
+            (false, _) => format!("{slash}{target}").parse::<Uri>().map_err(http::Error::from),
+        };
+        let uri = uri.map_err(|_invalid| BadQuestion::Url(self.url.clone()))?;
         let (mut parts, ()) = Request::new(()).into_parts();
         (parts.method, parts.uri, parts.headers) = (method, uri, self.header_map()?);
         let host = HeaderValue::from_str(authority.as_str())
             .map_err(|_invalid| BadQuestion::Url(self.url.clone()))?;
-        parts.headers.entry(http::header::HOST).or_insert(host);
+        parts.headers.entry(HOST).or_insert(host);
         Ok(parts)
     }
 
@@ -144,6 +165,27 @@ impl Query {
             headers.append(name, value.trim().parse().map_err(|_invalid| bad())?);
         }
         Ok(headers)
+    }
+}
+
+/// `None`: the text is no host with perhaps a port.
+fn host(text: &[u8]) -> Option<Authority> {
+    let authority = Authority::try_from(text).ok()?;
+    let is_host = !authority.host().trim_matches(['[', ']']).is_empty() && !text.contains(&b'@');
+    is_host.then_some(authority)
+}
+
+/// The host that a request names: that of its header `Host`, and for a CONNECT its target (RFC 9112, 3.2). `url`: the host
+/// of the URL.
+fn named(head: &Parts, url: Authority) -> Result<Authority, BadQuestion> {
+    let mut all = head.headers.get_all(HOST).iter();
+    match (all.next(), all.next()) {
+        (Some(_), Some(_)) => Err(BadQuestion::ManyHosts),
+        (Some(one), None) if head.method != Method::CONNECT => {
+            let bad = || BadQuestion::Header(format!("host: {}", String::from_utf8_lossy(one.as_bytes())));
+            host(one.as_bytes()).ok_or_else(bad)
+        }
+        _ => Ok(url),
     }
 }
 
@@ -195,9 +237,9 @@ mod tests {
     fn a_url_has_a_host_and_perhaps_a_port_and_a_path() {
         for (url, host, port, target) in [
             ("http://orders/v2/x?a=1", "orders", None, "/v2/x?a=1"),
-            ("http://orders:8080", "orders", Some(8080), "/"),
+            ("http://orders:8080", "orders:8080", Some(8080), "/"),
             ("http://orders?a", "orders", None, "/?a"),
-            ("http://[::1]:80/a#b", "::1", Some(80), "/a"),
+            ("http://[::1]:80/a#b", "[::1]:80", Some(80), "/a"),
         ] {
             let asked = query("GET", url).question().expect("a question");
             let head = asked.head.expect("a request");
@@ -207,8 +249,31 @@ mod tests {
             );
         }
         let tcp = query("", "tcp://10.96.0.10:80").question().expect("a question");
-        assert!(tcp.head.is_none() && tcp.host == "10.96.0.10" && tcp.port == Some(80));
+        assert!(tcp.head.is_none() && tcp.host == "10.96.0.10:80" && tcp.to == "10.96.0.10:80".parse().ok());
         assert_eq!(query("", "https://orders").question().expect("a question").port, Some(443));
+    }
+
+    #[test]
+    fn the_header_host_names_the_host_and_the_url_the_address() {
+        let with = |method: &str, url: &str, host: &str| {
+            let headers = vec![format!("Host: {host}")];
+            Query { headers, ..query(method, url) }.question().expect("a question")
+        };
+        let asked = with("GET", "http://10.96.0.10/a", "orders:8080");
+        assert_eq!((asked.host.as_str(), asked.port), ("orders:8080", Some(8080)));
+        assert_eq!(asked.to, "10.96.0.10:80".parse().ok());
+        let asked = with("GET", "http://billing:81/a", "orders");
+        assert_eq!((asked.host.as_str(), asked.port, asked.to), ("orders", None, None));
+        let asked = with("CONNECT", "http://billing:81", "orders");
+        assert_eq!((asked.host.as_str(), asked.port), ("billing:81", Some(81)), "as its target");
+    }
+
+    #[test]
+    fn the_target_of_a_connect_is_the_authority() {
+        for url in ["http://orders:80", "http://orders:80/"] {
+            let head = query("CONNECT", url).question().expect("a question").head.expect("a request");
+            assert_eq!((head.uri.to_string().as_str(), head.uri.path()), ("orders:80", ""));
+        }
     }
 
     #[test]
@@ -229,6 +294,10 @@ mod tests {
             (with(&["x-user"], &[]), "x-user: jo"),
             (with(&["x user: a"], &[]), "x-user: jo"),
             (with(&["a: b"; 101], &[]), "more than 100"),
+            (with(&["Host: a", "host: b"], &[]), "one header Host"),
+            (with(&["Host: a@b"], &[]), "x-user: jo"),
+            (with(&["Host: "], &[]), "x-user: jo"),
+            (query("CONNECT", "http://a:80/b"), "CONNECT http://orders:8080"),
             (with(&[], &["web"]), "SPIFFE ID"),
         ] {
             let why = asked.question().err().map(|why| why.to_string()).unwrap_or_default();

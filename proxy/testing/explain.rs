@@ -77,6 +77,42 @@ async fn the_route_is_named_with_the_reasons_against_earlier_ones() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connect_asks_no_routes_and_goes_to_the_service_with_its_host_and_port() {
+    let mesh = Mesh::default();
+    let yaml = super::mesh::caller(&format!("endpoints: [\"{A}\"]"))
+        + &format!("  shadow: {{ endpoints: [\"{C}\"] }}\n")
+        + "routes:\n\
+           - { name: root, hosts: [orders], match: { path: { prefix: / } }, to: shadow }\n\
+           - { name: gone, hosts: [legacy], to: shadow }\n";
+    let sidecar = mesh.sidecar(&yaml, None);
+    let connect = |url: &str| asked(&sidecar, "CONNECT", url, Query::default());
+    let found = connect("http://orders:80");
+    assert_eq!((&found["route"], &found["service"]), (&Value::Null, &json!("orders")));
+    assert_eq!((because(&found), &found["refused"]), (Vec::new(), &Value::Null));
+    assert_eq!(found["notes"], json!(["what runs inside a CONNECT is routed once more"]));
+    let found = connect("http://legacy:80");
+    assert!(found["service"].is_null(), "what only routes know is no service: {found}");
+    let found = connect("http://orders");
+    assert!(found["refused"].as_str().is_some_and(|why| why.starts_with("bad_request")), "{found}");
+    assert_eq!(asked(&sidecar, "GET", "http://orders:80", Query::default())["route"], "root");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_header_host_decides_where_the_address_belongs_to_no_service() {
+    let mesh = Mesh::default();
+    let yaml = super::mesh::caller(&format!("endpoints: [\"{A}\"]"))
+        + &format!("  billing: {{ endpoints: [\"{B}\"], addresses: [\"10.96.0.20:80\"] }}\n");
+    let sidecar = mesh.sidecar(&yaml, None);
+    for (url, host, service) in [
+        ("http://10.9.9.9/", "Host: orders", "orders"),
+        ("http://billing/", "host: orders:80", "orders"),
+        ("http://10.96.0.20/", "Host: orders", "billing"),
+    ] {
+        assert_eq!(asked(&sidecar, "GET", url, headers(&[host]))["service"], service, "{url} {host}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn endpoints_have_the_state_in_which_requests_find_them() {
     let mesh = Mesh::default();
     let _well = mesh.answering(A, OK);
@@ -163,16 +199,73 @@ async fn the_deciding_authorization_rule_is_named_with_the_reasons_against_earli
 #[test]
 fn a_file_is_explained_with_its_external_authorizer() {
     let text = "inbound: { app: 127.0.0.1:80, authorization: { default: allow, ext_authz: { http: \"http://127.0.0.1:9/\" } } }";
-    let (config, _) = pillion_config::parse(text, std::path::Path::new("")).expect("a good file");
-    let snapshot = crate::app::unserved_snapshot(&config);
-    let source = Source { config: &config, written: None, flags: &[], is_live: false };
     let rule = |method: &str, url: &str| {
-        let query =
-            Query { method: method.to_owned(), url: url.to_owned(), inbound: Some(80), ..Query::default() };
-        let found = explained::answer(&query, &snapshot, &source, std::time::Instant::now());
-        found.expect("a question")["authorization"]["rule"].clone()
+        let found = asked_of_file(text, method, url, Query { inbound: Some(80), ..Query::default() });
+        found["authorization"]["rule"].clone()
     };
     assert_eq!(rule("", "tcp://10.0.0.1:80"), "opaque");
     assert_eq!(rule("GET", "http://a/..;/b"), "bad_path");
     assert_eq!(rule("GET", "http://a/b"), "default");
+}
+
+/// An inbound question to a file.
+fn asked_of_file(text: &str, method: &str, url: &str, of: Query) -> Value {
+    let (config, _) = pillion_config::parse(text, std::path::Path::new("/")).expect("a good file");
+    let snapshot = crate::app::unserved_snapshot(&config);
+    let source = Source { config: &config, written: None, flags: &[], is_live: false };
+    let query = Query { method: method.to_owned(), url: url.to_owned(), ..of };
+    explained::answer(&query, &snapshot, &source, std::time::Instant::now()).expect("a question")
+}
+
+#[test]
+fn a_connect_to_the_application_has_no_path_and_host_is_that_of_the_header() {
+    let text = "inbound: { mtls: off, app: 127.0.0.1:80, authorization: { rules: [{ name: root, paths: [/] }, \
+                { name: near, methods: [GET], hosts: [\"orders:8080\"] }, { name: tunnels, methods: [CONNECT] }] } }";
+    let of = |headers: &[&str]| Query {
+        headers: headers.iter().map(ToString::to_string).collect(),
+        inbound: Some(80),
+        ..Query::default()
+    };
+    let found = asked_of_file(text, "CONNECT", "http://orders:80", of(&[]));
+    assert_eq!(found["authorization"]["rule"], "tunnels", "{found}");
+    assert_eq!(
+        because(&found["authorization"]),
+        ["root: paths: there is no path, and wanted is /", "near: methods: CONNECT is none of GET"]
+    );
+    let found = asked_of_file(text, "GET", "http://10.0.0.1/a", of(&["Host: orders:8080"]));
+    assert_eq!(found["authorization"]["rule"], "near", "{found}");
+    let found = asked_of_file(text, "GET", "http://orders:8080/a", of(&["Host: billing"]));
+    assert_eq!(found["authorization"]["rule"], "default", "{found}");
+}
+
+#[test]
+fn a_caller_without_an_identity_comes_to_a_port_with_tls_from_outside_the_mesh() {
+    let text = |client: &str| {
+        format!(
+            "identity: {{ certificate: c.crt, key: c.key, trust_bundle: ca.crt }}\n\
+             inbound: {{ mtls: strict, app: 127.0.0.1:80, ports: {{ 8443: {{ listen: 127.0.0.1:443, tls: {{ certificate: s.crt, \
+             key: s.key{client} }} }} }}, authorization: {{ rules: [{{ name: over-tls, headers: {{ x-forwarded-proto: https }} }}] }} }}\n"
+        )
+    };
+    let of = |port: u16| Query { inbound: Some(port), ..headers(&["x-forwarded-proto: http"]) };
+    let found = asked_of_file(&text(""), "GET", "http://shop/", of(8443));
+    assert_eq!(
+        (&found["refused"], &found["authorization"]["rule"]),
+        (&Value::Null, &json!("over-tls")),
+        "{found}"
+    );
+    let note = |found: &Value| found["notes"][0].as_str().unwrap_or_default().to_owned();
+    assert!(note(&found).contains("outside the mesh") && !note(&found).contains("require"), "{found}");
+    let required = text(", client: require, trust_bundle: clients.crt");
+    let found = asked_of_file(&required, "GET", "http://shop/", of(8443));
+    assert!(note(&found).contains("client: require"), "{found}");
+    let found = asked_of_file(&text(""), "GET", "http://shop/", of(80));
+    assert!(found["refused"].as_str().is_some_and(|why| why.starts_with("mtls_required")), "{found}");
+    let found =
+        asked_of_file(&text(""), "GET", "http://shop/", Query { sources: vec![WEB.to_owned()], ..of(8443) });
+    assert_eq!(
+        (&found["notes"], &found["authorization"]["rule"]),
+        (&json!([]), &json!("default")),
+        "{found}"
+    );
 }

@@ -132,7 +132,7 @@ fn judge(
 ///
 /// # Errors
 /// `bad_request` for a host from which an application could read another name.
-fn clear_host(text: &str) -> Result<(&str, Option<u16>), Error> {
+pub(super) fn clear_host(text: &str) -> Result<(&str, Option<u16>), Error> {
     let refused = |detail| Err(Error::new(Reason::BadRequest, detail));
     if text.contains('@') {
         return refused("the request's host has user information before an @");

@@ -16,7 +16,7 @@ use crate::connection::{Connection, Destination, Place};
 use crate::exchange::DialFailure;
 use crate::exchange::attempts::Attempts;
 use crate::http::{Body, Call, Exchange, Response};
-use crate::state::{DestinationKey, Fixed, Route, split_port};
+use crate::state::{DestinationKey, Fixed, Route, Snapshot, split_port};
 use crate::tcp::{self, Dialled};
 use crate::worker::Worker;
 use pillion_base::error::Error;
@@ -125,10 +125,16 @@ fn target(call: &Call, default_port: Option<u16>) -> Result<(String, u16), Error
 /// The service with this host and port, or with this address.
 fn known(worker: &Worker, host: &str, port: u16) -> Option<Fixed> {
     let snapshot = worker.state.load();
+    let route = service_at(&snapshot, host, port)?;
+    snapshot.fixed(DestinationKey::Service(route.cluster.name.clone()))
+}
+
+/// The service with this host and port, or with this address. An IPv6 address has no brackets. What only `routes` know
+/// is no service.
+pub(super) fn service_at<'a>(snapshot: &'a Snapshot, host: &str, port: u16) -> Option<&'a Arc<Route>> {
     let by_address = || host.parse().ok().and_then(|ip: IpAddr| snapshot.addresses.find((ip, port).into()));
     let named = snapshot.hosts.find_at(host.trim_end_matches('.'), Some(port));
-    let route = named.filter(|route| !route.is_only_rules).or_else(by_address)?;
-    snapshot.fixed(DestinationKey::Service(route.cluster.name.clone()))
+    named.filter(|route| !route.is_only_rules).or_else(by_address)
 }
 
 /// The addresses of a host that belongs to no service, if they may be dialled.

@@ -18,14 +18,17 @@ use pillion_upstream::cluster::Cluster;
 
 pub use inbound::Judged;
 
-use crate::state::{Route, Snapshot, Then};
+use super::egress;
+use crate::state::{Route, Snapshot, Then, split_port};
 
 /// A request or an opaque connection.
 pub struct Question {
-    /// The host of the URL: a name, or an address without brackets.
+    /// The host that the request names, as it is written, perhaps with a port.
     pub host: String,
-    /// The port of the URL.
+    /// The port of this host, or the usual one of `https`.
     pub port: Option<u16>,
+    /// The address of the URL: the original destination of a redirected connection. `None`: the URL has a name.
+    pub to: Option<SocketAddr>,
     /// `None`: opaque bytes.
     pub head: Option<RequestHead>,
     /// The application's port; `None`: the application beside the sidecar asks.
@@ -56,6 +59,17 @@ pub struct Explained {
     pub endpoints: Vec<(SocketAddr, &'static str)>,
 }
 
+impl Question {
+    /// The host without its port.
+    fn name(&self) -> &str {
+        split_port(&self.host).0
+    }
+
+    fn is_connect(&self) -> bool {
+        self.head.as_ref().is_some_and(|head| head.method == Method::CONNECT)
+    }
+}
+
 impl Explained {
     fn to(cluster: &Cluster, now: Instant) -> Self {
         Self::default().and_goes_to(cluster, now)
@@ -74,6 +88,9 @@ pub fn explain(snapshot: &Snapshot, config: &Config, of: &Question, now: Instant
 }
 
 fn outbound(snapshot: &Snapshot, config: &Config, of: &Question, now: Instant) -> Explained {
+    if of.is_connect() {
+        return connected(snapshot, of, now);
+    }
     let Some(route) = destination(snapshot, of) else { return unknown(snapshot, of) };
     let Some(head) = &of.head else {
         let mut explained = Explained::to(&route.cluster, now);
@@ -82,34 +99,44 @@ fn outbound(snapshot: &Snapshot, config: &Config, of: &Question, now: Instant) -
         }
         return explained;
     };
-    routed(&route, config, head, &of.host, now)
+    routed(&route, config, head, of.name(), now)
 }
 
-/// The route of the service that the address or the host names. As for a redirected connection, the address decides.
-fn destination(snapshot: &Snapshot, of: &Question) -> Option<Arc<Route>> {
-    let by_address = of.host.parse::<IpAddr>().ok().and_then(|ip| {
-        let port = of.port.unwrap_or(80);
-        snapshot.addresses.find((ip, port).into())
-    });
-    let by_host = || {
-        let bracketed = if of.host.contains(':') { format!("[{}]", of.host) } else { of.host.clone() };
-        match (of.port, &of.head) {
-            (Some(port), Some(_)) => snapshot.hosts.find(&format!("{bracketed}:{port}")),
-            (None, Some(_)) => snapshot.hosts.find(&bracketed),
-            (port, None) => snapshot.hosts.find_at(&bracketed, port), // TLS names the host by its server name
-        }
+/// What the proxy port does with a CONNECT. It has no path, so no entry of `routes` is asked.
+fn connected(snapshot: &Snapshot, of: &Question, now: Instant) -> Explained {
+    let Some(port) = of.port.filter(|port| *port != 0) else {
+        let why = "bad_request: the target of a CONNECT needs a host and a port: CONNECT http://orders:8080";
+        return Explained { refused: Some(why.to_owned()), ..Explained::default() };
     };
-    by_address.or_else(by_host).cloned()
+    let host = of.name().trim_matches(['[', ']']).to_ascii_lowercase();
+    let mut explained = match egress::service_at(snapshot, &host, port) {
+        Some(route) => Explained::to(&route.cluster, now),
+        None => unknown(snapshot, of),
+    };
+    explained.notes.push("what runs inside a CONNECT is routed once more".to_owned());
+    explained
+}
+
+/// The route of the service that the address or the host names. As for a redirected connection, the address decides, and
+/// the host where the address belongs to no service.
+fn destination(snapshot: &Snapshot, of: &Question) -> Option<Arc<Route>> {
+    let by_address = of.to.and_then(|to| snapshot.addresses.find(to));
+    let port = of.port.or_else(|| Some(of.to?.port()));
+    by_address.or_else(|| snapshot.hosts.find_at(of.name(), port)).cloned()
 }
 
 fn unknown(snapshot: &Snapshot, of: &Question) -> Explained {
-    let what = if of.host.parse::<IpAddr>().is_ok() { "address" } else { "host" };
+    let what = if of.to.is_some() { "address" } else { "host" };
     let mut explained = Explained::default();
     match snapshot.policy {
-        Unknown::Passthrough => explained.notes.push(format!(
-            "no service has this {what}: a redirected connection goes to its original destination (outbound.unknown is \
-             passthrough)"
-        )),
+        Unknown::Passthrough => {
+            let goes = match of.is_connect() {
+                true => "the sidecar connects to what the CONNECT names",
+                false => "a redirected connection goes to its original destination",
+            };
+            let note = format!("no service has this {what}: {goes} (outbound.unknown is passthrough)");
+            explained.notes.push(note);
+        }
         Unknown::Deny => {
             let why = format!("egress_denied: no service has this {what}, and outbound.unknown is deny");
             explained.refused = Some(why);
@@ -151,9 +178,6 @@ fn routed(route: &Route, config: &Config, head: &RequestHead, host: &str, now: I
             explained.refused = Some(why.to_owned());
         }
         None => {}
-    }
-    if head.method == Method::CONNECT {
-        explained.notes.push("what runs inside a CONNECT is routed once more".to_owned());
     }
     explained
 }

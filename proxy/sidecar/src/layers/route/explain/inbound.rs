@@ -6,12 +6,12 @@ use pillion_authz::{Asked, Facts, Headers as HeadersOf, Verdict};
 use pillion_http::message::RequestHead;
 use pillion_model::authorization::path::JudgedPath;
 use pillion_model::authorization::{Action, Mode, Rule};
-use pillion_model::listener::{AppProtocol, Mtls};
+use pillion_model::listener::{AppProtocol, ClientCertificates, Mtls, PortTls};
 
-use super::super::authorize::{path_of, sent_values};
+use super::super::authorize::{clear_host, path_of, sent_values};
 use super::{Explained, Question, words};
 use crate::state::authorization::{Authorization, OpaqueConnection};
-use crate::state::{InboundSide, Snapshot};
+use crate::state::{InboundSide, Snapshot, split_port};
 
 /// What the authorization rules decide.
 pub struct Judged {
@@ -38,11 +38,19 @@ pub(super) fn explain(snapshot: &Snapshot, of: &Question, port: u16) -> Explaine
     let to = SocketAddr::from((ip, port));
     let mut explained =
         Explained { service: Some("app".into()), endpoints: vec![(to, "eligible")], ..Explained::default() };
-    if let Some(why) = not_admitted(side, to, of) {
-        explained.refused = Some(why);
+    let outside = outside(side, of, port);
+    match outside {
+        Some(tls) => explained.notes.push(admitted_outside(tls, port)),
+        None => explained.refused = not_admitted(side, to, of),
+    }
+    if explained.refused.is_some() {
         return explained;
     }
     if let Some(by) = &side.authorization {
+        if let (Some(_), Err(why)) = (&of.head, clear_host(&of.host)) {
+            explained.refused = Some(format!("bad_request: {}", why.detail));
+            return explained;
+        }
         let judged = judged(by, side, of, port);
         let is_denied = judged.action == Action::Deny && judged.mode == Mode::Enforce;
         if is_denied {
@@ -55,6 +63,24 @@ pub(super) fn explain(snapshot: &Snapshot, of: &Question, port: u16) -> Explaine
         explained.authorization = Some(judged);
     }
     explained
+}
+
+/// The TLS of the port's own listeners, if the caller comes there, as clients outside the mesh do. A caller with an
+/// identity comes over mTLS, to the listener of the mesh.
+fn outside<'a>(side: &'a InboundSide, of: &Question, port: u16) -> Option<&'a PortTls> {
+    let own = side.policy.ports.get(&port).filter(|_| of.peer.is_none());
+    own.and_then(|own| own.tls.as_ref())
+}
+
+fn admitted_outside(tls: &PortTls, port: u16) -> String {
+    let needs = match tls.clients {
+        ClientCertificates::Require { .. } => ", and must show a certificate (client: require)",
+        ClientCertificates::Off | ClientCertificates::Request { .. } => "",
+    };
+    format!(
+        "port {port} has `tls`: a caller without an identity (--source) is taken for a client outside the mesh, which \
+         comes over TLS to the listeners of this port{needs}"
+    )
 }
 
 /// Why the caller is refused before any rule is asked.
@@ -102,8 +128,8 @@ fn judged(by: &Authorization, side: &InboundSide, of: &Question, port: u16) -> J
     let request = Asked {
         method: head.method.as_str(),
         path: path.as_ref(),
-        host: (!of.host.is_empty()).then_some((of.host.as_str(), of.port)),
-        headers: &Sent { head, of },
+        host: Some(split_port(&of.host)),
+        headers: &Sent { head, of, is_outside: outside(side, of, port).is_some() },
         claims: None,
     };
     let facts = Facts { peer: of.peer.as_ref(), source, port, request: Some(request) };
@@ -126,10 +152,15 @@ fn told(by: &Authorization, name: String, verdict: Verdict, facts: &Facts<'_>, o
 struct Sent<'a> {
     head: &'a RequestHead,
     of: &'a Question,
+    /// The caller is a client outside the mesh.
+    is_outside: bool,
 }
 
 impl HeadersOf for Sent<'_> {
     fn values(&self, name: &str, each: &mut dyn FnMut(&[u8], bool)) {
+        if name == "x-forwarded-proto" && self.is_outside {
+            return each(b"https", true); // what the client sent is replaced
+        }
         if sent_values(&self.head.headers, true, name, each) {
             return;
         }

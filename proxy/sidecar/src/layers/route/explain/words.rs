@@ -8,6 +8,7 @@ use pillion_model::authorization::{ClaimMatch, Conditions, Rule};
 use pillion_model::route::{PathMatch, RouteHost, ValueMatch};
 use pillion_model::text::shortened;
 
+use super::super::authorize::path_of;
 use super::Question;
 use crate::state::Misfit;
 
@@ -70,9 +71,9 @@ pub(super) fn of_rule(misfit: RuleMisfit<'_>, rule: &Rule, of: &Question, port: 
             Some(peer) => format!("from: {peer} is none of {}", list(from)),
             None => "from: the caller has no identity (--source)".to_owned(),
         },
-        RuleMisfit::Paths => match &of.head {
-            Some(head) => format!("paths: {} is none of {}", shortened(head.uri.path()), list(paths)),
-            None => format!("paths: there is none of {}", list(paths)),
+        RuleMisfit::Paths => match of.head.as_ref().and_then(path_of) {
+            Some(path) => format!("paths: {} is none of {}", shortened(path), list(paths)),
+            None => format!("paths: there is no path, and wanted is {}", list(paths)),
         },
         RuleMisfit::Claims => {
             let names: Vec<&str> = claims.iter().map(|ClaimMatch { name, .. }| name.as_str()).collect();
@@ -89,7 +90,7 @@ pub(super) fn of_rule(misfit: RuleMisfit<'_>, rule: &Rule, of: &Question, port: 
             let method = of.head.as_ref().map_or("", |head| head.method.as_str());
             format!("methods: {method} is none of {}", list(methods))
         }
-        RuleMisfit::Hosts => format!("hosts: {} is none of {}", shortened(&of.host), list(hosts)),
+        RuleMisfit::Hosts => format!("hosts: {} is none of {}", shortened(of.name()), list(hosts)),
         RuleMisfit::Header(name) => format!("header {name}: does not fit"),
         RuleMisfit::Excepted => "not: it excepts this".to_owned(),
     }
