@@ -68,14 +68,8 @@ type Rules = BTreeMap<Target, Callers>;
 
 /// `found` is the answer of the admin port.
 pub(super) fn write(found: &Value, about: &About) -> Document {
-    // a port of 0 was not known, and no rule can name it
-    let sent: Vec<Sent> = found["traffic"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Sent::read)
-        .filter(|sent| sent.port != 0)
-        .collect();
+    let all = found["traffic"].as_array().into_iter().flatten().filter_map(Sent::read);
+    let (sent, without_port): (Vec<Sent>, Vec<Sent>) = all.partition(|sent| sent.port != 0);
     let (rules, mixed) = rules(&sent);
     let (rules, dropped) = rules_text(&rules);
     let mut gaps = about.lost.clone().into_iter().collect::<Vec<_>>();
@@ -86,6 +80,7 @@ pub(super) fn write(found: &Value, about: &About) -> Document {
         )
     }));
     gaps.extend(left_out(&found["left_out"], dropped));
+    gaps.extend(unknown_port(&without_port));
     let strangers = strangers(found, &sent);
     gaps.extend(strangers.first().cloned());
     let mut text = head(about);
@@ -110,6 +105,10 @@ impl Sent {
             connections: of["connections"].as_u64()?,
             requests: requests.collect(),
         })
+    }
+
+    fn count(&self) -> u64 {
+        self.connections + self.requests.iter().map(|requests| requests.count).sum::<u64>()
     }
 }
 
@@ -143,9 +142,8 @@ fn rules(sent: &[Sent]) -> (Rules, BTreeSet<u16>) {
 fn targets(sent: &Sent, is_mixed: bool) -> Vec<(Target, u64)> {
     let whole =
         |count| Target { port: sent.port, methods: BTreeSet::new(), paths: BTreeSet::new() }.with(count);
-    let requests: u64 = sent.requests.iter().map(|requests| requests.count).sum();
     if is_mixed {
-        return vec![whole(sent.connections + requests)];
+        return vec![whole(sent.count())];
     }
     let mut by_method: BTreeMap<&str, (BTreeSet<String>, u64, bool)> = BTreeMap::new();
     for Requests { method, path, count } in &sent.requests {
@@ -255,7 +253,7 @@ fn left_out(of: &Value, dropped: usize) -> Vec<String> {
     };
     tell(
         "beyond_bound",
-        " or connections beyond what a recording keeps (2 MiB of peers, ports, methods and paths)",
+        " or connections beyond what a recording keeps (2 MiB of peers, ports, methods and paths; 64 methods of a peer)",
     );
     tell(
         "unclear_paths",
@@ -266,6 +264,15 @@ fn left_out(of: &Value, dropped: usize) -> Vec<String> {
         all.push(format!("not covered: {} beyond 2 MiB of rules", counted(dropped as u64, "rule")));
     }
     all
+}
+
+/// A sentence about traffic to port 0, which stands for a port that the sidecar did not know.
+fn unknown_port(sent: &[Sent]) -> Option<String> {
+    let count = sent.iter().map(Sent::count).sum::<u64>();
+    (count > 0).then(|| {
+        let count = counted(count, "request");
+        format!("not covered: {count} or connections whose port of the application was not known, so that no rule can name it")
+    })
 }
 
 /// What callers without an identity sent: a sentence, then a line for each kind of request. Empty: there were none.
@@ -407,6 +414,19 @@ mod tests {
             assert!(text.contains(line), "{line}\n{text}");
         }
         assert!(text.contains("encoded_slash: keep") && gaps.len() == 4);
+    }
+
+    #[test]
+    fn traffic_whose_port_was_not_known_is_counted_in_a_sentence() {
+        let traffic = [
+            sent(Some(WEB), 0, 1, &[("GET", Some("/a"))]),
+            sent(None, 0, 0, &[("GET", Some("/b"))]),
+            sent(Some(WEB), 80, 0, &[("GET", Some("/a"))]),
+        ];
+        let Document { text, gaps } = written(&traffic, &[]);
+        assert_eq!(read(&text), ["web-1: web GET /a [80]"], "{text}");
+        assert!(gaps.len() == 1 && gaps[0].contains("5 requests or connections whose port"), "{gaps:?}");
+        assert!(text.contains(&gaps[0]), "{text}");
     }
 
     #[test]
