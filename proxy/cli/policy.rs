@@ -3,11 +3,11 @@
 mod document;
 
 use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use http::{Method, StatusCode};
 use serde_json::Value;
@@ -56,9 +56,7 @@ impl Policy {
 impl Record {
     async fn record(self) -> anyhow::Result<()> {
         let asked_to_end = asked_to_end()?;
-        if let Some(file) = &self.output {
-            check_writable(file)?; // now, and not after ten minutes
-        }
+        let output = self.output.clone().map(Output::open).transpose()?; // now, and not after ten minutes
         let mut recording = Recording::begin(&self.admin).await?;
         warn(&format!(
             "recording what comes to the application beside {}; Ctrl-C ends and writes",
@@ -74,31 +72,71 @@ impl Record {
             None => recording.end().await.err(),
             lost => lost,
         };
-        self.write(&recording.found, began.elapsed(), lost.as_ref())?;
+        let has_found = recording.found["traffic"].as_array().is_some_and(|all| !all.is_empty());
+        if let Some(why) = lost.as_ref().filter(|_| !has_found) {
+            bail!("the recording ended before it had found anything, so nothing is written: {why:#}");
+        }
+        self.write(output, &recording.found, began.elapsed(), lost.as_ref())?;
         lost.map_or(Ok(()), |why| Err(why.context("the recording ended early; what it had found is written")))
     }
 
-    fn write(&self, found: &Value, lasted: Duration, lost: Option<&anyhow::Error>) -> anyhow::Result<()> {
+    fn write(
+        &self,
+        output: Option<Output>,
+        found: &Value,
+        lasted: Duration,
+        lost: Option<&anyhow::Error>,
+    ) -> anyhow::Result<()> {
         let lost = lost.map(|why| format!("the recording ended early: {why:#}"));
         let about = About { from: self.admin.to_string(), lasted, at: SystemTime::now(), lost };
         let Document { text, gaps } = document::write(found, &about);
         for gap in &gaps {
             warn(gap);
         }
-        match &self.output {
+        match output {
             None => print(&text),
-            Some(file) => {
-                std::fs::write(file, text).with_context(|| format!("{} cannot be written", file.display()))
-            }
+            Some(output) => output.write(&text),
         }
     }
 }
 
-fn check_writable(file: &Path) -> anyhow::Result<()> {
-    let opened = OpenOptions::new().append(true).create(true).open(file);
-    opened
-        .and_then(|mut file| file.flush())
-        .with_context(|| format!("{} cannot be written (see --output)", file.display()))
+/// The file for the document. A file that this command has made is removed again if no document is written to it.
+struct Output {
+    file: PathBuf,
+    is_new_and_empty: bool,
+}
+
+impl Output {
+    /// # Errors
+    /// The file cannot be written.
+    fn open(file: PathBuf) -> anyhow::Result<Self> {
+        let is_new = match OpenOptions::new().write(true).create_new(true).open(&file) {
+            Ok(_file) => true,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                let opened = OpenOptions::new().append(true).create(true).open(&file);
+                opened.map(|_file| false).with_context(|| unwritable(&file))?
+            }
+            Err(error) => return Err(error).with_context(|| unwritable(&file)),
+        };
+        Ok(Self { file, is_new_and_empty: is_new })
+    }
+
+    fn write(mut self, text: &str) -> anyhow::Result<()> {
+        self.is_new_and_empty = false;
+        std::fs::write(&self.file, text).with_context(|| unwritable(&self.file))
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if self.is_new_and_empty {
+            drop(std::fs::remove_file(&self.file)); // the command already tells why it fails
+        }
+    }
+}
+
+fn unwritable(file: &Path) -> String {
+    format!("{} cannot be written (see --output)", file.display())
 }
 
 /// A recording that a sidecar has begun, and what it has found until now.

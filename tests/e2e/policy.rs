@@ -170,6 +170,36 @@ async fn a_recording_that_cannot_begin_says_why() {
 }
 
 #[tokio::test]
+async fn a_recording_that_finds_nothing_leaves_its_file_as_it_was() {
+    let shop = Shop::start().await;
+    let admin = format!("http://{}", shop.orders.admin());
+    let (new, known) = (shop.orders.directory().join("new.yaml"), shop.orders.directory().join("known.yaml"));
+    std::fs::write(&known, "rules of before").expect("a file");
+    let first = Recording::start(&shop.orders, &[]).await;
+    let forgets = Backend::serving(async |mut wire, _, _| {
+        let asked = wire.message().await.expect("a request");
+        wire.send(match asked.head.contains("id=") {
+            true => "HTTP/1.1 410 Gone\r\ncontent-length: 5\r\n\r\ngone\n",
+            false => "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{\"id\": 1}",
+        })
+        .await;
+    })
+    .await;
+    let lost = format!("http://{}", forgets.address);
+    for (admin, expected) in [(&admin, "another `pillion policy record`"), (&lost, "nothing is written")] {
+        for file in [&new, &known] {
+            let name = file.display().to_string();
+            let ended = run(&["policy", "record", "--admin", admin, "-o", &name]).await;
+            let said = String::from_utf8_lossy(&ended.stderr);
+            assert!(ended.status.code() == Some(1) && said.contains(expected), "{said}");
+        }
+        assert!(!new.exists(), "{expected}");
+        assert_eq!(std::fs::read_to_string(&known).expect("a file"), "rules of before", "{expected}");
+    }
+    assert!(first.interrupt().await.status.success());
+}
+
+#[tokio::test]
 async fn a_recording_needs_the_token_of_the_admin_port() {
     let yaml = "admin: { listen: 127.0.0.1:0, token: a-token-of-32-bytes-and-no-less-a }\nmetrics: off\noutbound: off\n\
                 inbound: { listen: 127.0.0.1:0, app: 127.0.0.1:9 }\n";
