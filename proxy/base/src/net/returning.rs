@@ -31,7 +31,9 @@ const PARTS: usize = 32;
 struct Open {
     registered: Mutex<Registered>,
     /// The dials whose connections may not be registered yet, by their destinations. A dial holds its part for reading,
-    /// and so waits for no other dial. A question takes it for writing, and so waits until such dials have ended.
+    /// so that dials run beside each other. A question takes it for writing, and so waits until such dials have ended.
+    /// While a question waits for a part, parking_lot blocks new readers of that part, so a new dial to it waits behind
+    /// the question: as long as the dials under way take, each one call of connect(2) that does not block.
     dials: [RwLock<()>; PARTS],
     key: RandomState,
 }
@@ -221,15 +223,22 @@ mod tests {
     #[test]
     fn a_question_waits_for_a_dial_to_its_destination() {
         let (open, near, far) = (Arc::new(Open::default()), at("192.0.2.1:40004"), at("192.0.2.2:80"));
-        let mut asks = None;
+        let (tell, told) = mpsc::channel();
+        let until = Instant::now() + Duration::from_secs(60);
         open.register_dialled(Leg::Outbound, far, || {
-            assert!(open.dials_to(far).try_write().is_none());
-            let open = open.clone();
-            asks = Some(thread::spawn(move || open.passes(Direction::Outbound, near, far)));
+            let asks = open.clone();
+            thread::spawn(move || tell.send(asks.passes(Direction::Outbound, near, far)).unwrap());
+            // no new reader passes a waiting writer, so this ends when the question waits
+            while open.dials_to(far).try_read().is_some() {
+                assert!(told.try_recv().is_err(), "the question was answered before the dial had ended");
+                assert!(Instant::now() < until, "the question has not begun");
+                thread::yield_now();
+            }
+            assert!(told.try_recv().is_err(), "the question was answered before the dial had ended");
             Ok(Some(near))
         })
         .unwrap();
-        assert_eq!(asks.unwrap().join().unwrap(), 1);
+        assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok(1));
         assert!(open.dials_to(far).try_write().is_some());
     }
 
