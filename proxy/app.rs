@@ -24,7 +24,7 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use anyhow::Context as _;
 use pillion_model::Config;
@@ -351,7 +351,7 @@ fn prepare_process(network: &Network, has_identity: bool) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Sets gauges that mirror live state before each exposition.
+/// Sets gauges that mirror live state before each exposition, and removes the series of endpoints that left.
 fn publish_on_scrape(around: &Around) {
     let store: Weak<Store> = Arc::downgrade(&around.store);
     around.metrics.on_collect(move || {
@@ -363,9 +363,9 @@ fn publish_on_scrape(around: &Around) {
         return;
     }
     let (store, metrics) = (Arc::downgrade(&around.store), Arc::downgrade(&around.metrics));
-    around.metrics.on_collect(move || {
+    around.metrics.on_exposition(move || {
         if let (Some(store), Some(metrics)) = (store.upgrade(), metrics.upgrade()) {
-            metrics.forget_left_endpoints(&endpoints(&store.load()));
+            metrics.forget_left_endpoints(&endpoints(&store.load()), Instant::now());
         }
     });
 }

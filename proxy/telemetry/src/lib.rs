@@ -9,14 +9,14 @@
 //!
 //! Deliberately not here: sockets. The admin port serves what [`metrics::Metrics::encode`] returns.
 
-pub mod timeline;
-pub mod access;
-pub mod json;
-pub mod shipper;
 pub mod recorder;
 pub mod metrics;
 pub mod service;
 pub mod overview;
+pub mod timeline;
+pub mod access;
+pub mod json;
+pub mod shipper;
 mod families;
 pub mod process;
 pub mod family;

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -29,6 +30,10 @@ const REVISION: &str = match option_env!("PILLION_REVISION") {
     None => "unknown",
 };
 
+/// How long the series of an endpoint that left its service are exported: several scrapes of each Prometheus replica,
+/// whose usual interval is a minute at most.
+const LEFT_FOR: Duration = Duration::from_mins(5);
+
 /// What is counted beyond the usual.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Detail {
@@ -43,7 +48,9 @@ pub struct Metrics {
     symbols: Arc<Symbols>,
     families: Arc<Families>,
     services: RwLock<HashMap<(Direction, Symbol), Arc<ServiceMetrics>>>,
-    hooks: Mutex<Vec<Arc<dyn Fn() + Send + Sync>>>,
+    hooks: Mutex<Vec<Hook>>,
+    /// Those that run before expositions only.
+    exposition_hooks: Mutex<Vec<Hook>>,
     removals: AtomicU64,
     /// The names of the configured routes when series were last removed.
     routes: Mutex<Arc<HashSet<Symbol>>>,
@@ -51,9 +58,11 @@ pub struct Metrics {
     is_stale: AtomicBool,
     /// The names of the authorization rules when series were last removed.
     rules: Mutex<Arc<HashSet<Symbol>>>,
-    /// The endpoints that had left their services when series were last removed, and have series still.
-    left: Mutex<HashSet<EndpointKey>>,
+    /// The endpoints that have left their services and have series still, each with the time at which that was noticed.
+    left: Mutex<HashMap<EndpointKey, Instant>>,
 }
+
+type Hook = Arc<dyn Fn() + Send + Sync>;
 
 /// The service and the address of an endpoint.
 pub type EndpointKey = (Symbol, SocketAddr);
@@ -73,7 +82,7 @@ impl Metrics {
         process::tell(&exposition);
         families.access_log_dropped.of(());
         ReloadOutcome::ALL.iter().for_each(|outcome| drop(families.config_reloads.of((*outcome,))));
-        let (services, hooks) = (RwLock::default(), Mutex::default());
+        let (services, hooks, exposition_hooks) = (RwLock::default(), Mutex::default(), Mutex::default());
         let (routes, rules) = (Mutex::default(), Mutex::default());
         let (removals, is_stale) = (AtomicU64::new(0), AtomicBool::new(false));
         let left = Mutex::default();
@@ -84,6 +93,7 @@ impl Metrics {
             families,
             services,
             hooks,
+            exposition_hooks,
             removals,
             routes,
             is_stale,
@@ -136,23 +146,27 @@ impl Metrics {
         self.families.endpoint_requests.of(labels)
     }
 
-    /// Removes the series of endpoints other than `known`, those of the services. Those that have just left keep their series
-    /// until the next call, so that their last counts are exported.
-    pub fn forget_left_endpoints(&self, known: &HashSet<EndpointKey>) {
+    /// Removes the series of endpoints other than `known`, those of the services, five minutes after the endpoints
+    /// have left. Until then every scraper gets their last counts. An endpoint has left at the first call without it.
+    pub fn forget_left_endpoints(&self, known: &HashSet<EndpointKey>, now: Instant) {
         let mut left = self.left.lock();
-        let mut leaving = HashSet::new();
+        let mut staying = HashMap::new();
+        let mut has_removed = false;
         self.families.endpoint_requests.remove(|labels| {
-            let Some(key) = labels.endpoint.map(|endpoint| (labels.service, endpoint)) else { return false };
-            let is_known = known.contains(&key);
-            if !is_known && !left.contains(&key) {
-                leaving.insert(key);
+            let key = labels.endpoint.map(|endpoint| (labels.service, endpoint));
+            let Some(key) = key.filter(|key| !known.contains(key)) else { return false };
+            let since = left.get(&key).copied().unwrap_or(now);
+            let is_due = now.saturating_duration_since(since) >= LEFT_FOR;
+            has_removed |= is_due;
+            if !is_due {
+                staying.insert(key, since);
             }
-            !is_known && left.contains(&key)
+            is_due
         });
-        if !left.is_empty() {
+        if has_removed {
             self.removals.fetch_add(1, Ordering::Relaxed);
         }
-        *left = leaving;
+        *left = staying;
     }
 
     /// The handles of one service. Its series appear only when one of the handles is first used.
@@ -298,17 +312,21 @@ impl Metrics {
         self.families.access_log_dropped.of(())
     }
 
-    /// Runs `hook` before every exposition, to set gauges that mirror live state.
+    /// Runs `hook` before every exposition and every overview, to set gauges that mirror live state.
     ///
     /// Hooks live as long as the metrics, so they must hold weak references only.
     pub fn on_collect(&self, hook: impl Fn() + Send + Sync + 'static) {
         self.hooks.lock().push(Arc::new(hook));
     }
 
-    /// The metrics in sum. With thousands of series this takes milliseconds, like [`Self::encode`].
+    /// Runs `hook` before every exposition, and not before an overview, to remove series.
+    pub fn on_exposition(&self, hook: impl Fn() + Send + Sync + 'static) {
+        self.exposition_hooks.lock().push(Arc::new(hook));
+    }
+
+    /// The metrics in sum. With thousands of series this takes milliseconds, like [`Self::encode`]. It removes no series.
     pub fn overview(&self) -> Overview {
-        let hooks = self.hooks.lock().clone();
-        hooks.iter().for_each(|hook| hook());
+        run(&self.hooks);
         Overview::of(&self.families, &self.symbols)
     }
 
@@ -316,10 +334,15 @@ impl Metrics {
     ///
     /// With thousands of series this takes milliseconds, so no thread of the data path may call it.
     pub fn encode(&self) -> String {
-        let hooks = self.hooks.lock().clone();
-        hooks.iter().for_each(|hook| hook());
+        run(&self.hooks);
+        run(&self.exposition_hooks);
         self.exposition.encode()
     }
+}
+
+fn run(hooks: &Mutex<Vec<Hook>>) {
+    let hooks = hooks.lock().clone(); // a hook may add another one
+    hooks.iter().for_each(|hook| hook());
 }
 
 /// Registers `pillion_build_info`, which is always 1.
@@ -642,20 +665,54 @@ mod tests {
     }
 
     #[test]
-    fn the_series_of_an_endpoint_that_left_is_exported_once_more_and_then_goes() {
+    fn the_series_of_an_endpoint_that_left_stays_for_five_minutes_however_often_it_is_exported() {
         let metrics = Metrics::with(1_000, Detail { has_endpoints: true });
         let mut worker = crate::Recorder::new(metrics.clone());
         let billing = metrics.intern("billing");
         let (stays, leaves) = (at(billing, 80), at(billing, 81));
         let known = HashSet::from([(billing, ([10, 0, 0, 1], 80).into())]);
         [stays, leaves].into_iter().for_each(|labels| worker.count_try(labels));
-        metrics.forget_left_endpoints(&known);
+        let began = Instant::now();
+        let after = |seconds| began + Duration::from_secs(seconds);
+        for seconds in 0..300 {
+            metrics.forget_left_endpoints(&known, after(seconds));
+        }
         assert_eq!(lines_with(&metrics, "10.0.0.1:81").len(), 1);
-        metrics.forget_left_endpoints(&known);
+        metrics.forget_left_endpoints(&known, after(300));
         assert_eq!(lines_with(&metrics, "10.0.0.1:81"), [""; 0]);
         [stays, leaves].into_iter().for_each(|labels| worker.count_try(labels));
         assert!(lines_with(&metrics, "10.0.0.1:80").iter().all(|line| line.ends_with(" 2")));
         assert!(lines_with(&metrics, "10.0.0.1:81").iter().all(|line| line.ends_with(" 1")));
+    }
+
+    #[test]
+    fn an_endpoint_that_came_back_keeps_its_series_and_has_five_minutes_again_when_it_leaves() {
+        let metrics = Metrics::with(1_000, Detail { has_endpoints: true });
+        let billing = metrics.intern("billing");
+        metrics.tries(at(billing, 80)).inc();
+        let (nothing, known) = (HashSet::new(), HashSet::from([(billing, ([10, 0, 0, 1], 80).into())]));
+        let began = Instant::now();
+        for (seconds, known, series) in
+            [(0, &nothing, 1), (299, &known, 1), (300, &nothing, 1), (599, &nothing, 1), (600, &nothing, 0)]
+        {
+            metrics.forget_left_endpoints(known, began + Duration::from_secs(seconds));
+            assert_eq!(lines_with(&metrics, "10.0.0.1:80").len(), series, "after {seconds} s");
+        }
+    }
+
+    #[test]
+    fn an_overview_removes_no_series() {
+        let metrics = Metrics::with(1_000, Detail { has_endpoints: true });
+        metrics.tries(at(metrics.intern("billing"), 80)).inc();
+        let of = Arc::downgrade(&metrics);
+        let (began, calls) = (Instant::now(), AtomicU64::new(0));
+        metrics.on_exposition(move || {
+            let past = Duration::from_secs(300 * calls.fetch_add(1, Ordering::Relaxed));
+            of.upgrade().into_iter().for_each(|of| of.forget_left_endpoints(&HashSet::new(), began + past));
+        });
+        (0..5).for_each(|_| drop(metrics.overview()));
+        assert_eq!(lines_with(&metrics, "10.0.0.1:80").len(), 1, "the first exposition has it");
+        assert_eq!(lines_with(&metrics, "10.0.0.1:80"), [""; 0], "the second one is five minutes later");
     }
 
     /// A request that was under way when a reload removed its route is counted, and its series does not stay.

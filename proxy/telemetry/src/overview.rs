@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 
 use super::families::Families;
 use super::family::{Histogram, buckets};
-use super::labels::{EjectionCause, EndpointState, Flow, Label, LimitLabel, RetryOutcome, Service};
-use super::symbols::Symbols;
-use pillion_model::Direction;
+use super::labels::{
+    EjectionCause, EndpointState, Flow, Label, LimitLabel, RequestLabels, RetryOutcome, Service,
+};
+use super::symbols::{Symbol, Symbols};
+use super::timeline::is_failure;
+use pillion_model::{Direction, Reason};
 
 /// The most services and callers that an overview has: those with the most requests.
 const MOST: usize = 200;
@@ -29,7 +32,9 @@ pub struct ServiceOverview {
     pub direction: &'static str,
     pub requests: u64,
     pub failed: u64,
-    /// Failed requests by the status, or by the reason where a sidecar answered.
+    /// Requests whose client left before the end. They are not failed ones.
+    pub client_gone: u64,
+    /// Failed requests by the status, as `grpc 14` by that of gRPC, or by the reason where this sidecar answered.
     pub failures: BTreeMap<String, u64>,
     pub active: i64,
     pub latency: Latency,
@@ -47,6 +52,29 @@ pub struct CallerOverview {
     pub peer: String,
     pub requests: u64,
     pub failed: u64,
+    /// Requests that the caller abandoned.
+    pub client_gone: u64,
+}
+
+/// How requests with the same labels ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Ending {
+    Done,
+    /// With the word under which [`ServiceOverview::failures`] counts them.
+    Failed(String),
+    ClientGone,
+}
+
+impl Ending {
+    fn of(labels: &RequestLabels) -> Self {
+        match (labels.reason, labels.grpc_status) {
+            (Some(Reason::ClientGone), _) => Self::ClientGone,
+            _ if !is_failure(labels.reason, labels.status, labels.grpc_status) => Self::Done,
+            (Some(reason), _) => Self::Failed(reason.code().to_owned()),
+            (None, Some(code)) if labels.status < 500 => Self::Failed(format!("grpc {code}")),
+            (None, _) => Self::Failed(labels.status.to_string()),
+        }
+    }
 }
 
 /// A histogram of seconds.
@@ -91,19 +119,21 @@ impl Overview {
 fn add_requests(families: &Families, symbols: &Symbols, services: &mut Services) -> Vec<CallerOverview> {
     let mut callers: BTreeMap<String, CallerOverview> = BTreeMap::new();
     families.requests.each(|labels, counter| {
-        let (count, is_failure) = (counter.get(), labels.reason.is_some() || labels.status >= 500);
-        let failed = if is_failure { count } else { 0 };
+        let (count, ending) = (counter.get(), Ending::of(&labels));
+        let failed = if matches!(ending, Ending::Failed(_)) { count } else { 0 };
+        let gone = if ending == Ending::ClientGone { count } else { 0 };
         let of = entry(services, labels.direction, Service(labels.service), symbols);
-        (of.requests, of.failed) = (of.requests + count, of.failed + failed);
-        if is_failure {
-            let why =
-                labels.reason.map_or_else(|| labels.status.to_string(), |reason| reason.code().to_owned());
+        (of.requests, of.failed, of.client_gone) =
+            (of.requests + count, of.failed + failed, of.client_gone + gone);
+        if let Ending::Failed(why) = ending {
             *of.failures.entry(why).or_default() += count;
         }
         if labels.direction == Direction::Inbound {
             let peer = symbols.name(labels.peer).to_string();
             let of = callers.entry(peer.clone()).or_default();
-            (of.peer, of.requests, of.failed) = (peer, of.requests + count, of.failed + failed);
+            of.peer = peer;
+            (of.requests, of.failed, of.client_gone) =
+                (of.requests + count, of.failed + failed, of.client_gone + gone);
         }
     });
     let mut callers: Vec<_> = callers.into_values().collect();
@@ -123,10 +153,11 @@ fn add_series(families: &Families, symbols: &Symbols, services: &mut Services) {
     families.bytes.each(|(direction, service, flow): (_, _, Flow), counter| {
         entry(services, direction, service, symbols).bytes.insert(flow.as_str(), counter.get());
     });
-    // these have no direction: the application's are those of the inbound side
+    // these have no label `direction`: the application's belong to the inbound side, and all others to the outbound side
     let mut of = |service: Service, change: &mut dyn FnMut(&mut ServiceOverview)| {
-        let name = service.value(symbols);
-        services.iter_mut().filter(|((_, known), _)| *known == name).for_each(|(_, of)| change(of));
+        let is_app = service.0 == Symbol::APP;
+        let direction = if is_app { Direction::Inbound } else { Direction::Outbound };
+        services.get_mut(&(direction, service.value(symbols))).into_iter().for_each(change);
     };
     families.retries.each(|(service, outcome): (_, RetryOutcome), counter| {
         of(service, &mut |of| *of.retries.entry(outcome.as_str()).or_default() = counter.get());
@@ -154,4 +185,68 @@ fn entry<'a>(
         direction: direction.as_str(),
         ..ServiceOverview::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MethodLabel, Metrics};
+
+    fn labels(status: u16, grpc_status: Option<u8>, reason: Option<Reason>) -> RequestLabels {
+        RequestLabels {
+            direction: Direction::Inbound,
+            service: Symbol::APP,
+            route: Symbol::EMPTY,
+            method: MethodLabel::Post,
+            status,
+            grpc_status,
+            reason,
+            peer: Symbol::EMPTY,
+        }
+    }
+
+    #[test]
+    fn a_status_of_grpc_that_blames_the_server_counts_as_failed_and_a_client_that_left_does_not() {
+        let metrics = Metrics::new(1_000);
+        for code in 0..=16 {
+            metrics.requests(labels(200, Some(code), None)).inc();
+        }
+        metrics.requests(labels(404, None, None)).inc();
+        metrics.requests(labels(500, None, None)).inc();
+        metrics.requests(labels(429, None, Some(Reason::RateLimited))).inc();
+        metrics.requests(labels(499, None, Some(Reason::ClientGone))).inc_by(3);
+        let overview = metrics.overview();
+        let (app, caller) = (&overview.services[0], &overview.callers[0]);
+        assert_eq!((app.requests, app.failed, app.client_gone), (23, 7, 3));
+        assert_eq!((caller.requests, caller.failed, caller.client_gone), (23, 7, 3));
+        let expected = ["500", "grpc 13", "grpc 14", "grpc 15", "grpc 2", "grpc 4", "rate_limited"];
+        assert_eq!(app.failures.keys().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn retries_and_endpoints_are_those_of_the_outbound_side_and_the_application_has_its_own() {
+        let metrics = Metrics::new(1_000);
+        let orders = metrics.intern("orders");
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            metrics.requests(RequestLabels { direction, service: orders, ..labels(200, None, None) }).inc();
+        }
+        let service = metrics.service(Direction::Outbound, orders);
+        service.retries(RetryOutcome::Succeeded).inc_by(2);
+        service.breaker_rejections(LimitLabel::Requests).inc_by(3);
+        service.ejections(EjectionCause::ErrorRate).inc_by(4);
+        service.endpoints(EndpointState::Healthy).set(5);
+        let app = metrics.service(Direction::Inbound, Symbol::APP);
+        metrics.requests(labels(200, None, None)).inc();
+        app.retries(RetryOutcome::Replaced).inc_by(6);
+        let overview = metrics.overview();
+        let of = |direction, name| {
+            let found = overview.services.iter().find(|of| (of.direction, &*of.name) == (direction, name));
+            let of = found.expect("a service");
+            let sum = |words: &BTreeMap<&'static str, u64>| words.values().sum::<u64>();
+            (sum(&of.retries), sum(&of.rejections), of.ejections, of.endpoints.values().sum::<i64>())
+        };
+        assert_eq!(of("outbound", "orders"), (2, 3, 4, 5));
+        assert_eq!(of("inbound", "orders"), (0, 0, 0, 0));
+        assert_eq!(of("inbound", "app"), (6, 0, 0, 0));
+    }
 }
