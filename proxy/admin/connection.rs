@@ -40,13 +40,13 @@ const HEAD_BYTES: usize = 16 * 1024;
 /// Serves the connection until its client leaves, its time is over, or it must make room for another one.
 pub(super) async fn serve(stream: Stream, port: OwnPort, pages: Pages, mut place: AdminPlace) {
     let asked_at = stream.own_ip();
-    let streams = &AtomicBool::new(false);
+    let is_stream = &AtomicBool::new(false); // of the last answer
     let service = service_fn(move |request: Request<Incoming>| {
         let pages = pages.clone();
         async move {
             let (parts, _unread) = request.into_parts();
             let reply = pages.answer(port, &parts, asked_at).await;
-            streams.fetch_or(reply.body().is_stream(), Relaxed);
+            is_stream.store(reply.body().is_stream(), Relaxed);
             Ok::<_, Infallible>(reply)
         }
     });
@@ -61,7 +61,7 @@ pub(super) async fn serve(stream: Stream, port: OwnPort, pages: Pages, mut place
         }
         Pin::new(&mut serving).graceful_shutdown();
         // a stream has a time of its own
-        let rest = if streams.load(Relaxed) { tap::LONGEST } else { LAST_ANSWER };
+        let rest = if is_stream.load(Relaxed) { tap::LONGEST } else { LAST_ANSWER };
         timeout(rest, &mut serving).await.is_ok()
     };
     let has_ended = tokio::select! { // nothing is lost: a connection that has not ended is cut below

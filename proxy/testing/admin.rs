@@ -353,6 +353,25 @@ async fn a2_a_client_that_reads_slowly_is_cut_in_the_end() {
     assert!(began.elapsed().as_secs() <= 60 + 35 + 5 * 4, "{:?}", began.elapsed());
 }
 
+/// The time for the last answer is that of an ordinary page, although the connection had a stream before, which may last
+/// an hour.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_once_had_a_stream_is_cut_like_any_other() {
+    let services = (1..1_000).map(|nth| format!("  s{nth}: {{ endpoints: [\"10.0.0.1:{nth}\"] }}\n"));
+    let side = Side::of(&services.fold(format!("{QUIET}services:\n"), |file, service| file + &service));
+    let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: {}\r\n\r\n", side.admin);
+    let large = side.ask("GET /clusters", "").await.body.len();
+    assert!(large > 16 * 1024 * 60 / 4, "one answer takes longer than the time for the last one: {large}");
+    let mut operator = side.client().await;
+    operator.send(ask("/tap?timeout=1s") + &ask("/clusters").repeat(5)).await;
+    let (mut operator, began, mut piece) = (operator.into_io(), Instant::now(), [0; 16 * 1024]);
+    while operator.read(&mut piece).await.is_ok_and(|read| read > 0) && began.elapsed().as_secs() < 300 {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+    }
+    // the lifetime, the time for the last answer, and what the connection's buffer still held
+    assert!((60..=60 + 35 + 5 * 4).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_unknown_log_level_is_answered_with_the_known_ones() {
     let side = Side::start();
