@@ -1,6 +1,7 @@
 //! `/clusters`: the current state of each service and of its endpoints, or of the one service that the request names.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use pillion_model::Config;
@@ -8,7 +9,9 @@ use pillion_model::cluster::DnsRecords;
 use serde_json::{Value, json};
 
 use super::config::NoSuchService;
-use super::console::Console;
+use super::console::{Console, Published};
+use pillion_sidecar::state::Snapshot;
+use pillion_upstream::cluster::Cluster;
 
 /// Parses a query: `service=NAME`, or nothing for all services. The names of services need no decoding.
 ///
@@ -24,24 +27,46 @@ pub(super) fn service_of(query: &str) -> Result<Option<String>, String> {
 
 /// The page for one service, or for all services if `service` is `None`.
 pub(super) fn page(console: &Console, service: Option<&str>, now: Instant) -> Result<Value, NoSuchService> {
-    let (published, snapshot) = (console.published(), console.store.load_full());
-    let asked = asked_of_dns(&published.config);
-    let cluster = |cluster: &std::sync::Arc<pillion_upstream::cluster::Cluster>| {
-        let mut picture = cluster.picture(now);
-        picture["endpoints_from"] = asked.get(&*cluster.name).map_or_else(
-            || json!("static"),
-            |records| json!({ (key(records)): records.to_string(), "problem": cluster.endpoints().said.problem.as_deref() }),
-        );
-        picture
-    };
+    let now = Moment::of(console, now);
     let mut clusters: Vec<_> =
-        snapshot.clusters().filter(|cluster| service.is_none_or(|name| *cluster.name == *name)).collect();
+        now.snapshot.clusters().filter(|cluster| service.is_none_or(|name| *cluster.name == *name)).collect();
     if let (Some(name), true) = (service, clusters.is_empty()) {
         return Err(NoSuchService(name.to_owned()));
     }
     clusters.sort_by(|one, other| one.name.cmp(&other.name));
-    let pictures: Vec<Value> = clusters.into_iter().map(cluster).collect();
-    Ok(json!({ "generation": snapshot.generation, "clusters": pictures }))
+    Ok(json!({ "generation": now.snapshot.generation, "clusters": now.pictures(clusters) }))
+}
+
+/// The services with these names, in their order. Names that no service has are left out.
+pub(super) fn named<'a>(console: &Console, names: impl Iterator<Item = &'a str>, now: Instant) -> Vec<Value> {
+    let now = Moment::of(console, now);
+    now.pictures(names.filter_map(|name| now.snapshot.services.get(name)).map(|route| &route.cluster))
+}
+
+/// What the pictures of all services are made of.
+struct Moment {
+    published: Arc<Published>,
+    snapshot: Arc<Snapshot>,
+    at: Instant,
+}
+
+impl Moment {
+    fn of(console: &Console, at: Instant) -> Self {
+        Self { published: console.published(), snapshot: console.store.load_full(), at }
+    }
+
+    fn pictures<'a>(&self, clusters: impl IntoIterator<Item = &'a Arc<Cluster>>) -> Vec<Value> {
+        let asked = asked_of_dns(&self.published.config);
+        let picture = |cluster: &Arc<Cluster>| {
+            let mut picture = cluster.picture(self.at);
+            picture["endpoints_from"] = asked.get(&*cluster.name).map_or_else(
+                || json!("static"),
+                |records| json!({ (key(records)): records.to_string(), "problem": cluster.endpoints().said.problem.as_deref() }),
+            );
+            picture
+        };
+        clusters.into_iter().map(picture).collect()
+    }
 }
 
 /// The services that discover their endpoints by DNS, each with the records that are looked up.

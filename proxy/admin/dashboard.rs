@@ -8,6 +8,7 @@ use super::answer::{Answer, answer};
 
 const PAGE: &str = include_str!("dashboard/page.html");
 const STYLE: &str = include_str!("dashboard/style.css");
+const FIGURES: &str = include_str!("dashboard/figures.js");
 const SCRIPT: &str = include_str!("dashboard/script.js");
 
 /// The page has its style and its script inside, and may ask this port alone. No other page may frame it.
@@ -23,7 +24,7 @@ pub(super) fn is_for(headers: &HeaderMap) -> bool {
 }
 
 pub(super) fn page() -> Answer {
-    let page = PAGE.replace("/*style*/", STYLE).replace("/*script*/", SCRIPT);
+    let page = PAGE.replace("/*style*/", STYLE).replace("/*figures*/", FIGURES).replace("/*script*/", SCRIPT);
     let mut answer = answer(StatusCode::OK, "text/html; charset=utf-8", Bytes::from(page));
     let headers = answer.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, POLICY);

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use hyper::body::{Body, Bytes, Frame};
 use pillion_telemetry::Metrics;
-use pillion_telemetry::overview::{Latency, Overview, ServiceOverview};
+use pillion_telemetry::overview::{CallerOverview, Latency, Overview, ServiceOverview};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
@@ -47,12 +47,21 @@ pub(super) struct Publisher {
     registry: Arc<Metrics>,
     console: Arc<Console>,
     to: Arc<Channel>,
-    started: SystemTime,
+    started: Started,
+}
+
+/// When the process started. A client compares two events by the time that has passed since, and not by their wall
+/// clock, which may jump.
+#[derive(Clone, Copy)]
+struct Started {
+    at: SystemTime,
+    instant: Instant,
 }
 
 pub(super) fn events(registry: Arc<Metrics>, console: Arc<Console>) -> (Events, Publisher) {
     let to = Arc::new(Channel { latest: watch::Sender::new(Bytes::new()), wanted: Notify::new() });
-    (Events(to.clone()), Publisher { registry, console, to, started: SystemTime::now() })
+    let started = Started { at: SystemTime::now(), instant: Instant::now() };
+    (Events(to.clone()), Publisher { registry, console, to, started })
 }
 
 impl Events {
@@ -75,7 +84,8 @@ impl Publisher {
             }
             let began = Instant::now();
             let (registry, console, started) = (self.registry.clone(), self.console.clone(), self.started);
-            let made = tokio::task::spawn_blocking(move || event(&registry, &console, started, began));
+            let made =
+                tokio::task::spawn_blocking(move || event(&registry, &console, started, Instant::now()));
             match made.await {
                 Ok(event) => drop(self.to.latest.send(event)),
                 Err(error) => tracing::error!(%error, "the event for the dashboard could not be made"),
@@ -122,20 +132,21 @@ impl Body for Stream {
 }
 
 /// One event in the form of the standard: `data: ` and a line of JSON.
-fn event(registry: &Metrics, console: &Console, started: SystemTime, now: Instant) -> Bytes {
+fn event(registry: &Metrics, console: &Console, started: Started, now: Instant) -> Bytes {
     format!("data: {}\n\n", picture(registry, console, started, now)).into()
 }
 
 /// Everything that is shown.
-fn picture(registry: &Metrics, console: &Console, started: SystemTime, now: Instant) -> Value {
+fn picture(registry: &Metrics, console: &Console, started: Started, now: Instant) -> Value {
     let (overview, published) = (registry.overview(), console.published());
     let at = SystemTime::now();
     let own = published.credentials.first().and_then(|own| own["spiffe_id"].as_str()?.parse().ok());
     let workload = published.config.workload.or_of(own.as_ref());
     json!({
         "at": moment(at),
-        "at_ms": at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
-        "uptime_s": at.duration_since(started).unwrap_or_default().as_secs(),
+        "at_ms": since_1970(at),
+        "started_ms": since_1970(started.at),
+        "uptime_ms": now.saturating_duration_since(started.instant).as_millis() as u64,
         "version": env!("CARGO_PKG_VERSION"),
         "workload": {
             "name": workload.name,
@@ -143,7 +154,7 @@ fn picture(registry: &Metrics, console: &Console, started: SystemTime, now: Inst
             "zone": workload.zone,
         },
         "services": overview.services.iter().map(service).collect::<Vec<_>>(),
-        "callers": overview.callers.iter().map(|of| json!({ "peer": of.peer, "requests": of.requests, "failed": of.failed })).collect::<Vec<_>>(),
+        "callers": overview.callers.iter().map(caller).collect::<Vec<_>>(),
         "overhead": overview.overhead.iter().map(|(direction, of)| json!({ "direction": direction.as_str(), "latency": latency(of) })).collect::<Vec<_>>(),
         "connections_open": overview.connections_open,
         "clusters": endpoints(console, &overview, now),
@@ -153,12 +164,21 @@ fn picture(registry: &Metrics, console: &Console, started: SystemTime, now: Inst
     })
 }
 
+fn since_1970(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+fn caller(of: &CallerOverview) -> Value {
+    json!({ "peer": of.peer, "requests": of.requests, "failed": of.failed, "client_gone": of.client_gone })
+}
+
 fn service(of: &ServiceOverview) -> Value {
     json!({
         "name": of.name,
         "direction": of.direction,
         "requests": of.requests,
         "failed": of.failed,
+        "client_gone": of.client_gone,
         "failures": of.failures,
         "active": of.active,
         "latency": latency(&of.latency),
@@ -179,8 +199,7 @@ fn latency(of: &Latency) -> Value {
 /// The endpoints and limits of the services in use.
 fn endpoints(console: &Console, overview: &Overview, now: Instant) -> Vec<Value> {
     let used = overview.services.iter().filter(|of| of.direction == "outbound").take(DETAILED);
-    let pages = used.filter_map(|of| clusters::page(console, Some(&of.name), now.into_std()).ok());
-    let mut all: Vec<Value> = pages.filter_map(|mut page| page["clusters"].as_array_mut()?.pop()).collect();
+    let mut all = clusters::named(console, used.map(|of| &*of.name), now.into_std());
     for cluster in &mut all {
         if let Some(endpoints) = cluster["endpoints"].as_array_mut() {
             let left_out = endpoints.len().saturating_sub(ENDPOINTS);
@@ -189,4 +208,55 @@ fn endpoints(console: &Console, overview: &Overview, now: Instant) -> Vec<Value>
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    fn console(registry: &Arc<Metrics>) -> Arc<Console> {
+        let file = "inbound: off\nservices:\n  billing: { endpoints: [\"10.0.0.1:80\"] }\n  orders: { endpoints: [\"10.0.0.2:80\"] }\n";
+        let (config, _) = pillion_config::parse(file, Path::new("")).expect("a good file");
+        Console::new(crate::app::store(&config, registry), None, Arc::default()).0
+    }
+
+    async fn read(stream: &mut Stream) -> Value {
+        let frame = stream.frame().await.expect("an event").unwrap_or_else(|never| match never {});
+        let data = frame.into_data().expect("data");
+        serde_json::from_slice(data.strip_prefix(b"data: ").expect("the form of the standard")).expect("JSON")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_has_the_start_of_its_process_and_the_time_that_passed_since() {
+        let registry = Metrics::new(1_000);
+        let (events, publisher) = events(registry.clone(), console(&registry));
+        tokio::time::advance(Duration::from_secs(90)).await;
+        let mut stream = events.stream();
+        tokio::spawn(publisher.run());
+        let [first, second] = [read(&mut stream).await, read(&mut stream).await];
+        let uptime = |event: &Value| event["uptime_ms"].as_u64().expect("a number");
+        assert!((90_000..90_100).contains(&uptime(&first)), "{first:#}");
+        assert!((1_000..1_100).contains(&(uptime(&second) - uptime(&first))), "{second:#}");
+        assert!(first["started_ms"].is_u64() && first["started_ms"] == second["started_ms"], "{second:#}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_has_the_endpoints_of_the_services_in_use_in_their_order() {
+        let registry = Metrics::new(1_000);
+        let console = console(&registry);
+        let service = |name: &str| ServiceOverview {
+            name: name.to_owned(),
+            direction: "outbound",
+            ..Default::default()
+        };
+        let services = ["orders", "passthrough", "billing"].map(service).into();
+        let shown = endpoints(&console, &Overview { services, ..Overview::default() }, Instant::now());
+        let found: Vec<_> = shown.iter().map(|of| (&of["name"], &of["endpoints"][0]["address"])).collect();
+        assert_eq!(json!(found), json!([["orders", "10.0.0.2:80"], ["billing", "10.0.0.1:80"]]));
+        assert_eq!(shown[0]["endpoints_from"], "static");
+    }
 }

@@ -48,6 +48,18 @@ async fn a_browser_shows_the_figures_of_the_metrics_and_the_failures_with_their_
     );
     assert_ne!(found["light"], found["dark"], "{found:#}");
     assert_eq!(found["overflow"], 0, "nothing is wider than the screen of a phone: {found:#}");
+    assert_eq!(found["stories"], serde_json::json!([]), "tests/support/page_stories.js");
+}
+
+#[tokio::test]
+async fn the_figures_of_the_dashboard_are_those_of_the_last_minute() {
+    if !require("node") {
+        return;
+    }
+    let of = |path: &str| format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
+    let mut stories = Command::new("node");
+    stories.args([of("tests/support/figures.js"), of("proxy/admin/dashboard/figures.js")]);
+    assert!(printed(stories).await.contains("no rate is negative"));
 }
 
 #[tokio::test]

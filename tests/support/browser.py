@@ -3,7 +3,7 @@
     browser.py URL SERVICE REQUESTS     waits until the row of SERVICE (outbound/orders) counts REQUESTS
 
 It talks to the browser by its DevTools protocol. It looks at the page as a person at a desk does, then with the keyboard
-alone, then in the dark on a phone.
+alone, then in the dark on a phone. At last it runs page_stories.js, whose events are made up.
 """
 import asyncio
 import json
@@ -11,11 +11,13 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
+from pathlib import Path
 
 import websockets
 
 URL, SERVICE, REQUESTS = sys.argv[1], sys.argv[2], int(sys.argv[3])
 ROW = f"document.querySelector('tr[data-service=\"{SERVICE}\"]')"
+STORIES = Path(__file__).with_name("page_stories.js").read_text()
 FAULTS = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
 # Tabs until the first failure has the focus; there are fewer elements than that.
 MOST_TABS = 100
@@ -83,7 +85,7 @@ async def look(browser):
         "light": await browser.value("getComputedStyle(document.body).backgroundColor"),
         # what a screen reader has no name for
         "unnamed": await browser.value(
-            "[...document.querySelectorAll('a, select, table, svg, canvas, section')].filter((element) =>"
+            "[...document.querySelectorAll('a, button, select, table, svg, canvas, section')].filter((element) =>"
             " !(element.textContent.trim() || element.getAttribute('aria-label') || element.getAttribute('aria-labelledby'))).length"
         ),
         "foreign": await browser.value("performance.getEntriesByType('resource').filter((entry) => !entry.name.startsWith(location.origin)).length"),
@@ -99,7 +101,15 @@ async def look(browser):
     found["dark"] = await browser.value("getComputedStyle(document.body).backgroundColor")
     found["overflow"] = await browser.value("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     found["faults"] = browser.faults
+    found["stories"] = await stories(browser)
     return found
+
+
+async def stories(browser):
+    await browser.call("Page.addScriptToEvaluateOnNewDocument", source=STORIES)
+    await browser.call("Page.navigate", url=URL)
+    await browser.value("new Promise((done) => document.readyState === 'complete' ? done() : addEventListener('load', () => done()))")
+    return await browser.value("stories()")
 
 
 async def main():

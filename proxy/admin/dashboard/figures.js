@@ -1,0 +1,165 @@
+"use strict";
+// What the page shows, computed from the events without the page. tests/support/figures.js checks it.
+const WINDOW_MS = 60000;
+// Events come once a second; more than these are never kept.
+const MOST_EVENTS = 120;
+// The most callers and services that the map draws.
+const MOST_DRAWN = 12;
+const NOTHING = { requests: 0, failed: 0, client_gone: 0, latency: { buckets: [], count: 0 }, retries: {}, rejections: {} };
+// Outcomes of retries that were made.
+const MADE = ["succeeded", "failed", "replaced", "hedged"];
+
+// Numbers for people. Null: there are no data.
+function count(number) {
+  return number === null ? "–" : Math.round(number).toLocaleString("en");
+}
+function rate(number) {
+  if (number === null) return "–";
+  return number >= 100 ? count(number) : number.toFixed(number >= 10 ? 1 : 2);
+}
+function seconds(number) {
+  if (number === null) return "–";
+  if (number < 0.001) return (number * 1e6).toFixed(0) + " µs";
+  if (number < 1) return (number * 1e3).toFixed(number < 0.01 ? 2 : 0) + " ms";
+  return number.toFixed(2) + " s";
+}
+function percent(share) {
+  if (share === null) return "–";
+  return share === 0 ? "0 %" : (share * 100).toFixed(share < 0.01 ? 2 : 1) + " %";
+}
+function span(total) {
+  const days = Math.floor(total / 86400), hours = Math.floor(total / 3600) % 24, minutes = Math.floor(total / 60) % 60;
+  if (days > 0) return days + " d " + hours + " h";
+  if (hours > 0) return hours + " h " + minutes + " min";
+  return minutes > 0 ? minutes + " min " + Math.floor(total % 60) + " s" : Math.floor(total) + " s";
+}
+function shortened(peer) {
+  if (peer === "") return "(without identity)";
+  const known = peer.match(/\/ns\/([^/]+)\/sa\/([^/]+)$/);
+  return known ? known[1] + "/" + known[2] : peer;
+}
+
+const key = (service) => service.direction + "/" + service.name;
+
+// The part of an event that is kept for a minute: totals by name.
+function kept(event) {
+  const overhead = event.overhead.map((of) => [of.direction, { ...NOTHING, requests: of.latency.count, latency: of.latency }]);
+  return {
+    started_ms: event.started_ms,
+    uptime_ms: event.uptime_ms,
+    isStart: false,
+    services: new Map(event.services.map((service) => [key(service), service])),
+    callers: new Map(event.callers.map((caller) => [caller.peer, caller])),
+    overhead: new Map(overhead),
+  };
+}
+
+// Adds an event to the last minute. A process that is younger than that had counted nothing at its start.
+function remember(history, event) {
+  if (history.length > 0 && history[0].started_ms !== event.started_ms) history.length = 0;
+  if (history.length === 0 && event.uptime_ms <= WINDOW_MS) {
+    history.push({ ...kept({ ...event, services: [], callers: [], overhead: [] }), uptime_ms: 0, isStart: true });
+  }
+  history.push(kept(event));
+  const isOld = (one) => event.uptime_ms - one.uptime_ms > WINDOW_MS;
+  while (history.length > 1 && (isOld(history[0]) || history.length > MOST_EVENTS)) history.shift();
+}
+
+const totals = (event, list, name) => event[list].get(name) || (event.isStart ? NOTHING : undefined);
+
+// The oldest totals of `name` since when they only grew, and the seconds that passed since then. Null: there are none.
+// Smaller totals are those of a series that was removed and made again.
+function before(history, list, name) {
+  const last = history[history.length - 1];
+  let later = last[list].get(name), found = null;
+  for (let index = history.length - 2; later && index >= 0; index--) {
+    const earlier = totals(history[index], list, name);
+    if (!earlier || earlier.requests > later.requests) break;
+    found = { totals: earlier, elapsed: Math.max((last.uptime_ms - history[index].uptime_ms) / 1000, 1) };
+    later = earlier;
+  }
+  return found;
+}
+
+const grown = (now, then) => Math.max(now - (then || 0), 0);
+
+// The values that a histogram got between two events. An older one may lack buckets.
+function grownLatency(now, then) {
+  const lower = (index) => (then.buckets[index] ? then.buckets[index][1] : 0);
+  return { buckets: now.buckets.map(([bound, total], index) => [bound, grown(total, lower(index))]), count: grown(now.count, then.count) };
+}
+
+// What a service, a caller or the sidecar did in the last minute. Null: there are no data.
+function change(history, list, name) {
+  const found = before(history, list, name);
+  if (!found) return null;
+  const [now, then] = [{ ...NOTHING, ...history[history.length - 1][list].get(name) }, { ...NOTHING, ...found.totals }];
+  const sum = (words, old) => words.reduce((all, [word, total]) => all + grown(total, old[word]), 0);
+  return {
+    rate: grown(now.requests, then.requests) / found.elapsed,
+    requests: grown(now.requests, then.requests),
+    failed: grown(now.failed, then.failed),
+    gone: grown(now.client_gone, then.client_gone),
+    latency: grownLatency(now.latency, then.latency),
+    retries: sum(Object.entries(now.retries).filter(([word]) => MADE.includes(word)), then.retries),
+    rejections: sum(Object.entries(now.rejections), then.rejections),
+  };
+}
+
+// Null without requests.
+const failedShare = (change) => (change === null ? null : change.requests > 0 ? change.failed / change.requests : 0);
+
+// As Prometheus' histogram_quantile: linear within a bucket.
+function quantile(latency, share) {
+  if (latency.count === 0 || latency.buckets.length === 0) return null;
+  const wanted = share * latency.count;
+  let lowerBound = 0, lowerCount = 0;
+  for (const [bound, upTo] of latency.buckets) {
+    if (upTo >= wanted) {
+      const inside = upTo - lowerCount;
+      return inside === 0 ? bound : lowerBound + (bound - lowerBound) * (wanted - lowerCount) / inside;
+    }
+    [lowerBound, lowerCount] = [bound, upTo];
+  }
+  return lowerBound;
+}
+
+// The requests of a service between each two events, by the row of their duration. The last row is beyond all bounds.
+function heat(history, name) {
+  const last = history[history.length - 1];
+  const service = last.services.get(name);
+  const bounds = service ? service.latency.buckets.map(([bound]) => bound) : [];
+  const columns = [];
+  for (let index = 1; bounds.length > 0 && index < history.length; index++) {
+    const [then, now] = [totals(history[index - 1], "services", name), totals(history[index], "services", name)];
+    if (!then || !now || then.requests > now.requests) continue;
+    const added = grownLatency(now.latency, then.latency);
+    const upTo = bounds.map((_, row) => (added.buckets[row] ? added.buckets[row][1] : 0));
+    const cells = [...upTo, added.count].map((total, row) => grown(total, upTo[row - 1]));
+    const ago = (event) => (last.uptime_ms - event.uptime_ms) / 1000;
+    columns.push({ from: ago(history[index - 1]), to: ago(history[index]), cells });
+  }
+  const total = columns.reduce((all, column) => column.cells.reduce((sum, cell) => sum + cell, all), 0);
+  return { bounds, columns, total };
+}
+
+// The class of a certificate by the share of its lifetime that is left, as the log warns.
+function lifetime(notBefore, notAfter, now) {
+  const share = (notAfter - now) / (notAfter - notBefore);
+  if (now >= notAfter || share < 1 / 10) return "bad";
+  return share < 1 / 3 ? "warn" : "";
+}
+
+// The part of a side of the map that is drawn, and how many are left out.
+function drawn(all) {
+  return { shown: all.slice(0, MOST_DRAWN), more: Math.max(all.length - MOST_DRAWN, 0) };
+}
+
+// A side of the map in words.
+function told({ shown, more }) {
+  const one = ({ name, change }) => {
+    if (change === null) return name + " no data yet";
+    return name + " " + rate(change.rate) + " per second" + (change.failed > 0 ? ", " + count(change.failed) + " failed" : "");
+  };
+  return [...shown.map(one), ...(more > 0 ? ["and " + more + " more"] : [])].join("; ") || "none";
+}
