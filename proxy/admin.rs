@@ -3,7 +3,8 @@
 //! There are two kinds of ports: the metrics port is reachable from other hosts and cannot change anything; the admin
 //! port listens on loopback. This file binds them and accepts connections. [`places`] bounds the number of connections,
 //! [`connection`] bounds what each of them may use. [`pages`] has the list of pages, [`guard`] decides who may ask,
-//! [`console`] connects the pages to the rest of the process.
+//! [`console`] connects the pages to the rest of the process, and [`sources`] scrapes the programs
+//! whose metrics are merged into the sidecar's.
 //!
 //! The kubelet kills the pod if `/live` does not answer. So nothing on this thread may take long, and no client may
 //! delay another: a page that takes long to write is written on another thread.
@@ -24,6 +25,7 @@ mod policy;
 mod probe;
 mod ready;
 mod requests;
+mod sources;
 mod tap;
 
 use std::io;
@@ -44,6 +46,7 @@ use places::Places;
 use probe::Prober;
 pub(crate) use probe::{ProbeFailure, put};
 pub(crate) use ready::Readiness;
+use sources::Sources;
 
 /// Connections to all metrics ports together: Prometheus, a kubelet and a few people need fewer. With 16 KiB of head
 /// and [`SEND_BUFFER`] each they take 9 MiB at most.
@@ -71,8 +74,10 @@ impl Admin {
         console: Arc<Console>,
     ) -> anyhow::Result<Self> {
         let metrics = config.metrics.as_ref().map_or(&[][..], |metrics| &metrics.listen);
+        let merged = config.metrics.as_ref().map_or(&[][..], |metrics| &metrics.merge);
+        let sources = Sources::new(network, merged);
         let (expositions, writer) =
-            exposition::expositions(registry.clone(), METRICS_CONNECTIONS + ADMIN_CONNECTIONS);
+            exposition::expositions(registry.clone(), sources, METRICS_CONNECTIONS + ADMIN_CONNECTIONS);
         let (events, publisher) = events::events(registry.clone(), console.clone());
         Ok(Self {
             admin: bind_all(network, "admin.listen", &config.admin.listen)?,

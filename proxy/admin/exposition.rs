@@ -2,42 +2,53 @@
 //! requests that were waiting for it.
 //!
 //! Writing 20,000 series takes tens of milliseconds. On the admin thread a few dozen scrapers would delay `/live` for
-//! seconds, and each unread exposition would take memory of its own.
+//! seconds, and each unread exposition would take memory of its own. With `metrics.merge` the sources are scraped first,
+//! all at once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use pillion_telemetry::merge::{Merged, written};
+use pillion_telemetry::{Format, Metrics};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
-use pillion_telemetry::Metrics;
+use super::sources::{Scraped, Sources, Told};
 
-/// The pause after each exposition, as a multiple of the time that it took: clients that ask all the time get a quarter
-/// of a core, and the data path keeps the rest.
+/// The pause after each exposition, as a multiple of the time that its writing took: clients that ask all the time get a
+/// quarter of a core, and the data path keeps the rest.
 const PAUSE: u32 = 3;
 
 /// Requests expositions.
 #[derive(Clone)]
-pub(super) struct Expositions(mpsc::Sender<oneshot::Sender<Bytes>>);
+pub(super) struct Expositions(mpsc::Sender<Asker>);
+
+/// A request that waits for an exposition.
+struct Asker {
+    format: Format,
+    to: oneshot::Sender<Bytes>,
+}
 
 /// Writes expositions.
 pub(super) struct Writer {
     registry: Arc<Metrics>,
-    asked: mpsc::Receiver<oneshot::Sender<Bytes>>,
+    sources: Sources,
+    asked: mpsc::Receiver<Asker>,
+    told: Told,
 }
 
 /// `most` is how many requests may wait at once.
-pub(super) fn expositions(registry: Arc<Metrics>, most: usize) -> (Expositions, Writer) {
+pub(super) fn expositions(registry: Arc<Metrics>, sources: Sources, most: usize) -> (Expositions, Writer) {
     let (ask, asked) = mpsc::channel(most);
-    (Expositions(ask), Writer { registry, asked })
+    (Expositions(ask), Writer { registry, sources, asked, told: Told::default() })
 }
 
 impl Expositions {
     /// An exposition whose writing began after this call. `None`: it could not be written.
-    pub(super) async fn next(&self) -> Option<Bytes> {
-        let (asker, written) = oneshot::channel();
-        self.0.send(asker).await.ok()?;
+    pub(super) async fn next(&self, format: Format) -> Option<Bytes> {
+        let (to, written) = oneshot::channel();
+        self.0.send(Asker { format, to }).await.ok()?;
         written.await.ok()
     }
 }
@@ -47,21 +58,22 @@ impl Writer {
         while let Some(first) = self.asked.recv().await {
             let mut askers = vec![first];
             askers.extend(std::iter::from_fn(|| self.asked.try_recv().ok()));
-            askers.retain(|asker| !asker.is_closed());
+            askers.retain(|asker| !asker.to.is_closed());
             if !askers.is_empty() {
                 sleep(self.write_for(askers).await * PAUSE).await;
             }
         }
     }
 
-    /// Returns how long the writing took.
-    async fn write_for(&self, askers: Vec<oneshot::Sender<Bytes>>) -> Duration {
-        let (registry, began) = (self.registry.clone(), Instant::now());
-        match tokio::task::spawn_blocking(move || registry.encode()).await {
-            Ok(text) => {
-                let text = Bytes::from(text);
+    /// Returns how long the writing took, without the wait for sources.
+    async fn write_for(&mut self, askers: Vec<Asker>) -> Duration {
+        let scraped = self.sources.scrape().await;
+        let (registry, told, began) = (self.registry.clone(), std::mem::take(&mut self.told), Instant::now());
+        match tokio::task::spawn_blocking(move || write(&registry, &scraped, askers, told)).await {
+            Ok((told, texts)) => {
+                self.told = told;
                 // a client that left does not need it
-                askers.into_iter().for_each(|asker| drop(asker.send(text.clone())));
+                texts.into_iter().for_each(|(asker, text)| drop(asker.send(text)));
             }
             Err(error) => tracing::error!(%error, "the metrics could not be written"),
         }
@@ -69,11 +81,41 @@ impl Writer {
     }
 }
 
+/// The exposition for each asker, in its format.
+fn write(
+    registry: &Metrics,
+    scraped: &[Scraped],
+    askers: Vec<Asker>,
+    mut told: Told,
+) -> (Told, Vec<(oneshot::Sender<Bytes>, Bytes)>) {
+    let own = registry.encode();
+    let merged = Merged::of(&own, scraped.iter().map(Scraped::answer).collect());
+    told.tell(&merged.verdicts);
+    let in_format = |format| {
+        let is_asked = askers.iter().any(|asker| asker.format == format);
+        if is_asked { Bytes::from(written(&own, &merged, format)) } else { Bytes::new() }
+    };
+    let [text, open] = Format::ALL.map(in_format);
+    let of_format = |format| match format {
+        Format::Text => text.clone(),
+        Format::OpenMetrics => open.clone(),
+    };
+    let texts = askers.into_iter().map(|asker| (asker.to, of_format(asker.format))).collect();
+    (told, texts)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+    use pillion_base::net::Network;
+    use pillion_base::net::memory::MemoryNetwork;
+
     use super::*;
+
+    fn no_sources() -> Sources {
+        Sources::new(&Network::Memory(MemoryNetwork::default()), &[])
+    }
 
     /// Counts the expositions that were written: the hook adds one for each.
     fn counting(registry: &Arc<Metrics>) -> Arc<AtomicUsize> {
@@ -89,11 +131,11 @@ mod tests {
     async fn a2_seventy_requests_at_once_share_one_exposition() {
         let registry = Metrics::new(1_000);
         let written = counting(&registry);
-        let (expositions, writer) = expositions(registry, 96);
+        let (expositions, writer) = expositions(registry, no_sources(), 96);
         let asking: Vec<_> = (0..70)
             .map(|_| {
                 let expositions = expositions.clone();
-                tokio::spawn(async move { expositions.next().await.expect("an exposition") })
+                tokio::spawn(async move { expositions.next(Format::Text).await.expect("an exposition") })
             })
             .collect();
         tokio::task::yield_now().await; // all of them have asked
@@ -102,7 +144,7 @@ mod tests {
             assert!(asked.await.expect("it was answered").starts_with(b"# HELP"));
         }
         assert_eq!(written.load(Relaxed), 1);
-        expositions.next().await.expect("an exposition");
+        expositions.next(Format::Text).await.expect("an exposition");
         assert_eq!(written.load(Relaxed), 2, "a later request gets a later exposition");
     }
 
@@ -110,14 +152,14 @@ mod tests {
     async fn a2_no_exposition_is_written_for_clients_that_left() {
         let registry = Metrics::new(1_000);
         let written = counting(&registry);
-        let (expositions, writer) = expositions(registry, 96);
+        let (expositions, writer) = expositions(registry, no_sources(), 96);
         let asker = expositions.clone();
-        let left = tokio::spawn(async move { asker.next().await });
+        let left = tokio::spawn(async move { asker.next(Format::Text).await });
         tokio::task::yield_now().await;
         left.abort();
         assert!(left.await.is_err());
         tokio::spawn(writer.run());
-        expositions.next().await.expect("an exposition");
+        expositions.next(Format::Text).await.expect("an exposition");
         assert_eq!(written.load(Relaxed), 1);
     }
 }

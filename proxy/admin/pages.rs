@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::header::{ALLOW, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{ACCEPT, ALLOW, HeaderValue, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
@@ -23,7 +23,7 @@ use super::tap::Wanted;
 use super::{clusters, dashboard, guard, logging, policy, requests, tap};
 use crate::explained::{BadQuestion, Query};
 use pillion_model::telemetry::Secret;
-use pillion_telemetry::family;
+use pillion_telemetry::Format;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OwnPort {
@@ -194,10 +194,7 @@ impl Pages {
             Page::Drain => ordered(self.console.order(Order::Drain).map(|()| "draining".to_owned())),
             Page::Quit => ordered(self.console.order(Order::Quit).map(|()| "ending".to_owned())),
             Page::Reload => ordered(self.console.reload().await),
-            Page::Metrics => match self.expositions.next().await {
-                Some(exposition) => answer(StatusCode::OK, family::CONTENT_TYPE, exposition),
-                None => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n"),
-            },
+            Page::Metrics => self.metrics(request).await,
             Page::Ready => self.ready(),
             Page::Live => text(StatusCode::OK, "live\n"),
             // boxed, because this future is larger than all others and rarely needed
@@ -210,6 +207,15 @@ impl Pages {
         match Wanted::parse(query) {
             Ok(wanted) => tap::open(&self.console.taps, wanted),
             Err(why) => text(StatusCode::BAD_REQUEST, format!("{why}\n")).map(ReplyBody::Whole),
+        }
+    }
+
+    async fn metrics(&self, request: &Parts) -> Answer {
+        let accept = request.headers.get_all(ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
+        let format = Format::wanted(&accept.collect::<Vec<_>>().join(","));
+        match self.expositions.next(format).await {
+            Some(exposition) => answer(StatusCode::OK, format.content_type(), exposition),
+            None => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n"),
         }
     }
 

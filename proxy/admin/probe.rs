@@ -4,7 +4,7 @@
 //! port. Only the name comes from the request, so a client of the metrics port can only choose among the operator's
 //! probes. Equal checks at the same moment are sent once ([`shared`]), so no client can displace the kubelet.
 
-mod bounded;
+pub(super) mod bounded;
 mod grpc;
 mod shared;
 
@@ -128,7 +128,7 @@ async fn answered(
     host: &str,
     over_http2: bool,
 ) -> Result<Answer, ProbeFailure> {
-    let io = bounded(io);
+    let io = bounded(io, bounded::MOST);
     match asks {
         Question::Tcp => Ok(text(StatusCode::OK, "open\n")),
         Question::Http { path } if over_http2 => http2(io, to, host, path).await,

@@ -47,7 +47,9 @@ fn code(path: &Path) -> String {
         return String::new();
     }
     let text = read(path);
-    let text = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let tests = ["#[cfg(test)]\nmod ", "#[cfg(test)]\npub(crate) mod "];
+    let end = tests.iter().filter_map(|begins| text.find(begins)).min().unwrap_or(text.len());
+    let text = &text[..end];
     let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default());
     lines.collect::<Vec<_>>().join("\n")
 }

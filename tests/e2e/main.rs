@@ -34,6 +34,7 @@ mod pods;
 mod policy;
 mod probes;
 mod process;
+mod prometheus;
 mod redirect;
 mod refused;
 mod reload;

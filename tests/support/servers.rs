@@ -50,6 +50,19 @@ impl Server {
         Some(Self::start(humbled(redis, &place, &scratch).await, place, scratch, "KILL").await)
     }
 
+    /// A Prometheus that scrapes these addresses, a list as YAML has it, twice a second.
+    pub(crate) async fn prometheus(targets: &str) -> Option<Self> {
+        let (mut prometheus, scratch, place) = (find("prometheus")?, Scratch::new(), Place::here());
+        let config = format!(
+            "global: {{ scrape_interval: 500ms, scrape_timeout: 500ms }}\n\
+             scrape_configs: [{{ job_name: pillion, static_configs: [{{ targets: [{targets}] }}] }}]\n"
+        );
+        prometheus.arg(option("--config.file=", &scratch.write("prometheus.yml", config)));
+        prometheus.arg(option("--storage.tsdb.path=", &scratch.path().join("data")));
+        prometheus.arg(format!("--web.listen-address={}", place.address));
+        Some(Self::start(prometheus, place, scratch, "TERM").await)
+    }
+
     pub(crate) async fn mariadb() -> Option<Self> {
         Self::mariadb_at(Place::here()).await
     }

@@ -10,6 +10,7 @@
 mod authorization;
 mod ext_authz;
 mod jwt;
+mod merge;
 mod balancer;
 mod elsewhere;
 mod health;

@@ -5,6 +5,7 @@ mod destination;
 mod dns;
 mod endpoint_socket;
 mod hashed;
+mod merge;
 mod probe;
 mod route;
 
@@ -18,6 +19,7 @@ pub(crate) use authorization::{ClaimName, RuleName, Source, TokenHeader};
 pub(crate) use dns::{DnsName, NameServer, SrvName};
 pub(crate) use endpoint_socket::EndpointSocket;
 pub(crate) use hashed::{CookieName, HashedHeader};
+pub(crate) use merge::SourceName;
 pub(crate) use probe::{GrpcService, ProbeName, ProbePath};
 pub(crate) use route::{
     Authority, ChangedHeader, Grpc, HeaderName, HeaderText, MatchPath, QueryName, QueryText, RedirectPath,

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::access_format::LogFormat;
+use crate::authorization::AuthorizerAddress;
 use crate::listener::everywhere;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub struct Metrics {
     pub max_series: u32,
     /// Whether the tries at each endpoint are counted. Default false.
     pub endpoints: bool,
+    /// Expositions of other programs that become a part of the sidecar's.
+    pub merge: Vec<MergeSource>,
 }
 
 /// All addresses, as scrapers and kubelets are on other hosts. 20000 series take some 10 MB; a mesh of a hundred
@@ -64,7 +67,72 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         const PORT: u16 = 15020;
-        Self { listen: everywhere(PORT), max_series: 20_000, endpoints: false }
+        Self { listen: everywhere(PORT), max_series: 20_000, endpoints: false, merge: Vec::new() }
+    }
+}
+
+/// A program whose metrics are scraped when the sidecar's are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MergeSource {
+    /// Lower-case letters, digits, `-` and `_`. It stands in the label `source`, and before the names of families that are taken.
+    pub name: String,
+    pub url: SourceUrl,
+    /// From the first packet to the last byte.
+    pub timeout: Duration,
+}
+
+impl MergeSource {
+    /// The name of a source without one: most pods have one application.
+    pub const NAME: &str = "app";
+    /// A scraper waits 10 s by default, and for all sources at once.
+    pub const TIMEOUT: Duration = Duration::from_secs(1);
+    pub const LONGEST_TIMEOUT: Duration = Duration::from_secs(10);
+    /// A pod has a few containers; each source takes up to 2 MiB while it is merged.
+    pub const MOST: usize = 8;
+}
+
+/// Where a source serves its metrics: `http://`, an IP address or `localhost`, a port, and a path with its query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceUrl {
+    pub address: SocketAddr,
+    /// With a slash at its beginning.
+    pub path: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadSourceUrl {
+    #[error("is https://, which is not supported here")]
+    Https,
+    #[error("does not begin with http://")]
+    Scheme,
+    #[error("has no IP address and port")]
+    Address,
+    #[error("has a character in its path that requests cannot carry")]
+    Path,
+}
+
+impl SourceUrl {
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn new(text: &str) -> Result<Self, BadSourceUrl> {
+        if text.starts_with("https://") {
+            return Err(BadSourceUrl::Https);
+        }
+        let rest = text.strip_prefix("http://").ok_or(BadSourceUrl::Scheme)?;
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let AuthorizerAddress(address) = AuthorizerAddress::new(authority).ok_or(BadSourceUrl::Address)?;
+        let is_sendable = |byte: u8| byte.is_ascii_graphic() && !b"\"#<>\\^`{|}".contains(&byte);
+        if !path.bytes().all(is_sendable) {
+            return Err(BadSourceUrl::Path);
+        }
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        Ok(Self { address, path })
+    }
+}
+
+impl fmt::Display for SourceUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}{}", self.address, self.path)
     }
 }
 
@@ -120,6 +188,27 @@ pub enum LogPath {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_has_an_address_and_a_path() {
+        for (text, expected) in [
+            ("http://127.0.0.1:8080/metrics", "http://127.0.0.1:8080/metrics"),
+            ("http://localhost:9404", "http://127.0.0.1:9404/"),
+            ("http://[::1]:9404?name[]=a", "http://[::1]:9404/?name[]=a"),
+        ] {
+            assert_eq!(SourceUrl::new(text).map(|url| url.to_string()).as_deref(), Ok(expected), "{text}");
+        }
+        for (text, why) in [
+            ("https://127.0.0.1/metrics", BadSourceUrl::Https),
+            ("127.0.0.1:8080", BadSourceUrl::Scheme),
+            ("http://app:8080/metrics", BadSourceUrl::Address),
+            ("http://127.0.0.1/metrics", BadSourceUrl::Address),
+            ("http://user@127.0.0.1:80/", BadSourceUrl::Address),
+            ("http://127.0.0.1:80/a b", BadSourceUrl::Path),
+        ] {
+            assert_eq!(SourceUrl::new(text), Err(why), "{text}");
+        }
+    }
 
     #[test]
     fn only_the_whole_secret_is_the_secret_and_no_debug_output_shows_it() {

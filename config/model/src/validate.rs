@@ -12,6 +12,7 @@ mod dns;
 mod federation;
 mod limits;
 mod listener;
+mod merge;
 mod policy;
 mod probes;
 mod routes;

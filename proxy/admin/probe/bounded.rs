@@ -1,5 +1,5 @@
-//! A connection to the application with a limit of the bytes that are read: a status and a sentence are small, and an
-//! application that sends interim responses or empty frames without end must not keep the admin thread busy.
+//! A connection to the application with a limit of the bytes that are read: an application that sends interim responses or
+//! empty frames without end must not keep the admin thread busy.
 
 use std::error::Error as _;
 use std::io;
@@ -10,23 +10,24 @@ use tokio::io::{AsyncRead, Join, ReadBuf, ReadHalf, WriteHalf, join, split};
 
 use pillion_base::net::Transport;
 
-/// Bytes that are read for one check, with interim responses, heads and framing. Twice the largest head.
+/// Bytes that are read for one check, whose answer is a status and a sentence, with interim responses, heads and framing. Twice the largest head.
 pub(super) const MOST: usize = 128 * 1024;
 
-pub(super) type Io = Join<Bounded, WriteHalf<Transport>>;
+pub(in crate::admin) type Io = Join<Bounded, WriteHalf<Transport>>;
 
-pub(super) struct Bounded {
+pub(in crate::admin) struct Bounded {
     io: ReadHalf<Transport>,
+    most: usize,
     left: usize,
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("more than {MOST} bytes")]
-struct TooLong;
+#[error("more than {0} bytes")]
+struct TooLong(usize);
 
-pub(super) fn bounded(stream: Transport) -> Io {
+pub(in crate::admin) fn bounded(stream: Transport, most: usize) -> Io {
     let (io, write) = split(stream);
-    join(Bounded { io, left: MOST }, write)
+    join(Bounded { io, most, left: most }, write)
 }
 
 /// Whether an error of hyper has this cause.
@@ -42,7 +43,7 @@ impl AsyncRead for Bounded {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.left == 0 {
-            return Poll::Ready(Err(io::Error::other(TooLong)));
+            return Poll::Ready(Err(io::Error::other(TooLong(self.most))));
         }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);

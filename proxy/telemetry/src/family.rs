@@ -17,9 +17,6 @@ use super::symbols::Symbols;
 
 pub use prometheus::{Histogram, IntCounter, IntGauge};
 
-/// The `content-type` of [`Exposition::encode`].
-pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
-
 /// The name and the help text of a family.
 #[derive(Debug, Clone, Copy)]
 pub struct About {

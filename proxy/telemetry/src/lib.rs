@@ -2,13 +2,17 @@
 //!
 //! [`metrics`] declares every family; [`family`] keeps their series and is the only file that names the `prometheus`
 //! crate; [`labels`] has the fixed values of labels and [`symbols`] the free-form ones; [`recorder`] and [`service`]
-//! give the data path quick access to its series; [`process`] reads `/proc/self`. [`access`] writes one line for each
+//! give the data path quick access to its series; [`process`] reads `/proc/self`. [`merge`] adds the expositions of other
+//! programs, which [`text`] reads and writes in each [`format`]. [`access`] writes one line for each
 //! request, formatted by [`json`] or by a template and written to the sink by [`shipper`]; [`timeline`] keeps the requests that
 //! `/requests` shows. [`log`] sets up the diagnostics on
 //! standard error, and [`seldom`] bounds how often a frequent event is logged there.
 //!
-//! Deliberately not here: sockets. The admin port serves what [`metrics::Metrics::encode`] returns.
+//! Deliberately not here: sockets. The admin port serves what [`merge::written`] makes.
 
+pub mod merge;
+pub mod text;
+pub mod format;
 pub mod recorder;
 pub mod metrics;
 pub mod service;
@@ -27,6 +31,7 @@ pub mod seldom;
 
 pub use access::{AccessLog, Further, KeptHeaders, Record, RequestRecord};
 pub use family::{Held, Histogram, IntGauge};
+pub use format::Format;
 pub use labels::{
     AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,
     DnsOutcome, EjectionCause, EndpointLabels, EndpointState, Flow, HandshakeOutcome, JwksOutcome,

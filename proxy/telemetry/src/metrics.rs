@@ -330,7 +330,7 @@ impl Metrics {
         Overview::of(&self.families, &self.symbols)
     }
 
-    /// The exposition in Prometheus' text format ([`super::family::CONTENT_TYPE`]).
+    /// The sidecar's own exposition in [`super::Format::Text`]; [`super::merge::written`] makes the others of it.
     ///
     /// With thousands of series this takes milliseconds, so no thread of the data path may call it.
     pub fn encode(&self) -> String {

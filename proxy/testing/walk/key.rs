@@ -53,6 +53,9 @@ impl Key {
         if self.path.starts_with("routes[]") && file["routes"].is_null() {
             file["routes"] = json!([{ "hosts": ["orders"], "to": { "service": "orders" } }]);
         }
+        if self.path.starts_with("metrics.merge[]") {
+            file["metrics"] = json!({ "merge": [{ "url": "http://10.0.0.2:80/" }] });
+        }
         if self.path.starts_with("defaults") {
             to_defaults(&mut file); // where nothing of the service's own goes before it
         }

@@ -1,10 +1,13 @@
 //! Keys of the whole sidecar: where it listens, what it reports, what a connection may take, and how it ends.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::super::backend::{OK, UNAVAILABLE};
-use super::super::mesh::{A, Mesh, ORDERS_ID, Pair, Sidecar, Watch, at, identity, secs, settle};
+use super::super::merge::scraped;
+use super::super::mesh::{A, B, Mesh, ORDERS_ID, Pair, Sidecar, Watch, at, identity, secs, settle};
 use super::super::peer::Peer;
 use super::upstream::{GET, answer_to};
 use super::{Key, Row, key, only, shows};
@@ -24,6 +27,10 @@ pub(super) fn rows() -> Vec<Row> {
         shows("metrics", ["off", "{}"], listens),
         shows("metrics.listen", ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
         shows("metrics.max_series", ["100", "1000"], series),
+        shows("metrics.merge", ["off", "[\"http://10.0.0.1:80/\"]"], merged),
+        shows("metrics.merge[].name", ["jvm", "shop"], merged),
+        shows("metrics.merge[].url", ["http://10.0.0.1:80/", "http://10.0.0.3:80/"], merged),
+        shows("metrics.merge[].timeout", ["1s", "5s"], merged),
         shows("metrics.endpoints", ["off", "on"], series_of_endpoints),
         shows("explain", ["off", "{}"], kept_exchanges),
         shows("explain.keep", ["64KiB", "1MiB"], kept_exchanges),
@@ -114,6 +121,22 @@ async fn series(key: Key) -> String {
     let text = sidecar.metrics.encode();
     let all = text.lines().filter(|line| !line.starts_with('#')).count();
     format!("more than 200: {}", all > 200)
+}
+
+/// The state of the merged sources. One at A answers at once, one at B after 3 s.
+async fn merged(key: Key) -> String {
+    let mesh = Mesh::default();
+    let answering = |address, after| {
+        mesh.scripted(address, move |mut peer: Peer, _| async move {
+            peer.message().await;
+            tokio::time::sleep(Duration::from_secs(after)).await;
+            drop(peer.try_send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\na 1\n").await);
+        })
+    };
+    let _sources = [answering(A, 0), answering(B, 3)];
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    let body = scraped(&mesh, &sidecar, "*/*").await.body;
+    body.lines().filter(|line| line.starts_with("pillion_merge_up")).collect()
 }
 
 /// The series of an endpoint after one request to it.

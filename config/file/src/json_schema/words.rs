@@ -10,8 +10,8 @@ use crate::value::{Bytes, Count, Delay, OffOr, Port, Share, Size, Text, Threads}
 use crate::words::{
     Authority, CONDITIONS, ChangedHeader, ClaimName, CookieName, DnsName, EndpointSocket, GRPC, Grpc,
     GrpcService, HashedHeader, HeaderName, HeaderText, MatchPath, Method, NameServer, ProbeName, ProbePath,
-    QueryName, QueryText, RedirectPath, RespondBody, RouteName, RuleName, ServiceName, Sni, Source, SrvName,
-    Target, TokenHeader, TrustDomain,
+    QueryName, QueryText, RedirectPath, RespondBody, RouteName, RuleName, ServiceName, Sni, Source,
+    SourceName, SrvName, Target, TokenHeader, TrustDomain,
 };
 use pillion_model::Pattern;
 use pillion_model::authorization::{
@@ -21,7 +21,7 @@ use pillion_model::cluster::{AddressPattern, HostPattern};
 use pillion_model::identity::SpiffeId;
 use pillion_model::policy::{Adaptive, HedgeAfter, IdleTimeout, RetryCondition, Timeout};
 use pillion_model::route::RouteHost;
-use pillion_model::telemetry::LogPath;
+use pillion_model::telemetry::{LogPath, SourceUrl};
 
 /// Definitions of words that many keys use.
 pub(super) fn definitions() -> Value {
@@ -71,6 +71,8 @@ pub(super) fn definitions() -> Value {
         "peer_pattern": pattern("^spiffe://[^*]+(/\\*)?$", "A SPIFFE ID, or all below a path: \"spiffe://cluster.local/ns/batch/*\""),
         "path_pattern": pattern("^/[!-\"$-)+->@-~]*\\*?$", "A path, or all below it: \"/api/*\""),
         "source": pattern("^[0-9A-Fa-f:.]+(/[0-9]+)?$", "An address or a network: 10.1.2.3, 10.0.0.0/8"),
+        "source_url": pattern("^http://[!-\"$-~]+$", "The address of metrics: http://127.0.0.1:8080/metrics"),
+        "source_name": pattern("^[a-z][a-z0-9_-]*$", "A source's name: jvm"),
         "jwks_url": pattern("^https?://[!-\"$-~]+$", "The address of a key set: https://id.example/jwks.json"),
         "authorizer_url": pattern("^http://[!-\"$-~]+$", "The address of an authorizer: http://127.0.0.1:9191/check"),
         "authorizer_address": pattern(
@@ -189,6 +191,8 @@ described!(
     PathPattern: "path_pattern",
     Source: "source",
     RuleName: "name",
+    SourceName: "source_name",
+    SourceUrl: "source_url",
     AuthorizerUrl: "authorizer_url",
     AuthorizerAddress: "authorizer_address",
     JwksUrl: "jwks_url",

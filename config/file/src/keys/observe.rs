@@ -10,7 +10,7 @@ use pillion_model::listener::{DownstreamLimits, Drain};
 use pillion_model::telemetry::{AccessLog, Admin, Explain, LogPath, Metrics};
 use serde_json::Value;
 
-use super::{Block, Static, field};
+use super::{Block, Static, field, merge};
 use crate::page::{Page, Scopes};
 use crate::reading::{Node, Reading, Shape};
 use crate::schema::{self, Described};
@@ -50,7 +50,13 @@ pub(super) static METRICS: Static<Metrics> = Static::new(|| {
             field!(endpoints),
             "on: the tries at each endpoint of a service are counted, in series of their own; or off.",
         )
-        .later_or_off("merge")
+        .key(
+            "merge",
+            "Programs beside the sidecar whose metrics become a part of its own. Default: none.",
+            merge::schema,
+            |metrics: &mut Metrics, node, reading| metrics.merge = merge::read(node, reading),
+            |metrics, at, page| merge::tell(&metrics.merge, &at.key("merge"), page),
+        )
         .later_or_off("compatibility")
 });
 

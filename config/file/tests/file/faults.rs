@@ -28,7 +28,9 @@ fn help(source: &str) -> String {
 /// Advice must not lead to another refusal.
 #[test]
 fn c13_no_key_is_suggested_that_would_be_refused_next() {
-    for (source, unbuilt) in [("metrics: { merg: 1 }", "`merge`"), ("tracin: { otlp: x }", "tracing")] {
+    for (source, unbuilt) in
+        [("metrics: { compatibilit: 1 }", "`compatibility`"), ("tracin: { otlp: x }", "tracing")]
+    {
         let help = help(source);
         assert!(!help.is_empty() && !help.contains(unbuilt), "{source}: {help}");
     }

@@ -40,7 +40,6 @@ fn the_alternatives_of_the_public_interface_are_refused_by_name() {
             "services: { a: { endpoints: { kubernetes: \"a.shop:80\" } } }".to_owned(),
             "services.a.endpoints.kubernetes",
         ),
-        ("metrics: { merge: [\"http://127.0.0.1:8080/metrics\"] }".into(), "metrics.merge"),
         ("metrics: { compatibility: [istio] }".into(), "metrics.compatibility"),
         ("access_log: { format: logfmt }".into(), "access_log.format"),
     ];

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::authorization;
+use super::{authorization, merge};
 use crate::Config;
 use crate::fault::Faults;
 use crate::listener::{AppProtocol, Inbound, Mtls};
@@ -23,6 +23,7 @@ pub(super) fn validate(config: &Config, faults: &mut Faults) {
     refuse_no_address(&config.admin.listen, &root.key("admin"), faults);
     if let Some(metrics) = &config.metrics {
         refuse_no_address(&metrics.listen, &root.key("metrics"), faults);
+        merge::validate(metrics, &root.key("metrics"), faults);
     }
 }
 

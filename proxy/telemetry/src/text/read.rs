@@ -1,0 +1,502 @@
+//! Reads an exposition: Prometheus' text format 0.0.4, or OpenMetrics 1.0.0.
+//!
+//! Pure and bounded: bytes in, families out. Strict where a line could mean two things, because one bad line of a source
+//! could otherwise spoil the exposition of the sidecar. Exemplars and times of creation are left out.
+
+use std::borrow::Cow;
+use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, HashSet};
+use std::hash::BuildHasher as _;
+
+use super::{Family, Kind, Sample};
+use crate::format::Format;
+
+/// How much is read.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    pub samples: usize,
+    /// Labels of one sample.
+    pub labels: usize,
+}
+
+impl Bounds {
+    pub const NONE: Self = Self { samples: usize::MAX, labels: usize::MAX };
+}
+
+/// Why a text is not an exposition. The number is that of the line, from 1 on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    #[error("it is not UTF-8")]
+    NotText,
+    #[error("line {0}: the name is not one that Prometheus takes")]
+    Name(usize),
+    #[error("line {0}: the labels are not closed, or one has no name and value")]
+    Labels(usize),
+    #[error("line {0}: a label stands twice")]
+    TwiceLabelled(usize),
+    #[error("line {0}: there is no number after the name and its labels")]
+    Value(usize),
+    #[error("line {0}: the time is not a number")]
+    Time(usize),
+    #[error("line {0}: the type is unknown, or stands after the samples")]
+    Type(usize),
+    #[error("line {0}: the sample does not fit the type of its family")]
+    Unfit(usize),
+    #[error("line {0}: there is more text than a sample has")]
+    Rest(usize),
+    #[error("it has more than {0} samples")]
+    Samples(usize),
+    #[error("line {0}: there are too many labels")]
+    ManyLabels(usize),
+    #[error("it does not end with # EOF")]
+    Cut,
+}
+
+/// The families of a text, in the order of their first lines. Of equal series the first is kept.
+///
+/// # Errors
+/// The text is not an exposition in this format, or goes beyond the bounds.
+pub fn read(text: &[u8], format: Format, bounds: Bounds) -> Result<Vec<Family<'_>>, Malformed> {
+    let text = std::str::from_utf8(text).ok().ok_or(Malformed::NotText)?;
+    let mut reading = Reading::new(format, bounds);
+    for (nth, line) in text.split('\n').enumerate() {
+        let line = if format == Format::Text { line.strip_suffix('\r').unwrap_or(line) } else { line };
+        reading.line(nth + 1, line)?;
+    }
+    reading.end()
+}
+
+/// Names and values.
+type LabelPairs<'a> = Vec<(&'a str, &'a str)>;
+
+struct Reading<'a> {
+    format: Format,
+    bounds: Bounds,
+    families: Vec<Family<'a>>,
+    /// The place of each family by its name in the text.
+    places: HashMap<&'a str, usize>,
+    /// The hashes of the series so far, keyed anew for each text.
+    seen: HashSet<u64>,
+    hasher: RandomState,
+    samples: usize,
+    has_ended: bool,
+}
+
+impl<'a> Reading<'a> {
+    fn new(format: Format, bounds: Bounds) -> Self {
+        Self {
+            format,
+            bounds,
+            families: Vec::new(),
+            places: HashMap::new(),
+            seen: HashSet::new(),
+            hasher: RandomState::new(),
+            samples: 0,
+            has_ended: false,
+        }
+    }
+
+    fn line(&mut self, number: usize, line: &'a str) -> Result<(), Malformed> {
+        let line = line.trim_matches(BLANKS);
+        if line.is_empty() {
+            return Ok(());
+        }
+        if self.has_ended {
+            return Err(Malformed::Rest(number));
+        }
+        match line.strip_prefix('#') {
+            Some(comment) => self.comment(number, comment),
+            None => self.sample(number, line),
+        }
+    }
+
+    fn end(mut self) -> Result<Vec<Family<'a>>, Malformed> {
+        if self.format == Format::OpenMetrics {
+            if !self.has_ended {
+                return Err(Malformed::Cut);
+            }
+            self.families.iter_mut().for_each(rename_as_text);
+        }
+        self.families.retain(|family| !family.samples.is_empty());
+        Ok(self.families)
+    }
+
+    fn comment(&mut self, number: usize, comment: &'a str) -> Result<(), Malformed> {
+        let (word, rest) = word(comment.trim_start_matches(BLANKS));
+        match word {
+            "EOF" if self.format == Format::OpenMetrics && rest.is_empty() => self.has_ended = true,
+            "HELP" => {
+                let (name, help) = self::word(rest);
+                let family = self.named(number, name)?;
+                if family.help.is_empty() {
+                    family.help = unescaped(help);
+                }
+            }
+            "TYPE" => {
+                let (name, kind) = self::word(rest);
+                let kind = kind_of(kind, self.format).ok_or(Malformed::Type(number))?;
+                let family = self.named(number, name)?;
+                if !family.samples.is_empty() && family.kind != kind {
+                    return Err(Malformed::Type(number));
+                }
+                family.kind = kind;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The family of this name in the text.
+    fn named(&mut self, number: usize, name: &'a str) -> Result<&mut Family<'a>, Malformed> {
+        if !is_name(name) {
+            return Err(Malformed::Name(number));
+        }
+        let fresh = self.families.len();
+        let place = *self.places.entry(name).or_insert(fresh);
+        if place == fresh {
+            self.families.push(Family {
+                prefix: Cow::Borrowed(""),
+                name: Cow::Borrowed(name),
+                kind: Kind::Unknown,
+                help: Cow::Borrowed(""),
+                samples: Vec::new(),
+            });
+        }
+        self.families.get_mut(place).ok_or(Malformed::Name(number))
+    }
+
+    fn sample(&mut self, number: usize, line: &'a str) -> Result<(), Malformed> {
+        self.samples += 1;
+        if self.samples > self.bounds.samples {
+            return Err(Malformed::Samples(self.bounds.samples));
+        }
+        let (name, rest) =
+            line.split_at(line.find(|c: char| c == '{' || BLANKS.contains(&c)).unwrap_or(line.len()));
+        if !is_name(name) {
+            return Err(Malformed::Name(number));
+        }
+        let (labels, rest) = match rest.trim_start_matches(BLANKS).strip_prefix('{') {
+            Some(rest) => self.labels(number, rest)?,
+            None => (Vec::new(), rest),
+        };
+        let (value, rest) = word(rest.trim_start_matches(BLANKS));
+        let value = number_of(value).ok_or(Malformed::Value(number))?;
+        let time = self.time(number, rest)?;
+        let Some(place) = self.place_of(number, name)? else { return Ok(()) };
+        if self.seen.insert(self.hasher.hash_one((name, &labels)))
+            && let Some(family) = self.families.get_mut(place)
+        {
+            family.samples.push(Sample { name: Cow::Borrowed(name), labels, value, time });
+        }
+        Ok(())
+    }
+
+    /// What stands between the braces, and what follows them.
+    fn labels(
+        &self,
+        number: usize,
+        mut rest: &'a str,
+    ) -> Result<(LabelPairs<'a>, &'a str), Malformed> {
+        let mut labels = LabelPairs::new();
+        loop {
+            rest = rest.trim_start_matches(BLANKS);
+            if let Some(rest) = rest.strip_prefix('}') {
+                return Ok((labels, rest));
+            }
+            let (name, value, after) = label(rest).ok_or(Malformed::Labels(number))?;
+            if labels.iter().any(|(known, _)| *known == name) {
+                return Err(Malformed::TwiceLabelled(number));
+            }
+            if labels.len() >= self.bounds.labels {
+                return Err(Malformed::ManyLabels(number));
+            }
+            labels.push((name, value));
+            rest = after.trim_start_matches(BLANKS);
+            rest = match rest.strip_prefix(',') {
+                Some(rest) => rest,
+                None if rest.starts_with('}') => rest,
+                None => return Err(Malformed::Labels(number)),
+            };
+        }
+    }
+
+    /// What stands after the value: a time, and in OpenMetrics an exemplar.
+    fn time(&self, number: usize, rest: &str) -> Result<Option<i64>, Malformed> {
+        let is_open = self.format == Format::OpenMetrics;
+        let rest = match rest.split_once('#') {
+            Some((rest, _exemplar)) if is_open => rest,
+            _ => rest,
+        };
+        match word(rest.trim_matches(BLANKS)) {
+            ("", _) => Ok(None),
+            (_, rest) if !rest.is_empty() => Err(Malformed::Rest(number)),
+            (time, _) if is_open => {
+                let seconds: f64 = time
+                    .parse()
+                    .ok()
+                    .filter(|seconds: &f64| seconds.is_finite())
+                    .ok_or(Malformed::Time(number))?;
+                Ok(Some((seconds * 1000.0).round() as i64)) // a float beyond it becomes the largest there is
+            }
+            (time, _) => time.parse().ok().map(Some).ok_or(Malformed::Time(number)),
+        }
+    }
+
+    /// The family of a sample. `None`: the sample is left out.
+    fn place_of(&mut self, number: usize, name: &'a str) -> Result<Option<usize>, Malformed> {
+        let known = |name: &str, families: &Vec<Family<'a>>| {
+            let place = *self.places.get(name)?;
+            Some((place, families.get(place)?.kind))
+        };
+        let is_open = self.format == Format::OpenMetrics;
+        if let Some((place, kind)) = known(name, &self.families) {
+            let is_bare = match kind {
+                Kind::Histogram => false,
+                Kind::Counter | Kind::Info => !is_open,
+                Kind::Gauge | Kind::Summary | Kind::StateSet | Kind::Unknown => true,
+            };
+            return if is_bare { Ok(Some(place)) } else { Err(Malformed::Unfit(number)) };
+        }
+        for suffix in ["_bucket", "_sum", "_count", "_total", "_created", "_info"] {
+            let Some((place, kind)) = name.strip_suffix(suffix).and_then(|base| known(base, &self.families))
+            else {
+                continue;
+            };
+            match (suffix, kind) {
+                ("_total", Kind::Counter) | ("_info", Kind::Info) if is_open => return Ok(Some(place)),
+                ("_created", Kind::Counter | Kind::Histogram | Kind::Summary) if is_open => return Ok(None),
+                _ if kind.suffixes().contains(&suffix) => return Ok(Some(place)),
+                _ => {}
+            }
+        }
+        self.named(number, name)?;
+        Ok(self.places.get(name).copied())
+    }
+}
+
+const BLANKS: [char; 2] = [' ', '\t'];
+
+/// The first word, and what follows it and its blanks.
+fn word(text: &str) -> (&str, &str) {
+    match text.split_once(BLANKS) {
+        Some((word, rest)) => (word, rest.trim_start_matches(BLANKS)),
+        None => (text, ""),
+    }
+}
+
+/// A name, a value with its escapes, and what follows the closing quote.
+fn label(text: &str) -> Option<(&str, &str, &str)> {
+    let (name, rest) = text.split_once('=')?;
+    let name = name.trim_end_matches(BLANKS);
+    if !is_name(name) || name.contains(':') {
+        return None;
+    }
+    let rest = rest.trim_start_matches(BLANKS).strip_prefix('"')?;
+    let mut bytes = rest.bytes().enumerate();
+    while let Some((at, byte)) = bytes.next() {
+        match byte {
+            b'"' => return Some((name, rest.get(..at)?, rest.get(at + 1..)?)),
+            b'\\' => drop(bytes.next().filter(|(_, escaped)| b"\\\"n".contains(escaped))?),
+            _ => {}
+        }
+    }
+    None
+}
+
+fn is_name(text: &str) -> bool {
+    let is_letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_' || byte == b':';
+    text.bytes().next().is_some_and(is_letter)
+        && text.bytes().all(|byte| is_letter(byte) || byte.is_ascii_digit())
+}
+
+/// A number as both formats write it.
+fn number_of(text: &str) -> Option<Cow<'_, str>> {
+    let value: f64 = text.parse().ok()?;
+    Some(match value {
+        _ if value.is_nan() => Cow::Borrowed("NaN"),
+        f64::INFINITY if !text.bytes().any(|byte| byte.is_ascii_digit()) => Cow::Borrowed("+Inf"),
+        f64::NEG_INFINITY if !text.bytes().any(|byte| byte.is_ascii_digit()) => Cow::Borrowed("-Inf"),
+        _ => Cow::Borrowed(text),
+    })
+}
+
+fn kind_of(word: &str, format: Format) -> Option<Kind> {
+    let is_open = format == Format::OpenMetrics;
+    Some(match word.trim_end_matches(BLANKS) {
+        "counter" => Kind::Counter,
+        "gauge" => Kind::Gauge,
+        "histogram" => Kind::Histogram,
+        "summary" => Kind::Summary,
+        "untyped" if !is_open => Kind::Unknown,
+        // its buckets may fall, so for the text format its samples are of no kind
+        "unknown" | "gaugehistogram" if is_open => Kind::Unknown,
+        "info" if is_open => Kind::Info,
+        "stateset" if is_open => Kind::StateSet,
+        _ => return None,
+    })
+}
+
+/// A family of OpenMetrics gets the name that the text format has for it.
+fn rename_as_text(family: &mut Family<'_>) {
+    match family.kind {
+        Kind::Counter => family.name.to_mut().push_str("_total"),
+        Kind::Info => family.name.to_mut().push_str("_info"),
+        _ => {}
+    }
+}
+
+fn unescaped(help: &str) -> Cow<'_, str> {
+    if !help.contains('\\') {
+        return Cow::Borrowed(help);
+    }
+    let (mut text, mut letters) = (String::with_capacity(help.len()), help.chars());
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\\' => match letters.next() {
+                Some('n') => text.push('\n'),
+                Some(other) => text.push(other),
+                None => text.push('\\'),
+            },
+            letter => text.push(letter),
+        }
+    }
+    Cow::Owned(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { samples: 100, labels: 10 };
+
+    fn rewritten(text: &str, from: Format, to: Format) -> Result<String, Malformed> {
+        let mut written = String::new();
+        read(text.as_bytes(), from, BOUNDS)?.iter().for_each(|family| family.write(to, &mut written));
+        Ok(written)
+    }
+
+    const TEXT: &str = "\
+# HELP calls_total Calls \\\\ of \"all\"\\nkinds.
+# TYPE calls_total counter
+calls_total{path=\"/a\\\"b\\\\\",code=\"200\"} 3 1700000000123
+# HELP took_seconds Took.
+# TYPE took_seconds histogram
+took_seconds_bucket{le=\"1\"} 1
+took_seconds_bucket{le=\"+Inf\"} 2
+took_seconds_sum 1.5e3
+took_seconds_count 2
+# TYPE bare counter
+bare 7
+# TYPE size summary
+size{quantile=\"0.5\"} NaN
+size_sum 0
+size_count 0
+# TYPE free untyped
+free -Inf
+";
+
+    #[test]
+    fn a_text_comes_out_as_it_went_in() {
+        assert_eq!(rewritten(TEXT, Format::Text, Format::Text).as_deref(), Ok(TEXT));
+    }
+
+    #[test]
+    fn a_text_becomes_openmetrics_and_comes_back() {
+        let open = rewritten(TEXT, Format::Text, Format::OpenMetrics).unwrap();
+        for line in [
+            "# HELP calls Calls \\\\ of \\\"all\\\"\\nkinds.",
+            "# TYPE calls counter",
+            "calls_total{path=\"/a\\\"b\\\\\",code=\"200\"} 3 1700000000.123",
+            "# UNIT took_seconds seconds",
+            "took_seconds_bucket{le=\"1.0\"} 1",
+            "# TYPE bare unknown",
+            "# TYPE free unknown",
+        ] {
+            assert!(open.lines().any(|one| one == line), "{line}\n{open}");
+        }
+        let back = rewritten(&format!("{open}# EOF\n"), Format::OpenMetrics, Format::Text).unwrap();
+        let expected =
+            TEXT.replace("le=\"1\"", "le=\"1.0\"").replace("# TYPE bare counter", "# TYPE bare untyped");
+        assert_eq!(back, expected);
+    }
+
+    #[test]
+    fn openmetrics_loses_exemplars_and_times_of_creation_alone() {
+        let open = "# TYPE calls counter\ncalls_total 3 # {trace_id=\"x\"} 1 2.5\ncalls_created 1.5\n\
+                    # TYPE build info\nbuild_info{version=\"1\"} 1\n# TYPE state stateset\nstate{state=\"on\"} 1\n\
+                    # TYPE q gaugehistogram\nq_bucket{le=\"+Inf\"} 1\nq_gcount 1\n# EOF\n";
+        let text = rewritten(open, Format::OpenMetrics, Format::Text).unwrap();
+        let expected = "# TYPE calls_total counter\ncalls_total 3\n# TYPE build_info gauge\nbuild_info{version=\"1\"} 1\n\
+                        # TYPE state gauge\nstate{state=\"on\"} 1\n# TYPE q_bucket untyped\nq_bucket{le=\"+Inf\"} 1\n\
+                        # TYPE q_gcount untyped\nq_gcount 1\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_is_no_exposition_is_refused_with_its_line() {
+        let text = Format::Text;
+        let open = Format::OpenMetrics;
+        let many = "a 1\nb 1\n".repeat(51);
+        let table = [
+            ("<html>", text, Malformed::Name(1)),
+            ("a 1\n{a=\"b\"} 1", text, Malformed::Name(2)),
+            ("{\"a.b\"} 1", text, Malformed::Name(1)),
+            ("a{b=\"c} 1", text, Malformed::Labels(1)),
+            ("a{b=\"\\x\"} 1", text, Malformed::Labels(1)),
+            ("a{b=\"c\" d=\"e\"} 1", text, Malformed::Labels(1)),
+            ("a{b=\"1\",b=\"2\"} 1", text, Malformed::TwiceLabelled(1)),
+            ("a", text, Malformed::Value(1)),
+            ("a one", text, Malformed::Value(1)),
+            ("a 1 now", text, Malformed::Time(1)),
+            ("a 1 2 3", text, Malformed::Rest(1)),
+            ("a 1\n# TYPE a counter", text, Malformed::Type(2)),
+            ("# TYPE a meter", text, Malformed::Type(1)),
+            ("# TYPE a histogram\na 1", text, Malformed::Unfit(2)),
+            ("# TYPE a counter\na 1\n# EOF", open, Malformed::Unfit(2)),
+            ("a 1\n", open, Malformed::Cut),
+            ("# EOF\na 1\n", open, Malformed::Rest(2)),
+            (&many, text, Malformed::Samples(100)),
+        ];
+        for (source, format, expected) in table {
+            assert_eq!(read(source.as_bytes(), format, BOUNDS), Err(expected), "{source}");
+        }
+        assert_eq!(read(b"a\xff 1", text, BOUNDS), Err(Malformed::NotText));
+    }
+
+    #[test]
+    fn equal_series_are_kept_once_and_families_are_gathered() {
+        let text =
+            rewritten("a{x=\"1\"} 1\nb 1\na{x=\"1\"} 2\na{x=\"2\"} 3\n", Format::Text, Format::Text).unwrap();
+        assert_eq!(text, "# TYPE a untyped\na{x=\"1\"} 1\na{x=\"2\"} 3\n# TYPE b untyped\nb 1\n");
+    }
+
+    proptest! {
+        /// What was read and written is read again, as the same, in both formats.
+        #[test]
+        fn any_bytes_are_families_or_refused(
+            lines in proptest::collection::vec(
+                prop_oneof![
+                    "(# (HELP|TYPE|UNIT) )?[a-c]{1,2}(_total|_sum|_bucket|_info|_count)?(\\{[a-b]=\"[a-z\\\\\"n]{0,3}\"(,|\\})?\\}?)? (counter|gauge|histogram|summary|info|[0-9.eNaInf+-]{1,4})( [0-9]{1,4})?",
+                    "\\PC{0,20}",
+                    Just("# EOF".to_owned()),
+                ],
+                0..12,
+            ),
+            format in prop_oneof![Just(Format::Text), Just(Format::OpenMetrics)],
+        ) {
+            let text = lines.join("\n");
+            let Ok(families) = read(text.as_bytes(), format, BOUNDS) else { return Ok(()) };
+            let mut written = String::new();
+            families.iter().for_each(|family| family.write(Format::Text, &mut written));
+            let again = read(written.as_bytes(), Format::Text, Bounds::NONE);
+            let count = |families: &[Family<'_>]| families.iter().map(|family| family.samples.len()).sum::<usize>();
+            prop_assert_eq!(again.as_deref().map(count), Ok(count(&families)), "{}", written);
+            let mut open = String::new();
+            families.iter().for_each(|family| family.write(Format::OpenMetrics, &mut open));
+            open.push_str("# EOF\n");
+            prop_assert!(read(open.as_bytes(), Format::OpenMetrics, Bounds::NONE).is_ok(), "{}", open);
+        }
+    }
+}
