@@ -80,7 +80,10 @@ async fn c18_an_endpoint_that_leaves_by_an_update_finishes_what_it_has_begun() {
     sidecar.controller.learn(update(&[B]));
     assert_eq!(late.get("/").await.body, "ok");
     assert_eq!((a.hits(), b.hits()), (1, 1), "it gets no new request");
+    assert_eq!(sidecar.sum("pillion_endpoints service=orders state=draining"), 1);
     assert_eq!(early.answer().await.body, "ok");
+    settle().await;
+    assert_eq!(sidecar.sum("pillion_endpoints service=orders state=draining"), 0, "it is no longer busy");
     pass(2).await;
     assert_eq!((a.open(), b.open()), (0, 1), "and its connections are closed when they are idle");
 }

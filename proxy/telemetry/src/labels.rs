@@ -165,7 +165,7 @@ vocabulary! {
 }
 
 vocabulary! {
-    EndpointState as "state" { Healthy = "healthy", Unhealthy = "unhealthy", Ejected = "ejected" }
+    EndpointState as "state" { Healthy = "healthy", Unhealthy = "unhealthy", Ejected = "ejected", Draining = "draining" }
 }
 
 vocabulary! {

@@ -23,7 +23,7 @@ pub mod update;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -42,7 +42,7 @@ use tokio::time::Instant;
 use crate::pool::Terms;
 use crate::slots::{Slot, Slots, Waiting};
 use alike::Policies;
-use balance::Tried;
+use balance::{Candidate as _, Tried};
 pub use before::PreviousCluster;
 use budget::Budget;
 use endpoint::Endpoint;
@@ -72,6 +72,8 @@ pub struct Cluster {
     /// Replaced as a whole when the source of endpoints reports a change. Two loads in a row may see two different
     /// sets.
     endpoints: ArcSwap<EndpointSet>,
+    /// The endpoints that were removed, while requests to them are under way.
+    leaving: Arc<Mutex<Vec<Weak<Endpoint>>>>,
     load_balancer: LoadBalancer,
     /// The zone of this sidecar.
     zone: Option<Arc<str>>,
@@ -195,6 +197,7 @@ impl Cluster {
             health_check: of.health_check.clone().map(Arc::new),
             slots: before::slots(of.limits.max_connections, before),
             waiting: before.map(|before| before.cluster.waiting.clone()).unwrap_or_default(),
+            leaving: before.map(|before| before.cluster.leaving.clone()).unwrap_or_default(),
             max_connections_per_endpoint: of.limits.max_connections_per_endpoint,
             remembered: AtomicU8::new(before.map_or(0, |before| before.cluster.remembered.load(Relaxed))),
             tls,
@@ -302,14 +305,27 @@ impl Cluster {
         self.ejections.allow_of(next.all.len(), next.before_last());
         let next = Arc::new(next);
         self.endpoints.store(next.clone());
-        before.leave_for(Some(&next));
+        self.note_leaving(before.leave_for(Some(&next)));
         true
     }
 
     /// Tells the endpoints that another cluster of this name takes over, or that none does.
     pub fn leave_for(&self, next: Option<&Self>) {
         let next = next.map(|next| next.endpoints.load_full());
-        self.endpoints.load().leave_for(next.as_deref());
+        self.note_leaving(self.endpoints.load().leave_for(next.as_deref()));
+    }
+
+    fn note_leaving(&self, gone: Vec<Weak<Endpoint>>) {
+        let mut leaving = self.leaving.lock();
+        leaving.retain(is_busy);
+        leaving.extend(gone);
+    }
+
+    /// How many removed endpoints have requests under way.
+    fn draining(&self) -> i64 {
+        let mut leaving = self.leaving.lock();
+        leaving.retain(is_busy);
+        i64::try_from(leaving.len()).unwrap_or(i64::MAX)
     }
 
     /// The next requests use new connections, where the cluster uses TLS: the credentials have changed, and a server of
@@ -605,6 +621,7 @@ impl Cluster {
         self.metrics.endpoints(EndpointState::Healthy).set(healthy);
         self.metrics.endpoints(EndpointState::Ejected).set(ejected);
         self.metrics.endpoints(EndpointState::Unhealthy).set(unhealthy);
+        self.metrics.endpoints(EndpointState::Draining).set(self.draining());
     }
 
     /// How many are healthy, ejected, unhealthy. One that is both ejected and unhealthy counts as unhealthy.
@@ -643,6 +660,11 @@ impl Cluster {
     }
 }
 
+/// Whether requests to a removed endpoint are under way.
+fn is_busy(endpoint: &Weak<Endpoint>) -> bool {
+    endpoint.upgrade().is_some_and(|endpoint| endpoint.in_flight() > 0)
+}
+
 /// A cluster with one endpoint and without limits of its own.
 struct Single {
     name: &'static str,
@@ -669,6 +691,7 @@ impl Single {
             kind: self.kind,
             leg: self.leg,
             symbol: self.symbol,
+            leaving: Arc::default(),
             endpoints: ArcSwap::from_pointee(EndpointSet::single(endpoint)),
             load_balancer: LoadBalancer::Random,
             zone: None,

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use pillion_model::cluster::LoadBalancer;
@@ -146,14 +146,14 @@ impl EndpointSet {
         }
     }
 
-    /// Marks the endpoints that are not in `next` as removed, so that they get no new request.
-    pub(super) fn leave_for(&self, next: Option<&Self>) {
+    /// Marks the endpoints that are not in `next` as removed, so that they get no new request. Returns them.
+    pub(super) fn leave_for(&self, next: Option<&Self>) -> Vec<Weak<Endpoint>> {
         let stays: std::collections::HashSet<usize> = next
             .iter()
             .flat_map(|next| next.all.iter().map(|endpoint| Arc::as_ptr(endpoint).addr()))
             .collect();
         let gone = self.all.iter().filter(|endpoint| !stays.contains(&Arc::as_ptr(endpoint).addr()));
-        gone.for_each(|endpoint| endpoint.leave());
+        gone.inspect(|endpoint| endpoint.leave()).map(Arc::downgrade).collect()
     }
 }
 
