@@ -28,7 +28,7 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::Context as _;
 use pillion_model::Config;
-use pillion_model::telemetry::LogPath;
+use pillion_model::telemetry::{Compatibility, LogPath};
 use tokio::sync::mpsc;
 
 use self::dns::DnsListeners;
@@ -408,7 +408,11 @@ const DEFAULT_SERIES: usize = 20_000;
 fn metrics(config: &Config) -> Arc<Metrics> {
     let settings = config.metrics.as_ref();
     let most = settings.map_or(DEFAULT_SERIES, |metrics| metrics.max_series as usize);
-    Metrics::with(most, Detail { has_endpoints: settings.is_some_and(|metrics| metrics.endpoints) })
+    let has_istio = settings.is_some_and(|metrics| metrics.compatibility.contains(&Compatibility::Istio));
+    Metrics::with(
+        most,
+        Detail { has_endpoints: settings.is_some_and(|metrics| metrics.endpoints), has_istio },
+    )
 }
 
 fn single_threaded() -> io::Result<tokio::runtime::Runtime> {

@@ -40,6 +40,7 @@ mod http2_streams;
 mod layers_inbound;
 mod layers_outbound;
 mod known_bugs;
+mod istio;
 mod limits;
 mod long_lived;
 mod merge;

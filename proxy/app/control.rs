@@ -386,6 +386,8 @@ impl Controller {
         }
         self.names = Arc::new(DnsNames::of(config, &mut self.virtual_addresses));
         (self.config, self.identity) = (config.clone(), identity);
+        let own = self.identity.credentials().map(|own| &own.id);
+        self.around.metrics.set_own(&config.workload.or_of(own), own.map(|id| id.as_str()));
         self.publish_expiry();
         self.dns.commit(dns);
         self.swap(&mut change);

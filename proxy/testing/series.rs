@@ -12,8 +12,11 @@ async fn thousands_of_paths_hosts_and_methods_add_no_series() {
     let mut client = sidecar.client().await;
     let mut after_few = 0;
     for number in 0..MANY {
-        for (method, host) in [("GET", format!("h{number}.example")), (&*format!("M{number}"), "orders".to_owned())] {
-            let answer = client.ask(&format!("{method} /p{number}?q={number} HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        for (method, host) in
+            [("GET", format!("h{number}.example")), (&*format!("M{number}"), "orders".to_owned())]
+        {
+            let answer =
+                client.ask(&format!("{method} /p{number}?q={number} HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
             assert!([200, 404].contains(&answer.status().unwrap_or_default()), "{}", answer.head);
         }
         if number == 10 {

@@ -28,7 +28,9 @@ async fn prometheus_counts_to_the_request_what_the_load_generator_counted() {
     let targets = [&pair.caller, &pair.application].map(|sidecar| format!("\"{}\"", sidecar.metrics()));
     let Some(prometheus) = Server::prometheus(&targets.join(", ")).await else { return };
     let caller = |what: &str| {
-        format!("sum({what}(pillion_requests_total{{direction=\"outbound\",service=\"orders\",status=\"200\"}}))")
+        format!(
+            "sum({what}(pillion_requests_total{{direction=\"outbound\",service=\"orders\",status=\"200\"}}))"
+        )
     };
     // the first sample of a counter is no increase, so its series must be known before
     let size = Size { rate: 200, clients: 2, streams: 0 };
@@ -73,8 +75,11 @@ async fn prometheus_and_promtool_read_the_merged_exposition() {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/plain; version=0.0.4\r\nconnection: close";
     let answer = format!("{head}\r\ncontent-length: {}\r\n\r\n{BODY}", BODY.len());
     let source = Backend::saying(answer.into_bytes()).await;
-    let metrics = format!("metrics: {{ listen: 127.0.0.1:0, merge: [\"http://{}/metrics\"] }}\n", source.address);
-    let yaml = format!("inbound: off\noutbound: {{ listen: 127.0.0.1:0 }}\nadmin: {{ listen: 127.0.0.1:0 }}\n{metrics}");
+    let metrics =
+        format!("metrics: {{ listen: 127.0.0.1:0, merge: [\"http://{}/metrics\"] }}\n", source.address);
+    let yaml = format!(
+        "inbound: off\noutbound: {{ listen: 127.0.0.1:0 }}\nadmin: {{ listen: 127.0.0.1:0 }}\n{metrics}"
+    );
     let sidecar = Plan::exactly(&yaml).start().await;
     if require("promtool") && require("curl") {
         let check = format!("curl -sf http://{}/metrics | promtool check metrics", sidecar.metrics());

@@ -35,7 +35,7 @@ use pillion_model::identity::{SpiffeId, TlsVersion, check_trust_domain};
 use pillion_model::listener::{AppProtocol, Mtls, RedirectTo, Unknown};
 use pillion_model::policy::RetryCondition;
 use pillion_model::route::{RateLimitBy, Scheme};
-use pillion_model::telemetry::{LogPath, Secret};
+use pillion_model::telemetry::{Compatibility, LogPath, Secret};
 use pillion_model::text::{nearest, shortened};
 
 /// Chooses one of a table of words.
@@ -94,6 +94,7 @@ choices!(
     ClientMode,
     AlwaysErrors,
     RateLimitBy,
+    Compatibility,
     Scheme,
     Action,
     Mode,
@@ -107,6 +108,7 @@ leaves!(
     RedirectTo: chosen,
     Unknown: chosen,
     RateLimitBy: chosen,
+    Compatibility: chosen,
     Scheme: chosen,
     TlsVersion: chosen,
     TlsMode: chosen,
@@ -180,6 +182,11 @@ impl Choice for Unknown {
     const EXPECTED: &'static str = "passthrough or deny";
     const WORDS: &'static [(&'static str, Self)] =
         &[("passthrough", Self::Passthrough), ("deny", Self::Deny)];
+}
+
+impl Choice for Compatibility {
+    const EXPECTED: &'static str = "istio";
+    const WORDS: &'static [(&'static str, Self)] = &[("istio", Self::Istio)];
 }
 
 impl Choice for RateLimitBy {

@@ -60,6 +60,8 @@ pub struct Metrics {
     pub endpoints: bool,
     /// Expositions of other programs that become a part of the sidecar's.
     pub merge: Vec<MergeSource>,
+    /// The meshes by whose names the metrics of traffic stand besides.
+    pub compatibility: Vec<Compatibility>,
 }
 
 /// All addresses, as scrapers and kubelets are on other hosts. 20000 series take some 10 MB; a mesh of a hundred
@@ -67,8 +69,20 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         const PORT: u16 = 15020;
-        Self { listen: everywhere(PORT), max_series: 20_000, endpoints: false, merge: Vec::new() }
+        Self {
+            listen: everywhere(PORT),
+            max_series: 20_000,
+            endpoints: false,
+            merge: Vec::new(),
+            compatibility: Vec::new(),
+        }
     }
+}
+
+/// A mesh whose dashboards can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compatibility {
+    Istio,
 }
 
 /// A program whose metrics are scraped when the sidecar's are.

@@ -25,7 +25,10 @@ use pillion_model::Direction;
 use pillion_model::Reason;
 use pillion_telemetry::access::OPAQUE;
 use pillion_telemetry::timeline::Timeline;
-use pillion_telemetry::{EndpointLabels, Further, Record, Recorder, RequestRecord, Symbol, TryOutcome};
+use pillion_telemetry::{
+    EndpointLabels, Further, IstioLabels, IstioProtocol, Metrics, Record, Recorder, RequestRecord, Symbol,
+    TryOutcome,
+};
 use pillion_upstream::cluster::balance::Tried;
 use pillion_upstream::cluster::budget::Deposit;
 use pillion_upstream::cluster::endpoint::Endpoint;
@@ -126,6 +129,26 @@ impl Facts {
                 endpoint: attempt.endpoint,
                 outcome,
             });
+        }
+    }
+
+    /// Istio's labels, as an opaque connection has them.
+    pub fn istio(&self, connection: &Connection, metrics: &Metrics) -> IstioLabels {
+        let direction = connection.direction;
+        let service = self.service(direction);
+        let endpoint = self.attempts.last_picked().and_then(|attempt| attempt.endpoint);
+        let server = || endpoint.map_or(Symbol::EMPTY, |endpoint| metrics.server(service, endpoint));
+        let other = if direction == Direction::Inbound { connection.peer_label } else { server() };
+        IstioLabels {
+            direction,
+            own: metrics.own(),
+            service,
+            other,
+            protocol: IstioProtocol::Tcp,
+            status: 0,
+            grpc_status: None,
+            reason: self.reason,
+            is_mutual: connection.peer.is_some(),
         }
     }
 

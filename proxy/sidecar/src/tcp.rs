@@ -57,6 +57,9 @@ pub fn forward(
 
 /// Carries bytes until the connection has ended, and records how.
 async fn carried(mut joined: Box<Joined>, route: &Route, connection: &Connection, worker: &Worker) {
+    if worker.has_istio_metrics {
+        worker.ground.metrics.istio_began(joined.server.facts.istio(connection, &worker.ground.metrics));
+    }
     let Joined { downstream, server, most } = &mut *joined;
     let mut watched = Watched::new(downstream, *most);
     let (facts, attempt) = (&mut server.facts, server.attempt);
@@ -111,6 +114,9 @@ async fn server(
 /// Records an opaque connection for which no server was reached.
 pub fn record_failure(failure: DialFailure, connection: &Connection, worker: &Worker) {
     let DialFailure { error, facts, deposit } = failure;
+    if worker.has_istio_metrics {
+        worker.ground.metrics.istio_began(facts.istio(connection, &worker.ground.metrics));
+    }
     if let Some(deposit) = deposit {
         deposit.keep();
     }
@@ -210,6 +216,10 @@ fn record(
         facts.failed(error);
     }
     facts.authorization = facts.authorization.or(connection.authorization);
+    if worker.has_istio_metrics {
+        let metrics = &worker.ground.metrics;
+        metrics.istio_ended(facts.istio(connection, metrics), bytes);
+    }
     let ended = Instant::now();
     let slow = facts.attempts.last_picked().and_then(Attempt::took).unwrap_or_default();
     let wanted = worker.wanted(failure.is_some(), slow);

@@ -27,6 +27,8 @@ pub struct Worker {
     pub taps: Arc<Taps>,
     /// `metrics.endpoints`.
     pub has_endpoint_metrics: bool,
+    /// `metrics.compatibility: [istio]`.
+    pub has_istio_metrics: bool,
     pub drain: Drain,
     roll: Arc<Roll>,
     overhead: [Histogram; 2],
@@ -74,6 +76,7 @@ impl Worker {
             timelines: records.timelines,
             taps: records.taps,
             has_endpoint_metrics: metrics.has_endpoints(),
+            has_istio_metrics: metrics.has_istio(),
             roll: drain.roll(),
             drain,
             overhead: [Direction::Inbound, Direction::Outbound].map(|direction| metrics.overhead(direction)),

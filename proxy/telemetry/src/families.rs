@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::family::{Exposition, Family, Histogram, IntCounter, IntGauge};
+use super::istio::IstioFamilies;
 use super::labels::{
     AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,
     DnsOutcome, EjectionCause, EndpointLabels, EndpointState, Flow, HandshakeOutcome, JwksOutcome,
@@ -58,6 +59,7 @@ pub(super) struct Families {
     pub(super) tokens: Family<(TokenOutcome,), IntCounter>,
     pub(super) checks: Family<(CheckOutcome,), IntCounter>,
     pub(super) jwks_loads: Family<(JwksOutcome,), IntCounter>,
+    pub(super) istio: IstioFamilies,
 }
 
 impl Families {
@@ -91,6 +93,7 @@ impl Families {
             tokens: to.counters("pillion_jwt_tokens_total", "Tokens of inbound requests by what they came to."),
             checks: to.counters("pillion_ext_authz_checks_total", "Inbound requests by what the external authorizer said of them."),
             jwks_loads: to.counters("pillion_jwks_loads_total", "Readings of the issuer's keys, from a file or a URL, by outcome."),
+            istio: IstioFamilies::register(to),
         }
     }
 }
@@ -102,6 +105,7 @@ impl Families {
         self.duration.remove(|(_, service)| is_gone(*service));
         self.route_duration.remove(|(service, _)| is_gone(*service));
         self.endpoint_requests.remove(|labels| gone.contains(&labels.service));
+        self.istio.forget(gone);
         self.active.remove(|(_, service)| is_gone(*service));
         self.retries.remove(|(service, _)| is_gone(*service));
         self.connections.remove(|(_, service, ..)| is_gone(*service));

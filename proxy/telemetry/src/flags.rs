@@ -3,7 +3,7 @@
 use pillion_model::Reason;
 
 /// The flags of Envoy for the reasons that have one.
-pub const FLAGS: [(&str, &[Reason]); 16] = [
+pub(crate) const FLAGS: [(&str, &[Reason]); 16] = [
     ("NR", &[Reason::NoRoute, Reason::EgressDenied]),
     ("UH", &[Reason::NoEndpoints, Reason::AllUnhealthy]),
     ("UF", &[Reason::ConnectRefused, Reason::ConnectTimeout, Reason::TlsError, Reason::PeerIdentityMismatch]),
@@ -23,6 +23,6 @@ pub const FLAGS: [(&str, &[Reason]); 16] = [
 ];
 
 /// The flag of Envoy that is nearest to the reason. None: there is none.
-pub fn flag(reason: Reason) -> Option<&'static str> {
+pub(crate) fn flag(reason: Reason) -> Option<&'static str> {
     FLAGS.iter().find(|(_, reasons)| reasons.contains(&reason)).map(|(flag, _)| *flag)
 }

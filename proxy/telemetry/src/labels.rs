@@ -417,7 +417,7 @@ pub struct RequestLabels {
 }
 
 /// Stands for every status outside 100 to 599, and for a status that is no longer exported.
-const OTHER_STATUS: u16 = 0;
+pub(super) const OTHER_STATUS: u16 = 0;
 /// Stands for every gRPC status above 16.
 const OTHER_GRPC_STATUS: u8 = u8::MAX;
 

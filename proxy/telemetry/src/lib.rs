@@ -1,12 +1,12 @@
 //! What the sidecar reports about itself: metrics, the access log, and its diagnostics.
 //!
 //! [`metrics`] declares every family; [`family`] keeps their series and is the only file that names the `prometheus`
-//! crate; [`labels`] has the fixed values of labels and [`symbols`] the free-form ones; [`recorder`] and [`service`]
-//! give the data path quick access to its series; [`process`] reads `/proc/self`. [`merge`] adds the expositions of other
-//! programs, which [`text`] reads and writes in each [`format`]. [`access`] writes one line for each
-//! request, formatted by [`json`] or by a template and written to the sink by [`shipper`]; [`timeline`] keeps the requests that
-//! `/requests` shows. [`log`] sets up the diagnostics on
-//! standard error, and [`seldom`] bounds how often a frequent event is logged there.
+//! crate; [`labels`] has the fixed values of labels and [`symbols`] the free-form ones; [`istio`] has Istio's metrics,
+//! and [`recorder`] and [`service`] give the data path quick access to its series; [`process`] reads `/proc/self`.
+//! [`merge`] adds the expositions of other programs, which [`text`] reads and writes in each [`format`]. [`flags`] has
+//! the response flags of Envoy. [`access`] writes one line for each request, formatted by [`json`] or by a template
+//! and written to the sink by [`shipper`]; [`timeline`] keeps the requests that `/requests` shows. [`log`] sets up the
+//! diagnostics on standard error, and [`seldom`] bounds how often a frequent event is logged there.
 //!
 //! Deliberately not here: sockets. The admin port serves what [`merge::written`] makes.
 
@@ -22,6 +22,8 @@ pub mod access;
 pub mod json;
 pub mod shipper;
 mod families;
+mod istio;
+mod flags;
 pub mod process;
 pub mod family;
 pub mod labels;
@@ -32,6 +34,7 @@ pub mod seldom;
 pub use access::{AccessLog, Further, KeptHeaders, Record, RequestRecord};
 pub use family::{Held, Histogram, IntGauge};
 pub use format::Format;
+pub use istio::{IstioLabels, IstioProtocol, Own};
 pub use labels::{
     AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,
     DnsOutcome, EjectionCause, EndpointLabels, EndpointState, Flow, HandshakeOutcome, JwksOutcome,

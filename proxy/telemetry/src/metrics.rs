@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::families::Families;
 use super::family::{Exposition, Histogram, IntCounter, IntGauge};
+use super::istio::{IstioLabels, IstioRequests, Own, Servers};
 use super::labels::{
     AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,
     DnsOutcome, EndpointLabels, HandshakeOutcome, JwksOutcome, Label, Protocol, ReloadOutcome, RequestLabels,
@@ -22,7 +23,7 @@ use super::overview::Overview;
 use super::process;
 use super::service::ServiceMetrics;
 use super::symbols::{Symbol, Symbols};
-use pillion_model::Direction;
+use pillion_model::{Direction, Workload};
 
 /// The commit from which the binary was built. The build takes it from this environment variable.
 const REVISION: &str = match option_env!("PILLION_REVISION") {
@@ -39,6 +40,8 @@ const LEFT_FOR: Duration = Duration::from_mins(5);
 pub struct Detail {
     /// `metrics.endpoints`: the tries at each endpoint.
     pub has_endpoints: bool,
+    /// `metrics.compatibility: [istio]`.
+    pub has_istio: bool,
 }
 
 /// All metrics of the sidecar.
@@ -60,6 +63,9 @@ pub struct Metrics {
     rules: Mutex<Arc<HashSet<Symbol>>>,
     /// The endpoints that have left their services and have series still, each with the time at which that was noticed.
     left: Mutex<HashMap<EndpointKey, Instant>>,
+    /// The workload of this sidecar, as Istio's labels name it.
+    own: RwLock<Own>,
+    servers: Servers,
 }
 
 type Hook = Arc<dyn Fn() + Send + Sync>;
@@ -99,6 +105,8 @@ impl Metrics {
             is_stale,
             rules,
             left,
+            own: RwLock::default(),
+            servers: Servers::default(),
         })
     }
 
@@ -139,6 +147,47 @@ impl Metrics {
     /// Whether [`super::Recorder::count_try`] counts.
     pub fn has_endpoints(&self) -> bool {
         self.detail.has_endpoints
+    }
+
+    /// Whether Istio's metrics are counted.
+    pub fn has_istio(&self) -> bool {
+        self.detail.has_istio
+    }
+
+    /// Names the workload of this sidecar, whose identity may come later or change.
+    pub fn set_own(&self, workload: &Workload, id: Option<&str>) {
+        if self.has_istio() {
+            *self.own.write() = Own::new(workload, id, &self.symbols);
+        }
+    }
+
+    pub fn own(&self) -> Own {
+        *self.own.read()
+    }
+
+    /// Notes the verified identity of a service's endpoint.
+    pub fn note_server(&self, service: Symbol, address: SocketAddr, id: &str) {
+        self.servers.note(service, address, self.intern_peer(id));
+    }
+
+    /// The identity that was noted; [`Symbol::EMPTY`] without one.
+    pub fn server(&self, service: Symbol, address: SocketAddr) -> Symbol {
+        self.servers.of(service, address)
+    }
+
+    /// Istio's series of requests. The data path uses its [`super::Recorder`] instead.
+    pub(super) fn istio_requests(&self, labels: IstioLabels) -> IstioRequests {
+        self.families.istio.requests(labels)
+    }
+
+    /// An opaque connection began.
+    pub fn istio_began(&self, labels: IstioLabels) {
+        self.families.istio.began(labels);
+    }
+
+    /// An opaque connection ended; `bytes`: received from the client, and sent to it.
+    pub fn istio_ended(&self, labels: IstioLabels, bytes: (u64, u64)) {
+        self.families.istio.ended(labels, bytes);
     }
 
     /// The counter of tries at one endpoint. The data path uses its [`super::Recorder`] instead.
@@ -666,7 +715,7 @@ mod tests {
 
     #[test]
     fn the_series_of_an_endpoint_that_left_stays_for_five_minutes_however_often_it_is_exported() {
-        let metrics = Metrics::with(1_000, Detail { has_endpoints: true });
+        let metrics = Metrics::with(1_000, Detail { has_endpoints: true, ..Detail::default() });
         let mut worker = crate::Recorder::new(metrics.clone());
         let billing = metrics.intern("billing");
         let (stays, leaves) = (at(billing, 80), at(billing, 81));
@@ -687,7 +736,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_came_back_keeps_its_series_and_has_five_minutes_again_when_it_leaves() {
-        let metrics = Metrics::with(1_000, Detail { has_endpoints: true });
+        let metrics = Metrics::with(1_000, Detail { has_endpoints: true, ..Detail::default() });
         let billing = metrics.intern("billing");
         metrics.tries(at(billing, 80)).inc();
         let (nothing, known) = (HashSet::new(), HashSet::from([(billing, ([10, 0, 0, 1], 80).into())]));
@@ -702,7 +751,7 @@ mod tests {
 
     #[test]
     fn an_overview_removes_no_series() {
-        let metrics = Metrics::with(1_000, Detail { has_endpoints: true });
+        let metrics = Metrics::with(1_000, Detail { has_endpoints: true, ..Detail::default() });
         metrics.tries(at(metrics.intern("billing"), 80)).inc();
         let of = Arc::downgrade(&metrics);
         let (began, calls) = (Instant::now(), AtomicU64::new(0));

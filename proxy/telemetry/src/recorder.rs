@@ -5,6 +5,7 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 
 use super::family::IntCounter;
+use super::istio::{IstioLabels, IstioRequests};
 use super::labels::{EndpointLabels, RequestLabels};
 use super::metrics::Metrics;
 
@@ -17,8 +18,9 @@ pub struct Recorder {
     metrics: Arc<Metrics>,
     /// The last label set, because equal requests often follow each other.
     last: Option<(RequestLabels, IntCounter)>,
-    known: Known<RequestLabels>,
-    tries: Known<EndpointLabels>,
+    known: Known<RequestLabels, IntCounter>,
+    tries: Known<EndpointLabels, IntCounter>,
+    istio: Known<IstioLabels, IstioRequests>,
     /// The value of [`Metrics::removals`] when the cached handles were resolved.
     as_of: u64,
 }
@@ -26,7 +28,14 @@ pub struct Recorder {
 impl Recorder {
     pub fn new(metrics: Arc<Metrics>) -> Self {
         let as_of = metrics.removals();
-        Self { metrics, last: None, known: Known::default(), tries: Known::default(), as_of }
+        Self {
+            metrics,
+            last: None,
+            known: Known::default(),
+            tries: Known::default(),
+            istio: Known::default(),
+            as_of,
+        }
     }
 
     /// Adds one to the request counter of `labels`.
@@ -50,6 +59,12 @@ impl Recorder {
         self.tries.get(labels, || self.metrics.tries(labels)).inc();
     }
 
+    /// Records a request in Istio's metrics. `bytes`: those of its body, and of its answer's.
+    pub fn count_istio(&mut self, labels: IstioLabels, seconds: f64, bytes: (u64, u64)) {
+        self.refresh();
+        self.istio.get(labels, || self.metrics.istio_requests(labels)).observe(seconds, bytes);
+    }
+
     /// Drops handles whose series may have been removed.
     fn refresh(&mut self) {
         let now = self.metrics.removals();
@@ -57,30 +72,31 @@ impl Recorder {
             (self.as_of, self.last) = (now, None);
             self.known.0.clear();
             self.tries.0.clear();
+            self.istio.0.clear();
         }
     }
 }
 
-/// The counters of some label sets.
-struct Known<K>(HashMap<K, IntCounter, BuildHasherDefault<QuickHasher>>);
+/// The handles of some label sets.
+struct Known<K, V>(HashMap<K, V, BuildHasherDefault<QuickHasher>>);
 
-impl<K> Default for Known<K> {
+impl<K, V> Default for Known<K, V> {
     fn default() -> Self {
         Self(HashMap::default())
     }
 }
 
-impl<K: Copy + Eq + Hash> Known<K> {
-    fn get(&mut self, labels: K, resolve: impl FnOnce() -> IntCounter) -> IntCounter {
-        if let Some(counter) = self.0.get(&labels) {
-            return counter.clone();
+impl<K: Copy + Eq + Hash, V: Clone> Known<K, V> {
+    fn get(&mut self, labels: K, resolve: impl FnOnce() -> V) -> V {
+        if let Some(handle) = self.0.get(&labels) {
+            return handle.clone();
         }
         if self.0.len() >= REMEMBERED {
             self.0.clear();
         }
-        let counter = resolve();
-        self.0.insert(labels, counter.clone());
-        counter
+        let handle = resolve();
+        self.0.insert(labels, handle.clone());
+        handle
     }
 }
 

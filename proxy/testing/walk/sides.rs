@@ -27,6 +27,7 @@ pub(super) fn rows() -> Vec<Row> {
         shows("metrics", ["off", "{}"], listens),
         shows("metrics.listen", ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
         shows("metrics.max_series", ["100", "1000"], series),
+        shows("metrics.compatibility", ["[]", "[\"istio\"]"], series_of_istio),
         shows("metrics.merge", ["off", "[\"http://10.0.0.1:80/\"]"], merged),
         shows("metrics.merge[].name", ["jvm", "shop"], merged),
         shows("metrics.merge[].url", ["http://10.0.0.1:80/", "http://10.0.0.3:80/"], merged),
@@ -137,6 +138,15 @@ async fn merged(key: Key) -> String {
     let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
     let body = scraped(&mesh, &sidecar, "*/*").await.body;
     body.lines().filter(|line| line.starts_with("pillion_merge_up")).collect()
+}
+
+async fn series_of_istio(key: Key) -> String {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, OK);
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    sidecar.client().await.get("/").await;
+    settle().await;
+    sidecar.sum("istio_requests_total reporter=source response_code=200").to_string()
 }
 
 /// The series of an endpoint after one request to it.

@@ -12,12 +12,14 @@ use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
 use pillion_base::net::{Overlay, Records, Stream};
+use pillion_model::SpiffeId;
 use rustls::ClientConnection;
+use rustls::pki_types::UnixTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::client::TlsStream;
 
-use super::TlsError;
 use super::error::{is_refusal, rustls_error};
+use super::{Peer, TlsError};
 
 /// How a TLS connection failed after our side of its handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +121,11 @@ impl<IO> ClientStream<IO> {
 
     pub fn get_ref(&self) -> (&IO, &ClientConnection) {
         self.tls.get_ref().get_ref()
+    }
+
+    /// The SPIFFE ID in the server's certificate, which the handshake has verified where the service is `mutual`.
+    pub fn server_id(&self) -> Option<SpiffeId> {
+        Peer::of(self.get_ref().1.peer_certificates(), UnixTime::now()).ok().map(|peer| peer.id)
     }
 
     fn admitted(&mut self) {

@@ -14,7 +14,7 @@ use pillion_base::net::{Leg, Stream, Transport};
 use pillion_model::Direction;
 use pillion_model::Reason;
 use pillion_telemetry::{ConnectionOutcome, HandshakeOutcome, Metrics, Protocol};
-use pillion_tls::admission::Admission;
+use pillion_tls::admission::{Admission, ClientStream};
 use pillion_tls::client::{ClientTls, Purpose};
 use pillion_tls::refusals::{self, With};
 use pillion_tls::{Alpn, TlsError};
@@ -144,9 +144,21 @@ impl ConnectAttempt<'_> {
                 return Err(tls_failed(self.address, &self.cluster.name, &error));
             }
         };
+        self.note_server(&stream);
         let (admission, handshakes) = (stream.admission().clone(), self.handshakes());
         admission.when_known(move |refused| handshakes.ended(refused));
         Ok(Connected { transport: Transport::Connected(Box::new(stream)), alpn, admission: Some(admission) })
+    }
+
+    /// Istio's metrics name the server by its verified identity.
+    fn note_server(&self, stream: &ClientStream<Stream>) {
+        let metrics = &self.ground.metrics;
+        if !metrics.has_istio() || !self.cluster.verifies_peers() {
+            return;
+        }
+        if let Some(id) = stream.server_id() {
+            metrics.note_server(self.cluster.symbol, self.address, id.as_str());
+        }
     }
 
     async fn dial(&self) -> io::Result<Stream> {

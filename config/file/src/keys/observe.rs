@@ -7,7 +7,7 @@ use std::time::Duration;
 use pillion_model::access_format::LogFormat;
 use pillion_model::dns::{Dns, NameServers};
 use pillion_model::listener::{DownstreamLimits, Drain};
-use pillion_model::telemetry::{AccessLog, Admin, Explain, LogPath, Metrics};
+use pillion_model::telemetry::{AccessLog, Admin, Compatibility, Explain, LogPath, Metrics};
 use serde_json::Value;
 
 use super::{Block, Static, field, merge};
@@ -57,7 +57,11 @@ pub(super) static METRICS: Static<Metrics> = Static::new(|| {
             |metrics: &mut Metrics, node, reading| metrics.merge = merge::read(node, reading),
             |metrics, at, page| merge::tell(&metrics.merge, &at.key("merge"), page),
         )
-        .later_or_off("compatibility")
+        .list::<Compatibility>(
+            "compatibility",
+            field!(compatibility),
+            "istio: traffic stands under Istio's names, too (istio_requests_total, …), for its dashboards and for Kiali.",
+        )
 });
 
 pub(super) static EXPLAIN: Static<Explain> = Static::new(|| {

@@ -28,12 +28,8 @@ fn help(source: &str) -> String {
 /// Advice must not lead to another refusal.
 #[test]
 fn c13_no_key_is_suggested_that_would_be_refused_next() {
-    for (source, unbuilt) in
-        [("metrics: { compatibilit: 1 }", "`compatibility`"), ("tracin: { otlp: x }", "tracing")]
-    {
-        let help = help(source);
-        assert!(!help.is_empty() && !help.contains(unbuilt), "{source}: {help}");
-    }
+    let advice = help("tracin: { otlp: x }");
+    assert!(!advice.is_empty() && !advice.contains("tracing"), "{advice}");
     assert_eq!(help("inbound: { protocl: http1 }"), "did you mean `protocol`?");
 }
 

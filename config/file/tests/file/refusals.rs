@@ -40,7 +40,6 @@ fn the_alternatives_of_the_public_interface_are_refused_by_name() {
             "services: { a: { endpoints: { kubernetes: \"a.shop:80\" } } }".to_owned(),
             "services.a.endpoints.kubernetes",
         ),
-        ("metrics: { compatibility: [istio] }".into(), "metrics.compatibility"),
         ("access_log: { format: logfmt }".into(), "access_log.format"),
     ];
     for (source, key) in cases {

@@ -26,7 +26,9 @@ use pillion_http1::{Known, Value};
 use pillion_model::Reason;
 use pillion_telemetry::access::protocol_name;
 use pillion_telemetry::timeline::is_failure;
-use pillion_telemetry::{Flow, MethodLabel, RequestLabels, RequestRecord, Symbol};
+use pillion_telemetry::{
+    Flow, IstioLabels, IstioProtocol, MethodLabel, Recorder, RequestLabels, RequestRecord, Symbol,
+};
 use pillion_upstream::cluster::balance::Tried;
 use pillion_upstream::cluster::endpoint::Endpoint;
 use pillion_upstream::cluster::hashing::KeyHash;
@@ -292,6 +294,26 @@ impl Exchange {
         }
     }
 
+    /// Counts what `metrics` asks for beyond the usual.
+    #[cold]
+    fn count_more(&self, facts: &RequestFacts, took: Duration, sent: u64, recorder: &mut Recorder) {
+        if self.worker.has_endpoint_metrics {
+            facts.common.count_tries(recorder);
+        }
+        if self.worker.has_istio_metrics {
+            recorder.count_istio(self.istio(facts), took.as_secs_f64(), (self.progress.bytes(), sent));
+        }
+    }
+
+    fn istio(&self, facts: &RequestFacts) -> IstioLabels {
+        IstioLabels {
+            protocol: if facts.is_grpc { IstioProtocol::Grpc } else { IstioProtocol::Http },
+            status: facts.status,
+            grpc_status: facts.grpc_status,
+            ..facts.common.istio(&self.connection, &self.worker.ground.metrics)
+        }
+    }
+
     /// Gives the record to those who want it.
     fn record(&self, facts: &RequestFacts, ending: ResponseEnd, ended: Instant) {
         let Some(line) = &facts.request else { return };
@@ -416,8 +438,8 @@ impl Observer for Exchange {
         }
         let mut recorder = self.worker.recorder.lock();
         recorder.count(self.labels(&facts));
-        if self.worker.has_endpoint_metrics {
-            facts.common.count_tries(&mut recorder);
+        if self.worker.has_endpoint_metrics || self.worker.has_istio_metrics {
+            self.count_more(&facts, took, ending.bytes, &mut recorder);
         }
         drop(recorder);
         tracing::debug!(

@@ -11,31 +11,13 @@ use pillion_model::Reason;
 use pillion_model::access_format::{Choice, Operator, Part, Plain, Source, Template, TimePart};
 use pillion_model::authorization::ExtAuthz;
 
+use super::super::flags;
 use super::super::json::civil;
 use super::{Further, KeptHeaders, NAME_BYTES, Record};
 
 /// The capacity that a thread's line keeps: nearly every line is shorter.
 const KEPT: usize = 4 << 10;
 
-/// The flags of Envoy for the reasons that have one.
-const FLAGS: [(&str, &[Reason]); 16] = [
-    ("NR", &[Reason::NoRoute, Reason::EgressDenied]),
-    ("UH", &[Reason::NoEndpoints, Reason::AllUnhealthy]),
-    ("UF", &[Reason::ConnectRefused, Reason::ConnectTimeout, Reason::TlsError, Reason::PeerIdentityMismatch]),
-    ("DF", &[Reason::DnsError]),
-    ("UR", &[Reason::UpstreamReset]),
-    ("UC", &[Reason::UpstreamClosed]),
-    ("UPE", &[Reason::ProtocolError, Reason::UpgradeFailed]),
-    ("UT", &[Reason::RequestTimeout, Reason::PerTryTimeout]),
-    ("SI", &[Reason::StreamIdleTimeout, Reason::RequestStalled]),
-    ("UMSDR", &[Reason::MaxDuration]),
-    ("UO", &[Reason::LimitPending, Reason::LimitRequests]),
-    ("OM", &[Reason::Overloaded]),
-    ("RL", &[Reason::RateLimited]),
-    ("FI", &[Reason::FaultInjected]),
-    ("DPE", &[Reason::BadRequest, Reason::UnsupportedCoding, Reason::HeadersTooLarge]),
-    ("DC", &[Reason::ClientGone]),
-];
 /// The flag of a request that an external authorizer has refused, or has not answered.
 const BY_EXTERNAL: &str = "UAEX";
 /// The flag of an opaque connection that took too long.
@@ -225,7 +207,7 @@ fn flag(record: &Record<'_>) -> &'static str {
     match reason {
         Reason::AuthzDenied | Reason::AuthzUnavailable if record.rule == ExtAuthz::NAME => BY_EXTERNAL,
         Reason::MaxDuration if !record.is_request() => TOO_LONG,
-        _ => FLAGS.iter().find(|(_, reasons)| reasons.contains(&reason)).map_or("", |(flag, _)| flag),
+        _ => flags::flag(reason).unwrap_or_default(),
     }
 }
 
@@ -394,7 +376,7 @@ mod tests {
             codes.dedup();
             codes.join(", ")
         };
-        for (flag, reasons) in FLAGS {
+        for (flag, reasons) in flags::FLAGS {
             let row = format!("| `{flag}` | {} |", codes(reasons));
             assert!(page.lines().any(|line| line == row), "{row}");
         }

@@ -192,11 +192,7 @@ impl<'a> Reading<'a> {
     }
 
     /// What stands between the braces, and what follows them.
-    fn labels(
-        &self,
-        number: usize,
-        mut rest: &'a str,
-    ) -> Result<(LabelPairs<'a>, &'a str), Malformed> {
+    fn labels(&self, number: usize, mut rest: &'a str) -> Result<(LabelPairs<'a>, &'a str), Malformed> {
         let mut labels = LabelPairs::new();
         loop {
             rest = rest.trim_start_matches(BLANKS);
