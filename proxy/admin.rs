@@ -18,6 +18,8 @@ mod dashboard;
 mod events;
 mod exposition;
 mod guard;
+mod info;
+mod listeners;
 mod logging;
 mod pages;
 mod places;
@@ -37,6 +39,7 @@ use tokio::sync::Semaphore;
 
 use crate::listening::bound;
 pub(crate) use console::{Console, Order, Published, Refusal};
+pub(crate) use listeners::{Listening, Role};
 use pages::{OwnPort, Pages};
 use pillion_base::accept::{Acceptor, accept};
 use pillion_base::net::descriptors::Reserve;
@@ -78,7 +81,8 @@ impl Admin {
         let sources = Sources::new(network, merged);
         let (expositions, writer) =
             exposition::expositions(registry.clone(), sources, METRICS_CONNECTIONS + ADMIN_CONNECTIONS);
-        let (events, publisher) = events::events(registry.clone(), console.clone());
+        let started = info::Started::now();
+        let (events, publisher) = events::events(registry.clone(), console.clone(), started);
         Ok(Self {
             admin: bind_all(network, "admin.listen", &config.admin.listen)?,
             metrics: bind_all(network, "metrics.listen", metrics)?,
@@ -86,6 +90,8 @@ impl Admin {
                 expositions,
                 events,
                 readiness: Arc::default(),
+                started,
+                network: network.clone(),
                 console,
                 prober: Prober::new(network.clone()),
                 token: config.admin.token.clone(),

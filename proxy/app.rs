@@ -145,6 +145,7 @@ impl App {
         console.publish(Published {
             loaded_at: Some(SystemTime::now()),
             config: config.clone(),
+            listening: controller.addresses().listening(),
             credentials: controller.credentials().map(Credentials::to_json).into_iter().collect(),
             other_certificates: controller.other_certificates(),
             ..Published::default()

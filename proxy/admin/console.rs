@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::config;
+use super::listeners::Listening;
 use crate::explained::{self, BadQuestion, Query, Source};
 use pillion_sidecar::state::{Snapshot, Store};
 use pillion_sidecar::taps::Taps;
@@ -63,6 +64,8 @@ pub(crate) struct Published {
     pub(crate) last_refusal: Option<Refusal>,
     /// Why later certificates were refused. `None` once certificates were accepted.
     pub(crate) certificates_refused: Option<Refusal>,
+    /// The addresses on which the sidecar listens.
+    pub(crate) listening: Vec<Listening>,
     /// The credentials as they describe themselves, without keys.
     pub(crate) credentials: Vec<Value>,
     /// The certificates that are used beside the identity, in the same form.

@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_util::sync::ReusableBoxFuture;
 
 use super::console::Console;
+use super::info::{self, Started};
 use super::requests::{self, moment};
 use super::{clusters, config};
 
@@ -50,17 +51,8 @@ pub(super) struct Publisher {
     started: Started,
 }
 
-/// When the process started. A client compares two events by the time that has passed since, and not by their wall
-/// clock, which may jump.
-#[derive(Clone, Copy)]
-struct Started {
-    at: SystemTime,
-    instant: Instant,
-}
-
-pub(super) fn events(registry: Arc<Metrics>, console: Arc<Console>) -> (Events, Publisher) {
+pub(super) fn events(registry: Arc<Metrics>, console: Arc<Console>, started: Started) -> (Events, Publisher) {
     let to = Arc::new(Channel { latest: watch::Sender::new(Bytes::new()), wanted: Notify::new() });
-    let started = Started { at: SystemTime::now(), instant: Instant::now() };
     (Events(to.clone()), Publisher { registry, console, to, started })
 }
 
@@ -140,8 +132,7 @@ fn event(registry: &Metrics, console: &Console, started: Started, now: Instant) 
 fn picture(registry: &Metrics, console: &Console, started: Started, now: Instant) -> Value {
     let (overview, published) = (registry.overview(), console.published());
     let at = SystemTime::now();
-    let own = published.credentials.first().and_then(|own| own["spiffe_id"].as_str()?.parse().ok());
-    let workload = published.config.workload.or_of(own.as_ref());
+    let (workload, _) = info::workload(&published);
     json!({
         "at": moment(at),
         "at_ms": since_1970(at),
@@ -233,7 +224,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_event_has_the_start_of_its_process_and_the_time_that_passed_since() {
         let registry = Metrics::new(1_000);
-        let (events, publisher) = events(registry.clone(), console(&registry));
+        let (events, publisher) = events(registry.clone(), console(&registry), Started::now());
         tokio::time::advance(Duration::from_secs(90)).await;
         let mut stream = events.stream();
         tokio::spawn(publisher.run());

@@ -16,12 +16,14 @@ use super::config::{NoSuchService, Selection};
 use super::console::{Console, NotTaken, Order};
 use super::events::Events;
 use super::exposition::Expositions;
+use super::info::Started;
 use super::probe::Prober;
 use super::ready::Readiness;
 use super::requests::Filter;
 use super::tap::Wanted;
-use super::{clusters, dashboard, guard, logging, policy, requests, tap};
+use super::{clusters, dashboard, guard, info, listeners, logging, policy, requests, tap};
 use crate::explained::{BadQuestion, Query};
+use pillion_base::net::Network;
 use pillion_model::telemetry::Secret;
 use pillion_telemetry::Format;
 
@@ -37,6 +39,8 @@ pub(super) enum OwnPort {
 enum Page {
     Dashboard,
     Index,
+    ServerInfo,
+    Listeners,
     Config,
     Clusters,
     Certs,
@@ -70,9 +74,16 @@ const PROBE: &str = "/probe/";
 const REQUEST: &str = "/requests/";
 
 /// In the order of the index page.
-const PAGES: [(&str, Page, Methods, &str); 19] = [
+const PAGES: [(&str, Page, Methods, &str); 21] = [
     ("/", Page::Dashboard, Methods::Get, "the dashboard, in a browser; this list for other clients"),
     ("/help", Page::Index, Methods::Get, "this list"),
+    (
+        "/server_info",
+        Page::ServerInfo,
+        Methods::Get,
+        "version, uptime, workload, memory and descriptors of this process",
+    ),
+    ("/listeners", Page::Listeners, Methods::Get, "the addresses on which this sidecar listens"),
     (
         "/config",
         Page::Config,
@@ -142,6 +153,8 @@ pub(super) struct Pages {
     pub(super) expositions: Expositions,
     pub(super) events: Events,
     pub(super) readiness: Arc<Readiness>,
+    pub(super) started: Started,
+    pub(super) network: Network,
     pub(super) console: Arc<Console>,
     pub(super) prober: Prober,
     /// `admin.token`. The metrics port never asks for it, so no other host can try tokens.
@@ -182,6 +195,8 @@ impl Pages {
             }
             Page::Dashboard if dashboard::is_for(&request.headers) => dashboard::page(),
             Page::Dashboard | Page::Index => text(StatusCode::OK, index()),
+            Page::ServerInfo => self.server_info().await,
+            Page::Listeners => json(&listeners::page(&self.console)),
             Page::Config => self.config(query).await,
             Page::Clusters => self.clusters(query).await,
             Page::Certs => json(&self.console.certificates()),
@@ -217,6 +232,11 @@ impl Pages {
             Some(exposition) => answer(StatusCode::OK, format.content_type(), exposition),
             None => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n"),
         }
+    }
+
+    async fn server_info(&self) -> Answer {
+        let (network, started, why_not) = (self.network.clone(), self.started, self.readiness.why_not());
+        self.long(move |console| json(&info::page(console, &network, started, why_not))).await
     }
 
     async fn config(&self, query: &str) -> Answer {

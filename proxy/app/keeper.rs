@@ -158,6 +158,7 @@ impl Keeper {
             published.loaded_at = changed.or(published.loaded_at);
             published.file.clone_from(&self.source.file);
             published.config = running.controller.config().clone();
+            published.listening = running.controller.addresses().listening();
             published.text = text.map(Into::into);
             published.flags.clone_from(&self.source.flags);
             published.last_refusal = None;

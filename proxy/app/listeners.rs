@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use pillion_model::Config;
 
 use super::bindings::{BindRequest, Bindings, Serves, Wanted};
+use crate::admin::{Listening, Role};
 use pillion_base::net::{Bound, Network, Sharing};
 use pillion_model::Direction;
 
@@ -130,6 +131,21 @@ pub(super) fn addresses(listeners: &Listeners) -> Addresses {
 }
 
 impl Addresses {
+    /// All addresses, each with what it is for.
+    pub(super) fn listening(&self) -> Vec<Listening> {
+        let kinds = [
+            (Role::Inbound, &self.inbound),
+            (Role::Outbound, &self.outbound),
+            (Role::Admin, &self.admin),
+            (Role::Metrics, &self.metrics),
+            (Role::Dns, &self.dns),
+        ];
+        let own = kinds.into_iter().flat_map(|(role, all)| all.iter().map(move |on| (*on, role.clone())));
+        let services = self.services.iter().map(|(name, on)| (*on, Role::Service(name.clone())));
+        let ports = self.ports.iter().map(|(port, on)| (*on, Role::Port(*port)));
+        own.chain(services).chain(ports).map(|(on, role)| Listening { on, role }).collect()
+    }
+
     /// All addresses of every kind.
     pub(super) fn all(&self) -> Vec<SocketAddr> {
         let kinds = [&self.inbound, &self.outbound, &self.admin, &self.metrics, &self.dns];

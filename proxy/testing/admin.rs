@@ -81,7 +81,18 @@ fn page(answer: &Message) -> Value {
 async fn the_index_names_every_page_and_every_page_answers() {
     let side = Side::start();
     let index = side.ask("GET /", "").await;
-    for path in ["/config", "/clusters", "/certs", "/requests", "/metrics", "/ready", "/live", "/logging"] {
+    for path in [
+        "/server_info",
+        "/listeners",
+        "/config",
+        "/clusters",
+        "/certs",
+        "/requests",
+        "/metrics",
+        "/ready",
+        "/live",
+        "/logging",
+    ] {
         assert!(index.body.contains(path), "{path}: {}", index.body);
         let status = side.status(&format!("GET {path}"), "").await;
         assert!([200, 503].contains(&status), "{path} {status}");
@@ -467,6 +478,7 @@ async fn the_clusters_page_shows_the_present_state() {
     assert_eq!((&orders["name"], &orders["endpoints_from"]), (&json!("orders"), &json!("static")));
     let [a, b] = [&orders["endpoints"][0], &orders["endpoints"][1]];
     assert_eq!((&a["address"], &a["weight"], &a["state"]), (&json!(A), &json!(3), &json!("healthy")), "{a}");
+    assert_eq!((&a["requests"], &a["errors"], &b["errors"]), (&json!(8), &json!(0), &json!(1)), "{a} {b}");
     assert_eq!((&a["connections"], &a["in_flight"]), (&json!({ "idle": 1, "open": 1 }), &json!(0)), "{a}");
     assert!(a["latency_ms"].is_number(), "{a}");
     assert_eq!((&a["zone"], &b["zone"], &a["priority"]), (&json!("z1"), &json!(null), &json!(0)), "{a}");

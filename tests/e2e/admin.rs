@@ -45,6 +45,22 @@ async fn the_pages_show_what_the_sidecar_does() {
     );
     assert_eq!(endpoint["connections"]["open"], 1);
 
+    assert_eq!((&endpoint["requests"], &endpoint["errors"]), (&json!(1), &json!(0)));
+
+    let info = page(&sidecar, "/server_info").await;
+    assert_eq!(
+        (&info["pid"], &info["generation"], &info["ready"]),
+        (&json!(sidecar.pid()), &json!(1), &json!(true)),
+        "{info:#}"
+    );
+    assert!(info["memory"]["resident_bytes"].as_u64() > Some(1_000_000), "{info:#}");
+    let listeners = page(&sidecar, "/listeners").await;
+    let orders = json!({ "address": sidecar.orders().to_string(), "for": "service", "service": "orders" });
+    let admin = json!({ "address": sidecar.admin().to_string(), "for": "admin" });
+    let all = listeners["listeners"].as_array().expect("a list");
+    assert!(all.contains(&orders) && all.contains(&admin), "{listeners:#}");
+    assert_eq!(listeners["redirected_connections_seen"], json!({ "inbound": false, "outbound": false }));
+
     assert!(page(&sidecar, "/certs").await["identities"].is_array());
     let index = ask(&sidecar, "GET /", "").await.text();
     assert!(index.contains("/clusters") && index.contains("POST /drain"), "{index}");

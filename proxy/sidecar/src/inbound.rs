@@ -250,6 +250,9 @@ impl Inbound {
     fn arrived(&self, stream: &Stream, from: SocketAddr, place: Place) -> Arrived {
         let original = stream.original_destination();
         let original = original.filter(|to| !self.worker.state.load().own.contains(*to));
+        if original.is_some() {
+            self.worker.state.redirected.note(Direction::Inbound);
+        }
         let client = stream.came_by_tproxy().then_some(from.ip());
         let is_strangers = original.is_some_and(|original| !stream.is_for_this_host(original.ip()));
         let of = Arrival { original, port: self.port, client };

@@ -85,6 +85,9 @@ impl Outbound {
             return self.refuse();
         }
         let original = stream.original_destination();
+        if original.is_some() {
+            self.worker.state.redirected.note(Direction::Outbound);
+        }
         let Some(destination) = self.destination(original) else {
             return self.refuse();
         };

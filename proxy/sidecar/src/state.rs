@@ -19,6 +19,7 @@ mod virtual_addresses;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use arc_swap::{ArcSwap, Guard};
 use pillion_model::cluster::HostPattern;
 use pillion_model::listener::{self, DownstreamLimits, Mtls, RedirectTo, Unknown};
 use pillion_model::policy::{Retry, Timeouts};
-use pillion_model::{Config, Reason};
+use pillion_model::{Config, Direction, Reason};
 
 use actions::{Actions, PeersRateLimit};
 pub use addresses::AddressTable;
@@ -56,6 +57,33 @@ pub struct Store {
     pub unknown: Destinations<SocketAddr>,
     pub pools: Arc<Pools>,
     pub observation: Observation,
+    pub redirected: Redirected,
+}
+
+/// Whether a redirected connection has ever come, on each side: where the rules of the kernel cannot be read, this says
+/// whether they are there.
+#[derive(Debug, Default)]
+pub struct Redirected([AtomicBool; 2]);
+
+impl Redirected {
+    pub fn note(&self, direction: Direction) {
+        let seen = self.of(direction);
+        if !seen.load(Relaxed) {
+            seen.store(true, Relaxed);
+        }
+    }
+
+    pub fn has_seen(&self, direction: Direction) -> bool {
+        self.of(direction).load(Relaxed)
+    }
+
+    const fn of(&self, direction: Direction) -> &AtomicBool {
+        let [inbound, outbound] = &self.0;
+        match direction {
+            Direction::Inbound => inbound,
+            Direction::Outbound => outbound,
+        }
+    }
 }
 
 pub struct Snapshot {
@@ -271,8 +299,8 @@ impl Fixed {
 
 impl Store {
     pub fn new(snapshot: Snapshot, unknown: Destinations<SocketAddr>, pools: Arc<Pools>) -> Self {
-        let observation = Observation::default();
-        Self { snapshot: ArcSwap::from_pointee(snapshot), unknown, pools, observation }
+        let (observation, redirected) = (Observation::default(), Redirected::default());
+        Self { snapshot: ArcSwap::from_pointee(snapshot), unknown, pools, observation, redirected }
     }
 
     pub fn load(&self) -> Guard<Arc<Snapshot>> {

@@ -26,7 +26,7 @@ use super::symbols::{Symbol, Symbols};
 use pillion_model::{Direction, Workload};
 
 /// The commit from which the binary was built. The build takes it from this environment variable.
-const REVISION: &str = match option_env!("PILLION_REVISION") {
+pub const REVISION: &str = match option_env!("PILLION_REVISION") {
     Some(revision) => revision,
     None => "unknown",
 };

@@ -9,6 +9,31 @@ use super::family::{About, Exposition, MetricKind};
 const TICKS: f64 = 100.0;
 const KIB: f64 = 1024.0;
 
+/// What the process uses; `None` for values that the kernel does not report.
+#[derive(Debug, Clone, Default)]
+pub struct Usage {
+    pub resident_bytes: Option<u64>,
+    pub virtual_bytes: Option<u64>,
+    pub open_descriptors: Option<u64>,
+    pub max_descriptors: Option<u64>,
+    pub threads: Option<u64>,
+    pub cpu_seconds: Option<f64>,
+}
+
+/// Reads it from `/proc`. It takes longer the more descriptors are open.
+pub fn usage() -> Usage {
+    let [cpu_seconds, resident, virtual_, open, most, _, threads] = read(None);
+    let whole = |value: Option<f64>| value.filter(|value| value.is_finite()).map(|value| value as u64);
+    Usage {
+        resident_bytes: whole(resident),
+        virtual_bytes: whole(virtual_),
+        open_descriptors: whole(open),
+        max_descriptors: whole(most),
+        threads: whole(threads),
+        cpu_seconds,
+    }
+}
+
 /// Adds the families. Their values are read for every exposition.
 pub(super) fn tell(to: &Exposition) {
     // read once: the start time does not change, and reading `/proc/stat` is slow on machines with many cores

@@ -32,6 +32,9 @@ pub struct Endpoint {
     /// request that finds a connection.
     slots: Mutex<Option<Arc<Slots>>>,
     in_flight: AtomicU32,
+    /// The tries that it has got, and those that failed by its fault. For the admin pages alone.
+    tries: AtomicU64,
+    failures: AtomicU64,
     latency: Ewma,
     pub outlier: Outlier,
     /// A copy of what `health` says, for the way of a request.
@@ -82,6 +85,8 @@ impl Endpoint {
             pool: Pool::new(workers),
             slots: Mutex::new(None),
             in_flight: AtomicU32::new(0),
+            tries: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
             latency: Ewma::new(epoch),
             outlier,
             is_unhealthy: AtomicBool::new(false),
@@ -89,6 +94,11 @@ impl Endpoint {
             learnt: AtomicU8::new(0),
             has_left: AtomicBool::new(false),
         }
+    }
+
+    /// The tries that it has got since it was made, and those that failed by its fault.
+    pub fn tries(&self) -> (u64, u64) {
+        (self.tries.load(Relaxed), self.failures.load(Relaxed))
     }
 
     /// Whether its health check has failed.
@@ -224,6 +234,7 @@ impl Endpoint {
     }
 
     pub fn failed(&self, took: Duration, cause: Cause, cluster: &Cluster, now: Instant) {
+        self.failures.fetch_add(1, Relaxed);
         self.latency.observe(took.max(FAILURE_COSTS), now);
         if let Some(ejected) = self.outlier.on_error(now, cause) {
             self.tell(ejected, cause.label(), cluster);
@@ -232,6 +243,7 @@ impl Endpoint {
 
     /// A kept connection ended under its request: see [`Outlier::on_lost_connection`].
     pub fn lost_connection(&self, cluster: &Cluster, now: Instant) {
+        self.failures.fetch_add(1, Relaxed);
         if let Some(ejected) = self.outlier.on_lost_connection(now) {
             self.tell(ejected, Cause::Reset.label(), cluster);
         }
@@ -292,6 +304,7 @@ pub struct InFlight(Arc<Endpoint>);
 impl InFlight {
     pub fn at(endpoint: &Arc<Endpoint>) -> Self {
         endpoint.in_flight.fetch_add(1, Relaxed);
+        endpoint.tries.fetch_add(1, Relaxed);
         Self(endpoint.clone())
     }
 

@@ -62,6 +62,7 @@ fn percent(share: f64) -> String {
 fn endpoint_picture(endpoint: &Endpoint, spec: &Spec, slow_start: Option<Duration>, now: Instant) -> Value {
     let connections = endpoint.pool.connections();
     let health = endpoint.health();
+    let (requests, errors) = endpoint.tries();
     json!({
         "address": endpoint.address.to_string(),
         "weight": endpoint.weight().get(),
@@ -83,6 +84,8 @@ fn endpoint_picture(endpoint: &Endpoint, spec: &Spec, slow_start: Option<Duratio
             "failure": last.failure.as_deref(),
             "ago_ms": now.saturating_duration_since(last.at).as_millis() as u64,
         })),
+        "requests": requests,
+        "errors": errors,
         "in_flight": endpoint.in_flight(),
         // rounded to the microsecond, because more digits would be noise
         "latency_ms": endpoint.latency(now).map(|nanos| (nanos / 1e3).round() / 1e3),
