@@ -10,6 +10,7 @@
 //! delay another: a page that takes long to write is written on another thread.
 
 mod answer;
+mod checks;
 mod clusters;
 mod config;
 mod connection;
@@ -39,7 +40,6 @@ use tokio::sync::Semaphore;
 
 use crate::listening::bound;
 pub(crate) use console::{Console, Order, Published, Refusal};
-pub(crate) use listeners::{Listening, Role};
 use pages::{OwnPort, Pages};
 use pillion_base::accept::{Acceptor, accept};
 use pillion_base::net::descriptors::Reserve;
@@ -96,6 +96,7 @@ impl Admin {
                 prober: Prober::new(network.clone()),
                 token: config.admin.token.clone(),
                 long_page: Arc::new(Semaphore::new(1)),
+                check: Arc::new(Semaphore::new(1)),
             },
             expositions: writer,
             events: publisher,

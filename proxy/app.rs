@@ -146,6 +146,7 @@ impl App {
             loaded_at: Some(SystemTime::now()),
             config: config.clone(),
             listening: controller.addresses().listening(),
+            certificates: controller.certificates(),
             credentials: controller.credentials().map(Credentials::to_json).into_iter().collect(),
             other_certificates: controller.other_certificates(),
             ..Published::default()

@@ -2,7 +2,7 @@
 
 mod admin;
 pub mod certs;
-mod check;
+pub mod check;
 mod client;
 pub mod demo;
 mod duration;
@@ -15,7 +15,6 @@ pub mod run;
 pub mod tap;
 mod timeline;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -46,12 +45,8 @@ enum Command {
     Demo(demo::Demo),
     /// Run the sidecar
     Run(run::Run),
-    /// Check a configuration file and print all of its faults
-    Check {
-        /// The configuration file to check
-        #[arg(short, long, value_name = "FILE")]
-        config: PathBuf,
-    },
+    /// Check a configuration file and print all of its faults, or what is around a running sidecar
+    Check(check::Check),
     /// Print the JSON Schema of the configuration file, for editors
     Schema,
     /// Install the firewall rules that redirect this network namespace's connections to the sidecar
@@ -92,7 +87,7 @@ pub fn main() -> ExitCode {
         None => print(HELP),
         Some(Command::Demo(demo)) => demo.run(),
         Some(Command::Run(run)) => run.run(),
-        Some(Command::Check { config }) => check::check(&config),
+        Some(Command::Check(check)) => check.run(),
         Some(Command::Schema) => print(&pillion_config::json_schema()),
         Some(Command::Init(init)) => init.run(),
         Some(Command::Certs(certs)) => certs.run(),

@@ -87,7 +87,7 @@
 //!
 //! # Crates
 //! Each crate may use those to its right, and an import in the other direction does not compile: `pillion` ([`cli`] →
-//! [`app`] → `admin`, `explained`, `dns`, `workload`) → [`pillion_sidecar`] → [`pillion_upstream`] → [`pillion_http`] → [`pillion_tls`] →
+//! [`app`] → `admin`, `explained`, `preflight`, `dns`, `workload`) → [`pillion_sidecar`] → [`pillion_upstream`] → [`pillion_http`] → [`pillion_tls`] →
 //! [`pillion_base`] → [`pillion_telemetry`] → [`pillion_model`]. Five crates are outside this line: [`pillion_config`]
 //! reads the file into the model; `pillion_authz`, below [`pillion_sidecar`], judges by authorization rules;
 //! `pillion_grpc`, below it too, makes calls of gRPC over tonic's framing;
@@ -117,6 +117,7 @@ pub mod cli;
 pub mod app;
 pub(crate) mod admin;
 pub(crate) mod explained;
+pub(crate) mod preflight;
 pub(crate) mod dns;
 pub(crate) mod workload;
 pub(crate) mod listening;

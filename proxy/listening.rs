@@ -1,5 +1,5 @@
 //! Code that every kind of listener shares: an address is bound or left out, and a thread opens and closes listeners on
-//! commands of the controller.
+//! commands of the controller. [`Listening`] says what an address is for.
 
 use std::collections::HashMap;
 use std::io;
@@ -8,6 +8,41 @@ use std::net::SocketAddr;
 use anyhow::Context as _;
 use pillion_base::net::has_no_ipv6;
 use tokio::sync::{mpsc, oneshot};
+
+/// An address on which the sidecar listens, with its real port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listening {
+    pub(crate) on: SocketAddr,
+    pub(crate) role: Role,
+}
+
+/// What an address is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Role {
+    Inbound,
+    /// The listener of a single port of the application.
+    Port(u16),
+    Outbound,
+    /// The port of a single service.
+    Service(String),
+    Admin,
+    Metrics,
+    Dns,
+}
+
+impl Role {
+    pub(crate) const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Port(_) => "port",
+            Self::Outbound => "outbound",
+            Self::Service(_) => "service",
+            Self::Admin => "admin",
+            Self::Metrics => "metrics",
+            Self::Dns => "dns",
+        }
+    }
+}
 
 /// The result of binding an address that `key` of the configuration names. `None`: the address is left out, because
 /// this kernel has no IPv6.

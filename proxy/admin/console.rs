@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
+use pillion_base::net::Network;
 use pillion_config::Written;
-use pillion_model::Config;
+use pillion_model::{Config, Direction};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::config;
-use super::listeners::Listening;
 use crate::explained::{self, BadQuestion, Query, Source};
+use crate::listening::Listening;
+use crate::preflight::{Certificate, Subject};
 use pillion_sidecar::state::{Snapshot, Store};
 use pillion_sidecar::taps::Taps;
 use pillion_telemetry::Timelines;
@@ -68,6 +70,8 @@ pub(crate) struct Published {
     pub(crate) listening: Vec<Listening>,
     /// The credentials as they describe themselves, without keys.
     pub(crate) credentials: Vec<Value>,
+    /// The same for the checks: until when each is valid.
+    pub(crate) certificates: Vec<Certificate>,
     /// The certificates that are used beside the identity, in the same form.
     pub(crate) other_certificates: Vec<Value>,
 }
@@ -172,6 +176,21 @@ impl Console {
     pub(crate) fn forget_refused_certificates(&self) {
         if self.published.load().certificates_refused.is_some() {
             self.amend(|published| published.certificates_refused = None);
+        }
+    }
+
+    /// What a check looks at.
+    pub(super) fn subject(&self, network: Network, why_not_ready: Option<String>) -> Subject {
+        let published = self.published();
+        let seen = |direction| self.store.redirected.has_seen(direction);
+        Subject {
+            network,
+            snapshot: self.store.load_full(),
+            listening: published.listening.clone(),
+            certificates: published.certificates.clone(),
+            why_not_ready,
+            refusal: published.latest_refusal().map(|refusal| refusal.why.clone()),
+            redirected: [Direction::Inbound, Direction::Outbound].map(seen),
         }
     }
 

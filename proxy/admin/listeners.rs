@@ -1,46 +1,10 @@
 //! `/listeners`: the addresses on which the sidecar listens, and what each is for.
 
-use std::net::SocketAddr;
-
 use serde_json::{Value, json};
 
 use super::console::Console;
+use crate::listening::{Listening, Role};
 use pillion_model::Direction;
-
-/// An address on which the sidecar listens, with its real port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Listening {
-    pub(crate) on: SocketAddr,
-    pub(crate) role: Role,
-}
-
-/// What an address is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Role {
-    Inbound,
-    /// The listener of a single port of the application.
-    Port(u16),
-    Outbound,
-    /// The port of a single service.
-    Service(String),
-    Admin,
-    Metrics,
-    Dns,
-}
-
-impl Role {
-    pub(crate) const fn as_str(&self) -> &'static str {
-        match self {
-            Self::Inbound => "inbound",
-            Self::Port(_) => "port",
-            Self::Outbound => "outbound",
-            Self::Service(_) => "service",
-            Self::Admin => "admin",
-            Self::Metrics => "metrics",
-            Self::Dns => "dns",
-        }
-    }
-}
 
 pub(super) fn page(console: &Console) -> Value {
     let published = console.published();

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::header::{ACCEPT, ALLOW, HeaderValue, WWW_AUTHENTICATE};
 use http::request::Parts;
@@ -21,7 +22,7 @@ use super::probe::Prober;
 use super::ready::Readiness;
 use super::requests::Filter;
 use super::tap::Wanted;
-use super::{clusters, dashboard, guard, info, listeners, logging, policy, requests, tap};
+use super::{checks, clusters, dashboard, guard, info, listeners, logging, policy, requests, tap};
 use crate::explained::{BadQuestion, Query};
 use pillion_base::net::Network;
 use pillion_model::telemetry::Secret;
@@ -41,6 +42,7 @@ enum Page {
     Index,
     ServerInfo,
     Listeners,
+    Checks,
     Config,
     Clusters,
     Certs,
@@ -74,7 +76,7 @@ const PROBE: &str = "/probe/";
 const REQUEST: &str = "/requests/";
 
 /// In the order of the index page.
-const PAGES: [(&str, Page, Methods, &str); 21] = [
+const PAGES: [(&str, Page, Methods, &str); 22] = [
     ("/", Page::Dashboard, Methods::Get, "the dashboard, in a browser; this list for other clients"),
     ("/help", Page::Index, Methods::Get, "this list"),
     (
@@ -84,6 +86,12 @@ const PAGES: [(&str, Page, Methods, &str); 21] = [
         "version, uptime, workload, memory and descriptors of this process",
     ),
     ("/listeners", Page::Listeners, Methods::Get, "the addresses on which this sidecar listens"),
+    (
+        "/checks",
+        Page::Checks,
+        Methods::Get,
+        "what is wrong around this sidecar, as `pillion check --live` asks",
+    ),
     (
         "/config",
         Page::Config,
@@ -161,6 +169,8 @@ pub(super) struct Pages {
     pub(super) token: Option<Secret>,
     /// Held while a page that may take long is written.
     pub(super) long_page: Arc<Semaphore>,
+    /// Held while a check is under way.
+    pub(super) check: Arc<Semaphore>,
 }
 
 impl Pages {
@@ -197,6 +207,8 @@ impl Pages {
             Page::Dashboard | Page::Index => text(StatusCode::OK, index()),
             Page::ServerInfo => self.server_info().await,
             Page::Listeners => json(&listeners::page(&self.console)),
+            // boxed, because this future is large and rarely needed
+            Page::Checks => Box::pin(self.checks()).await,
             Page::Config => self.config(query).await,
             Page::Clusters => self.clusters(query).await,
             Page::Certs => json(&self.console.certificates()),
@@ -237,6 +249,18 @@ impl Pages {
     async fn server_info(&self) -> Answer {
         let (network, started, why_not) = (self.network.clone(), self.started, self.readiness.why_not());
         self.long(move |console| json(&info::page(console, &network, started, why_not))).await
+    }
+
+    /// One at a time, because a check makes connections.
+    async fn checks(&self) -> Answer {
+        let Ok(_turn) = self.check.try_acquire() else {
+            return text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "another check is under way: ask again in a few seconds\n",
+            );
+        };
+        let subject = self.console.subject(self.network.clone(), self.readiness.why_not());
+        json(&checks::page(&subject.check().await, SystemTime::now()))
     }
 
     async fn config(&self, query: &str) -> Answer {

@@ -24,6 +24,7 @@ use super::listeners::{self, Addresses, Listeners, Workers};
 use super::own::{self, Identity};
 use super::weakened::weakened;
 use super::worker::Connections;
+use crate::preflight::{Certificate, CertificateOwner};
 use pillion_base::limits::{Limit, NO_LIMIT};
 use pillion_base::net::own::OwnListeners;
 use pillion_sidecar::state::actions::PeersRateLimit;
@@ -583,6 +584,16 @@ impl Controller {
     /// The certificates of services, as the page `/certs` shows them.
     pub(super) fn other_certificates(&self) -> Vec<serde_json::Value> {
         self.material.to_json()
+    }
+
+    /// The certificates in use, and until when they are valid.
+    pub(super) fn certificates(&self) -> Vec<Certificate> {
+        let of = |(place, validity): (&Place, _)| Certificate {
+            of: CertificateOwner::Other(place.to_string()),
+            validity,
+        };
+        let own = self.credentials().map(Certificate::of_identity).unwrap_or_default();
+        own.into_iter().chain(self.material.validities().map(of)).collect()
     }
 
     fn publish_expiry(&self) {

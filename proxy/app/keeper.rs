@@ -301,9 +301,11 @@ fn publish_identity(running: &Running) {
     running.readiness.set_certificate(running.controller.credentials().map(Credentials::validity));
     let credentials = running.controller.credentials().map(Credentials::to_json);
     let others = running.controller.other_certificates();
+    let certificates = running.controller.certificates();
     running.console.amend(|published| {
         published.credentials = credentials.into_iter().collect();
         published.other_certificates = others;
+        published.certificates = certificates;
     });
 }
 

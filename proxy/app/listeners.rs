@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use pillion_model::Config;
 
 use super::bindings::{BindRequest, Bindings, Serves, Wanted};
-use crate::admin::{Listening, Role};
+use crate::listening::{Listening, Role};
 use pillion_base::net::{Bound, Network, Sharing};
 use pillion_model::Direction;
 

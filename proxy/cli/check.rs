@@ -1,16 +1,47 @@
-//! `pillion check`: reports the faults of a configuration file, and files that it names but that do not exist.
+//! `pillion check`: reports the faults of a configuration file, and files that it names but that do not exist; or what is
+//! wrong around a running sidecar.
+
+mod live;
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
 use pillion_config::{Errors, Fault, Origin, Provenance, Setting, Severity};
 
+use super::admin::{AdminPort, USUAL};
 use super::output::print;
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The configuration file to check
+    #[arg(short, long, value_name = "FILE", required_unless_present = "live", conflicts_with = "live")]
+    config: Option<PathBuf>,
+    /// Check what is around a running sidecar, which has its admin port at URL: redirect rules, certificates, clock, name
+    /// servers, endpoints, the application
+    #[arg(long, value_name = "URL", num_args = 0..=1, default_missing_value = USUAL)]
+    live: Option<AdminPort>,
+    /// Print JSON
+    #[arg(long, requires = "live")]
+    json: bool,
+}
+
+impl Check {
+    /// # Errors
+    /// The file is invalid, or a check has failed.
+    pub fn run(self) -> anyhow::Result<()> {
+        match (&self.live, &self.config) {
+            (Some(admin), _) => live::check(admin, self.json),
+            (None, Some(file)) => check(file),
+            (None, None) => Ok(()), // clap asks for one of them
+        }
+    }
+}
 
 /// # Errors
 /// The file is invalid. The text has all faults.
-pub(super) fn check(file: &Path) -> anyhow::Result<()> {
+fn check(file: &Path) -> anyhow::Result<()> {
     let (config, mut warnings) = pillion_config::load(file)?;
     warnings.extend(missing(&pillion_config::effective_in(&config, file, &[])));
     warnings.sort_by_key(|warning| (warning.line, warning.column));

@@ -35,6 +35,11 @@ pub(super) fn printable(text: &str) -> String {
     text.replace(|char: char| char.is_control() && char != '\n', "\u{fffd}")
 }
 
+/// The text as one line: without line ends, too.
+pub(super) fn one_line(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}
+
 fn tries(whole: &Value) -> String {
     match whole["attempts"].as_u64().unwrap_or_default() {
         0 => "no attempt".to_owned(),

@@ -84,6 +84,7 @@ async fn the_index_names_every_page_and_every_page_answers() {
     for path in [
         "/server_info",
         "/listeners",
+        "/checks",
         "/config",
         "/clusters",
         "/certs",
@@ -102,6 +103,23 @@ async fn the_index_names_every_page_and_every_page_answers() {
     }
     let unknown = side.ask("GET /confg", "").await;
     assert!(unknown.status_and_reason().0 == 404 && unknown.body.contains("/config"), "{}", unknown.body);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_names_the_endpoint_that_does_not_accept_and_only_one_runs_at_a_time() {
+    let side = Side::of(&format!("{QUIET}services: {{ orders: {{ endpoints: [\"{A}\"] }} }}\n"));
+    side.mesh.memory.black_hole(A.parse().expect("an address"));
+    let began = Instant::now();
+    let (one, other) = tokio::join!(side.ask("GET /checks", ""), side.ask("GET /checks", ""));
+    let (found, refused) = if one.status_and_reason().0 == 200 { (one, other) } else { (other, one) };
+    assert_eq!(refused.status_and_reason().0, 503);
+    assert!(refused.body.contains("another check is under way"), "{}", refused.body);
+    let what =
+        format!("orders: 0 of 1 endpoints accept connections ({A} does not accept a connection within 1 s)");
+    let lines = page(&found)["checks"].as_array().expect("a list").clone();
+    let endpoints = lines.iter().find(|line| line["check"] == "endpoints").expect("a line");
+    assert_eq!((&endpoints["result"], &endpoints["what"]), (&json!("failed"), &json!(what)));
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -107,7 +107,7 @@ fn is_program(file: &Path) -> bool {
 /// The bit of `CAP_NET_ADMIN` (capabilities(7)).
 const NET_ADMIN: u32 = 12;
 
-fn has_net_admin(status: &str) -> bool {
+pub(crate) fn has_net_admin(status: &str) -> bool {
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
     bits.is_some_and(|bits| bits >> NET_ADMIN & 1 == 1)
