@@ -63,7 +63,7 @@ pub struct Connection {
     pub place: Place,
     /// Exchanges that have begun; the count starts again after four thousand million.
     pub requests: AtomicU32,
-    /// Exchanges that have begun; the count starts again after four thousand million.and not ended.
+    /// Exchanges that have begun and not ended.
     pub in_flight: AtomicU32,
     /// The client is the sidecar itself: its requests are refused.
     pub comes_back: bool,
@@ -336,26 +336,32 @@ impl Connection {
         let Destination::Route(Fixed { key: DestinationKey::Application(of), .. }) = &self.destination else {
             return Ok(()); // outbound, or inbound without a known application, where nothing is forwarded
         };
+        if generation.load(Relaxed) != snapshot.generation {
+            let peer = self.peer.as_deref().map(|peer| Admitted { peer, by: server.load(Relaxed) });
+            let admitted = match &self.outside {
+                Some(client) => snapshot.admits_outside(*of, client),
+                None => snapshot.admits(*of, peer.as_ref()),
+            };
+            match &admitted {
+                Ok(()) => self.note_judged(*of, snapshot),
+                // the client may connect again
+                Err(_) => self.is_dismissed.store(self.peer.is_some() || self.outside.is_some(), Relaxed),
+            }
+            admitted?;
+        }
+        // the end may be that of a path to a new bundle
         let has_expired = |client: &Arc<OutsideClient>| client.has_expired(network.unix_now());
         if self.outside.as_ref().is_some_and(has_expired) && snapshot.verifies_outside(*of) {
             self.is_dismissed.store(true, Relaxed);
             let detail = "the certificate that the client showed has expired since the handshake";
             return Err(Error::new(Reason::MtlsRequired, detail));
         }
-        if generation.load(Relaxed) == snapshot.generation {
-            return Ok(());
-        }
-        let peer = self.peer.as_deref().map(|peer| Admitted { peer, by: server.load(Relaxed) });
-        let admitted = match &self.outside {
-            Some(client) => snapshot.admits_outside(*of, client),
-            None => snapshot.admits(*of, peer.as_ref()),
-        };
-        match &admitted {
-            Ok(()) => self.note_judged(*of, snapshot),
-            // the client may connect again
-            Err(_) => self.is_dismissed.store(self.peer.is_some() || self.outside.is_some(), Relaxed),
-        }
-        admitted
+        Ok(())
+    }
+
+    /// Whether its client proved itself by a certificate.
+    pub fn is_verified(&self) -> bool {
+        self.peer.is_some() || self.outside.as_ref().is_some_and(|client| client.has_certificate())
     }
 
     /// Checks, like [`Self::admitted`], that opaque bytes may be carried. `is_declared`: the configuration says that

@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use pillion_model::identity::TlsPolicy;
 use pillion_model::listener::ClientCertificates;
@@ -59,8 +59,8 @@ pub struct OutsideClient {
     /// The certificates that it showed, its own first. They were verified. Empty: it showed none.
     chain: Arc<[CertificateDer<'static>]>,
     admitted: UnixTime,
-    /// The last second at which all certificates of the verified path are valid. `None`: it showed none.
-    holds_until: Option<i64>,
+    /// The last second at which all certificates of the path that was verified last are valid. `i64::MAX`: it showed none.
+    holds_until: AtomicI64,
     /// [`OutsideServer::serial`] of the server that admitted it.
     pub by: u64,
 }
@@ -133,7 +133,8 @@ impl OutsideServer {
         self.clients.is_some()
     }
 
-    /// Whether a client that an older server has admitted would be admitted by this one.
+    /// Whether a client that an older server has admitted would be admitted by this one. Its path is looked for anew as of
+    /// the time of its admission, and from then on the end of the new path counts.
     ///
     /// # Errors
     /// The reason why the client would not be admitted.
@@ -142,10 +143,12 @@ impl OutsideServer {
         match client.chain.split_first() {
             None if clients.client_auth_mandatory() => Err(TlsError::no_certificate()),
             None => Ok(()),
-            Some((own, others)) => match clients.inner.verify_client_cert(own, others, client.admitted) {
-                Ok(_) => Ok(()),
-                Err(error) => Err(TlsError::from_rustls(&error)),
-            },
+            Some((own, others)) => {
+                let end = clients.verify(own, others, client.admitted);
+                let end = end.map_err(|rejection| TlsError::from_rejection(&rejection))?;
+                client.holds_until.store(end, Relaxed);
+                Ok(())
+            }
         }
     }
 }
@@ -153,13 +156,18 @@ impl OutsideServer {
 impl OutsideClient {
     /// `noted`: the end that was noted in the handshake. Also a session that was not resumed in the end leaves one.
     fn new(chain: Arc<[CertificateDer<'static>]>, noted: Option<i64>, by: u64) -> Self {
-        let holds_until = noted.filter(|_| !chain.is_empty());
+        let holds_until = noted.filter(|_| !chain.is_empty()).unwrap_or(i64::MAX).into();
         Self { chain, admitted: UnixTime::now(), holds_until, by }
+    }
+
+    /// Whether it has shown a certificate, which was verified.
+    pub fn has_certificate(&self) -> bool {
+        !self.chain.is_empty()
     }
 
     /// Whether its certificate, or one of a CA by which it was verified, is valid no longer. `now` is in Unix seconds.
     pub fn has_expired(&self, now: i64) -> bool {
-        self.holds_until.is_some_and(|last| now > last)
+        now > self.holds_until.load(Relaxed)
     }
 
     /// The client's certificate in the form of Envoy's `x-forwarded-client-cert`: hash and subject. `None`: it showed
@@ -294,6 +302,24 @@ impl Clients {
         let algorithms = provider.signature_verification_algorithms;
         Ok(Self { inner: builder.build()?, roots: roots.clone(), algorithms })
     }
+
+    /// Verifies a client's certificate, and returns the last second at which all certificates of its path are valid.
+    fn verify(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<i64, Rejection> {
+        let (who, judged) = ("client", (KeyUsage::client_auth(), now));
+        let (shown, end) = (Shown { who, end_entity, intermediates }, Cell::new(i64::MIN));
+        let note_end = |path: &VerifiedPath<'_>, _now| {
+            end.set(ends(end_entity, path).ok_or(webpki::Error::BadDer)?);
+            Ok(())
+        };
+        path::verify(&shown, &self.roots, &self.algorithms, judged, &note_end)
+            .map(|()| end.get())
+            .map_err(|fault| Rejection::NoPath { who, fault })
+    }
 }
 
 impl ClientCertVerifier for Clients {
@@ -312,19 +338,12 @@ impl ClientCertVerifier for Clients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let (who, judged) = ("client", (KeyUsage::client_auth(), now));
-        let (shown, end) = (Shown { who, end_entity, intermediates }, Cell::new(i64::MIN));
-        let note_end = |path: &VerifiedPath<'_>, _now| {
-            end.set(ends(end_entity, path).ok_or(webpki::Error::BadDer)?);
-            Ok(())
-        };
-        path::verify(&shown, &self.roots, &self.algorithms, judged, &note_end).map_err(|fault| {
-            let refused = Rejection::NoPath { who, fault };
+        let end = self.verify(end_entity, intermediates, now).map_err(|refused| {
             let error = refused.tls_error();
             notes::rejected(refused);
             Error::from(error)
         })?;
-        notes::set_holds_until(end.get());
+        notes::set_holds_until(end);
         Ok(ClientCertVerified::assertion())
     }
 
@@ -417,11 +436,11 @@ mod tests {
         let own = lasting(CertificateParams::default(), 3000);
         let own_der = own.signed_by(&own_key, &by_middle).expect("signed").der().clone();
         let mut roots = RootCertStore::empty();
-        roots.add(root_der).expect("a root");
+        roots.add(root_der.clone()).expect("a root");
         let provider = provider::provider(&TlsPolicy::default());
         let clients = Clients::new(&Arc::new(roots), &provider, false).expect("a verifier");
         let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(900));
-        let verified = async { clients.verify_client_cert(&own_der, &[other_der, middle_der], now) };
+        let verified = async { clients.verify_client_cert(&own_der, &[other_der, middle_der.clone()], now) };
         let (verified, notes) = noting(verified).await;
         assert!(verified.is_ok(), "{verified:?}");
         let client = OutsideClient::new(vec![own_der.clone()].into(), notes.holds_until, 0);
@@ -429,6 +448,22 @@ mod tests {
         assert_eq!(expired, [false, false, true], "a CA that was only shown does not matter");
         let without = OutsideClient::new(Arc::from([]), notes.holds_until, 0);
         assert!(!without.has_expired(i64::MAX), "it has shown none");
+        let chain: Arc<[_]> = [own_der, middle_der.clone()].into();
+        let client = OutsideClient { admitted: now, ..OutsideClient::new(chain, notes.holds_until, 0) };
+        for (bundle, expired) in [(&middle_der, [false, false, true]), (&root_der, [false, true, true])] {
+            assert_eq!(server(bundle).admits_still(&client), Ok(()));
+            let found = [2000, 2001, 3001].map(|now| client.has_expired(now));
+            assert_eq!(found, expired, "a CA of the bundle ends no path, one below it does");
+        }
+    }
+
+    /// The server of a port whose bundle has this CA alone.
+    fn server(ca: &CertificateDer<'static>) -> Arc<OutsideServer> {
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.clone()).expect("a root");
+        let bundle = Bundle { certificates: vec![ca.clone()], roots: Arc::new(roots) };
+        let required = ClientCertificates::Require { trust_bundle: "clients.pem".into() };
+        OutsideServer::new(&[], (&required, Some(&bundle)), &TlsPolicy::default(), true).expect("a server")
     }
 
     #[test]
