@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use pillion_grpc::prost;
+use zeroize::Zeroize as _;
 
 #[derive(Clone, PartialEq, prost::Message)]
 #[prost(prost_path = "pillion_grpc::prost")]
@@ -39,6 +40,12 @@ pub(crate) struct X509Svid {
     /// The bundle of the own trust domain: certificates in DER.
     #[prost(bytes = "vec", tag = "4")]
     pub(crate) bundle: Vec<u8>,
+}
+
+impl Drop for X509Svid {
+    fn drop(&mut self) {
+        self.x509_svid_key.zeroize();
+    }
 }
 
 /// Leaves out the key, which must not appear in logs.

@@ -11,6 +11,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use zeroize::Zeroizing;
+
 use crate::sha256;
 
 /// A file that was written within this time is read again at each check. It may be written again without a change of
@@ -37,7 +39,7 @@ impl Content {
             Ok::<_, io::Error>(bytes)
         };
         match bytes() {
-            Ok(bytes) => Self::Bytes(sha256(&bytes)),
+            Ok(bytes) => Self::Bytes(sha256(&Zeroizing::new(bytes))), // it may be a private key
             Err(error) => Self::Unreadable(error.kind()),
         }
     }

@@ -12,17 +12,18 @@ use std::sync::Arc;
 
 use pillion_model::SpiffeId;
 use pillion_model::identity::{Crl, Files};
-use rustls::RootCertStore;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
+use rustls::{InconsistentKeys, RootCertStore};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::X509Version;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::pem::{self, BadBlocks, Kind};
 use super::revocation::{self, BadList, RevocationList};
 use super::{NotAnIdentity, Subject, Validity, date, parse, unix_now};
-use crate::provider;
 
 /// 1 MiB: several times the size of all public CA certificates together. No more than this is read of a file.
 pub const MAX_FILE: u64 = 1024 * 1024;
@@ -155,7 +156,7 @@ impl Credentials {
     /// wrong content. Blocks on file IO.
     pub fn load(source: &Files) -> Result<Self, CredentialsError> {
         let certificate = read(&source.certificate)?;
-        let key = read(&source.key)?;
+        let key = Zeroizing::new(read(&source.key)?);
         let bundle = read(&source.trust_bundle)?;
         let federated = source.federation.iter().map(|(domain, path)| Ok((domain, path, read(path)?)));
         let federated = federated.collect::<Result<Vec<_>, CredentialsError>>()?;
@@ -418,13 +419,15 @@ pub(super) fn read_key(
     key: &Path,
     chain: Vec<CertificateDer<'static>>,
 ) -> Result<CertifiedKey, CredentialsError> {
-    certified(certificate, key, chain, key_of_pem(key, &read(key)?)?)
+    let pem = Zeroizing::new(read(key)?);
+    certified(certificate, key, chain, key_of_pem(key, &pem)?)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, CredentialsError> {
     let unreadable = |source| CredentialsError::Unreadable { path: path.to_owned(), source };
-    let mut bytes = Vec::new();
     let file = File::open(path).map_err(unreadable)?;
+    let size = file.metadata().map_err(unreadable)?.len().min(MAX_FILE);
+    let mut bytes = Vec::with_capacity(size as usize + 1); // it does not grow, so no further copy of a key remains
     file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(CredentialsError::TooLarge { path: path.to_owned() });
@@ -527,15 +530,20 @@ fn certified(
     certificate: &Path,
     key_file: &Path,
     chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    mut key: PrivateKeyDer<'static>,
 ) -> Result<CertifiedKey, CredentialsError> {
     let path = || key_file.to_owned();
-    CertifiedKey::from_der(chain, key, &provider::any()).map_err(|fault| match fault {
-        rustls::Error::InconsistentKeys(_) => {
-            CredentialsError::KeyMismatch { certificate: certificate.to_owned(), key: path() }
+    let signer = any_supported_type(&key);
+    key.zeroize(); // AWS-LC wipes its own copy when it is freed
+    let own = signer.map(|signer| CertifiedKey::new(chain, signer));
+    let own = own.map_err(|source| CredentialsError::BadKey { path: path(), source })?;
+    match own.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(own),
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            Err(CredentialsError::KeyMismatch { certificate: certificate.to_owned(), key: path() })
         }
-        source => CredentialsError::BadKey { path: path(), source },
-    })
+        Err(source) => Err(CredentialsError::BadKey { path: path(), source }),
+    }
 }
 
 #[cfg(test)]
