@@ -9,7 +9,7 @@ use pillion_tls::client::Purpose;
 use pillion_tls::identity::credentials::Credentials;
 use pillion_tls::identity::issue::Ca;
 use pillion_tls::identity::parse;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::backend::OK;
 use super::mesh::{self, A, ORDERS, Pair, Sidecar, application_at, identity, pass, secs, settle};
@@ -232,6 +232,50 @@ async fn a_revoked_peer_is_out_after_two_looks_at_the_list_with_its_kept_connect
         assert!(answer.body.contains("revoked"), "{}", answer.body);
     }
     assert_eq!(app.hits(), 1);
+}
+
+/// Opaque bytes have no next request by which the peer could be refused, so the connection is cut.
+#[tokio::test(start_paused = true)]
+async fn a_revoked_peer_is_out_with_its_opaque_connection_and_others_stay() {
+    let (pair, scratch) = (Pair::new(), Scratch::new());
+    let _app = pair.mesh.scripted(A, |peer: Peer, _| async move {
+        let (mut input, mut output) = tokio::io::split(peer.into_io());
+        drop(tokio::io::copy(&mut input, &mut output).await);
+    });
+    let orders = "spiffe://cluster.local/ns/default/sa/orders".parse().expect("an identity");
+    let issued = pair.ca.issue(&orders, &[], secs(3600)).expect("a certificate");
+    let (soon, web) = (time::OffsetDateTime::now_utc() + secs(3600), identity(&pair.ca, "web"));
+    let list = |serials: &[Vec<u8>]| pair.ca.revoke(serials, soon).expect("a list");
+    scratch.write("tls.crt", &issued.certificate);
+    scratch.write("tls.key", &issued.key);
+    scratch.write("ca.crt", &issued.bundle);
+    scratch.write("ca.crl", list(&[]));
+    let folder = format!("identity: {{ directory: \"{}\" }}\n", scratch.path("").display());
+    let yaml = application_at(AT, &format!("app: {A}, protocol: tcp")) + &folder;
+    let mut inbound = pair.mesh.sidecar(&yaml, None);
+    let (revoked, other) = (opaque(&pair, &web).await, opaque(&pair, &identity(&pair.ca, "batch")).await);
+    let (mut revoked, mut other) = (revoked, other);
+    assert!(echoes(&mut revoked).await && echoes(&mut other).await);
+
+    scratch.write("ca.crl", list(&[parse(&web.chain()[0]).expect("a certificate").raw_serial().to_vec()]));
+    assert!(inbound.look_at_identity().expect("a list"), "two looks");
+    mesh::settle().await;
+    assert!(!echoes(&mut revoked).await, "it is cut");
+    assert!(echoes(&mut other).await, "nothing has changed for the other peer");
+    let inbound = |labels: &str| inbound.sum(&format!("pillion_connections_active {labels}"));
+    assert_eq!(inbound("direction=inbound protocol=tcp"), 1);
+}
+
+/// An opaque connection of this identity to the sidecar.
+async fn opaque(pair: &Pair, own: &Credentials) -> impl AsyncRead + AsyncWrite + Unpin + use<> {
+    let io = pair.mesh.memory.connect(mesh::at(AT)).await.expect("the sidecar listens");
+    let (io, _alpn) = mesh::client_tls(own).connect::<Pipe>(io, Purpose::Tcp).await.expect("a handshake");
+    io
+}
+
+async fn echoes(io: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> bool {
+    let mut heard = [0; 3];
+    io.write_all(b"one").await.is_ok() && io.read_exact(&mut heard).await.is_ok() && &heard == b"one"
 }
 
 /// The same for a server: the caller's list changes while a connection to the server waits in the caller's pool.

@@ -19,7 +19,7 @@ mod virtual_addresses;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -58,6 +58,8 @@ pub struct Store {
     pub pools: Arc<Pools>,
     pub observation: Observation,
     pub redirected: Redirected,
+    /// That of the snapshot. A read of it is cheaper than [`Self::load`].
+    generation: AtomicU64,
 }
 
 /// Whether a redirected connection has ever come, on each side: where the rules of the kernel cannot be read, this says
@@ -300,7 +302,15 @@ impl Fixed {
 impl Store {
     pub fn new(snapshot: Snapshot, unknown: Destinations<SocketAddr>, pools: Arc<Pools>) -> Self {
         let (observation, redirected) = (Observation::default(), Redirected::default());
-        Self { snapshot: ArcSwap::from_pointee(snapshot), unknown, pools, observation, redirected }
+        let generation = snapshot.generation.into();
+        Self {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            unknown,
+            pools,
+            observation,
+            redirected,
+            generation,
+        }
     }
 
     pub fn load(&self) -> Guard<Arc<Snapshot>> {
@@ -315,7 +325,15 @@ impl Store {
     /// Returns the replaced snapshot, which [`Former`] keeps until it is not read any more.
     #[must_use]
     pub fn swap(&self, next: Snapshot) -> Arc<Snapshot> {
-        self.snapshot.swap(Arc::new(next))
+        let generation = next.generation;
+        let replaced = self.snapshot.swap(Arc::new(next));
+        self.generation.store(generation, Relaxed);
+        replaced
+    }
+
+    /// The generation of the snapshot; during a swap it may be that of the replaced one.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Relaxed)
     }
 }
 

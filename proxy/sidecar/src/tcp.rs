@@ -7,6 +7,7 @@ mod dial;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -61,15 +62,29 @@ async fn carried(mut joined: Box<Joined>, route: &Route, connection: &Connection
         worker.ground.metrics.istio_began(joined.server.facts.istio(connection, &worker.ground.metrics));
     }
     let Joined { downstream, server, most } = &mut *joined;
-    let mut watched = Watched::new(downstream, *most);
+    let mut watched = Watched::new(downstream, *most, || admits_still(route, connection, worker));
     let (facts, attempt) = (&mut server.facts, server.attempt);
     let on_bytes = |flow| facts.attempts.note(attempt, |attempt| attempt.carries(flow, Instant::now));
     let ended = relayed(&mut watched, &mut server.io, route, worker, on_bytes).await;
-    let is_refused = watched.is_refused();
+    let refusal = watched.refusal();
     end_if_closed(&ended, downstream, &server.io);
-    let failure = failure(&ended.how, is_refused, server.tls_failure());
+    let failure = failure(&ended.how, refusal, server.tls_failure());
     server.facts.attempts.end(attempt, outcome(failure.as_ref()), Instant::now());
     record(joined.server.facts, failure.as_ref(), (ended.received, ended.sent), connection, worker);
+}
+
+/// Checks, before bytes pass, that the rules still admit a client that proved itself by a certificate: it may have been
+/// revoked. Another client may go on.
+///
+/// # Errors
+/// The client is admitted no more.
+fn admits_still(route: &Route, connection: &Connection, worker: &Worker) -> Result<(), Error> {
+    let is_judged = connection.judged.generation.load(Relaxed) == worker.state.generation();
+    if is_judged || !connection.is_verified() {
+        return Ok(());
+    }
+    let is_declared = route.cluster.protocol == ClusterProtocol::Tcp;
+    connection.may_carry(&worker.state.load(), &worker.ground.network, is_declared)
 }
 
 /// Finds the server, unless it was dialled early, and checks that the rules still admit the connection.
@@ -153,11 +168,11 @@ pub async fn carry(
 ) -> (Relayed, Option<Reason>) {
     downstream.get_ref().reset_on_drop();
     upstream.get_ref().reset_on_drop();
-    let mut watched = Watched::new(downstream, most);
+    let mut watched = Watched::new(downstream, most, || Ok(()));
     let ended = relayed(&mut watched, upstream, route, worker, |_| {}).await; // the attempts belong to the request
-    let is_refused = watched.is_refused();
+    let refusal = watched.refusal();
     end_if_closed(&ended, downstream, upstream);
-    let reason = if is_refused { Some(Reason::BadRequest) } else { reason(&ended.how) };
+    let reason = refusal.map(|error| error.reason).or_else(|| reason(&ended.how));
     (ended, reason)
 }
 
@@ -181,19 +196,17 @@ const fn reason(how: &RelayEnd) -> Option<Reason> {
 }
 
 /// The error with which the connection ended, if it did not end in order. `tls`: the error of TLS towards the server.
-fn failure(how: &RelayEnd, is_refused: bool, tls: Option<Error>) -> Option<Error> {
-    const BECAME_HTTP: &str = "HTTP on a connection that had been found opaque";
-    match tls.filter(|_| *how == RelayEnd::UpstreamReset) {
-        _ if is_refused => Some(Error::new(Reason::BadRequest, BECAME_HTTP)),
-        Some(error) => Some(error),
-        None => reason(how).map(|reason| Error::new(reason, "")),
-    }
+/// `refusal`: the sidecar cut it.
+fn failure(how: &RelayEnd, refusal: Option<Error>, tls: Option<Error>) -> Option<Error> {
+    let tls = tls.filter(|_| *how == RelayEnd::UpstreamReset);
+    refusal.or(tls).or_else(|| reason(how).map(|reason| Error::new(reason, "")))
 }
 
 /// The outcome of the attempt that had the connection.
 fn outcome(failure: Option<&Error>) -> AttemptOutcome {
     match failure.map(|error| error.reason) {
         None => AttemptOutcome::Closed,
+        Some(Reason::Draining | Reason::MtlsRequired | Reason::AuthzDenied) => AttemptOutcome::Closed,
         Some(reason @ (Reason::StreamIdleTimeout | Reason::MaxDuration)) => AttemptOutcome::Expired(reason),
         Some(reason) => AttemptOutcome::Failed(reason),
     }
@@ -265,54 +278,62 @@ mod tests {
     #[test]
     fn the_outcome_of_an_attempt_follows_from_the_end_of_its_relay() {
         let tls = || Some(Error::new(Reason::TlsError, "expired"));
+        let cut = |reason| Some(Error::new(reason, ""));
         let table = [
-            (RelayEnd::Closed, false, None, None, AttemptOutcome::Closed),
-            (RelayEnd::Closed, false, tls(), None, AttemptOutcome::Closed),
+            (RelayEnd::Closed, None, None, None, AttemptOutcome::Closed),
+            (RelayEnd::Closed, None, tls(), None, AttemptOutcome::Closed),
             (
                 RelayEnd::UpstreamReset,
-                false,
+                None,
                 None,
                 Some(Reason::UpstreamReset),
                 AttemptOutcome::Failed(Reason::UpstreamReset),
             ),
             (
                 RelayEnd::UpstreamReset,
-                false,
+                None,
                 tls(),
                 Some(Reason::TlsError),
                 AttemptOutcome::Failed(Reason::TlsError),
             ),
             (
                 RelayEnd::DownstreamReset,
-                false,
+                None,
                 tls(),
                 Some(Reason::ClientGone),
                 AttemptOutcome::Failed(Reason::ClientGone),
             ),
             (
                 RelayEnd::UpstreamReset,
-                true,
+                cut(Reason::BadRequest),
                 tls(),
                 Some(Reason::BadRequest),
                 AttemptOutcome::Failed(Reason::BadRequest),
             ),
             (
                 RelayEnd::Idle,
-                false,
+                None,
                 None,
                 Some(Reason::StreamIdleTimeout),
                 AttemptOutcome::Expired(Reason::StreamIdleTimeout),
             ),
             (
                 RelayEnd::MaxDuration,
-                false,
+                None,
                 None,
                 Some(Reason::MaxDuration),
                 AttemptOutcome::Expired(Reason::MaxDuration),
             ),
+            (
+                RelayEnd::DownstreamReset,
+                cut(Reason::Draining),
+                None,
+                Some(Reason::Draining),
+                AttemptOutcome::Closed,
+            ),
         ];
-        for (how, is_refused, tls, reason, expected) in table {
-            let failure = failure(&how, is_refused, tls);
+        for (how, refusal, tls, reason, expected) in table {
+            let failure = failure(&how, refusal, tls);
             assert_eq!(failure.as_ref().map(|error| error.reason), reason, "{how:?}");
             assert_eq!(outcome(failure.as_ref()), expected, "{how:?}");
         }
