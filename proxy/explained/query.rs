@@ -39,6 +39,8 @@ pub(crate) enum BadQuestion {
     Header(String),
     #[error("there are more than {MOST_HEADERS} headers")]
     ManyHeaders,
+    #[error("{0:?} is no host: a sidecar answers a request with such a header Host with 400 (bad_request)")]
+    Host(String),
     #[error("a request has one host: write one header Host")]
     ManyHosts,
     #[error("a CONNECT has no path: write CONNECT http://orders:8080")]
@@ -182,7 +184,7 @@ fn named(head: &Parts, url: Authority) -> Result<Authority, BadQuestion> {
     match (all.next(), all.next()) {
         (Some(_), Some(_)) => Err(BadQuestion::ManyHosts),
         (Some(one), None) if head.method != Method::CONNECT => {
-            let bad = || BadQuestion::Header(format!("host: {}", String::from_utf8_lossy(one.as_bytes())));
+            let bad = || BadQuestion::Host(String::from_utf8_lossy(one.as_bytes()).into_owned());
             host(one.as_bytes()).ok_or_else(bad)
         }
         _ => Ok(url),
@@ -295,8 +297,8 @@ mod tests {
             (with(&["x user: a"], &[]), "x-user: jo"),
             (with(&["a: b"; 101], &[]), "more than 100"),
             (with(&["Host: a", "host: b"], &[]), "one header Host"),
-            (with(&["Host: a@b"], &[]), "x-user: jo"),
-            (with(&["Host: "], &[]), "x-user: jo"),
+            (with(&["Host: a@b"], &[]), "400 (bad_request)"),
+            (with(&["Host: "], &[]), "400 (bad_request)"),
             (query("CONNECT", "http://a:80/b"), "CONNECT http://orders:8080"),
             (with(&[], &["web"]), "SPIFFE ID"),
         ] {

@@ -90,6 +90,12 @@ async fn a_connect_asks_no_routes_and_goes_to_the_service_with_its_host_and_port
     assert_eq!((&found["route"], &found["service"]), (&Value::Null, &json!("orders")));
     assert_eq!((because(&found), &found["refused"]), (Vec::new(), &Value::Null));
     assert_eq!(found["notes"], json!(["what runs inside a CONNECT is routed once more"]));
+    for (url, code) in
+        [("http://169.254.169.254:80", "egress_denied: "), ("http://240.240.7.7:80", "no_route: ")]
+    {
+        let refused = connect(url)["refused"].as_str().unwrap_or_default().to_owned();
+        assert!(refused.starts_with(code), "{url}: {refused}");
+    }
     let found = connect("http://legacy:80");
     assert!(found["service"].is_null(), "what only routes know is no service: {found}");
     let found = connect("http://orders");

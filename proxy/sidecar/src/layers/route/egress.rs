@@ -146,20 +146,26 @@ async fn unknown(worker: &Worker, host: &str, port: u16) -> Result<Vec<SocketAdd
         Ok(ip) => vec![SocketAddr::from((ip, port))],
         Err(_name) => resolve(worker, host, port).await?,
     };
-    if let Some(to) = addresses.iter().find(|to| is_virtual(to.ip())) {
+    let snapshot = worker.state.load();
+    addresses.iter().try_for_each(|to| allowed(&snapshot, *to))?;
+    Ok(addresses)
+}
+
+/// Whether an address that belongs to no service may be dialled.
+///
+/// # Errors
+/// `no_route`: it is a virtual one. `egress_denied`: it is the sidecar's own, or a special one.
+pub(super) fn allowed(snapshot: &Snapshot, to: SocketAddr) -> Result<(), Error> {
+    if is_virtual(to.ip()) {
         return Err(no_service_at(to.ip()));
     }
-    let snapshot = worker.state.load();
-    let is_refused = |to: &&SocketAddr| is_special(to.ip()) || snapshot.own.contains(**to);
-    match addresses.iter().find(is_refused) {
-        None => Ok(addresses),
-        Some(to) => {
-            let detail = format!(
-                "{to} is this sidecar's own address, or a special one of this link or cloud: only a service may have it"
-            );
-            Err(Error::new(Reason::EgressDenied, detail))
-        }
+    if is_special(to.ip()) || snapshot.own.contains(to) {
+        let detail = format!(
+            "{to} is this sidecar's own address, or a special one of this link or cloud: only a service may have it"
+        );
+        return Err(Error::new(Reason::EgressDenied, detail));
     }
+    Ok(())
 }
 
 /// The error for a virtual address that belongs to no service.

@@ -128,8 +128,14 @@ fn destination(snapshot: &Snapshot, of: &Question) -> Option<Arc<Route>> {
 fn unknown(snapshot: &Snapshot, of: &Question) -> Explained {
     let what = if of.to.is_some() { "address" } else { "host" };
     let mut explained = Explained::default();
-    match snapshot.policy {
-        Unknown::Passthrough => {
+    let to =
+        of.to.or_else(|| Some((of.name().trim_matches(['[', ']']).parse::<IpAddr>().ok()?, of.port?).into()));
+    let refused = to.and_then(|to| egress::allowed(snapshot, to).err());
+    match (snapshot.policy, refused) {
+        (Unknown::Passthrough, Some(error)) => {
+            explained.refused = Some(format!("{}: {}", error.reason.code(), error.detail));
+        }
+        (Unknown::Passthrough, None) => {
             let goes = match of.is_connect() {
                 true => "the sidecar connects to what the CONNECT names",
                 false => "a redirected connection goes to its original destination",
@@ -137,7 +143,7 @@ fn unknown(snapshot: &Snapshot, of: &Question) -> Explained {
             let note = format!("no service has this {what}: {goes} (outbound.unknown is passthrough)");
             explained.notes.push(note);
         }
-        Unknown::Deny => {
+        (Unknown::Deny, _) => {
             let why = format!("egress_denied: no service has this {what}, and outbound.unknown is deny");
             explained.refused = Some(why);
         }
