@@ -76,6 +76,9 @@ impl Record {
         if let Some(why) = lost.as_ref().filter(|_| !has_found) {
             bail!("the recording ended before it had found anything, so nothing is written: {why:#}");
         }
+        if let Some(kept) = output.as_ref().filter(|output| !has_found && !output.is_new_and_empty) {
+            bail!("nothing came to the application, so {} is left as it was", kept.file.display());
+        }
         self.write(output, &recording.found, began.elapsed(), lost.as_ref())?;
         lost.map_or(Ok(()), |why| Err(why.context("the recording ended early; what it had found is written")))
     }

@@ -197,6 +197,11 @@ async fn a_recording_that_finds_nothing_leaves_its_file_as_it_was() {
         assert_eq!(std::fs::read_to_string(&known).expect("a file"), "rules of before", "{expected}");
     }
     assert!(first.interrupt().await.status.success());
+    let name = known.display().to_string();
+    let quiet = run(&["policy", "record", "--admin", &admin, "--for", "1ms", "-o", &name]).await;
+    let said = String::from_utf8_lossy(&quiet.stderr);
+    assert!(quiet.status.code() == Some(1) && said.contains("left as it was"), "{said}");
+    assert_eq!(std::fs::read_to_string(&known).expect("a file"), "rules of before");
 }
 
 #[tokio::test]

@@ -19,8 +19,9 @@ pub const LEASE: Duration = Duration::from_secs(30);
 
 /// The switch of the recording, and what it has found. `T` is another type only in tests.
 ///
-/// Requests wait for the lock, so it is held for no more than a request adds, or for a copy of what was found: at most
-/// [`MOST_BYTES`], which takes about a millisecond. A page is written, and a recording is freed, without it.
+/// Requests wait for the lock, so it is held for no more than a request adds, for paths that become one pattern, or for a copy
+/// of what was found: at most [`MOST_BYTES`], which takes about a millisecond. A page is written, and a recording is freed,
+/// without it.
 #[derive(Default)]
 pub struct Observation<T = Traffic> {
     is_on: AtomicBool,

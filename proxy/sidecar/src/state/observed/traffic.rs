@@ -24,6 +24,8 @@ const LONGEST_METHOD: usize = 32;
 const MOST_METHODS: usize = 64;
 /// 2 MiB for all that is kept, and for the page that has it as JSON without spaces. What takes room in both counts twice.
 pub const MOST_BYTES: usize = 2 * 1024 * 1024;
+/// 256 KiB of them for clients without an identity. They cannot use up what is for peers with one, whom rules name.
+const MOST_BYTES_OF_STRANGERS: usize = 256 * 1024;
 /// A peer at a port takes at most 250 bytes in its B-tree, and 110 on the page, beside its identity.
 const PEER: usize = 384;
 /// A method takes at most 140 bytes in memory, and 100 on the page for requests without a path.
@@ -38,13 +40,21 @@ const STAR: usize = 2;
 const MOST_STRANGERS: usize = 32;
 
 /// What came since the recording began.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Traffic {
     /// By the peer, which is `None` for clients without a verified identity, and by the port of the application.
     all: BTreeMap<(Option<SpiffeId>, u16), FromPeer>,
     strangers: BTreeSet<IpAddr>,
-    bytes: usize,
+    room: Room,
+    room_of_strangers: Room,
     pub left_out: LeftOut,
+}
+
+/// The bytes that were taken, of so many.
+#[derive(Clone, Copy)]
+struct Room {
+    taken: usize,
+    most: usize,
 }
 
 /// What one peer sent to one port.
@@ -162,6 +172,33 @@ pub enum Path<'a> {
     Unclear,
 }
 
+impl Default for Traffic {
+    fn default() -> Self {
+        Self {
+            all: BTreeMap::new(),
+            strangers: BTreeSet::new(),
+            room: Room::of(MOST_BYTES - MOST_BYTES_OF_STRANGERS),
+            room_of_strangers: Room::of(MOST_BYTES_OF_STRANGERS),
+            left_out: LeftOut::default(),
+        }
+    }
+}
+
+impl Room {
+    const fn of(most: usize) -> Self {
+        Self { taken: 0, most }
+    }
+
+    /// Takes these bytes, if there are as many left.
+    const fn take(&mut self, wanted: usize) -> bool {
+        let has_room = self.taken + wanted <= self.most;
+        if has_room {
+            self.taken += wanted;
+        }
+        has_room
+    }
+}
+
 impl Traffic {
     pub fn add_connection(&mut self, peer: Option<&SpiffeId>, source: IpAddr, port: u16) {
         self.note_source(peer, source);
@@ -195,28 +232,32 @@ impl Traffic {
 
     /// `None`: there is no room.
     fn kept(&mut self, peer: Option<&SpiffeId>, port: u16, method: &str, path: Option<&str>) -> Option<()> {
-        let (from, bytes) = self.from(peer, port)?;
+        let (from, room) = self.from(peer, port)?;
         let place = Place::root(method);
         let others = from.methods.0.len();
-        let method = from.methods.entry(method, || others < MOST_METHODS && take(bytes, METHOD))?;
+        let method = from.methods.entry(method, || others < MOST_METHODS && room.take(METHOD))?;
         let Some(path) = path else {
             method.without_path += 1;
             return Some(());
         };
-        method.root.add(path.split('/').skip(1), place, bytes)
+        method.root.add(path.split('/').skip(1), place, room)
     }
 
     /// What is known of this peer at this port. `None`: there is no room for it.
-    fn from(&mut self, peer: Option<&SpiffeId>, port: u16) -> Option<(&mut FromPeer, &mut usize)> {
+    fn from(&mut self, peer: Option<&SpiffeId>, port: u16) -> Option<(&mut FromPeer, &mut Room)> {
         let taken = PEER + 2 * peer.map_or(0, |peer| peer.as_str().len());
+        let room = match peer {
+            Some(_) => &mut self.room,
+            None => &mut self.room_of_strangers,
+        };
         let from = match self.all.entry((peer.cloned(), port)) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => match take(&mut self.bytes, taken) {
+            Entry::Vacant(new) => match room.take(taken) {
                 true => new.insert(FromPeer::default()),
                 false => return None,
             },
         };
-        Some((from, &mut self.bytes))
+        Some((from, room))
     }
 
     fn note_source(&mut self, peer: Option<&SpiffeId>, source: IpAddr) {
@@ -237,16 +278,6 @@ impl Traffic {
     pub fn strangers(&self) -> impl Iterator<Item = IpAddr> {
         self.strangers.iter().copied()
     }
-}
-
-/// Takes these bytes, if there are as many left.
-const fn take(bytes: &mut usize, wanted: usize) -> bool {
-    let next = *bytes + wanted;
-    let has_room = next <= MOST_BYTES;
-    if has_room {
-        *bytes = next;
-    }
-    has_room
 }
 
 impl FromPeer {
@@ -270,10 +301,10 @@ impl Segment {
         &mut self,
         mut rest: impl Iterator<Item = &'a str>,
         place: Place,
-        bytes: &mut usize,
+        room: &mut Room,
     ) -> Option<()> {
         let Some(name) = rest.next() else {
-            if self.here == 0 && !take(bytes, place.line) {
+            if self.here == 0 && !room.take(place.line) {
                 return None;
             }
             self.here += 1;
@@ -289,16 +320,16 @@ impl Segment {
         let is_one_too_many = named.0.len() >= MOST_DIFFERENT && named.place(name).is_err();
         if place.depth >= DEEPEST || is_one_too_many || names_a_single_thing(name) {
             let freed: usize = named.iter().map(|(name, next)| next.bytes(name, place.below(name))).sum();
-            let mut taken = bytes.saturating_sub(freed);
-            if !take(&mut taken, place.line + STAR) {
+            let mut after = Room { taken: room.taken.saturating_sub(freed), ..*room };
+            if !after.take(place.line + STAR) {
                 return None;
             }
-            *bytes = taken;
+            *room = after;
             self.below = Below::Any(named.iter().map(|(_, next)| next.requests()).sum::<u64>() + 1);
             return Some(());
         }
-        let next = named.entry(name, || take(bytes, SEGMENT + name.len()))?;
-        next.add(rest, place.below(name), bytes)
+        let next = named.entry(name, || room.take(SEGMENT + name.len()))?;
+        next.add(rest, place.below(name), room)
     }
 
     fn requests(&self) -> u64 {
@@ -410,7 +441,7 @@ mod tests {
         let peer =
             |nth: usize| format!("spiffe://a/{nth}{}", "x".repeat(1000)).parse::<SpiffeId>().expect("an ID");
         (0..4000).for_each(|nth| add(&mut traffic, Some(&peer(nth)), "GET", "/a"));
-        assert!(traffic.bytes <= MOST_BYTES && traffic.all.len() < 4000);
+        assert!(traffic.room.taken <= MOST_BYTES && traffic.all.len() < 4000);
         assert!(traffic.left_out.beyond_bound > 1000, "{:?}", traffic.left_out);
         let known = traffic.left_out.clone();
         add(&mut traffic, Some(&peer(0)), "GET", "/a");
@@ -418,6 +449,20 @@ mod tests {
         let addresses = (0..100).map(|nth| IpAddr::from([10, 0, 0, nth]));
         addresses.for_each(|source| traffic.add_connection(None, source, 80));
         assert_eq!((traffic.strangers().count(), traffic.left_out.strangers), (MOST_STRANGERS, true));
+    }
+
+    #[test]
+    fn clients_without_an_identity_leave_room_for_peers() {
+        let mut traffic = Traffic::default();
+        let name = |nth: usize| ('a'..='p').nth(nth % 16).unwrap_or('a').to_string().repeat(60);
+        for nth in 0..16 * 16 * 16 {
+            let path = format!("/{}/{}/{}", name(nth), name(nth / 16), name(nth / 256));
+            add(&mut traffic, None, "GET", &path);
+        }
+        assert!(traffic.left_out.beyond_bound > 0, "{:?}", traffic.left_out);
+        let before = traffic.left_out.clone();
+        add(&mut traffic, Some(&web()), "GET", "/orders");
+        assert_eq!(traffic.left_out, before);
     }
 
     /// What an allocation of so many bytes takes, with glibc: 8 bytes more, in steps of 16 bytes, and 32 at least.
@@ -450,7 +495,7 @@ mod tests {
     type Nth<'a> = &'a dyn Fn(usize) -> (SpiffeId, String, String);
 
     #[test]
-    fn the_memory_that_is_really_taken_is_within_the_bound() {
+    fn the_memory_that_all_parts_take_by_their_sizes_is_within_the_bound() {
         let peer = |nth: usize| format!("spiffe://a/{nth}").parse::<SpiffeId>().expect("an ID");
         let kinds: [(&str, Nth<'_>); 4] = [
             ("peers", &|nth| (peer(nth), "GET".to_owned(), "/".to_owned())),
@@ -475,7 +520,7 @@ mod tests {
             });
             assert!(traffic.left_out.beyond_bound > 0, "{kind}: the bound is not reached");
             let heap = heap_of_all(&traffic);
-            assert!(heap <= MOST_BYTES && traffic.bytes <= MOST_BYTES, "{kind}: {heap}");
+            assert!(heap <= MOST_BYTES && traffic.room.taken <= MOST_BYTES, "{kind}: {heap}");
         }
     }
 
@@ -483,14 +528,14 @@ mod tests {
     fn what_is_joined_gives_back_all_that_it_took() {
         let mut traffic = Traffic::default();
         add(&mut traffic, Some(&web()), "GET", "/users/7");
-        let joined = traffic.bytes;
+        let joined = traffic.room.taken;
         traffic = Traffic::default();
         for path in ["/users/a", "/users/a/b/7", "/users/b\"/c", "/users/"] {
             add(&mut traffic, Some(&web()), "GET", path);
         }
-        assert!(traffic.bytes > joined + 4 * SEGMENT);
+        assert!(traffic.room.taken > joined + 4 * SEGMENT);
         add(&mut traffic, Some(&web()), "GET", "/users/7");
-        assert_eq!(traffic.bytes, joined);
+        assert_eq!(traffic.room.taken, joined);
     }
 
     #[test]
