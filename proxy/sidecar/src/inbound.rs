@@ -41,6 +41,9 @@ use pillion_tls::server::{Server, accept};
 use pillion_tls::{Alpn, Peer, TlsError, hex};
 use pillion_upstream::cluster::ClusterProtocol;
 
+/// Why a connection without a permanent place has lost it.
+const GIVEN_AWAY: &str = "a new one has taken its place";
+
 /// The inbound side of a worker.
 #[derive(Clone)]
 pub struct Inbound {
@@ -333,12 +336,13 @@ impl Inbound {
     /// Reads as much from the client as is needed to tell its protocol. `None`: the connection has ended, and is
     /// counted.
     async fn look(&self, io: Io, rules: &InboundRules, arrived: &mut Arrived) -> Option<Looked> {
-        let alpn = match (&arrived.proven, rules.mtls) {
-            (Some(proven), _) => proven.alpn,
+        let proven = arrived.proven.as_ref().map(|proven| proven.alpn);
+        let alpn = match (proven, rules.mtls) {
+            (Some(alpn), _) => alpn,
             (None, _) if rules.outside.is_some() => return self.look_strictly(io, arrived).await,
             (None, Mtls::Strict) => return self.look_strictly(io, arrived).await,
             (None, Mtls::Permissive) => None,
-            (None, Mtls::Off) if arrived.place.keep() => None, // no client needs an identity
+            (None, Mtls::Off) if self.keep_place(arrived) => None, // no client needs an identity
             (None, Mtls::Off) => return None,
         };
         let (work, may_be_tls) = (&arrived.place.work, arrived.proven.is_none() && rules.mtls != Mtls::Off);
@@ -408,7 +412,7 @@ impl Inbound {
             self.refuse_plaintext(detected.io, rules, arrived).await;
             return Step::Ended;
         }
-        match arrived.place.keep() {
+        match self.keep_place(&mut arrived) {
             true => self.detected(detected, rules, arrived).map_or(Step::Ended, Step::Next),
             false => Step::Ended,
         }
@@ -438,16 +442,25 @@ impl Inbound {
         if self.keep(&mut arrived) { Step::Proven(io, arrived) } else { Step::Ended }
     }
 
+    /// Makes the place of a connection permanent. `false`: it has ended, and is counted.
+    fn keep_place(&self, arrived: &mut Arrived) -> bool {
+        let is_kept = arrived.place.keep();
+        if !is_kept {
+            self.refuse(arrived, GIVEN_AWAY);
+        }
+        is_kept
+    }
+
     /// Makes the place of a client permanent that has shaken hands. Beside a mesh, clients outside of it get half of the
     /// places at most.
     fn keep(&self, arrived: &mut Arrived) -> bool {
         if arrived.peer().is_some() {
-            return arrived.place.keep();
+            return self.keep_place(arrived);
         }
         let is_beside_mesh = self.worker.state.load().inbound.as_ref().is_some_and(|side| side.tls.is_some());
         let why = match arrived.place.keep_as_guest(is_beside_mesh) {
             Ok(()) => return true,
-            Err(Unadmitted::GivenAway) => "a new one has taken its place",
+            Err(Unadmitted::GivenAway) => GIVEN_AWAY,
             Err(Unadmitted::HalfIsTaken) => {
                 "clients outside the mesh have half of inbound.max_connections already"
             }
