@@ -120,4 +120,5 @@ pub(crate) mod explained;
 pub(crate) mod preflight;
 pub(crate) mod dns;
 pub(crate) mod workload;
+pub(crate) mod asking;
 pub(crate) mod listening;

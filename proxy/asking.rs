@@ -1,0 +1,145 @@
+//! Asks a server that the operator has named by its URL: with the system's CAs, or in plaintext. It is for requests that the
+//! sidecar makes for itself, beside the data path.
+//!
+//! Each connection carries one question. Its bytes are bounded; the caller bounds the time. Redirects are not followed,
+//! because the address is the operator's alone.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use pillion_base::ground::Ground;
+use pillion_base::net::{Leg, Transport};
+use pillion_model::cluster::{DnsRecords, UpstreamTls};
+use pillion_model::identity::TlsPolicy;
+use pillion_tls::client::{AlpnOffer, ClientTls, Purpose};
+use pillion_tls::{SetupError, TlsError};
+use pillion_upstream::discovery::{Answer, Resolver};
+use tokio::time::timeout;
+
+/// The time for one of several addresses, TCP and TLS together.
+const PATIENCE_TO_CONNECT: Duration = Duration::from_secs(3);
+/// The addresses of a name that are tried.
+const MOST_ADDRESSES: usize = 4;
+/// Bytes of the answer's head.
+const HEAD_BYTES: usize = 64 * 1024;
+pub(crate) const AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("pillion/", env!("CARGO_PKG_VERSION")));
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    #[error("its host has no address: {0}")]
+    NoAddress(String),
+    #[error("cannot connect to {0}: {1}")]
+    Unreachable(SocketAddr, #[source] io::Error),
+    #[error("no connection to {0} within {s} s", s = PATIENCE_TO_CONNECT.as_secs())]
+    SlowToConnect(SocketAddr),
+    #[error("its server cannot be verified: {0}")]
+    Setup(#[from] SetupError),
+    #[error("TLS with {0} failed: {1}")]
+    Tls(SocketAddr, #[source] TlsError),
+    #[error("the connection broke off: {0}")]
+    BrokeOff(#[from] hyper::Error),
+    #[error("its answer has more than {kib} KiB", kib = .0 / 1024)]
+    TooLong(usize),
+}
+
+/// The server of a URL.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Server<'a> {
+    pub(crate) is_tls: bool,
+    /// A name, or an IP address without brackets.
+    pub(crate) host: &'a str,
+    pub(crate) port: u16,
+}
+
+/// Connects to the first address that can be connected to.
+pub(crate) async fn connect(
+    to: Server<'_>,
+    offer: AlpnOffer,
+    ground: &Ground,
+    resolver: &Resolver,
+) -> Result<Transport, AskError> {
+    let tls = if to.is_tls { tls(to.host, offer)? } else { None };
+    let purpose = if matches!(offer, AlpnOffer::Http1) { Purpose::Http1 } else { Purpose::Http };
+    let mut failed = AskError::NoAddress("it was not found".to_owned());
+    for ip in addresses(to.host, resolver).await?.into_iter().take(MOST_ADDRESSES) {
+        let to = SocketAddr::new(ip, to.port);
+        let connected = timeout(PATIENCE_TO_CONNECT, connect_to(to, tls.as_ref(), purpose, ground)).await;
+        match connected.unwrap_or(Err(AskError::SlowToConnect(to))) {
+            Ok(transport) => return Ok(transport),
+            Err(why) => failed = why,
+        }
+    }
+    Err(failed)
+}
+
+/// Made anew for each connection, so that new CAs of the system are used.
+fn tls(host: &str, offer: AlpnOffer) -> Result<Option<ClientTls>, SetupError> {
+    let simple = UpstreamTls::Simple { sni: None, trust_bundle: None, own: None };
+    ClientTls::new(None, &simple, &TlsPolicy::default(), Some(host), offer)
+}
+
+async fn addresses(host: &str, resolver: &Resolver) -> Result<Vec<IpAddr>, AskError> {
+    if let Ok(ip) = host.parse() {
+        return Ok(vec![ip]);
+    }
+    match resolver.ask(&DnsRecords::Addresses { name: host.to_owned(), port: 0 }).await {
+        Answer::Found { addresses, .. } => Ok(addresses),
+        Answer::Services { .. } => Ok(Vec::new()), // not asked for
+        Answer::Failed(why) | Answer::Nothing(why) | Answer::NotOffered(why) => Err(AskError::NoAddress(why)),
+    }
+}
+
+async fn connect_to(
+    to: SocketAddr,
+    tls: Option<&ClientTls>,
+    purpose: Purpose,
+    ground: &Ground,
+) -> Result<Transport, AskError> {
+    let connected = ground.network.connect(to, Leg::Outbound, None).await;
+    let stream = connected.map_err(|error| AskError::Unreachable(to, error))?;
+    let Some(tls) = tls else { return Ok(Transport::plain(stream)) };
+    let (stream, _alpn) = tls.connect(stream, purpose).await.map_err(|error| AskError::Tls(to, error))?;
+    Ok(Transport::Connected(Box::new(stream)))
+}
+
+/// Sends a request of HTTP/1.1, and reads the answer, whose content has at most so many bytes.
+pub(crate) async fn ask(
+    transport: Transport,
+    question: Request<Full<Bytes>>,
+    most: usize,
+) -> Result<Response<Vec<u8>>, AskError> {
+    let (mut send, conn) =
+        http1::Builder::new().max_buf_size(HEAD_BYTES).handshake(TokioIo::new(transport)).await?;
+    let answer = async {
+        let (head, body) = send.send_request(question).await?.into_parts();
+        Ok(Response::from_parts(head, whole(body, most).await?))
+    };
+    let (mut conn, mut answer) = (pin!(conn), pin!(answer));
+    tokio::select! {
+        biased;
+        answer = &mut answer => answer, // the connection is dropped, and closed with that
+        _ = &mut conn => answer.await, // the answer has what the connection had read
+    }
+}
+
+async fn whole(mut body: Incoming, most: usize) -> Result<Vec<u8>, AskError> {
+    let mut read = Vec::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            if read.len() + data.len() > most {
+                return Err(AskError::TooLong(most));
+            }
+            read.extend_from_slice(&data);
+        }
+    }
+    Ok(read)
+}
