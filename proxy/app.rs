@@ -34,6 +34,7 @@ use tokio::sync::mpsc;
 use self::dns::DnsListeners;
 use crate::admin::{Admin, Console, Order, Published, Readiness};
 use crate::dns::Dns;
+use crate::traces::{Exporter, FLUSH_PATIENCE};
 pub(crate) use causes::with_causes;
 use checks::Checker;
 use control::Around;
@@ -57,6 +58,7 @@ use pillion_sidecar::state::{
     Store, compile,
 };
 use pillion_sidecar::taps::Taps;
+use pillion_sidecar::traces::Traces;
 use pillion_sidecar::worker::{Records, Worker};
 use pillion_telemetry::{AccessLog, Detail, EndpointKey, Metrics, Timelines};
 use pillion_tls::identity::credentials::Credentials;
@@ -86,6 +88,7 @@ pub struct Running {
     drain: Drain,
     readiness: Arc<Readiness>,
     access_log: Option<Arc<AccessLog>>,
+    traces: Arc<Traces>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -189,18 +192,20 @@ impl App {
                 .push(worker.spawn(move || runtime.block_on(shared.run_worker(index, workers, commands)))?);
         }
         let (runtime, checker, keys) = (single_threaded()?, shared.checker(), shared.key_follower());
+        let exporter = shared.exporter();
         std::thread::Builder::new().name("admin".into()).spawn(move || {
             runtime.spawn(checker.run());
             runtime.spawn(keys.run());
+            exporter.map(|exporter| runtime.spawn(exporter.run()));
             runtime.block_on(admin.run());
         })?;
         // DNS has its own thread, because an exposition of metrics takes milliseconds and no query may wait for one
         let runtime = single_threaded()?;
         let dns_thread = std::thread::Builder::new().name("dns".into());
         dns_thread.spawn(move || runtime.block_on(crate::dns::run(dns, names)))?;
-        let (drain, access_log) = (shared.drain, shared.access_log);
+        let (drain, access_log, traces) = (shared.drain, shared.access_log, shared.around.traces);
         let Self { controller, orders, console, .. } = self;
-        Ok(Running { controller, orders, console, drain, readiness, access_log, threads })
+        Ok(Running { controller, orders, console, drain, readiness, access_log, traces, threads })
     }
 
     /// Starts everything on the caller's runtime, with one worker. For tests.
@@ -213,6 +218,7 @@ impl App {
         }
         tokio::spawn(self.shared.checker().run());
         tokio::spawn(self.shared.key_follower().run());
+        self.shared.exporter().map(|exporter| tokio::spawn(exporter.run()));
         tokio::spawn(self.admin.run());
         let (dns, commands) = self.dns;
         tokio::spawn(crate::dns::run(dns, commands));
@@ -241,6 +247,9 @@ impl Running {
             DrainOutcome::Cut { inbound, outbound } => {
                 tracing::warn!(timeout = ?plan.timeout, inbound, outbound, "drain timeout reached: closing the open connections");
             }
+        }
+        if !self.traces.close(FLUSH_PATIENCE).await {
+            tracing::warn!("the collector of traces does not accept spans in time; the last spans are lost");
         }
         if let Some(log) = &self.access_log {
             log.close();
@@ -280,6 +289,11 @@ impl Shared {
         KeyFollower::new(self.around.store.clone(), self.ground_beside())
     }
 
+    /// The exporter of spans: one for all workers. `None`: it exists already.
+    fn exporter(&self) -> Option<Exporter> {
+        Exporter::new(&self.around.traces, self.ground_beside())
+    }
+
     /// The ground for what runs beside the data path.
     fn ground_beside(&self) -> Arc<Ground> {
         let Around { metrics, connections, .. } = &self.around;
@@ -288,11 +302,11 @@ impl Shared {
     }
 
     async fn run_worker(self, index: usize, workers: usize, commands: mpsc::Receiver<Command>) {
-        let Around { store, metrics, connections, .. } = self.around;
+        let Around { store, metrics, connections, traces, .. } = self.around;
         let shared = (connections.strangers.clone(), connections.unfinished.clone());
         let ground = Ground::new((index, workers), self.network, metrics, shared);
         let timelines = self.timelines.and_then(|all| all.ring(index));
-        let records = Records { access_log: self.access_log, timelines, taps: self.taps };
+        let records = Records { access_log: self.access_log, timelines, taps: self.taps, traces };
         let worker = Worker::new(ground, store.clone(), records, self.drain, &self.instance);
         if index == 0 {
             tokio::spawn(sweep(store));
@@ -334,6 +348,7 @@ fn around(metrics: &Arc<Metrics>, workers: usize, zone: Option<&str>) -> Around 
             outbound: Limit::new("outbound connections", control::descriptors()),
         },
         requests,
+        traces: Arc::default(),
     }
 }
 

@@ -120,5 +120,6 @@ pub(crate) mod explained;
 pub(crate) mod preflight;
 pub(crate) mod dns;
 pub(crate) mod workload;
+pub(crate) mod traces;
 pub(crate) mod asking;
 pub(crate) mod listening;

@@ -74,6 +74,7 @@ mod strangers;
 mod timelines;
 mod timeouts;
 mod tokens;
+mod traces;
 mod tunnels;
 mod unfinished;
 mod unserved;

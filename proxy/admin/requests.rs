@@ -122,7 +122,6 @@ fn whole(kept: &Timeline) -> Map<String, Value> {
     let mut whole = row(kept);
     let rest = [
         ("detail", text(&kept.detail)),
-        ("trace_id", Value::Null), // there are no traces yet
         ("bytes_in", kept.bytes_in.into()),
         ("bytes_out", kept.bytes_out.into()),
         ("authorization", kept.authorization.map(|decision| decision.as_str()).into()),
@@ -137,6 +136,7 @@ fn whole(kept: &Timeline) -> Map<String, Value> {
 pub(super) fn row(kept: &Timeline) -> Map<String, Value> {
     let row = [
         ("id", text(&kept.id)),
+        ("trace_id", kept.trace.map(|trace| trace.to_string()).into()),
         ("time", moment(kept.time).into()),
         ("direction", kept.direction.as_str().into()),
         ("service", text(&kept.service)),

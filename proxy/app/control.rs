@@ -35,6 +35,7 @@ use pillion_sidecar::state::{
     Application, Clusters, Destinations, DnsNames, Former, InboundSide, Outside, PreviousSnapshot, Sides,
     Store, VirtualAddresses, compile,
 };
+use pillion_sidecar::traces::Traces;
 use pillion_telemetry::{CertificateUse, Metrics};
 use pillion_tls::client::ClientTls;
 use pillion_tls::identity::credentials::Credentials;
@@ -94,6 +95,7 @@ pub(super) struct Around {
     pub(super) connections: Connections,
     /// The limit `inbound.max_requests`.
     pub(super) requests: Arc<Limit>,
+    pub(super) traces: Arc<Traces>,
 }
 
 impl Controller {
@@ -267,6 +269,11 @@ impl Controller {
     #[cfg(test)]
     pub(crate) fn store(&self) -> &Store {
         &self.around.store
+    }
+
+    #[cfg(test)]
+    pub(crate) fn traces(&self) -> &Traces {
+        &self.around.traces
     }
 
     /// Frees former state that is no longer read, and the recording of a client that has gone.
@@ -557,7 +564,9 @@ impl Controller {
             inbound: self.inbound.clone(),
             applications: self.applications.clone(),
         };
-        let Around { store, metrics, .. } = &self.around;
+        let Around { store, metrics, traces, .. } = &self.around;
+        let workload = self.config.workload.or_of(self.credentials().map(|own| &own.id));
+        traces.follow(self.config.tracing.as_ref(), workload, metrics);
         let now = store.load_full();
         let before = PreviousSnapshot {
             services: &now.services,

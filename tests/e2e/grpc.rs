@@ -20,7 +20,7 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    fn start(name: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn start(name: &str, arguments: &[&str]) -> Self {
         let path = format!("{}/tests/support/{name}", env!("CARGO_MANIFEST_DIR"));
         let mut python = Command::new("python3");
         python.arg("-u").arg(path).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -34,7 +34,7 @@ impl Script {
     }
 
     /// The next line. `None` when the script has ended.
-    async fn line(&mut self) -> Option<String> {
+    pub(crate) async fn line(&mut self) -> Option<String> {
         soon("a line of the script", self.lines.recv()).await
     }
 

@@ -43,6 +43,7 @@ mod rotation;
 mod status;
 mod streaming;
 mod tokens;
+mod traces;
 mod transparent;
 mod tunnels;
 mod walk;

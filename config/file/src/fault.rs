@@ -69,9 +69,9 @@ impl Errors {
         let at = fault.line.checked_sub(1)?;
         let line = lines(&self.source).nth(at).filter(|line| !line.trim().is_empty())?;
         let before = at.checked_sub(1).and_then(|before| lines(&self.source).nth(before));
-        let hidden = match before.is_some_and(|before| before.contains(SECRET)) {
-            true => Some(0), // a secret may go on in the next line
-            false => line.find(SECRET).map(|at| at + SECRET.len()),
+        let hidden = match before.and_then(begins) {
+            Some(_) => Some(0), // a secret may go on in the next line
+            None => begins(line),
         };
         let hidden = hidden.unwrap_or(line.len());
         Some(line.char_indices().map(|(at, c)| if at < hidden || c == ' ' { c } else { '·' }).collect())
@@ -93,8 +93,15 @@ impl fmt::Display for Errors {
     }
 }
 
-/// The key whose value no message quotes: `admin.token`. What comes after it in its line is hidden, and the next line.
-const SECRET: &str = "token:";
+/// Where a secret begins in a line.
+fn begins(line: &str) -> Option<usize> {
+    let user = line.contains('@').then_some("://"); // a password may stand before the @ of a URL
+    SECRETS.into_iter().chain(user).filter_map(|word| Some(line.find(word)? + word.len())).min()
+}
+
+/// What no message quotes: the value of `admin.token`, and credentials in `tracing.headers`. What comes after these words in
+/// their line is hidden, and the next line.
+const SECRETS: [&str; 3] = ["token:", "Bearer ", "Basic "];
 
 /// In characters. A line of a flow-style or generated file can be a megabyte long; only this much of it is shown.
 const SHOWN: usize = 120;

@@ -31,7 +31,7 @@ mod tests {
 
     #[test]
     fn a_key_whose_feature_does_not_exist_yet_is_absent() {
-        let nothing = Block::new(|| ()).later("later", |()| {}).later_or_off("off");
+        let nothing = Block::new(|| ()).later("later", |()| {}).later("other", |()| {});
         assert_eq!(nothing.schema(), None);
     }
 

@@ -22,6 +22,7 @@ mod root;
 mod routes;
 mod service;
 mod tls;
+mod tracing;
 
 use std::sync::LazyLock;
 
@@ -213,16 +214,6 @@ impl<B: 'static> Block<B> {
             node.asks_for_something(reading);
             refuse_unbuilt(node, reading);
             note(block);
-        };
-        self.key(name, "", || None, read, |_, _, _| {}).for_later()
-    }
-
-    /// Adds a key whose feature does not exist yet. It may be `off` or empty; other values are refused.
-    pub(crate) fn later_or_off(self, name: &'static str) -> Self {
-        let read = |_: &mut B, node: &Node<'_>, reading: &mut Reading<'_>| {
-            if node.asks_for_something(reading) {
-                refuse_unbuilt(node, reading);
-            }
         };
         self.key(name, "", || None, read, |_, _, _| {}).for_later()
     }

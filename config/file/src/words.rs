@@ -8,6 +8,7 @@ mod hashed;
 mod merge;
 mod probe;
 mod route;
+mod tracing;
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -25,6 +26,7 @@ pub(crate) use route::{
     Authority, ChangedHeader, Grpc, HeaderName, HeaderText, MatchPath, QueryName, QueryText, RedirectPath,
     RespondBody, RouteName,
 };
+pub(crate) use tracing::HiddenValue;
 
 use crate::schema::{self, Described};
 use crate::value::{BadWord, Count, Text, Word, leaves, on_off, whole, wrapped_leaves};
@@ -37,6 +39,7 @@ use pillion_model::policy::RetryCondition;
 use pillion_model::route::{RateLimitBy, Scheme};
 use pillion_model::telemetry::{Compatibility, LogPath, Secret};
 use pillion_model::text::{nearest, shortened};
+use pillion_model::tracing::Propagation;
 
 /// Chooses one of a table of words.
 pub(crate) fn choose<T: Clone>(text: &str, table: &[(&str, T)]) -> Result<T, BadWord> {
@@ -95,6 +98,7 @@ choices!(
     AlwaysErrors,
     RateLimitBy,
     Compatibility,
+    Propagation,
     Scheme,
     Action,
     Mode,
@@ -109,6 +113,7 @@ leaves!(
     Unknown: chosen,
     RateLimitBy: chosen,
     Compatibility: chosen,
+    Propagation: chosen,
     Scheme: chosen,
     TlsVersion: chosen,
     TlsMode: chosen,

@@ -83,11 +83,12 @@ pub enum Plain {
     DownstreamRemoteAddressWithoutPort,
     DownstreamLocalAddress,
     DownstreamPeerUriSan,
+    TraceId,
     GrpcStatus,
     GrpcStatusNumber,
 }
 
-const PLAIN: [(&str, Plain); 20] = [
+const PLAIN: [(&str, Plain); 21] = [
     ("PROTOCOL", Plain::Protocol),
     ("RESPONSE_CODE", Plain::ResponseCode),
     ("RESPONSE_CODE_DETAILS", Plain::ResponseCodeDetails),
@@ -106,6 +107,7 @@ const PLAIN: [(&str, Plain); 20] = [
     ("DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", Plain::DownstreamRemoteAddressWithoutPort),
     ("DOWNSTREAM_LOCAL_ADDRESS", Plain::DownstreamLocalAddress),
     ("DOWNSTREAM_PEER_URI_SAN", Plain::DownstreamPeerUriSan),
+    ("TRACE_ID", Plain::TraceId),
     ("GRPC_STATUS", Plain::GrpcStatus),
     ("GRPC_STATUS_NUMBER", Plain::GrpcStatusNumber),
 ];

@@ -12,6 +12,7 @@ mod validate;
 mod reason;
 pub mod dns;
 pub mod telemetry;
+pub mod tracing;
 pub mod access_format;
 pub mod listener;
 pub mod authorization;
@@ -24,6 +25,7 @@ pub mod identity;
 mod direction;
 pub mod fault;
 pub mod path;
+mod authority;
 pub mod text;
 
 use std::num::NonZeroUsize;
@@ -62,6 +64,8 @@ pub struct Config {
     pub admin: telemetry::Admin,
     /// `None`: `metrics: off`.
     pub metrics: Option<telemetry::Metrics>,
+    /// `None`: no traces, and their headers pass through as they are.
+    pub tracing: Option<tracing::Tracing>,
     /// `None`: no timelines are kept.
     pub explain: Option<telemetry::Explain>,
     /// `None`: no access log.
@@ -86,6 +90,7 @@ impl Default for Config {
             dns: None,
             admin: telemetry::Admin::default(),
             metrics: Some(telemetry::Metrics::default()),
+            tracing: None,
             explain: Some(telemetry::Explain::default()),
             access_log: None,
             drain: listener::Drain::default(),

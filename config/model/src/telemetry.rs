@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::access_format::LogFormat;
+use crate::authority::is_sendable_path;
 use crate::authorization::AuthorizerAddress;
 use crate::listener::everywhere;
 
@@ -135,8 +136,7 @@ impl SourceUrl {
         let rest = text.strip_prefix("http://").ok_or(BadSourceUrl::Scheme)?;
         let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         let AuthorizerAddress(address) = AuthorizerAddress::new(authority).ok_or(BadSourceUrl::Address)?;
-        let is_sendable = |byte: u8| byte.is_ascii_graphic() && !b"\"#<>\\^`{|}".contains(&byte);
-        if !path.bytes().all(is_sendable) {
+        if !is_sendable_path(path) {
             return Err(BadSourceUrl::Path);
         }
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };

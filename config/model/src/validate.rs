@@ -17,6 +17,7 @@ mod policy;
 mod probes;
 mod routes;
 mod sockets;
+mod tracing;
 
 pub use actions::{Side, reserved};
 
@@ -41,6 +42,9 @@ pub fn validate(config: &Config) -> Faults {
     limits::downstream(&config.limits, &root.key("limits"), &mut faults);
     if let Some(explain) = &config.explain {
         limits::explain(explain, &root.key("explain"), &mut faults);
+    }
+    if let Some(tracing) = &config.tracing {
+        tracing::validate(tracing, &root.key("tracing"), &mut faults);
     }
     sockets::refuse_shared(config, &mut faults);
     sockets::warn_of_own_endpoints(config, &mut faults);

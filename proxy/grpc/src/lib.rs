@@ -20,6 +20,7 @@ mod status;
 pub use client::{Client, Messages};
 pub use connection::Connection;
 pub use prost;
+pub use tonic::metadata::MetadataMap;
 pub use tonic::{Code, Request, Status};
 
 #[cfg(test)]

@@ -41,6 +41,8 @@ impl Seen {
     pub const COOKIE: Self = Self::of_names(&[Known::Cookie]);
     pub const EXPECT: Self = Self::of_names(&[Known::Expect]);
     pub const REQUEST_ID: Self = Self::of_names(&[Known::XRequestId]);
+    pub const TRACEPARENT: Self = Self::of_names(&[Known::Traceparent]);
+    pub const TRACESTATE: Self = Self::of_names(&[Known::Tracestate]);
     pub const IDEMPOTENCY_KEY: Self = Self::of_names(&[Known::IdempotencyKey]);
     pub const GRPC_STATUS: Self = Self::of_names(&[Known::GrpcStatus]);
     pub const FORWARDED_PROTO: Self = Self::of_names(&[Known::XForwardedProto]);

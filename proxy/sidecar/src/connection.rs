@@ -257,6 +257,11 @@ impl Connection {
         Some(authority)
     }
 
+    /// Whether the client has proved who it is by TLS, or has spoken TLS from outside the mesh.
+    pub const fn is_over_tls(&self) -> bool {
+        self.peer.is_some() || self.outside.is_some()
+    }
+
     /// How long its client's handshake took, where there was one.
     pub const fn handshake(&self) -> Option<Duration> {
         match self.handshake_micros {

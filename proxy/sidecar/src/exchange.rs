@@ -1,9 +1,10 @@
 //! What is known of one exchange: its route, its attempts, and why it ended. An exchange is a request with its answer,
 //! or an opaque connection.
 //!
-//! [`crate::http::Exchange`] and [`crate::tcp`] both use [`Facts`], so that the access log and the timelines (later also
-//! traces) read one type.
+//! [`crate::http::Exchange`] and [`crate::tcp`] both use [`Facts`], so that the access log, the timelines and the spans are
+//! made of one type.
 
+mod tries;
 pub mod stages;
 pub mod attempts;
 
@@ -18,6 +19,7 @@ use crate::noted::NotedHeaders;
 use crate::state::Route;
 use crate::state::authorization::Decided;
 use crate::taps::Tapped;
+use crate::traces::{Trace, Traced};
 use crate::worker::{Wanted, Worker};
 use attempts::{AttemptId, AttemptOutcome, Attempts};
 use pillion_base::error::Error;
@@ -34,6 +36,7 @@ use pillion_upstream::cluster::budget::Deposit;
 use pillion_upstream::cluster::endpoint::Endpoint;
 use pillion_upstream::cluster::hashing::KeyHash;
 use stages::{Frame, Opening, stages};
+use tries::tries;
 
 #[derive(Default)]
 pub struct Facts {
@@ -70,6 +73,9 @@ pub struct ExchangeEnd<'a> {
     pub delayed_until: Option<Instant>,
     /// `None`: nobody wants headers.
     pub headers: Option<&'a NotedHeaders>,
+    /// `None`: there are no traces, or the exchange is an opaque connection.
+    pub trace: Option<&'a Trace>,
+    pub is_grpc: bool,
 }
 
 /// The body of a request, as far as its time is concerned.
@@ -190,13 +196,27 @@ impl Facts {
             log.write(&record, || self.further(ended, connection));
         }
         let taps = wanted.taps.filter(|taps| taps.has_room());
-        if wanted.timelines.is_none() && taps.is_none() {
+        let spans = || 1 + self.attempts.all().filter(|attempt| attempt.endpoint.is_some()).count();
+        let traces = wanted.traces.filter(|traces| traces.has_room(spans()));
+        if wanted.timelines.is_none() && taps.is_none() && traces.is_none() {
             return;
         }
-        let stages = stages(self, &frame(&record, ended, connection));
+        let frame = frame(&record, ended, connection);
+        let stages = stages(self, &frame);
         let timeline = Arc::new(Timeline::of(&record, stages));
         if let Some(timelines) = wanted.timelines {
             timelines.keep(timeline.clone());
+        }
+        if let (Some(traces), Some(trace)) = (traces, ended.trace) {
+            traces.tell(Traced {
+                timeline: timeline.clone(),
+                context: trace.context,
+                state: trace.state.clone(),
+                is_grpc: ended.is_grpc,
+                is_tls: connection.is_over_tls(),
+                is_tls_upstream: route.is_some_and(|route| route.cluster.tls().is_some()),
+                tries: tries(self, &frame),
+            });
         }
         if let Some(taps) = taps {
             let headers = ended.headers.and_then(|noted| noted.tapped.clone()).map(Box::new);

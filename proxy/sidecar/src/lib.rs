@@ -21,4 +21,5 @@ pub mod connection;
 pub mod noted;
 pub mod worker;
 pub mod taps;
+pub mod traces;
 pub mod state;

@@ -235,7 +235,7 @@ fn record(
     }
     let ended = Instant::now();
     let slow = facts.attempts.last_picked().and_then(Attempt::took).unwrap_or_default();
-    let wanted = worker.wanted(failure.is_some(), slow);
+    let wanted = worker.wanted(failure.is_some(), slow, false);
     if wanted.by_nobody() {
         return;
     }
@@ -253,6 +253,8 @@ fn record(
         authorizer: None,
         delayed_until: None,
         headers: None,
+        trace: None,
+        is_grpc: false,
     };
     facts.record(&ended, connection, worker, wanted);
 }

@@ -10,6 +10,7 @@ use pillion_model::listener::DownstreamLimits;
 
 use crate::state::Store;
 use crate::taps::Taps;
+use crate::traces::Traces;
 use pillion_base::drain::{Drain, Roll, Work};
 use pillion_base::ground::Ground;
 use pillion_model::Direction;
@@ -25,6 +26,7 @@ pub struct Worker {
     logs_headers: bool,
     timelines: Option<Arc<Ring>>,
     pub taps: Arc<Taps>,
+    pub traces: Arc<Traces>,
     /// `metrics.endpoints`.
     pub has_endpoint_metrics: bool,
     /// `metrics.compatibility: [istio]`.
@@ -42,6 +44,7 @@ pub struct Records {
     /// The timelines of this worker.
     pub timelines: Option<Arc<Ring>>,
     pub taps: Arc<Taps>,
+    pub traces: Arc<Traces>,
 }
 
 /// Who wants the record of one exchange.
@@ -50,11 +53,13 @@ pub struct Wanted<'a> {
     pub access_log: Option<&'a AccessLog>,
     pub timelines: Option<&'a Ring>,
     pub taps: Option<&'a Taps>,
+    /// The exchange is a request whose trace is recorded.
+    pub traces: Option<&'a Traces>,
 }
 
 impl Wanted<'_> {
     pub const fn by_nobody(&self) -> bool {
-        self.access_log.is_none() && self.timelines.is_none() && self.taps.is_none()
+        self.access_log.is_none() && self.timelines.is_none() && self.taps.is_none() && self.traces.is_none()
     }
 }
 
@@ -75,6 +80,7 @@ impl Worker {
             access_log: records.access_log,
             timelines: records.timelines,
             taps: records.taps,
+            traces: records.traces,
             has_endpoint_metrics: metrics.has_endpoints(),
             has_istio_metrics: metrics.has_istio(),
             roll: drain.roll(),
@@ -101,12 +107,14 @@ impl Worker {
     }
 
     /// Who wants the record of an exchange that has ended. Call it once for each, because both samples are random.
-    /// `is_notable`: it failed, or its client went away. `slow`: the time by which it counts as slow.
-    pub fn wanted(&self, is_notable: bool, slow: Duration) -> Wanted<'_> {
+    /// `is_notable`: it failed, or its client went away. `slow`: the time by which it counts as slow. `is_traced`: its
+    /// trace is recorded.
+    pub fn wanted(&self, is_notable: bool, slow: Duration, is_traced: bool) -> Wanted<'_> {
         Wanted {
             access_log: self.access_log.as_deref().filter(|log| log.wants(is_notable)),
             timelines: self.timelines.as_deref().filter(|ring| ring.wants(is_notable, slow)),
             taps: Some(&*self.taps).filter(|taps| taps.is_open()),
+            traces: is_traced.then_some(&*self.traces),
         }
     }
 

@@ -16,6 +16,7 @@ use pillion_model::access_format::{LogFormat, Template};
 use super::family::IntCounter;
 use super::json::{Object, key};
 use super::labels::Decision;
+use super::propagation::TraceId;
 use super::shipper::{Shipper, Sink};
 use pillion_model::Direction;
 use pillion_model::Reason;
@@ -80,6 +81,8 @@ pub struct RequestRecord<'a> {
     /// The status sent downstream; 0 if none was sent.
     pub status: u16,
     pub grpc_status: Option<u8>,
+    /// The trace; `None` without `tracing`.
+    pub trace: Option<TraceId>,
     /// The reason that a verified sidecar gave in its response; written if this sidecar has no reason of its own.
     pub peer_reason: &'a str,
 }
@@ -155,6 +158,10 @@ impl Record<'_> {
         object.text(key!("host"), self.request.host, HOST_BYTES);
         object.word(key!("protocol"), self.protocol);
         object.text(key!("request_id"), self.request.request_id, REQUEST_ID_BYTES);
+        self.request
+            .trace
+            .into_iter()
+            .for_each(|trace| object.text(key!("trace_id"), &trace.text(), TraceId::DIGITS));
         object.text(key!("peer"), self.peer.as_bytes(), NAME_BYTES);
         self.downstream.into_iter().for_each(|address| object.address(key!("downstream"), address));
     }
@@ -325,6 +332,7 @@ pub(crate) mod tests {
             request_id: b"7",
             status: 503,
             grpc_status: Some(14),
+            trace: None,
             peer_reason: "",
         }
     }
@@ -378,6 +386,7 @@ pub(crate) mod tests {
             upstream_duration: Some(Duration::ZERO),
             authorization: Some(Decision::Allowed),
             rule: "default",
+            request: RequestRecord { trace: TraceId::read(&[b'7'; 32]), ..request() },
             ..record()
         }
     }

@@ -7,8 +7,8 @@ use super::istio::IstioFamilies;
 use super::labels::{
     AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,
     DnsOutcome, EjectionCause, EndpointLabels, EndpointState, Flow, HandshakeOutcome, JwksOutcome,
-    LimitLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, RouteLabel, RuleLabel, Service, Tls,
-    TokenOutcome,
+    LimitLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, RouteLabel, RuleLabel, Service,
+    SpanOutcome, Tls, TokenOutcome,
 };
 use super::symbols::Symbol;
 use pillion_model::Direction;
@@ -59,6 +59,7 @@ pub(super) struct Families {
     pub(super) tokens: Family<(TokenOutcome,), IntCounter>,
     pub(super) checks: Family<(CheckOutcome,), IntCounter>,
     pub(super) jwks_loads: Family<(JwksOutcome,), IntCounter>,
+    pub(super) spans: Family<(SpanOutcome,), IntCounter>,
     pub(super) istio: IstioFamilies,
 }
 
@@ -93,6 +94,7 @@ impl Families {
             tokens: to.counters("pillion_jwt_tokens_total", "Tokens of inbound requests by what they came to."),
             checks: to.counters("pillion_ext_authz_checks_total", "Inbound requests by what the external authorizer said of them."),
             jwks_loads: to.counters("pillion_jwks_loads_total", "Readings of the issuer's keys, from a file or a URL, by outcome."),
+            spans: to.counters("pillion_traces_spans_total", "Spans of traced requests, by what became of them."),
             istio: IstioFamilies::register(to),
         }
     }

@@ -321,6 +321,20 @@ vocabulary! {
 }
 
 vocabulary! {
+    /// What became of the spans of traced requests.
+    SpanOutcome as "outcome" {
+        /// The collector has taken them.
+        Exported = "exported",
+        /// The collector has refused them.
+        Rejected = "rejected",
+        /// The collector could not be reached, or did not answer, in all attempts.
+        Failed = "failed",
+        /// The queue was full, or the sidecar ended.
+        Dropped = "dropped",
+    }
+}
+
+vocabulary! {
     /// `inbound.authorization.mode`.
     AuthorizationMode as "mode" { Enforce = "enforce", Audit = "audit" }
 }

@@ -5,8 +5,8 @@
 //! and [`recorder`] and [`service`] give the data path quick access to its series; [`process`] reads `/proc/self`.
 //! [`merge`] adds the expositions of other programs, which [`text`] reads and writes in each [`format`]. [`flags`] has
 //! the response flags of Envoy. [`access`] writes one line for each request, formatted by [`json`] or by a template
-//! and written to the sink by [`shipper`]; [`timeline`] keeps the requests that `/requests` shows. [`log`] sets up the
-//! diagnostics on standard error, and [`seldom`] bounds how often a frequent event is logged there.
+//! and written to the sink by [`shipper`]; [`timeline`] keeps the requests that `/requests` shows.
+//! [`propagation`] reads and writes the headers that tell of a trace. [`log`] sets up the diagnostics on standard error, and [`seldom`] bounds how often a frequent event is logged there.
 //!
 //! Deliberately not here: sockets. The admin port serves what [`merge::written`] makes.
 
@@ -19,6 +19,7 @@ pub mod service;
 pub mod overview;
 pub mod timeline;
 pub mod access;
+pub mod propagation;
 pub mod json;
 pub mod shipper;
 mod families;
@@ -38,8 +39,8 @@ pub use istio::{IstioLabels, IstioProtocol, Own};
 pub use labels::{
     AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,
     DnsOutcome, EjectionCause, EndpointLabels, EndpointState, Flow, HandshakeOutcome, JwksOutcome,
-    LimitLabel, MethodLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, Tls, TokenOutcome,
-    TryOutcome,
+    LimitLabel, MethodLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, SpanOutcome, Tls,
+    TokenOutcome, TryOutcome,
 };
 pub use metrics::{Detail, EndpointKey, Metrics};
 pub use recorder::Recorder;

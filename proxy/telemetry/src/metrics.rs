@@ -17,7 +17,7 @@ use super::istio::{IstioLabels, IstioRequests, Own, Servers};
 use super::labels::{
     AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,
     DnsOutcome, EndpointLabels, HandshakeOutcome, JwksOutcome, Label, Protocol, ReloadOutcome, RequestLabels,
-    RouteLabel, RuleLabel, Service, Tls, TokenOutcome,
+    RouteLabel, RuleLabel, Service, SpanOutcome, Tls, TokenOutcome,
 };
 use super::overview::Overview;
 use super::process;
@@ -319,6 +319,10 @@ impl Metrics {
         self.families.jwks_loads.of((outcome,))
     }
 
+    pub fn spans(&self, outcome: SpanOutcome) -> IntCounter {
+        self.families.spans.of((outcome,))
+    }
+
     /// The counter of what authorization decides by a rule. Keep the handle.
     pub fn authorization(&self, decision: Decision, rule: Symbol, mode: AuthorizationMode) -> IntCounter {
         self.families.authorization.of((decision, RuleLabel(rule), mode))
@@ -435,7 +439,8 @@ mod tests {
     use pillion_model::Reason;
 
     /// The families of the public interface that exist so far.
-    const FAMILIES: [&str; 35] = [
+    const FAMILIES: [&str; 36] = [
+        "pillion_traces_spans_total",
         "pillion_route_duration_seconds",
         "pillion_endpoint_requests_total",
         "pillion_ext_authz_checks_total",
@@ -529,6 +534,7 @@ mod tests {
         TokenOutcome::ALL.iter().for_each(|outcome| metrics.tokens(*outcome).inc());
         CheckOutcome::ALL.iter().for_each(|outcome| metrics.checks(*outcome).inc());
         JwksOutcome::ALL.iter().for_each(|outcome| metrics.jwks_loads(*outcome).inc());
+        SpanOutcome::ALL.iter().for_each(|outcome| metrics.spans(*outcome).inc());
         ReloadOutcome::ALL.iter().for_each(|outcome| metrics.config_reloads(*outcome).inc());
         metrics.config_generation().set(7);
         CertificateUse::ALL.iter().for_each(|of| metrics.set_certificate_not_after(*of, Some(1_800_000_000)));

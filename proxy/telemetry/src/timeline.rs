@@ -15,6 +15,7 @@ use pillion_model::{Direction, Reason};
 use super::access::{DETAIL_BYTES, HOST_BYTES, NAME_BYTES, PATH_BYTES, REQUEST_ID_BYTES, Record};
 use super::json::printable;
 use super::labels::Decision;
+use super::propagation::TraceId;
 
 /// A quarter of a ring belongs to exchanges that did not fail, so that a storm of failures leaves them.
 const FAILED_SHARE: (usize, usize) = (3, 4);
@@ -29,6 +30,7 @@ pub struct Timeline {
     pub id: Box<str>,
     /// When it began.
     pub time: SystemTime,
+    pub trace: Option<TraceId>,
     pub direction: Direction,
     pub service: Box<str>,
     pub route: Box<str>,
@@ -138,6 +140,7 @@ impl Timeline {
         Self {
             id: text(record.request.request_id, REQUEST_ID_BYTES),
             time: record.time,
+            trace: record.request.trace,
             direction: record.direction,
             service: record.service.into(),
             route: record.route.into(),

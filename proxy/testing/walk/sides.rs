@@ -1,13 +1,15 @@
 //! Keys of the whole sidecar: where it listens, what it reports, what a connection may take, and how it ends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::super::backend::{OK, UNAVAILABLE};
 use super::super::merge::scraped;
-use super::super::mesh::{A, B, Mesh, ORDERS_ID, Pair, Sidecar, Watch, at, identity, secs, settle};
+use super::super::mesh::{A, B, C, Mesh, ORDERS_ID, Pair, Sidecar, Watch, at, identity, secs, settle};
 use super::super::peer::Peer;
 use super::upstream::{GET, answer_to};
 use super::{Key, Row, key, only, shows};
@@ -33,6 +35,11 @@ pub(super) fn rows() -> Vec<Row> {
         shows("metrics.merge[].url", ["http://10.0.0.1:80/", "http://10.0.0.3:80/"], merged),
         shows("metrics.merge[].timeout", ["1s", "5s"], merged),
         shows("metrics.endpoints", ["off", "on"], series_of_endpoints),
+        shows("tracing", ["off", "{ \"otlp\": \"http://10.0.0.3:80\", \"sample\": \"100%\" }"], traced),
+        shows("tracing.otlp", ["http://10.0.0.3:80/a", "grpc://10.0.0.3:80"], traced),
+        shows("tracing.sample", ["0%", "100%"], traced),
+        shows("tracing.propagate", ["w3c", "[\"b3\", \"b3multi\"]"], traced),
+        shows("tracing.headers.*", ["one", "two"], traced),
         shows("explain", ["off", "{}"], kept_exchanges),
         shows("explain.keep", ["64KiB", "1MiB"], kept_exchanges),
         shows("explain.sample", ["0%", "100%"], kept_exchanges),
@@ -195,6 +202,34 @@ async fn lines(key: Key) -> String {
 fn line(line: &str) -> Value {
     let Ok(line @ Value::Object(_)) = serde_json::from_str::<Value>(line) else { return line.into() };
     json!([line["status"], line["workload"], line["namespace"], line["zone"]])
+}
+
+/// The headers of traces that an endpoint gets, and the first bytes that come to a collector without the length of the spans.
+async fn traced(key: Key) -> String {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, OK);
+    let heard = Arc::new(Mutex::new(String::new()));
+    let collected = heard.clone();
+    drop(mesh.scripted(C, move |peer: Peer, _| {
+        let collected = collected.clone();
+        async move {
+            let (mut io, mut bytes) = (peer.into_io(), [0; 400]);
+            let length = io.read(&mut bytes).await.unwrap_or_default();
+            let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
+            let lines = text.lines().filter(|line| !line.starts_with("content-length"));
+            *collected.lock() = lines.take_while(|line| !line.is_empty()).collect();
+        }
+    }));
+    let mut file = key::caller(json!({ "endpoints": [A] }));
+    if key.path != "tracing" {
+        file["tracing"] = json!({ "otlp": format!("http://{C}"), "sample": "100%" });
+    }
+    let sidecar = key.start(&mesh, file, None);
+    sidecar.client().await.get("/").await;
+    tokio::time::sleep(secs(10)).await;
+    let seen = &a.requests()[0];
+    let names = ["traceparent", "b3", "x-b3-traceid"].map(|name| seen.header(name).is_some());
+    format!("{names:?} {}", heard.lock())
 }
 
 /// How many requests are kept after one that takes three seconds, some that are quick, and two hundred that fail.

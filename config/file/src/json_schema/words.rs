@@ -6,12 +6,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::schema::{Described, any_of, defined, off, one_of};
-use crate::value::{Bytes, Count, Delay, OffOr, Port, Share, Size, Text, Threads};
+use crate::value::{Bytes, Count, Delay, OffOr, Port, Share, Size, Text, Threads, Word as _};
 use crate::words::{
     Authority, CONDITIONS, ChangedHeader, ClaimName, CookieName, DnsName, EndpointSocket, GRPC, Grpc,
-    GrpcService, HashedHeader, HeaderName, HeaderText, MatchPath, Method, NameServer, ProbeName, ProbePath,
-    QueryName, QueryText, RedirectPath, RespondBody, RouteName, RuleName, ServiceName, Sni, Source,
-    SourceName, SrvName, Target, TokenHeader, TrustDomain,
+    GrpcService, HashedHeader, HeaderName, HeaderText, HiddenValue, MatchPath, Method, NameServer, ProbeName,
+    ProbePath, QueryName, QueryText, RedirectPath, RespondBody, RouteName, RuleName, ServiceName, Sni,
+    Source, SourceName, SrvName, Target, TokenHeader, TrustDomain,
 };
 use pillion_model::Pattern;
 use pillion_model::authorization::{
@@ -22,6 +22,7 @@ use pillion_model::identity::SpiffeId;
 use pillion_model::policy::{Adaptive, HedgeAfter, IdleTimeout, RetryCondition, Timeout};
 use pillion_model::route::RouteHost;
 use pillion_model::telemetry::{LogPath, SourceUrl};
+use pillion_model::tracing::OtlpUrl;
 
 /// Definitions of words that many keys use.
 pub(super) fn definitions() -> Value {
@@ -171,6 +172,7 @@ described!(
     HashedHeader: "header_name",
     CookieName: "cookie_name",
     HeaderText: "header_text",
+    HiddenValue: "header_text",
     QueryName: "query_name",
     ChangedHeader: "header_name",
     Authority: "authority",
@@ -227,6 +229,13 @@ macro_rules! or_off {
     )*};
 }
 or_off!(Delay, Timeout, IdleTimeout);
+
+impl Described for OtlpUrl {
+    fn described() -> Option<Value> {
+        const PATTERN: &str = "^(https?|grpcs?)://[!-\"$->@-~]+$";
+        Some(json!({ "type": "string", "pattern": PATTERN, "description": Self::EXPECTED }))
+    }
+}
 
 impl Described for Adaptive {
     fn described() -> Option<Value> {

@@ -5,7 +5,7 @@ use pillion_model::listener::Mtls;
 use pillion_model::{Cluster, Config};
 
 use super::service::{self, ONE_SERVICE_S_OWN, SERVICE};
-use super::{Block, Static, field, identity, inbound, observe, routes};
+use super::{Block, Static, field, identity, inbound, observe, routes, tracing};
 use crate::schema;
 use crate::value::{AutoOr, Count, Threads};
 use crate::words::ServiceName;
@@ -96,7 +96,14 @@ pub(crate) static FILE: Static<Config> = Static::new(|| {
             "The port for scrapers and for probes. `off` turns it off.",
         )
         .takes_restart()
-        .later_or_off("tracing")
+        .key(
+            "tracing",
+            "Spans of requests, for a collector of the OpenTelemetry protocol. Absent: none, and headers of traces pass as \
+             they are.",
+            tracing::schema,
+            |config: &mut Config, node, reading| tracing::read(&mut config.tracing, node, reading),
+            |config, at, page| tracing::tell(config.tracing.as_ref(), &at.key("tracing"), page),
+        )
         .block_or_off(
             "explain",
             field!(explain),

@@ -113,7 +113,7 @@ fn the_description_of_a_key_without_effect_says_so() {
 #[test]
 fn a_key_whose_feature_does_not_exist_yet_is_absent() {
     let schema = pillion_config::json_schema();
-    for key in ["tracing", "zone_aware"] {
+    for key in ["kubernetes", "zone_aware"] {
         assert!(!schema.contains(&format!("\"{key}\":")), "{key}");
     }
 }

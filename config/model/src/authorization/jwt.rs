@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::authority::{authority, host_and_port, http_port, is_sendable_path};
+
 /// Which tokens (RFC 7519) are accepted, and where requests carry them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Jwt {
@@ -72,54 +74,27 @@ impl JwksUrl {
             (None, Some(rest)) => (false, rest),
             (None, None) => return Err(BadJwksUrl::Scheme),
         };
-        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        if authority.contains('@') {
+        let (named, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        if named.contains('@') {
             return Err(BadJwksUrl::User);
         }
-        let (host, port) = host_and_port(authority).ok_or(BadJwksUrl::Host)?;
+        let (host, port) = host_and_port(named).ok_or(BadJwksUrl::Host)?;
         let is_loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
         if !is_https && !is_loopback {
             return Err(BadJwksUrl::Plain);
         }
-        let is_sendable = |byte: u8| byte.is_ascii_graphic() && !b"\"#<>\\^`{|}".contains(&byte);
-        if !path.bytes().all(is_sendable) {
+        if !is_sendable_path(path) {
             return Err(BadJwksUrl::Path);
         }
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        let port = port.unwrap_or(if is_https { 443 } else { 80 });
+        let port = port.unwrap_or_else(|| http_port(is_https));
         Ok(Self { is_https, host, port, path })
     }
 
     /// The host and the port, as requests name them.
     pub fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        match (self.is_https, self.port) {
-            (true, 443) | (false, 80) => host,
-            (_, port) => format!("{host}:{port}"),
-        }
+        authority(&self.host, self.port, http_port(self.is_https))
     }
-}
-
-fn host_and_port(authority: &str) -> Option<(String, Option<u16>)> {
-    let (host, port) = match authority.strip_prefix('[') {
-        Some(rest) => {
-            let (host, rest) = rest.split_once(']')?;
-            host.parse::<std::net::Ipv6Addr>().ok()?;
-            (host, rest.strip_prefix(':').or_else(|| rest.is_empty().then_some("")).map(str::to_owned)?)
-        }
-        None => {
-            let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
-            let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-            (!host.is_empty() && host.bytes().all(is_name)).then_some(())?;
-            (host, port.to_owned())
-        }
-    };
-    let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
-    let port = match port.as_str() {
-        "" if !authority.ends_with(':') => None,
-        port => Some(port.parse().ok().filter(|port| is_number && *port != 0)?),
-    };
-    Some((host.to_ascii_lowercase(), port))
 }
 
 impl fmt::Display for JwksUrl {

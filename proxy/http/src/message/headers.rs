@@ -149,6 +149,30 @@ impl Headers {
         }
     }
 
+    /// Sets the field to this text. Does nothing if the text has a byte that no value may have.
+    pub fn set_text(&mut self, name: Known, text: &[u8]) {
+        match self {
+            Self::Text(fields) => drop(fields.set(name, text)),
+            Self::Map(map) => {
+                if let Some(value) = Value::of_text(text).ok().and_then(|text| text.to_map_value(name)) {
+                    map.insert(name.header_name(), value);
+                }
+            }
+        }
+    }
+
+    /// Appends a field with any name, in lower case. Does nothing if the text has a byte that no value may have.
+    pub fn append_text(&mut self, name: &'static str, text: &str) {
+        match self {
+            Self::Text(fields) => drop(fields.append_named(name.as_bytes(), text.as_bytes())),
+            Self::Map(map) => {
+                if let Ok(value) = HeaderValue::try_from(text) {
+                    map.append(HeaderName::from_static(name), value);
+                }
+            }
+        }
+    }
+
     /// Removes a field. Returns whether it was there.
     pub fn remove(&mut self, name: Known) -> bool {
         match self {

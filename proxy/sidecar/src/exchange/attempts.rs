@@ -5,7 +5,7 @@
 //! replacement of an attempt that no endpoint has processed belongs to the same try. A retry is a try after the first;
 //! `retry.attempts` limits the retries.
 //!
-//! Metrics and the access log and timelines (later also traces) read this one list. Several attempts may be under way
+//! Metrics, the access log, timelines and spans read this one list. Several attempts may be under way
 //! at once, so each has an [`AttemptId`].
 
 use std::net::SocketAddr;
@@ -26,6 +26,11 @@ pub struct AttemptId(u32);
 impl AttemptId {
     /// The attempt that every exchange begins with.
     pub const FIRST: Self = Self(0);
+
+    /// The number of the attempt, from 0.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
 }
 
 /// One attempt. Each time is `None` until the event has happened.
@@ -224,6 +229,12 @@ impl Attempts {
             Some(first) => Some(answered.first_byte?.saturating_duration_since(first.sent?)),
             None => answered.took(),
         }
+    }
+
+    /// The attempts with their ids.
+    pub fn with_ids(&self) -> impl Iterator<Item = (AttemptId, &Attempt)> {
+        let id = |place: u32| if place + 1 < MOST as u32 { place } else { self.total.saturating_sub(1) };
+        (0..).zip(self.all()).map(move |(place, attempt)| (AttemptId(id(place)), attempt))
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Attempt> {

@@ -88,7 +88,7 @@ impl Frame<'_> {
 
     /// When an attempt began to wait for a connection. The time of the first one is taken from the start of the exchange,
     /// to save a read of the clock, so what is known to have come before it is not in that time.
-    fn queued(&self, attempt: &Attempt) -> Option<Instant> {
+    pub(super) fn queued(&self, attempt: &Attempt) -> Option<Instant> {
         let before =
             self.authorizer.map(|(_, answered)| answered.unwrap_or(self.ended)).max(self.delayed_until);
         Some(attempt.queued?.max(before.unwrap_or(self.started)))
@@ -278,7 +278,7 @@ const fn waited_for(attempt: &Attempt, last: StageOutcome) -> StageName {
 }
 
 /// How an attempt ended. One that was under way to the end ended with the exchange.
-fn outcome(attempt: &Attempt, reason: Option<Reason>) -> StageOutcome {
+pub(super) fn outcome(attempt: &Attempt, reason: Option<Reason>) -> StageOutcome {
     match attempt.outcome {
         Some(AttemptOutcome::Answered(status) | AttemptOutcome::Refused(status)) => {
             StageOutcome::Status(status)

@@ -7,14 +7,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower::Service;
 
-use super::exchange::{Exchange, RequestLine};
+use super::exchange::{Exchange, RequestFacts, RequestLine};
 use super::{Body, Response, tunnel};
 use crate::exchange::attempts::AttemptId;
 use crate::state::Route;
 use pillion_base::boxed::boxed;
 use pillion_base::error::Error;
 use pillion_base::limits::Permit;
-use pillion_http::message::RequestHead;
+use pillion_http::message::{Headers, RequestHead};
 use pillion_http::seen::Seen;
 use pillion_http1::Value;
 
@@ -108,12 +108,14 @@ impl Call {
 
     /// Notes in the exchange what metrics and records need of the request.
     pub fn note_request(&mut self) {
-        let Self { head, common, .. } = self;
+        let Self { head, common, seen, .. } = self;
         let (exchange, host, is_grpc) = (&common.exchange, &mut common.host, common.is_grpc);
         exchange.note(|facts| {
             facts.method = Some((&head.method).into());
             facts.is_grpc = is_grpc;
-            if exchange.worker.records() {
+            let is_traced =
+                exchange.worker.traces.is_on() && begin_trace(facts, exchange, &head.headers, *seen);
+            if exchange.worker.records() || is_traced {
                 let line = facts.request.insert(RequestLine::of(head, &exchange.worker));
                 if host.is_none() {
                     *host = line.host_field().cloned(); // it is looked for once
@@ -121,6 +123,16 @@ impl Call {
             }
         });
     }
+}
+
+/// Begins the trace, unless the request is a copy, whose trace has begun. Returns whether it is recorded.
+#[inline(never)] // few sidecars trace
+fn begin_trace(facts: &mut RequestFacts, exchange: &Exchange, headers: &Headers, seen: Seen) -> bool {
+    if facts.trace.is_none() {
+        let draw = || exchange.worker.ground.rng.lock().u64(..);
+        facts.trace = exchange.worker.traces.begin(headers, seen, draw);
+    }
+    facts.trace.as_ref().is_some_and(|trace| trace.context.is_sampled)
 }
 
 impl RequestContext {

@@ -17,6 +17,7 @@ use crate::exchange::attempts::{Attempt, AttemptId, AttemptOutcome, Attempts};
 use crate::exchange::{ExchangeEnd, Facts, Upload};
 use crate::noted::NotedHeaders;
 use crate::state::{DestinationKey, Fixed, Route};
+use crate::traces::Trace;
 use crate::worker::Worker;
 use pillion_base::deadline::Timers;
 use pillion_base::error::Error;
@@ -56,6 +57,8 @@ pub struct RequestFacts {
     /// Not boxed: the allocation would cost each request 100 instructions.
     pub request: Option<RequestLine>,
     pub is_grpc: bool,
+    /// `None`: there are no traces.
+    pub trace: Option<Trace>,
     pub method: Option<MethodLabel>,
     status: u16,
     /// The reason of the other sidecar, if that sidecar made the answer of the last try itself.
@@ -223,6 +226,21 @@ impl Exchange {
         self.facts.lock().common.attempts.expire_all(reason, Instant::now());
     }
 
+    /// Writes the headers that tell the next hop of the trace, if there is one.
+    pub fn write_trace(&self, attempt: AttemptId, headers: &mut Headers) {
+        if self.worker.traces.is_on()
+            && let Some(trace) = &self.facts.lock().trace
+        {
+            trace.write(attempt.number(), headers);
+        }
+    }
+
+    /// The trace of a copy of the request.
+    pub fn trace_beside(&self) -> Option<Trace> {
+        let facts = self.facts.lock();
+        facts.trace.as_ref().map(|trace| trace.beside(self.worker.ground.rng.lock().u64(..)))
+    }
+
     /// The request's ID, as text for the log.
     pub fn id(&self) -> &str {
         self.request_id.as_str().unwrap_or_default()
@@ -321,7 +339,9 @@ impl Exchange {
         let is_notable =
             reason.is_some() || has_peer_reason || is_failure(reason, facts.status, facts.grpc_status);
         let slow = if facts.tunnelled { Duration::ZERO } else { ended - self.started };
-        let wanted = self.worker.wanted(is_notable, slow);
+        let trace = facts.trace.as_ref();
+        let is_traced = trace.is_some_and(|trace| trace.context.is_sampled);
+        let wanted = self.worker.wanted(is_notable, slow, is_traced);
         if wanted.by_nobody() {
             return;
         }
@@ -332,6 +352,7 @@ impl Exchange {
             request_id: self.request_id.as_bytes(),
             status: facts.status,
             grpc_status: facts.grpc_status,
+            trace: trace.map(|trace| trace.context.trace),
             peer_reason: facts.peer_reason.as_deref().unwrap_or_default(),
         };
         let bytes = (self.progress.bytes(), ending.bytes);
@@ -346,6 +367,8 @@ impl Exchange {
             authorizer: facts.authorizer,
             delayed_until: facts.delayed_until,
             headers: line.headers.as_deref(),
+            trace,
+            is_grpc: facts.is_grpc,
         };
         facts.common.record(&ended, &self.connection, &self.worker, wanted);
     }

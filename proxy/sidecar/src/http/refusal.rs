@@ -216,7 +216,9 @@ fn count(refusal: &Refusal, shown: &Shown<'_>, connection: &Connection, worker: 
 }
 
 fn log(refusal: &Refusal, shown: &Shown<'_>, request_id: &Value, connection: &Connection, worker: &Worker) {
-    let wanted = worker.wanted(true, Duration::ZERO);
+    let trace = worker.traces.begin_unread(|| worker.ground.rng.lock().u64(..));
+    let is_traced = trace.as_ref().is_some_and(|trace| trace.context.is_sampled);
+    let wanted = worker.wanted(true, Duration::ZERO, is_traced);
     if wanted.by_nobody() {
         return;
     }
@@ -231,6 +233,7 @@ fn log(refusal: &Refusal, shown: &Shown<'_>, request_id: &Value, connection: &Co
         host: shown.host,
         request_id: request_id.as_bytes(),
         status: refusal.reason.status(),
+        trace: trace.as_ref().map(|trace| trace.context.trace),
         ..RequestRecord::default()
     };
     let protocol = pillion_telemetry::access::protocol_name(shown.version);
@@ -246,6 +249,8 @@ fn log(refusal: &Refusal, shown: &Shown<'_>, request_id: &Value, connection: &Co
         authorizer: None,
         delayed_until: None,
         headers: None,
+        trace: trace.as_ref(),
+        is_grpc: false,
     };
     facts.record(&ended, connection, worker, wanted);
 }

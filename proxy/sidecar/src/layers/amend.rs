@@ -109,12 +109,13 @@ fn mirrored(mut call: Box<Call>, mirror: Option<&Mirror>) -> (Box<Call>, Option<
     let dice = || exchange.worker.ground.rng.lock().f64();
     let is_wanted = |mirror: &&Mirror| call.common.tunnel.is_none() && is_among(mirror.share, dice);
     let Some(mirror) = mirror.filter(is_wanted) else { return (call, None) };
+    let trace = exchange.trace_beside();
     let exchange = Arc::new(exchange_beside(&exchange));
     exchange.routed(&mirror.route);
     let key = mirror.route.cluster.hash_key().and_then(|key| {
         KeyHash::of_request(key, &call.head.headers, &call.head.uri, exchange.connection.downstream.ip())
     });
-    exchange.note(|facts| facts.common.key = key);
+    exchange.note(|facts| (facts.common.key, facts.trace) = (key, trace));
     let Some(permit) = mirror.limit.try_acquire() else {
         refuse(&exchange, mirror);
         return (call, None);
@@ -128,7 +129,11 @@ fn mirrored(mut call: Box<Call>, mirror: Option<&Mirror>) -> (Box<Call>, Option<
         marked: true,
         ..call.common.clone()
     };
-    let copied = common.first_call(call.head.clone(), call.seen, copy);
+    let mut copied = common.first_call(call.head.clone(), call.seen, copy);
+    if copied.common.exchange.worker.traces.is_on() {
+        let exchange = copied.common.exchange.clone();
+        exchange.write_trace(copied.attempt, &mut copied.head_mut().headers);
+    }
     (call, Some((copied, permit)))
 }
 

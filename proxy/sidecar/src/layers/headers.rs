@@ -80,7 +80,7 @@ fn request(call: &mut Call) -> Result<(), Error> {
     let has_proto = seen.has(Seen::FORWARDED_PROTO)
         && (!seen.has(Seen::CONNECTION) || headers.has(Known::XForwardedProto));
     if !has_proto || connection.outside.is_some() {
-        headers.set(Known::XForwardedProto, if is_over_tls(connection) { &HTTPS } else { &HTTP });
+        headers.set(Known::XForwardedProto, if connection.is_over_tls() { &HTTPS } else { &HTTP });
     }
     let names_host =
         seen.has(Seen::FORWARDED_HOST) && (!seen.has(Seen::CONNECTION) || headers.has(Known::XForwardedHost));
@@ -96,6 +96,7 @@ fn request(call: &mut Call) -> Result<(), Error> {
     if call.common.route.as_ref().is_some_and(|route| route.cluster.tls().is_some()) {
         tell_passes(headers, &call.common); // a sidecar may be there
     }
+    exchange.write_trace(call.attempt, headers);
     Ok(())
 }
 
@@ -113,11 +114,7 @@ pub(super) fn remove_connection_headers(call: &mut Call) -> Result<(), Error> {
 /// `x-forwarded-proto` of a request that has none, and of every request of a client outside the mesh over TLS: no proxy
 /// before the sidecar could know better.
 pub(super) const fn scheme(connection: &Connection) -> &'static str {
-    if is_over_tls(connection) { "https" } else { "http" }
-}
-
-const fn is_over_tls(connection: &Connection) -> bool {
-    connection.peer.is_some() || connection.outside.is_some()
+    if connection.is_over_tls() { "https" } else { "http" }
 }
 
 /// Removes headers that only sidecars may send, and reads them where a trusted sidecar sent them.

@@ -386,6 +386,9 @@ impl RetriedRequest {
         if tries > 1 {
             call.head_mut().headers.set(Known::XPillionAttempt, &HeaderValue::from(tries));
         }
+        if exchange.worker.traces.is_on() && !self.spare.cluster().is_passthrough() {
+            exchange.write_trace(call.attempt, &mut call.head_mut().headers);
+        }
         call
     }
 }

@@ -13,6 +13,7 @@ use pillion_model::authorization::ExtAuthz;
 
 use super::super::flags;
 use super::super::json::civil;
+use super::super::propagation::TraceId;
 use super::{Further, KeptHeaders, NAME_BYTES, Record};
 
 /// The capacity that a thread's line keeps: nearly every line is shorter.
@@ -128,6 +129,10 @@ impl Field<'_> {
             Plain::DownstreamRemoteAddressWithoutPort => self.host(record.downstream),
             Plain::DownstreamLocalAddress => self.address(further.local),
             Plain::DownstreamPeerUriSan => self.text(record.peer.as_bytes(), NAME_BYTES),
+            Plain::TraceId => {
+                let digits = record.request.trace.map(TraceId::text);
+                self.text(digits.as_ref().map_or(&[], |digits| digits), TraceId::DIGITS);
+            }
             Plain::GrpcStatus => self.grpc(record.request.grpc_status),
             Plain::GrpcStatusNumber => self.number(record.request.grpc_status.map(Into::into)),
         }
@@ -312,7 +317,8 @@ mod tests {
             request_duration: Some(Duration::from_micros(1_999)),
             response_duration: Some(Duration::from_millis(5)),
         };
-        let request = RequestRecord { grpc_status: Some(5), ..answered().request };
+        let trace = TraceId::read(&[b'7'; 32]);
+        let request = RequestRecord { grpc_status: Some(5), trace, ..answered().request };
         let record = Record {
             request,
             time: UNIX_EPOCH + Duration::new(1_700_000_000, 12_345_678),
@@ -337,6 +343,7 @@ mod tests {
             ("%UPSTREAM_REQUEST_ATTEMPT_COUNT%", "2"),
             ("%DOWNSTREAM_REMOTE_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", "[::1]:5 ::1"),
             ("%DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_PEER_URI_SAN%", "10.0.0.9:80 -"),
+            ("%TRACE_ID%", "77777777777777777777777777777777"),
             ("%GRPC_STATUS% %GRPC_STATUS_NUMBER% %PROTOCOL% 100%%", "NotFound 5 HTTP/2 100%"),
         ] {
             assert_eq!(line(template, &record, &further).trim_end(), expected, "{template}");
