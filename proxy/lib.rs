@@ -34,8 +34,8 @@
 //!    [`returning`](pillion_base::net::returning) recognises it.
 //! 6. HTTP goes to [`http::server`](pillion_sidecar::http::server). HTTP/1:
 //!    [`http::h1_server`](pillion_sidecar::http::h1_server), one task, which reads a head, carries the request and
-//!    writes its answer. A connection that waits holds no buffer, and one that has been idle for a second holds no
-//!    timer. `pillion_http1` does the framing, here and ([`pillion_http::h1`]) towards endpoints. HTTP/2:
+//!    writes its answer. A connection that waits holds no buffer, and the drain does not wait for one that has been
+//!    idle for a second. `pillion_http1` does the framing, here and ([`pillion_http::h1`]) towards endpoints. HTTP/2:
 //!    [`http::h2_server`](pillion_sidecar::http::h2_server), with a task for each stream. It uses [`pillion_http::h2`],
 //!    which uses the crate `h2`, here and towards endpoints.
 //! 7. Each request goes through the stack of its direction, below. A request that becomes a tunnel

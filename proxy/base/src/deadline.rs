@@ -48,7 +48,7 @@ impl Timers {
 impl Deadline {
     /// Whether the timer has fired, and was not polled since.
     pub fn has_fired(&self) -> bool {
-        self.sleep.as_ref().is_some_and(|sleep| sleep.is_elapsed())
+        self.sleep.as_ref().is_none_or(|sleep| sleep.is_elapsed())
     }
 
     /// Whether the timer fires after `now` and no later than `at`.
@@ -56,6 +56,11 @@ impl Deadline {
         self.sleep
             .as_ref()
             .is_some_and(|sleep| !sleep.is_elapsed() && sleep.deadline() > now && sleep.deadline() <= at)
+    }
+
+    /// Polls a deadline that this task has polled before, at nearly no cost until its timer fires.
+    pub fn poll_fired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.has_fired() { Pin::new(self).poll(cx) } else { Poll::Pending }
     }
 
     /// Moves the deadline. Moving it to a later moment costs nothing until the timer fires.
@@ -74,7 +79,9 @@ impl Future for Deadline {
         let at = self.at;
         let Some(sleep) = self.sleep.as_mut() else { return Poll::Ready(()) };
         loop {
-            ready!(sleep.as_mut().poll(cx));
+            if !sleep.is_elapsed() {
+                ready!(sleep.as_mut().poll(cx)); // costs 100 instructions
+            }
             if sleep.deadline() >= at {
                 return Poll::Ready(());
             }
@@ -118,6 +125,26 @@ mod tests {
         deadline.move_to(start + Duration::from_secs(3));
         (&mut deadline).await;
         assert_eq!(start.elapsed(), Duration::from_secs(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_its_task_has_polled_is_polled_again_only_after_its_timer_has_fired() {
+        let (timers, start) = (Timers::default(), Instant::now());
+        let mut deadline = timers.deadline(start + Duration::from_secs(1));
+        let mut polls = 0;
+        let ended = std::future::poll_fn(|cx| {
+            polls += 1;
+            match polls {
+                1 => Pin::new(&mut deadline).poll(cx),
+                2 => {
+                    deadline.move_to(start + Duration::from_secs(3)); // its timer fires now, and is set again
+                    deadline.poll_fired(cx)
+                }
+                _ => deadline.poll_fired(cx),
+            }
+        });
+        ended.await;
+        assert_eq!((start.elapsed(), polls), (Duration::from_secs(3), 3));
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::{Drain, Phase};
+use super::{Drain, Phase, Reached};
 use pillion_model::Direction;
 
 /// A connection counts as at rest after this silence. A client that has just connected, or was just answered, may be
@@ -83,10 +83,15 @@ impl Work {
             sleep_until(silent_since + QUIET).await;
             self.rest();
         }
-        match self.direction {
-            Direction::Inbound => self.roll.drain.reached(Phase::Closing).await,
-            Direction::Outbound => std::future::pending().await,
+        match self.dismissal() {
+            Some(reached) => reached.await,
+            None => std::future::pending().await,
         }
+    }
+
+    /// Ready when the drain closes connections at rest. `None` for an outbound one, which is never closed so.
+    pub fn dismissal(&self) -> Option<Reached> {
+        (self.direction == Direction::Inbound).then(|| self.roll.drain.reached(Phase::Closing))
     }
 
     /// Returns when an HTTP/2 client must be asked to go elsewhere (GOAWAY): when the drain begins. A client that

@@ -49,8 +49,7 @@ struct Downstream {
     takes_trailers: bool,
     /// The answer ends with the connection, so a connection that is dropped before the end is reset.
     resets: bool,
-    /// While the client's last request was answered, the socket was asked for bytes and had none: it wakes the task when
-    /// some come.
+    /// The socket was asked for bytes and had none: it wakes the task when some come.
     is_watched: bool,
     connection: Arc<Connection>,
     worker: Arc<Worker>,
@@ -60,8 +59,6 @@ struct Downstream {
 enum Left {
     /// It is ready for the next request.
     GoesOn,
-    /// There was no request, and the client is silent.
-    Rests,
     /// It is to be closed so that a client that still reads loses no bytes.
     Ends,
     /// It is reset: the client is gone, or must see that an answer is not complete.
@@ -87,11 +84,6 @@ pub fn serve<S: AnsweringService>(
             let received = poll_fn(|cx| downstream.poll_head(cx)).await;
             match act(received, &mut downstream, &mut stack).await {
                 Left::GoesOn => {}
-                Left::Rests => {
-                    if !Box::pin(downstream.rests()).await {
-                        return;
-                    }
-                }
                 Left::Ends => return Box::pin(downstream.ends()).await,
                 Left::Lost => return,
                 Left::Opaque(opens) => return drop(opens.send(downstream.into_io())), // dropped, the tunnel ends
@@ -109,7 +101,6 @@ fn act<'a, S: AnsweringService>(
     match received {
         Received::Head(head, content) => pinned(|| carrying::carry(downstream, head, content, stack)),
         Received::Refused => Box::pin(downstream.refused()),
-        Received::Nothing => Box::pin(ready(Left::Rests)),
         Received::Over => Box::pin(ready(Left::Lost)),
     }
 }

@@ -1,7 +1,7 @@
 //! The time between two requests: reads the next head, and watches a client that does not send one.
 
-use std::future::{Future as _, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::Future as _;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use crate::connection::Connection;
 use crate::http::refusal;
 use crate::worker::Worker;
 use pillion_base::deadline::Deadline;
+use pillion_base::drain::{Reached, Work};
 use pillion_base::unfinished::{READER, Share};
 use pillion_http::h1::buffer::{Outbox, poll_fill};
 use pillion_http::h1::request::Incoming;
@@ -31,8 +32,6 @@ pub(super) enum Received {
     Head(Arc<RequestHead>, (Option<Incoming>, Content)),
     /// Bytes that are not a request. The answer to them waits in the outbox.
     Refused,
-    /// Nothing: the client is silent.
-    Nothing,
     /// The client has left, or its time is over.
     Over,
 }
@@ -47,13 +46,22 @@ pub(super) struct Watch {
     last: Instant,
     /// Bytes have come, or an answer has left, since the timer was last polled.
     has_moved: bool,
+    /// For a client that is awaited: until it counts as silent, or its head as late.
     timer: Option<Deadline>,
+    /// Whether the client is silent: the drain does not wait for the connection.
+    is_at_rest: bool,
+    /// For a silent client: until its connection has been idle for too long. It stays set while requests come, because
+    /// moving it to a later moment costs nothing.
+    idle: Option<Deadline>,
+    /// The end of the wait of a silent client by the drain. Made at the first rest, and kept.
+    dismissed: Option<Reached>,
     /// The share of the memory for incomplete heads.
     share: Option<Box<Share>>,
 }
 
 /// Why the wait for a head ended.
 enum Patience {
+    /// The connection was idle for too long, or the drain closes it.
     Silent,
     Late,
     /// The memory for incomplete heads is used up, and this head was the oldest.
@@ -62,13 +70,31 @@ enum Patience {
 
 impl Downstream {
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
-        if self.is_still_silent(cx) {
+        // Whether a timer has woken the task. Otherwise bytes have, unless an answer has just left.
+        let has_fired = self.io.is_awaited() && self.watch.has_fired();
+        let is_asked = has_fired || !self.io.is_awaited();
+        if std::mem::take(&mut self.is_watched) && is_asked && !self.io.may_have_come() {
+            // Nearly always so, and a read that finds nothing costs 300 instructions.
+            let over = self.watch.poll(0, (&self.connection, &self.worker), cx);
+            self.is_watched = over.is_pending();
             self.io.wait_for(true);
-            return Poll::Pending;
+            return over.map(|_no_byte_to_answer| Received::Over);
         }
-        let Self { io, inbox, judged, outbox, server, watch, takes_trailers, connection, worker, .. } = self;
-        if io.is_awaited() && watch.has_fired() {
-            io.wait_for(false); // the timer may have woken the task, so a read through TLS may find nothing
+        let Self {
+            io,
+            inbox,
+            judged,
+            outbox,
+            server,
+            watch,
+            takes_trailers,
+            is_watched,
+            connection,
+            worker,
+            ..
+        } = self;
+        if has_fired {
+            io.wait_for(false); // a read through TLS may find nothing
         }
         inbox.with(|bytes| {
             loop {
@@ -95,6 +121,8 @@ impl Downstream {
                     }
                 }
                 let Poll::Ready(read) = poll_fill(io, bytes, cx) else {
+                    *is_watched = bytes.is_empty();
+                    io.wait_for(true);
                     let patience = ready!(watch.poll(bytes.len(), (connection, worker), cx));
                     let received = timed_out(patience, bytes, outbox.end(), (connection, worker));
                     watch.share = None;
@@ -103,40 +131,9 @@ impl Downstream {
                 if !matches!(read, Ok(1..)) {
                     return Poll::Ready(Received::Over);
                 }
-                watch.note_read();
+                watch.note_read(&connection.place.work);
             }
         })
-    }
-}
-
-impl Downstream {
-    /// Whether a client that was watched while its request was answered has sent nothing since, and may still be waited
-    /// for. Nearly always so, and a read that finds nothing costs 300 instructions.
-    fn is_still_silent(&mut self, cx: &mut Context<'_>) -> bool {
-        std::mem::take(&mut self.is_watched)
-            && !self.io.may_have_come()
-            && self.watch.poll(0, (&self.connection, &self.worker), cx).is_pending()
-    }
-
-    /// Waits for a first byte for as long as a connection may be idle. The drain does not wait for the connection
-    /// meanwhile, and the end of the process may close it. `false`: the connection is over.
-    pub(super) async fn rests(&mut self) -> bool {
-        let Self { io, inbox, watch, connection, worker, .. } = self;
-        let (work, now) = (&connection.place.work, Instant::now());
-        work.rest();
-        watch.rest(now + worker.limits().idle_timeout, worker);
-        let mut dismissed = pin!(work.dismissed(now));
-        poll_fn(|cx| {
-            // Bytes go before the end of the wait: a client that has sent a request gets an answer.
-            if let Poll::Ready(read) = inbox.with(|bytes| poll_fill(io, bytes, cx)) {
-                work.wake();
-                watch.note_read();
-                return Poll::Ready(matches!(read, Ok(1..)));
-            }
-            let over = dismissed.as_mut().poll(cx).is_ready() || watch.poll_rest(cx).is_ready();
-            if over { Poll::Ready(false) } else { Poll::Pending }
-        })
-        .await
     }
 }
 
@@ -164,7 +161,7 @@ fn timed_out(
 ) -> Received {
     let shown = head.get(..refusal::KEPT).unwrap_or(head);
     let received = match patience {
-        Patience::Silent => return Received::Nothing,
+        Patience::Silent => return Received::Over,
         Patience::Late => match refusal::refuse_late(shown, connection, worker) {
             Some(answer) => {
                 out.extend_from_slice(&answer);
@@ -185,7 +182,17 @@ impl Watch {
     /// `since`: when the first byte came, if it has.
     pub(super) fn new(since: Option<Instant>) -> Self {
         let last = since.unwrap_or_else(Instant::now);
-        Self { has_begun: false, since, last, has_moved: false, timer: None, share: None }
+        Self {
+            has_begun: false,
+            since,
+            last,
+            has_moved: false,
+            timer: None,
+            is_at_rest: false,
+            idle: None,
+            dismissed: None,
+            share: None,
+        }
     }
 
     /// Stops the watch, because a complete head has come: [`Content::poll`] watches the client from here on.
@@ -194,24 +201,35 @@ impl Watch {
         self.share = None;
     }
 
-    /// Begins the wait for a first byte, which ends at `until`.
-    fn rest(&mut self, until: Instant, worker: &Worker) {
-        match &mut self.timer {
-            Some(timer) => timer.move_to(until),
-            None => self.timer = Some(worker.ground.timers.deadline(until)),
-        }
-    }
-
     fn has_fired(&self) -> bool {
         self.timer.as_ref().is_some_and(Deadline::has_fired)
     }
 
-    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.timer.as_mut().map_or(Poll::Ready(()), |timer| Pin::new(timer).poll(cx))
+    /// Bytes have come.
+    fn note_read(&mut self, work: &Work) {
+        (self.has_begun, self.has_moved) = (true, true);
+        if std::mem::take(&mut self.is_at_rest) {
+            work.wake();
+        }
     }
 
-    const fn note_read(&mut self) {
-        (self.has_begun, self.has_moved) = (true, true);
+    /// The client is silent. From now on the drain does not wait for the connection, and may close it.
+    fn rest(&mut self, (connection, worker): (&Connection, &Worker), cx: &mut Context<'_>) {
+        self.is_at_rest = true;
+        self.timer = None;
+        let work = &connection.place.work;
+        work.rest();
+        self.dismissed = self.dismissed.take().or_else(|| work.dismissal());
+        let until = self.last + REST_AFTER + worker.limits().idle_timeout;
+        match &mut self.idle {
+            Some(idle) => idle.move_to(until),
+            None => {
+                let mut idle = worker.ground.timers.deadline(until);
+                // Its timer knows the task from here on. An end that has come already is seen by the next poll.
+                let _ended = Pin::new(&mut idle).poll(cx);
+                self.idle = Some(idle);
+            }
+        }
     }
 
     /// Checks the time and the memory of a client from which no byte has come, with `held` bytes of a head. Ready when
@@ -225,7 +243,7 @@ impl Watch {
         if self.since.is_none() && (self.has_begun || held > 0) {
             self.since = Some(Instant::now());
         }
-        let Some(since) = self.since else { return self.poll_silence(worker, cx) };
+        let Some(since) = self.since else { return self.poll_silence((connection, worker), cx) };
         if held > 0 {
             let begin = || Box::new(worker.ground.unfinished.begin(connection.side()));
             let share = self.share.get_or_insert_with(begin);
@@ -238,14 +256,24 @@ impl Watch {
         self.poll_timer(at, worker, cx).map(|_at_once| Patience::Late)
     }
 
-    fn poll_silence(&mut self, worker: &Worker, cx: &mut Context<'_>) -> Poll<Patience> {
-        let at_once = ready!(self.poll_timer(self.last + REST_AFTER, worker, cx));
-        if at_once {
-            // The answer took longer than `REST_AFTER`.
-            self.last = Instant::now();
-            ready!(self.poll_timer(self.last + REST_AFTER, worker, cx));
+    fn poll_silence(
+        &mut self,
+        (connection, worker): (&Connection, &Worker),
+        cx: &mut Context<'_>,
+    ) -> Poll<Patience> {
+        if !self.is_at_rest {
+            let at_once = ready!(self.poll_timer(self.last + REST_AFTER, worker, cx));
+            if at_once {
+                // The answer took longer than `REST_AFTER`.
+                self.last = Instant::now();
+                ready!(self.poll_timer(self.last + REST_AFTER, worker, cx));
+            }
+            self.rest((connection, worker), cx);
         }
-        Poll::Ready(Patience::Silent)
+        let is_dismissed =
+            self.dismissed.as_mut().is_some_and(|reached| Pin::new(reached).poll(cx).is_ready());
+        let is_over = is_dismissed || self.idle.as_mut().is_none_or(|idle| idle.poll_fired(cx).is_ready());
+        if is_over { Poll::Ready(Patience::Silent) } else { Poll::Pending }
     }
 
     /// Ready at `at`. The value says whether that time had come already when bytes came or an answer left. A timer that
