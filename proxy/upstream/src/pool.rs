@@ -112,8 +112,8 @@ impl Pool {
 
     /// Closes connections that were idle for too long. With `has_left` it closes every idle connection, because the
     /// endpoint gets no new request.
-    pub fn sweep(&self, has_left: bool) {
-        self.shards().for_each(|shard| shard.sweep(has_left));
+    pub fn sweep(&self, has_left: bool, now: Instant) {
+        self.shards().for_each(|shard| shard.sweep(has_left, now));
     }
 
     /// No further request uses a connection that has been opened until now. What is under way ends in order.
@@ -151,18 +151,23 @@ impl Used {
     }
 }
 
-/// How long a connection has been idle, without a read of the clock for each request: the sweep notes the time when it
-/// finds the connection idle for the first time, at most [`SWEEP_EVERY`] late.
+/// When a connection that is idle must be closed, without a read of the clock for each request: the sweep notes it when
+/// it finds the connection idle for the first time, at most [`SWEEP_EVERY`] late.
 #[derive(Debug, Clone, Copy, Default)]
 struct Idle(Option<Instant>);
 
 impl Idle {
-    /// Whether the connection must be closed at `now`, so that it is closed before it was idle for `most`.
+    /// Whether the connection must be closed at `now`, so that it is closed before it was idle for `most`. That is
+    /// always the same, or zero.
     fn is_over(&mut self, most: Option<Duration>, now: Instant) -> bool {
-        let noticed = *self.0.get_or_insert(now);
-        most.is_some_and(|most| now.duration_since(noticed) + 2 * SWEEP_EVERY >= most)
+        let Some(most) = most else { return false };
+        let rest = most.saturating_sub(2 * SWEEP_EVERY).min(LONGEST_IDLE);
+        rest.is_zero() || now >= *self.0.get_or_insert_with(|| now + rest)
     }
 }
+
+/// A year, so that the end of an idle time can be told.
+const LONGEST_IDLE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The age and the peer of a connection.
 #[derive(Clone, Copy)]
@@ -182,5 +187,26 @@ impl About {
     fn is_worn(&self, policy: &ConnectionPolicy) -> bool {
         policy.max_requests.is_some_and(|max| self.uses >= u64::from(max))
             || policy.max_age.is_some_and(|max| self.opened.elapsed() >= max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_closed_before_it_was_idle_for_too_long_and_at_once_where_it_may_not_be_idle() {
+        let (start, seconds) = (Instant::now(), Duration::from_secs);
+        let over_at = |most: Option<Duration>| {
+            let mut idle = Idle::default();
+            (0..100).find(|second| idle.is_over(most, start + seconds(*second)))
+        };
+        assert_eq!(
+            [None, Some(seconds(60)), Some(seconds(1)), Some(Duration::MAX)].map(over_at),
+            [None, Some(58), Some(0), None]
+        );
+        let mut idle = Idle::default();
+        assert!(!idle.is_over(Some(seconds(60)), start));
+        assert!(idle.is_over(Some(Duration::ZERO), start), "its endpoint has left");
     }
 }

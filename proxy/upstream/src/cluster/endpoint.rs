@@ -161,8 +161,8 @@ impl Endpoint {
     }
 
     /// Closes connections that were idle for too long. A removed endpoint closes every idle connection.
-    pub fn sweep(&self) {
-        self.pool.sweep(self.has_left.load(Relaxed));
+    pub fn sweep(&self, now: tokio::time::Instant) {
+        self.pool.sweep(self.has_left.load(Relaxed), now);
     }
 
     /// Sets the weight, which a reload may change.

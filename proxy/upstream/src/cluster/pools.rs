@@ -7,6 +7,7 @@
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
 
@@ -29,10 +30,11 @@ impl Pools {
     pub fn sweep(&self) {
         // The list is taken out, so that an endpoint's first connection does not wait for the sweep.
         let mut known = std::mem::take(&mut *self.0.lock());
+        let now = Instant::now();
         known.retain(|endpoint| match endpoint.upgrade() {
             None => false,
             Some(endpoint) => {
-                endpoint.sweep();
+                endpoint.sweep(now);
                 true
             }
         });

@@ -327,15 +327,19 @@ impl Shard {
         unused.map(|index| state.shared.swap_remove(index)).is_some()
     }
 
-    pub(super) fn sweep(&self, has_left: bool) {
+    /// Its cost counts: there may be thousands of endpoints.
+    pub(super) fn sweep(&self, has_left: bool, now: Instant) {
         let idle_timeout = if has_left { Some(Duration::ZERO) } else { self.terms.policy.idle_timeout };
-        // A request that was woken to dial may have been given up before it could. This bounds the wait of the others.
-        self.wake_one_stream_waiter();
-        let (now, mut state) = (Instant::now(), self.state.lock());
+        let mut state = self.state.lock();
         state.sweeps = state.sweeps.wrapping_add(1);
         self.raise_learnt_streams(state.sweeps);
         state.idle.retain_mut(|conn| !conn.is_done(idle_timeout, now));
         state.shared.retain(|conn| !conn.is_done(idle_timeout, now));
+        if !state.wants_stream.is_empty() {
+            drop(state);
+            // A request that was woken to dial may have been given up before it could. This bounds the wait of the others.
+            self.wake_one_stream_waiter();
+        }
     }
 }
 
