@@ -92,7 +92,7 @@ impl Interim {
         if self.expects.load(Relaxed) {
             self.state.lock().1 = Some(cx.waker().clone());
         }
-        if self.is_told.swap(false, Relaxed) {
+        if self.is_told.load(Relaxed) && self.is_told.swap(false, Relaxed) {
             let waiting = std::mem::take(&mut self.state.lock().0);
             waiting.into_iter().for_each(&mut give);
         }

@@ -20,6 +20,8 @@ use pillion_telemetry::{AccessLog, Histogram, Recorder};
 pub struct Worker {
     pub ground: Arc<Ground>,
     pub state: Arc<Store>,
+    /// The limits of a generation of `state`. They cost half of what a read of the state costs.
+    limits: Mutex<(u64, DownstreamLimits)>,
     pub recorder: Mutex<Recorder>,
     access_log: Option<Arc<AccessLog>>,
     /// Whether the template of the access log names headers.
@@ -75,6 +77,7 @@ impl Worker {
         let metrics = &ground.metrics;
         Arc::new(Self {
             state,
+            limits: Mutex::new((u64::MAX, DownstreamLimits::default())), // of no generation yet
             recorder: Mutex::new(Recorder::new(metrics.clone())),
             logs_headers: records.access_log.as_ref().is_some_and(|log| log.names_headers().is_some()),
             access_log: records.access_log,
@@ -120,7 +123,12 @@ impl Worker {
 
     /// The current limits for connections from downstream.
     pub fn limits(&self) -> DownstreamLimits {
-        self.state.load().limits
+        let mut kept = self.limits.lock();
+        if kept.0 != self.state.generation() {
+            let snapshot = self.state.load();
+            *kept = (snapshot.generation, snapshot.limits);
+        }
+        kept.1
     }
 
     /// The metric of the time that requests spend in the sidecar itself.

@@ -122,11 +122,6 @@ impl Prefixed<Transport> {
         if self.holds_nothing() { self.inner.at_rest() } else { None }
     }
 
-    /// Whether a read goes through TLS, or a stream of HTTP/2, before it comes to the socket.
-    pub const fn is_layered(&self) -> bool {
-        !matches!(self.inner, Transport::Plain(_))
-    }
-
     /// The bytes that the peer, or the kernel for the peer, has accepted from us. They are counted below TLS where the
     /// sidecar can see that level.
     pub fn taken(&self) -> u64 {

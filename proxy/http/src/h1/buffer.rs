@@ -102,15 +102,20 @@ impl Inbox {
     }
 }
 
+/// Whether nothing has come, as usual at the first question, so that no buffer is needed. `cx` is woken when that
+/// changes. When the task is woken, bytes have come, and the second question would cost 150 instructions.
+pub fn has_nothing(io: &mut Io, cx: &mut Context<'_>) -> bool {
+    if io.is_awaited() {
+        return false;
+    }
+    io.wait_for(io.poll_comes(cx).is_pending());
+    io.is_awaited()
+}
+
 /// Reads once, after the bytes that are there. 0 bytes: the peer has ended.
 pub fn poll_fill(io: &mut Io, bytes: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-    if io.is_layered() && !io.is_awaited() {
-        // Usually no byte has come yet, which is known without a call of TLS. When the task is woken, bytes have come,
-        // and the second question would cost 150 instructions.
-        io.wait_for(io.poll_comes(cx).is_pending());
-        if io.is_awaited() {
-            return Poll::Pending;
-        }
+    if has_nothing(io, cx) {
+        return Poll::Pending;
     }
     io.wait_for(false);
     poll_read(io, bytes, cx)

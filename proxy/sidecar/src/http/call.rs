@@ -111,12 +111,13 @@ impl Call {
         let Self { head, common, seen, .. } = self;
         let (exchange, host, is_grpc) = (&common.exchange, &mut common.host, common.is_grpc);
         exchange.note(|facts| {
-            facts.method = Some((&head.method).into());
+            let method = (&head.method).into();
+            facts.method = Some(method);
             facts.is_grpc = is_grpc;
             let is_traced =
                 exchange.worker.traces.is_on() && begin_trace(facts, exchange, &head.headers, *seen);
             if exchange.worker.records() || is_traced {
-                let line = facts.request.insert(RequestLine::of(head, &exchange.worker));
+                let line = facts.request.insert(RequestLine::of(head, method, &exchange.worker));
                 if host.is_none() {
                     *host = line.host_field().cloned(); // it is looked for once
                 }

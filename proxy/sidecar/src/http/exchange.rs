@@ -333,12 +333,12 @@ impl Exchange {
     }
 
     /// Gives the record to those who want it.
-    fn record(&self, facts: &RequestFacts, ending: ResponseEnd, ended: Instant) {
+    fn record(&self, facts: &RequestFacts, ending: ResponseEnd, ended: Instant, took: Duration) {
         let Some(line) = &facts.request else { return };
         let (reason, has_peer_reason) = (facts.common.reason, facts.peer_reason.is_some());
         let is_notable =
             reason.is_some() || has_peer_reason || is_failure(reason, facts.status, facts.grpc_status);
-        let slow = if facts.tunnelled { Duration::ZERO } else { ended - self.started };
+        let slow = if facts.tunnelled { Duration::ZERO } else { took };
         let trace = facts.trace.as_ref();
         let is_traced = trace.is_some_and(|trace| trace.context.is_sampled);
         let wanted = self.worker.wanted(is_notable, slow, is_traced);
@@ -380,10 +380,9 @@ fn known_method(label: Option<MethodLabel>) -> &'static str {
 }
 
 impl RequestLine {
-    pub fn of(head: &RequestHead, worker: &Worker) -> Self {
-        let is_known = MethodLabel::from(&head.method) != MethodLabel::Other;
+    pub fn of(head: &RequestHead, method: MethodLabel, worker: &Worker) -> Self {
         Self {
-            method: (!is_known).then(|| Box::new(head.method.clone())),
+            method: (method == MethodLabel::Other).then(|| Box::new(head.method.clone())),
             path: head.uri.path_and_query().cloned(),
             host: match head.uri.authority() {
                 Some(authority) => Named::Target(authority.clone()),
@@ -452,8 +451,9 @@ impl Observer for Exchange {
         if let Some(route) = &facts.common.route {
             let metrics = route.cluster.metrics();
             metrics.active().dec();
-            metrics.duration().observe(took.as_secs_f64());
-            route.observe(took.as_secs_f64(), &self.worker.ground.metrics);
+            let seconds = took.as_secs_f64();
+            metrics.duration().observe(seconds);
+            route.observe(seconds, &self.worker.ground.metrics);
             if !facts.tunnelled {
                 metrics.bytes(Flow::Received).inc_by(self.progress.bytes());
                 metrics.bytes(Flow::Sent).inc_by(ending.bytes);
@@ -473,6 +473,6 @@ impl Observer for Exchange {
             ?took,
             "request ended"
         );
-        self.record(&facts, ending, ended);
+        self.record(&facts, ending, ended, took);
     }
 }

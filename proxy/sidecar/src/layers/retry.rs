@@ -55,7 +55,7 @@ async fn try_first<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<R
         budget.deposit(call.common.exchange.started.into_std());
     }
     let progress = RetryState { tries: 1, replaced: 0, stale_replaced: false, whole: true };
-    let mut request = RetriedRequest { spare: Spare::of(&mut call, &route), progress };
+    let mut request = RetriedRequest { spare: Spare::of(&mut call, route), progress };
     call.per_try = request.spare.subject().per_try_timeout(1);
     let result = match request.spare.hedge_after() {
         None => next.call(call).await,
@@ -193,10 +193,10 @@ struct Spare {
 impl Spare {
     /// Keeps the head, and begins to keep the body, where the request may be sent again after it was written: by policy,
     /// or because it was refused.
-    fn of(call: &mut Call, route: &Arc<Route>) -> Self {
+    fn of(call: &mut Call, route: Arc<Route>) -> Self {
         let mut spare = Self {
             common: call.common.clone(),
-            route: route.clone(),
+            route,
             head: None,
             body: None,
             is_streaming: !call.body.is_empty(),

@@ -22,7 +22,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::{ClientFailure, Rest};
 use crate::error::Broken;
-use crate::h1::buffer::{Inbox, Outbox, poll_fill, take, take_shared};
+use crate::h1::buffer::{Inbox, Outbox, has_nothing, poll_fill, take, take_shared};
 use crate::h1::request::Then;
 use crate::h2::send::OutgoingBody;
 use crate::head::HeadLimits;
@@ -261,6 +261,11 @@ impl Wire {
     /// Reads what the upstream sends next, up to the head of its answer.
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Said, ClientFailure>> {
         let Self { io, engine, inbox, limits, failed, shares, .. } = self;
+        if let (Some(io), None, true) = (&mut *io, &failed, inbox.is_empty())
+            && has_nothing(io, cx)
+        {
+            return Poll::Pending;
+        }
         inbox.with(|bytes| {
             loop {
                 if !bytes.is_empty() {
