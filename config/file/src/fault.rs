@@ -73,8 +73,32 @@ impl Errors {
             Some(_) => Some(0), // a secret may go on in the next line
             None => begins(line),
         };
-        let hidden = hidden.unwrap_or(line.len());
+        let hidden = hidden.into_iter().chain(self.in_headers_of_tracing(at)).min().unwrap_or(line.len());
         Some(line.char_indices().map(|(at, c)| if at < hidden || c == ' ' { c } else { '·' }).collect())
+    }
+
+    /// Where the values of `tracing.headers` begin in a line, if it has any. Which of these headers carry credentials is known to
+    /// the collector alone.
+    fn in_headers_of_tracing(&self, at: usize) -> Option<usize> {
+        const KEYS: [&str; 2] = ["tracing", "headers"];
+        let is_other_key = |line: &str| {
+            line.starts_with(|first: char| first.is_ascii_alphabetic()) && !line.starts_with("tracing")
+        };
+        let mut known = 0; // of the keys
+        let mut begins = None;
+        for line in lines(&self.source).take(at + 1) {
+            known = if is_other_key(line) { 0 } else { known };
+            begins = (known == KEYS.len()).then_some(0);
+            let mut from = 0;
+            while let Some(key) = KEYS.get(known)
+                && let Some(found) = line.get(from..).and_then(|rest| rest.find(key))
+            {
+                from += found + key.len();
+                known += 1;
+                begins = (known == KEYS.len()).then_some(from);
+            }
+        }
+        begins
     }
 }
 
@@ -156,6 +180,9 @@ mod tests {
         for (source, line, column) in [
             ("admin: { listen: nonsense, token: \"s3cret words\" }", 1, 18),
             ("admin: { token: s3cret }", 1, 17),
+            ("tracing: { headers: { x-team: s3cret }, smaple: 1% }", 1, 40),
+            ("tracing:\n  headers:\n    api-key: x\n    x-team: s3cret", 4, 5),
+            ("{\"tracing\": {\"headers\": {\"x-team\": \"s3cret\"}}}", 1, 30),
             ("admin:\n  token:\n    s3cret", 3, 5),
             ("admin:\n  token: >\n    s3cret", 3, 5),
         ] {
