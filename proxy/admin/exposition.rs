@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pillion_telemetry::merge::{Merged, written};
+use pillion_telemetry::merge::{Merged, Owners, written};
 use pillion_telemetry::{Format, Metrics};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
@@ -35,13 +35,26 @@ pub(super) struct Writer {
     registry: Arc<Metrics>,
     sources: Sources,
     asked: mpsc::Receiver<Asker>,
+    kept: Kept,
+}
+
+/// What is kept from one exposition to the next.
+struct Kept {
     told: Told,
+    owners: Owners,
+}
+
+impl Kept {
+    fn new(registry: &Metrics) -> Self {
+        Self { told: Told::default(), owners: Owners::new(registry.has_istio()) }
+    }
 }
 
 /// `most` is how many requests may wait at once.
 pub(super) fn expositions(registry: Arc<Metrics>, sources: Sources, most: usize) -> (Expositions, Writer) {
     let (ask, asked) = mpsc::channel(most);
-    (Expositions(ask), Writer { registry, sources, asked, told: Told::default() })
+    let kept = Kept::new(&registry);
+    (Expositions(ask), Writer { registry, sources, asked, kept })
 }
 
 impl Expositions {
@@ -68,10 +81,11 @@ impl Writer {
     /// Returns how long the writing took, without the wait for sources.
     async fn write_for(&mut self, askers: Vec<Asker>) -> Duration {
         let scraped = self.sources.scrape().await;
-        let (registry, told, began) = (self.registry.clone(), std::mem::take(&mut self.told), Instant::now());
-        match tokio::task::spawn_blocking(move || write(&registry, &scraped, askers, told)).await {
-            Ok((told, texts)) => {
-                self.told = told;
+        let (registry, began) = (self.registry.clone(), Instant::now());
+        let kept = std::mem::replace(&mut self.kept, Kept::new(&registry));
+        match tokio::task::spawn_blocking(move || write(&registry, &scraped, askers, kept)).await {
+            Ok((kept, texts)) => {
+                self.kept = kept;
                 // a client that left does not need it
                 texts.into_iter().for_each(|(asker, text)| drop(asker.send(text)));
             }
@@ -86,11 +100,11 @@ fn write(
     registry: &Metrics,
     scraped: &[Scraped],
     askers: Vec<Asker>,
-    mut told: Told,
-) -> (Told, Vec<(oneshot::Sender<Bytes>, Bytes)>) {
+    mut kept: Kept,
+) -> (Kept, Vec<(oneshot::Sender<Bytes>, Bytes)>) {
     let own = registry.encode();
-    let merged = Merged::of(&own, scraped.iter().map(Scraped::answer).collect());
-    told.tell(&merged.verdicts);
+    let merged = Merged::of(&own, scraped.iter().map(Scraped::answer).collect(), &mut kept.owners);
+    kept.told.tell(&merged.verdicts);
     let in_format = |format| {
         let is_asked = askers.iter().any(|asker| asker.format == format);
         if is_asked { Bytes::from(written(&own, &merged, format)) } else { Bytes::new() }
@@ -101,7 +115,7 @@ fn write(
         Format::OpenMetrics => open.clone(),
     };
     let texts = askers.into_iter().map(|asker| (asker.to, of_format(asker.format))).collect();
-    (told, texts)
+    (kept, texts)
 }
 
 #[cfg(test)]

@@ -102,7 +102,8 @@ impl MergeSource {
     /// A scraper waits 10 s by default, and for all sources at once.
     pub const TIMEOUT: Duration = Duration::from_secs(1);
     pub const LONGEST_TIMEOUT: Duration = Duration::from_secs(10);
-    /// A pod has a few containers; each source takes up to 2 MiB while it is merged.
+    /// A pod has a few containers. While they are merged, the texts take up to 2 MiB each, and what is read of them some
+    /// 20 MB together.
     pub const MOST: usize = 8;
 }
 

@@ -1,20 +1,30 @@
 //! Merges the expositions of programs beside the sidecar into its own.
 //!
 //! Pure: texts in, one exposition out. The sidecar's families win. A family of a source whose name is taken already gets the
-//! source's name before its own, and is left out where that is taken, too. A source that is not understood is left out as a
-//! whole, and costs the others nothing.
+//! source's name before its own, and is left out where that is taken, too. [`Owners`] remembers whose each name is, so that
+//! a family keeps its name while other sources come and go. A source that is not understood is left out as a whole, and
+//! costs the others nothing.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::format::Format;
-use super::text::{Bounds, Family, Kind, Sample, read};
+use super::text::{Bounds, Family, Kind, Malformed, Sample, read, write};
 
-/// 20,000 samples of one source: as many as the sidecar itself has series.
-const BOUNDS: Bounds = Bounds { samples: 20_000, labels: 64 };
+/// What is read of one source: as many samples as the sidecar itself has series.
+const BOUNDS: Bounds = Bounds { families: 2_000, samples: 20_000, labels: 64 };
+/// What is read of all sources together: some 20 MB, beside their texts, while an exposition is written.
+const BOUNDS_OF_ALL: Bounds = Bounds { families: 4_000, samples: 40_000, ..BOUNDS };
+/// The names that are remembered: more than all families of one exposition have, with those of their samples.
+const MOST_NAMES: usize = 20_000;
 
 /// What begins with this is the sidecar's own, also while it has no such family.
 const OWN: &str = "pillion_";
+/// The same with `metrics.compatibility: [istio]`.
+const OWN_OF_ISTIO: &str = "istio_";
+/// What Prometheus itself adds to each scrape, or keeps of its alerts.
+const OF_PROMETHEUS: [&str; 3] = ["up", "ALERTS", "ALERTS_FOR_STATE"];
+const OF_SCRAPES: &str = "scrape_";
 
 /// What a source gave.
 pub struct Answer<'a> {
@@ -35,6 +45,56 @@ pub struct Verdict<'a> {
     pub left_out: Vec<String>,
 }
 
+/// Whose each name is: the source's that had it first, and of several in one scrape the first in the configuration. It
+/// stays with its source while that is down.
+pub struct Owners {
+    has_istio: bool,
+    names: HashMap<String, Owner>,
+    scrapes: u64,
+}
+
+struct Owner {
+    /// Its place in the configuration.
+    source: usize,
+    /// The number of the last scrape in which it had the name.
+    seen: u64,
+}
+
+impl Owners {
+    /// `has_istio`: names of Istio are the sidecar's own.
+    pub fn new(has_istio: bool) -> Self {
+        Self { has_istio, names: HashMap::new(), scrapes: 0 }
+    }
+
+    fn is_reserved(&self, name: &str) -> bool {
+        name.starts_with(OWN)
+            || name.starts_with(OF_SCRAPES)
+            || OF_PROMETHEUS.contains(&name)
+            || self.has_istio && name.starts_with(OWN_OF_ISTIO)
+    }
+
+    /// Whether a family of the source may have these names. `own`: those of the sidecar.
+    fn may_have(&self, source: usize, names: &[String], own: &HashSet<String>) -> bool {
+        let is_free = |name: &String| {
+            let is_of_other = self.names.get(name).is_some_and(|owner| owner.source != source);
+            !is_of_other && !self.is_reserved(name) && !own.contains(name)
+        };
+        names.iter().all(is_free)
+    }
+
+    fn note(&mut self, source: usize, names: Vec<String>) {
+        let owner = |name| (name, Owner { source, seen: self.scrapes });
+        self.names.extend(names.into_iter().map(owner));
+    }
+
+    /// Where there are too many names, those of this scrape stay.
+    fn forget_beyond_bound(&mut self) {
+        if self.names.len() > MOST_NAMES {
+            self.names.retain(|_, owner| owner.seen == self.scrapes);
+        }
+    }
+}
+
 /// The families of all sources that can stand beside those of the sidecar.
 #[derive(Default)]
 pub struct Merged<'a> {
@@ -43,66 +103,93 @@ pub struct Merged<'a> {
 }
 
 impl<'a> Merged<'a> {
-    /// `own`: the sidecar's exposition, in the text format.
-    pub fn of(own: &str, answers: Vec<Answer<'a>>) -> Self {
+    /// `own`: the sidecar's exposition, in the text format. `answers`: those of all sources, in the configuration's order.
+    pub fn of(own: &str, answers: Vec<Answer<'a>>, owners: &mut Owners) -> Self {
         let mut merged = Self::default();
         if answers.is_empty() {
             return merged;
         }
-        let mut taken: HashSet<String> = families(own).iter().flat_map(Family::names).collect();
-        for Answer { source, text } in answers {
-            let read =
-                text.and_then(|(text, format)| read(text, format, BOUNDS).map_err(|why| why.to_string()));
-            let verdict = match read {
-                Ok(families) => merged.take(source, families, &mut taken),
+        owners.scrapes += 1;
+        let own: HashSet<String> = families(own).iter().flat_map(Family::names).collect();
+        let mut left = BOUNDS_OF_ALL;
+        for (place, Answer { source, text }) in answers.into_iter().enumerate() {
+            let verdict = match text.and_then(|(text, format)| read_within(text, format, &mut left)) {
+                Ok(families) => merged.take((place, source), families, &own, owners),
                 Err(why) => Verdict { source, problem: Some(why), renamed: Vec::new(), left_out: Vec::new() },
             };
             merged.verdicts.push(verdict);
         }
+        owners.forget_beyond_bound();
         let told = told(&merged.verdicts);
         merged.families.extend(told);
         merged
     }
 
+    /// Takes the families of the source at this place in the configuration.
     fn take(
         &mut self,
-        source: &'a str,
+        (place, source): (usize, &'a str),
         families: Vec<Family<'a>>,
-        taken: &mut HashSet<String>,
+        own: &HashSet<String>,
+        owners: &mut Owners,
     ) -> Verdict<'a> {
+        let (free, taken): (Vec<_>, Vec<_>) =
+            families.into_iter().partition(|family| owners.may_have(place, &family.names(), own));
+        free.iter().for_each(|family| owners.note(place, family.names()));
+        let kept: HashSet<String> = free.iter().flat_map(Family::names).collect();
+        self.families.extend(free);
         let (mut renamed, mut left_out) = (Vec::new(), Vec::new());
-        for mut family in families {
+        for mut family in taken {
             let name = family.name.to_string();
-            if !is_free(&family, taken) {
-                family.prefix = Cow::Owned(format!("{}_", source.replace('-', "_")));
-                if !is_free(&family, taken) {
-                    left_out.push(name);
-                    continue;
-                }
-                renamed.push(name);
+            family.prefix = Cow::Owned(format!("{}_", source.replace('-', "_")));
+            let names = family.names();
+            if names.iter().any(|name| kept.contains(name)) || !owners.may_have(place, &names, own) {
+                left_out.push(name);
+                continue;
             }
-            taken.extend(family.names());
+            renamed.push(name);
+            owners.note(place, names);
             self.families.push(family);
         }
         Verdict { source, problem: None, renamed, left_out }
     }
 }
 
+/// The families of a source, where the sources before it have left room for them.
+fn read_within<'a>(text: &'a [u8], format: Format, left: &mut Bounds) -> Result<Vec<Family<'a>>, String> {
+    let bounds = Bounds {
+        families: BOUNDS.families.min(left.families),
+        samples: BOUNDS.samples.min(left.samples),
+        ..BOUNDS
+    };
+    let families = read(text, format, bounds).map_err(|why| match why {
+        Malformed::Samples(most) if most < BOUNDS.samples => format!("{why}, {LEFT}"),
+        Malformed::Families(most) if most < BOUNDS.families => format!("{why}, {LEFT}"),
+        _ => why.to_string(),
+    })?;
+    left.families -= families.len();
+    left.samples -= families.iter().map(|family| family.samples.len()).sum::<usize>();
+    Ok(families)
+}
+
+const LEFT: &str = "which is what the sources before it have left";
+
 /// The whole exposition.
 pub fn written(own: &str, merged: &Merged<'_>, format: Format) -> String {
-    let mut text = match format {
-        Format::Text => own.to_owned(),
-        Format::OpenMetrics => {
-            let mut text = String::with_capacity(own.len());
-            families(own).iter().for_each(|family| family.write(format, &mut text));
+    match format {
+        Format::Text => {
+            let mut text = own.to_owned();
+            write(merged.families.iter(), format, &mut text);
             text
         }
-    };
-    merged.families.iter().for_each(|family| family.write(format, &mut text));
-    if format == Format::OpenMetrics {
-        text.push_str("# EOF\n");
+        Format::OpenMetrics => {
+            let mut text = String::with_capacity(own.len());
+            let own = families(own);
+            write(own.iter().chain(&merged.families), format, &mut text);
+            text.push_str("# EOF\n");
+            text
+        }
     }
-    text
 }
 
 fn families(own: &str) -> Vec<Family<'_>> {
@@ -110,11 +197,6 @@ fn families(own: &str) -> Vec<Family<'_>> {
         tracing::error!(%error, "the sidecar's own exposition cannot be read");
         Vec::new()
     })
-}
-
-fn is_free(family: &Family<'_>, taken: &HashSet<String>) -> bool {
-    let names = family.names();
-    names.iter().all(|name| !name.starts_with(OWN) && !taken.contains(name))
 }
 
 /// The sidecar's own families about the sources.
@@ -159,12 +241,16 @@ mod tests {
         Answer { source, text: Ok((text.as_bytes(), Format::Text)) }
     }
 
+    fn merged(answers: Vec<Answer<'_>>) -> Merged<'_> {
+        Merged::of(OWN_TEXT, answers, &mut Owners::new(false))
+    }
+
     #[test]
     fn families_are_added_and_those_whose_names_are_taken_get_their_sources_name() {
         let app = "# HELP process_cpu_seconds_total Other.\n# TYPE process_cpu_seconds_total gauge\nprocess_cpu_seconds_total 5\n\
                    jobs{a=\"1\"} 2\npillion_requests_total 7\n";
         let jvm = "jobs 3\n# TYPE jobs_count counter\njobs_count 4\nthreads 5\n";
-        let merged = Merged::of(OWN_TEXT, vec![of("app", app), of("j-vm", jvm)]);
+        let merged = merged(vec![of("app", app), of("j-vm", jvm)]);
         assert_eq!(merged.verdicts[0].renamed, ["process_cpu_seconds_total", "pillion_requests_total"]);
         assert_eq!(merged.verdicts[1].renamed, ["jobs"]);
         let text = written(OWN_TEXT, &merged, Format::Text);
@@ -187,7 +273,7 @@ mod tests {
     #[test]
     fn a_family_is_left_out_where_its_other_name_is_taken_too() {
         let app = "app_process_cpu_seconds_total 1\nprocess_cpu_seconds_total 2\n";
-        let merged = Merged::of(OWN_TEXT, vec![of("app", app)]);
+        let merged = merged(vec![of("app", app)]);
         assert_eq!(merged.verdicts[0].left_out, ["process_cpu_seconds_total"]);
         assert_eq!(merged.families.iter().filter(|family| !family.name.starts_with(OWN)).count(), 1);
     }
@@ -197,8 +283,78 @@ mod tests {
     fn names_with_suffixes_are_taken_too() {
         let app = "# TYPE took_seconds histogram\ntook_seconds_bucket{le=\"+Inf\"} 1\ntook_seconds_sum 1\ntook_seconds_count 1\n";
         let other = "# TYPE took_seconds_count gauge\ntook_seconds_count 9\n";
-        let merged = Merged::of(OWN_TEXT, vec![of("app", app), of("other", other)]);
+        let merged = merged(vec![of("app", app), of("other", other)]);
         assert_eq!(merged.verdicts[1].renamed, ["took_seconds_count"]);
+    }
+
+    /// A family must not change its name whenever another source comes or goes: its history would break in two.
+    #[test]
+    fn a_name_stays_with_its_source_while_that_is_down() {
+        let mut owners = Owners::new(false);
+        let down = |source| Answer { source, text: Err("refused".to_owned()) };
+        let mut renamed = |answers| {
+            let merged = Merged::of(OWN_TEXT, answers, &mut owners);
+            merged.verdicts.iter().map(|verdict| verdict.renamed.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(renamed(vec![of("app", "jobs 1\n"), of("jvm", "jobs 2\n")]), [0, 1]);
+        assert_eq!(renamed(vec![down("app"), of("jvm", "jobs 2\n")]), [0, 1]);
+        assert_eq!(renamed(vec![of("app", "jobs 1\n"), of("jvm", "jobs 2\n")]), [0, 1]);
+        assert_eq!(renamed(vec![down("app"), of("jvm", "threads 2\n")]), [0, 0]);
+        assert_eq!(renamed(vec![of("app", "threads 1\n"), of("jvm", "jobs 2\n")]), [1, 1]);
+    }
+
+    #[test]
+    fn the_names_that_are_remembered_are_bounded() {
+        let mut owners = Owners::new(false);
+        for round in 0..50 {
+            let text: String = (0..1_000).map(|nth| format!("a{round}_{nth} 1\n")).collect();
+            drop(Merged::of(OWN_TEXT, vec![of("app", &text)], &mut owners));
+            assert!(owners.names.len() <= MOST_NAMES && owners.names.len() >= 1_000);
+        }
+    }
+
+    /// Go's default collector has this pair.
+    #[test]
+    fn a_gauge_and_a_counter_of_one_source_keep_their_names_and_so_do_those_of_two() {
+        let app = "# TYPE a_bytes gauge\na_bytes 1\n# TYPE a_bytes_total counter\na_bytes_total 2\n# TYPE b_total counter\nb_total 3\n";
+        let merged = merged(vec![of("app", app), of("other", "# TYPE b gauge\nb 4\n")]);
+        assert!(merged.verdicts.iter().all(|of| of.renamed.is_empty() && of.left_out.is_empty()));
+        let open = written(OWN_TEXT, &merged, Format::OpenMetrics);
+        for line in [
+            "# TYPE a_bytes gauge",
+            "# TYPE a_bytes_total unknown",
+            "a_bytes_total 2",
+            "# TYPE b_total unknown",
+            "# TYPE b gauge",
+            "# TYPE process_cpu_seconds counter",
+        ] {
+            assert_eq!(open.lines().filter(|one| *one == line).count(), 1, "{line}\n{open}");
+        }
+    }
+
+    /// Prometheus adds them to what it scrapes; the source's would be mistaken for its own.
+    #[test]
+    fn names_of_prometheus_are_taken_and_those_of_istio_where_the_sidecar_has_them() {
+        let app = "up 1\nscrape_duration_seconds 1\nALERTS 1\nALERTS_FOR_STATE 1\nistio_requests_total 1\n";
+        for (has_istio, expected) in [(false, 4), (true, 5)] {
+            let merged = Merged::of(OWN_TEXT, vec![of("app", app)], &mut Owners::new(has_istio));
+            assert_eq!(merged.verdicts[0].renamed.len(), expected, "{:?}", merged.verdicts);
+        }
+    }
+
+    #[test]
+    fn sources_share_a_bound() {
+        let of_samples = |count| (0..count).map(|nth| format!("a{{b=\"{nth}\"}} 1\n")).collect::<String>();
+        let [large, small] = [of_samples(19_000), of_samples(1_000)];
+        let sources = vec![of("a", &large), of("b", &large), of("c", &large), of("d", &small)];
+        let merged = merged(sources);
+        let up: Vec<_> = merged.verdicts.iter().map(|verdict| verdict.problem.is_none()).collect();
+        assert_eq!(up, [true, true, false, true]);
+        let why = merged.verdicts[2].problem.clone().unwrap_or_default();
+        assert_eq!(why, "it has more than 2000 samples, which is what the sources before it have left");
+        let families: String = (0..2_001).map(|nth| format!("# HELP a{nth} None.\n")).collect();
+        let alone = Merged::of(OWN_TEXT, vec![of("a", &families)], &mut Owners::new(false));
+        assert!(alone.verdicts[0].problem.is_some());
     }
 
     #[test]
@@ -212,7 +368,7 @@ mod tests {
             of("endless", &many),
             of("good", "good 1\n"),
         ];
-        let merged = Merged::of(OWN_TEXT, sources);
+        let merged = merged(sources);
         let text = written(OWN_TEXT, &merged, Format::Text);
         for source in ["dead", "page", "cut", "binary", "endless"] {
             assert!(

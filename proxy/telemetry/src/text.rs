@@ -6,6 +6,7 @@
 mod read;
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use super::format::Format;
 
@@ -44,7 +45,7 @@ pub struct Sample<'a> {
     /// A number as both formats write it.
     pub value: Cow<'a, str>,
     /// Milliseconds since 1970.
-    pub time: Option<i64>,
+    pub time: Option<u64>,
 }
 
 impl Kind {
@@ -71,24 +72,35 @@ impl Kind {
     }
 }
 
+/// Appends the families. One without samples is left out.
+pub fn write<'f>(families: impl Iterator<Item = &'f Family<'f>> + Clone, format: Format, to: &mut String) {
+    let families = families.filter(|family| !family.samples.is_empty());
+    let mut taken: HashSet<String> = match format {
+        Format::Text => HashSet::new(),
+        Format::OpenMetrics => families.clone().map(Family::whole).collect(),
+    };
+    families.for_each(|family| family.write(format, &mut taken, to));
+}
+
 impl Family<'_> {
-    /// Every name that a sample of this family may have in either format. Two families of an exposition may share none.
+    /// Its name, as the text format has it.
+    pub fn whole(&self) -> String {
+        format!("{}{}", self.prefix, self.name)
+    }
+
+    /// Its name, and those that its samples may have. Two sources may share none.
     pub fn names(&self) -> Vec<String> {
-        let whole = format!("{}{}", self.prefix, self.name);
-        let short = strip(&whole, self.kind).to_owned();
-        let suffixes = self.kind.suffixes().iter().chain(&["_created"]);
-        let mut names: Vec<String> = suffixes.map(|suffix| format!("{short}{suffix}")).collect();
-        names.extend([whole, short]);
+        let whole = self.whole();
+        let mut names: Vec<String> =
+            self.kind.suffixes().iter().map(|suffix| format!("{whole}{suffix}")).collect();
+        names.push(whole);
         names
     }
 
-    /// Appends the family. One without samples is left out.
-    pub fn write(&self, format: Format, to: &mut String) {
-        if self.samples.is_empty() {
-            return;
-        }
-        let whole = format!("{}{}", self.prefix, self.name);
-        let (name, kind) = self.named(&whole, format);
+    /// `taken`: the names of families in OpenMetrics so far.
+    fn write(&self, format: Format, taken: &mut HashSet<String>, to: &mut String) {
+        let whole = self.whole();
+        let (name, kind) = self.named(&whole, format, taken);
         if !self.help.is_empty() {
             to.extend(["# HELP ", name, " ", &escaped(&self.help, format), "\n"]);
         }
@@ -101,14 +113,15 @@ impl Family<'_> {
         }
     }
 
-    /// The name and the kind as the format has them. A counter without `_total` is of no kind that OpenMetrics has.
-    fn named<'n>(&self, whole: &'n str, format: Format) -> (&'n str, Kind) {
+    /// The name and the kind as the format has them. A counter without `_total` is of no kind that OpenMetrics has, and
+    /// neither is one whose short name is another family's.
+    fn named<'n>(&self, whole: &'n str, format: Format, taken: &mut HashSet<String>) -> (&'n str, Kind) {
         match (format, self.kind) {
-            (Format::Text, kind) => (whole, kind),
-            (Format::OpenMetrics, Kind::Counter | Kind::Info) if strip(whole, self.kind) == whole => {
-                (whole, Kind::Unknown)
+            (Format::OpenMetrics, kind @ (Kind::Counter | Kind::Info)) => {
+                let short = strip(whole, kind);
+                if taken.insert(short.to_owned()) { (short, kind) } else { (whole, Kind::Unknown) }
             }
-            (Format::OpenMetrics, kind) => (strip(whole, kind), kind),
+            (_, kind) => (whole, kind),
         }
     }
 }
@@ -119,9 +132,9 @@ impl Sample<'_> {
         to.push_str(&self.name);
         for (nth, (name, value)) in self.labels.iter().enumerate() {
             to.push(if nth == 0 { '{' } else { ',' });
-            let value = match (format, *name) {
-                (Format::OpenMetrics, "le" | "quantile") => canonical(value),
-                _ => Cow::Borrowed(*value),
+            let value = match format {
+                Format::OpenMetrics => as_openmetrics(name, value),
+                Format::Text => Cow::Borrowed(*value),
             };
             to.extend([*name, "=\"", &value, "\""]);
         }
@@ -140,10 +153,8 @@ impl Sample<'_> {
 }
 
 /// A blank, and the time as OpenMetrics writes it.
-fn seconds(milliseconds: i64) -> String {
-    let sign = if milliseconds < 0 { "-" } else { "" };
-    let time = milliseconds.unsigned_abs();
-    format!(" {sign}{}.{:03}", time / 1000, time % 1000)
+fn seconds(milliseconds: u64) -> String {
+    format!(" {}.{:03}", milliseconds / 1000, milliseconds % 1000)
 }
 
 /// The name without the suffix that OpenMetrics leaves out of the names of families.
@@ -164,10 +175,11 @@ fn unit(name: &str, kind: Kind) -> Option<&'static str> {
     })
 }
 
-/// A bound of a bucket as OpenMetrics writes it: `1.0` for `1`.
-fn canonical(number: &str) -> Cow<'_, str> {
-    let is_whole = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-    if is_whole { Cow::Owned(format!("{number}.0")) } else { Cow::Borrowed(number) }
+/// The value of a label as OpenMetrics writes it: `1.0` for the bound `1` of a bucket.
+fn as_openmetrics<'v>(label: &str, value: &'v str) -> Cow<'v, str> {
+    let is_number = matches!(label, "le" | "quantile") && !value.is_empty();
+    let is_whole = is_number && value.bytes().all(|byte| byte.is_ascii_digit());
+    if is_whole { Cow::Owned(format!("{value}.0")) } else { Cow::Borrowed(value) }
 }
 
 fn escaped(help: &str, format: Format) -> String {

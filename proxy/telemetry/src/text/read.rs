@@ -8,19 +8,21 @@ use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher as _;
 
-use super::{Family, Kind, Sample};
+use super::{Family, Kind, Sample, as_openmetrics};
 use crate::format::Format;
 
 /// How much is read.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
+    /// Families, also those without a sample.
+    pub families: usize,
     pub samples: usize,
     /// Labels of one sample.
     pub labels: usize,
 }
 
 impl Bounds {
-    pub const NONE: Self = Self { samples: usize::MAX, labels: usize::MAX };
+    pub const NONE: Self = Self { families: usize::MAX, samples: usize::MAX, labels: usize::MAX };
 }
 
 /// Why a text is not an exposition. The number is that of the line, from 1 on.
@@ -34,16 +36,22 @@ pub enum Malformed {
     Labels(usize),
     #[error("line {0}: a label stands twice")]
     TwiceLabelled(usize),
+    #[error("line {0}: the label __name__ is the name itself, and no sample may carry it")]
+    NameLabel(usize),
     #[error("line {0}: there is no number after the name and its labels")]
     Value(usize),
-    #[error("line {0}: the time is not a number")]
+    #[error("line {0}: the time is not a number from 0 on")]
     Time(usize),
     #[error("line {0}: the type is unknown, or stands after the samples")]
     Type(usize),
+    #[error("line {0}: the name is that of another family's samples")]
+    Shared(usize),
     #[error("line {0}: the sample does not fit the type of its family")]
     Unfit(usize),
     #[error("line {0}: there is more text than a sample has")]
     Rest(usize),
+    #[error("it has more than {0} families")]
+    Families(usize),
     #[error("it has more than {0} samples")]
     Samples(usize),
     #[error("line {0}: there are too many labels")]
@@ -79,6 +87,8 @@ struct Reading<'a> {
     seen: HashSet<u64>,
     hasher: RandomState,
     samples: usize,
+    /// OpenMetrics: a family and its help text, which came after samples of another family of this name.
+    help_of_next: Option<(&'a str, &'a str)>,
     has_ended: bool,
 }
 
@@ -92,6 +102,7 @@ impl<'a> Reading<'a> {
             seen: HashSet::new(),
             hasher: RandomState::new(),
             samples: 0,
+            help_of_next: None,
             has_ended: false,
         }
     }
@@ -118,7 +129,7 @@ impl<'a> Reading<'a> {
             self.families.iter_mut().for_each(rename_as_text);
         }
         self.families.retain(|family| !family.samples.is_empty());
-        Ok(self.families)
+        Ok(gathered(self.families))
     }
 
     fn comment(&mut self, number: usize, comment: &'a str) -> Result<(), Malformed> {
@@ -127,23 +138,45 @@ impl<'a> Reading<'a> {
             "EOF" if self.format == Format::OpenMetrics && rest.is_empty() => self.has_ended = true,
             "HELP" => {
                 let (name, help) = self::word(rest);
+                self.admit(number, name)?;
+                let is_open = self.format == Format::OpenMetrics;
                 let family = self.named(number, name)?;
-                if family.help.is_empty() {
+                if is_open && !family.samples.is_empty() {
+                    self.help_of_next = Some((name, help));
+                } else if family.help.is_empty() {
                     family.help = unescaped(help);
                 }
             }
             "TYPE" => {
                 let (name, kind) = self::word(rest);
+                self.admit(number, name)?;
                 let kind = kind_of(kind, self.format).ok_or(Malformed::Type(number))?;
+                let is_open = self.format == Format::OpenMetrics;
                 let family = self.named(number, name)?;
-                if !family.samples.is_empty() && family.kind != kind {
+                if family.samples.is_empty() || family.kind == kind {
+                    family.kind = kind;
+                } else if is_open && (has_short_name(kind) || has_short_name(family.kind)) {
+                    self.again(number, name, kind)?;
+                } else {
                     return Err(Malformed::Type(number));
                 }
-                family.kind = kind;
             }
             _ => {}
         }
         Ok(())
+    }
+
+    /// Refuses a family whose name is that of a histogram's or a summary's samples. Go's parser takes such a line for one
+    /// of that family.
+    fn admit(&self, number: usize, name: &str) -> Result<(), Malformed> {
+        let is_of = |suffix: &&str| {
+            let place = name.strip_suffix(*suffix).and_then(|base| self.places.get(base));
+            let family = place.and_then(|place| self.families.get(*place));
+            family.is_some_and(|family| family.kind.suffixes().contains(suffix))
+        };
+        let is_new = !self.places.contains_key(name);
+        let is_shared = is_new && Kind::Histogram.suffixes().iter().any(is_of);
+        if is_shared { Err(Malformed::Shared(number)) } else { Ok(()) }
     }
 
     /// The family of this name in the text.
@@ -154,15 +187,29 @@ impl<'a> Reading<'a> {
         let fresh = self.families.len();
         let place = *self.places.entry(name).or_insert(fresh);
         if place == fresh {
-            self.families.push(Family {
-                prefix: Cow::Borrowed(""),
-                name: Cow::Borrowed(name),
-                kind: Kind::Unknown,
-                help: Cow::Borrowed(""),
-                samples: Vec::new(),
-            });
+            self.add(name, Kind::Unknown, Cow::Borrowed(""))?;
         }
         self.families.get_mut(place).ok_or(Malformed::Name(number))
+    }
+
+    /// A second family of the same name in OpenMetrics, where the gauge `a` and the counter `a_total` are both `a`. The
+    /// default collector of Go's client has such a pair.
+    fn again(&mut self, number: usize, name: &'a str, kind: Kind) -> Result<(), Malformed> {
+        if self.families.iter().any(|family| family.name == name && family.kind == kind) {
+            return Err(Malformed::Type(number));
+        }
+        let help = self.help_of_next.take().filter(|(of, _)| *of == name).map_or("", |(_, help)| help);
+        self.places.insert(name, self.families.len());
+        self.add(name, kind, unescaped(help))
+    }
+
+    fn add(&mut self, name: &'a str, kind: Kind, help: Cow<'a, str>) -> Result<(), Malformed> {
+        if self.families.len() >= self.bounds.families {
+            return Err(Malformed::Families(self.bounds.families));
+        }
+        let (prefix, name) = (Cow::Borrowed(""), Cow::Borrowed(name));
+        self.families.push(Family { prefix, name, kind, help, samples: Vec::new() });
+        Ok(())
     }
 
     fn sample(&mut self, number: usize, line: &'a str) -> Result<(), Malformed> {
@@ -183,7 +230,10 @@ impl<'a> Reading<'a> {
         let value = number_of(value).ok_or(Malformed::Value(number))?;
         let time = self.time(number, rest)?;
         let Some(place) = self.place_of(number, name)? else { return Ok(()) };
-        if self.seen.insert(self.hasher.hash_one((name, &labels)))
+        if self.families.get(place).is_some_and(|family| !fits(family.kind, &labels)) {
+            return Err(Malformed::Unfit(number));
+        }
+        if self.seen.insert(self.hasher.hash_one((name, series(&labels))))
             && let Some(family) = self.families.get_mut(place)
         {
             family.samples.push(Sample { name: Cow::Borrowed(name), labels, value, time });
@@ -200,6 +250,9 @@ impl<'a> Reading<'a> {
                 return Ok((labels, rest));
             }
             let (name, value, after) = label(rest).ok_or(Malformed::Labels(number))?;
+            if name == "__name__" {
+                return Err(Malformed::NameLabel(number));
+            }
             if labels.iter().any(|(known, _)| *known == name) {
                 return Err(Malformed::TwiceLabelled(number));
             }
@@ -217,25 +270,27 @@ impl<'a> Reading<'a> {
     }
 
     /// What stands after the value: a time, and in OpenMetrics an exemplar.
-    fn time(&self, number: usize, rest: &str) -> Result<Option<i64>, Malformed> {
+    fn time(&self, number: usize, rest: &str) -> Result<Option<u64>, Malformed> {
         let is_open = self.format == Format::OpenMetrics;
         let rest = match rest.split_once('#') {
             Some((rest, _exemplar)) if is_open => rest,
             _ => rest,
         };
-        match word(rest.trim_matches(BLANKS)) {
-            ("", _) => Ok(None),
-            (_, rest) if !rest.is_empty() => Err(Malformed::Rest(number)),
+        let time = match word(rest.trim_matches(BLANKS)) {
+            ("", _) => return Ok(None),
+            (_, rest) if !rest.is_empty() => return Err(Malformed::Rest(number)),
             (time, _) if is_open => {
                 let seconds: f64 = time
                     .parse()
                     .ok()
                     .filter(|seconds: &f64| seconds.is_finite())
                     .ok_or(Malformed::Time(number))?;
-                Ok(Some((seconds * 1000.0).round() as i64)) // a float beyond it becomes the largest there is
+                (seconds * 1000.0).round() as i64 // a float beyond it becomes the largest there is
             }
-            (time, _) => time.parse().ok().map(Some).ok_or(Malformed::Time(number)),
-        }
+            (time, _) => time.parse::<i64>().ok().ok_or(Malformed::Time(number))?,
+        };
+        // Prometheus refuses a whole text in which a time has a sign
+        u64::try_from(time).map(Some).ok().ok_or(Malformed::Time(number))
     }
 
     /// The family of a sample. `None`: the sample is left out.
@@ -305,13 +360,49 @@ fn is_name(text: &str) -> bool {
         && text.bytes().all(|byte| is_letter(byte) || byte.is_ascii_digit())
 }
 
-/// A number as both formats write it.
+/// Whether the bound of a bucket or quantile is a number.
+fn fits(kind: Kind, labels: &[(&str, &str)]) -> bool {
+    let bound = match kind {
+        Kind::Histogram => "le",
+        Kind::Summary => "quantile",
+        _ => return true,
+    };
+    labels.iter().all(|(name, value)| *name != bound || value.parse::<f64>().is_ok())
+}
+
+/// What makes two series equal: their labels in any order, without empty values.
+fn series<'v>(labels: &[(&'v str, &'v str)]) -> Vec<(&'v str, Cow<'v, str>)> {
+    let mut series: Vec<_> = labels
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| (*name, as_openmetrics(name, value)))
+        .collect();
+    series.sort_unstable();
+    series
+}
+
+/// Gathers families that have one name after they got those of the text format.
+fn gathered(families: Vec<Family<'_>>) -> Vec<Family<'_>> {
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut gathered: Vec<Family<'_>> = Vec::with_capacity(families.len());
+    for family in families {
+        let place = *places.entry(family.name.to_string()).or_insert(gathered.len());
+        match gathered.get_mut(place) {
+            Some(first) => first.samples.extend(family.samples),
+            None => gathered.push(family),
+        }
+    }
+    gathered
+}
+
+/// A number as both formats write it. Prometheus refuses a whole text with a number beyond the largest, so such a number
+/// becomes infinite.
 fn number_of(text: &str) -> Option<Cow<'_, str>> {
     let value: f64 = text.parse().ok()?;
     Some(match value {
         _ if value.is_nan() => Cow::Borrowed("NaN"),
-        f64::INFINITY if !text.bytes().any(|byte| byte.is_ascii_digit()) => Cow::Borrowed("+Inf"),
-        f64::NEG_INFINITY if !text.bytes().any(|byte| byte.is_ascii_digit()) => Cow::Borrowed("-Inf"),
+        f64::INFINITY => Cow::Borrowed("+Inf"),
+        f64::NEG_INFINITY => Cow::Borrowed("-Inf"),
         _ => Cow::Borrowed(text),
     })
 }
@@ -330,6 +421,11 @@ fn kind_of(word: &str, format: Format) -> Option<Kind> {
         "stateset" if is_open => Kind::StateSet,
         _ => return None,
     })
+}
+
+/// Whether OpenMetrics leaves the suffix of the samples out of the family's name.
+const fn has_short_name(kind: Kind) -> bool {
+    matches!(kind, Kind::Counter | Kind::Info)
 }
 
 /// A family of OpenMetrics gets the name that the text format has for it.
@@ -363,14 +459,19 @@ fn unescaped(help: &str) -> Cow<'_, str> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::write;
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { samples: 100, labels: 10 };
+    const BOUNDS: Bounds = Bounds { families: 40, samples: 100, labels: 10 };
+
+    fn written(families: &[Family<'_>], to: Format) -> String {
+        let mut written = String::new();
+        write(families.iter(), to, &mut written);
+        written
+    }
 
     fn rewritten(text: &str, from: Format, to: Format) -> Result<String, Malformed> {
-        let mut written = String::new();
-        read(text.as_bytes(), from, BOUNDS)?.iter().for_each(|family| family.write(to, &mut written));
-        Ok(written)
+        Ok(written(&read(text.as_bytes(), from, BOUNDS)?, to))
     }
 
     const TEXT: &str = "\
@@ -435,6 +536,7 @@ free -Inf
         let text = Format::Text;
         let open = Format::OpenMetrics;
         let many = "a 1\nb 1\n".repeat(51);
+        let names: String = (0..41).map(|nth| format!("# HELP a{nth} It has no sample.\n")).collect();
         let table = [
             ("<html>", text, Malformed::Name(1)),
             ("a 1\n{a=\"b\"} 1", text, Malformed::Name(2)),
@@ -445,7 +547,10 @@ free -Inf
             ("a{b=\"1\",b=\"2\"} 1", text, Malformed::TwiceLabelled(1)),
             ("a", text, Malformed::Value(1)),
             ("a one", text, Malformed::Value(1)),
+            ("a{__name__=\"b\"} 1", text, Malformed::NameLabel(1)),
             ("a 1 now", text, Malformed::Time(1)),
+            ("a 1 -9223372036854775808", text, Malformed::Time(1)),
+            ("a 1 -0.5\n# EOF", open, Malformed::Time(1)),
             ("a 1 2 3", text, Malformed::Rest(1)),
             ("a 1\n# TYPE a counter", text, Malformed::Type(2)),
             ("# TYPE a meter", text, Malformed::Type(1)),
@@ -453,7 +558,18 @@ free -Inf
             ("# TYPE a counter\na 1\n# EOF", open, Malformed::Unfit(2)),
             ("a 1\n", open, Malformed::Cut),
             ("# EOF\na 1\n", open, Malformed::Rest(2)),
+            (
+                "# TYPE a counter\na_total 1\n# TYPE a gauge\na 1\n# TYPE a counter\n",
+                open,
+                Malformed::Type(5),
+            ),
+            ("# TYPE a histogram\na_count 1\n# TYPE a_count gauge\n", text, Malformed::Shared(3)),
+            ("# TYPE a summary\n# HELP a_sum Sum.\n", text, Malformed::Shared(2)),
+            ("# TYPE a histogram\na_bucket{le=\"x\"} 1", text, Malformed::Unfit(2)),
+            ("# TYPE a summary\na{quantile=\"x\"} 1", text, Malformed::Unfit(2)),
+            ("# TYPE a gauge\na 1\n# TYPE a summary\n", open, Malformed::Type(3)),
             (&many, text, Malformed::Samples(100)),
+            (&names, text, Malformed::Families(40)),
         ];
         for (source, format, expected) in table {
             assert_eq!(read(source.as_bytes(), format, BOUNDS), Err(expected), "{source}");
@@ -466,6 +582,40 @@ free -Inf
         let text =
             rewritten("a{x=\"1\"} 1\nb 1\na{x=\"1\"} 2\na{x=\"2\"} 3\n", Format::Text, Format::Text).unwrap();
         assert_eq!(text, "# TYPE a untyped\na{x=\"1\"} 1\na{x=\"2\"} 3\n# TYPE b untyped\nb 1\n");
+    }
+
+    #[test]
+    fn equal_series_are_known_in_any_order_and_without_empty_values() {
+        let text = "a{x=\"1\",y=\"2\"} 1\na{y=\"2\",x=\"1\"} 2\na{z=\"\",x=\"1\",y=\"2\"} 3\nb 1\nb{z=\"\"} 2\nc{le=\"1\"} 1\nc{le=\"1.0\"} 1\n";
+        let text = rewritten(text, Format::Text, Format::Text).unwrap();
+        assert_eq!(
+            text,
+            "# TYPE a untyped\na{x=\"1\",y=\"2\"} 1\n# TYPE b untyped\nb 1\n# TYPE c untyped\nc{le=\"1\"} 1\n"
+        );
+    }
+
+    /// Prometheus refuses the whole exposition with `value out of range`.
+    #[test]
+    fn numbers_beyond_the_largest_are_infinite() {
+        let text = rewritten("a 1e999\nb -1e400\nc 1e-999\nd inf\n", Format::Text, Format::Text).unwrap();
+        let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(samples, ["a +Inf", "b -Inf", "c 1e-999", "d +Inf"]);
+    }
+
+    /// Go's default collector has `go_memstats_alloc_bytes` and `go_memstats_alloc_bytes_total`.
+    #[test]
+    fn a_gauge_and_a_counter_may_have_one_name_in_openmetrics() {
+        let open = "# HELP a Now.\n# TYPE a gauge\na 1\n# HELP a Ever.\n# TYPE a counter\na_total 2\n# EOF\n";
+        let text =
+            "# HELP a Now.\n# TYPE a gauge\na 1\n# HELP a_total Ever.\n# TYPE a_total counter\na_total 2\n";
+        assert_eq!(rewritten(open, Format::OpenMetrics, Format::Text).as_deref(), Ok(text));
+        let apart =
+            "# HELP a Now.\n# TYPE a gauge\na 1\n# HELP a_total Ever.\n# TYPE a_total unknown\na_total 2\n";
+        assert_eq!(rewritten(open, Format::OpenMetrics, Format::OpenMetrics).as_deref(), Ok(apart));
+        assert_eq!(rewritten(text, Format::Text, Format::OpenMetrics).as_deref(), Ok(apart));
+        let twice = "# TYPE a counter\na_total 1\n# TYPE a_total unknown\na_total{x=\"1\"} 1\n# EOF\n";
+        let once = "# TYPE a_total counter\na_total 1\na_total{x=\"1\"} 1\n";
+        assert_eq!(rewritten(twice, Format::OpenMetrics, Format::Text).as_deref(), Ok(once));
     }
 
     proptest! {
@@ -484,14 +634,11 @@ free -Inf
         ) {
             let text = lines.join("\n");
             let Ok(families) = read(text.as_bytes(), format, BOUNDS) else { return Ok(()) };
-            let mut written = String::new();
-            families.iter().for_each(|family| family.write(Format::Text, &mut written));
-            let again = read(written.as_bytes(), Format::Text, Bounds::NONE);
+            let written_text = written(&families, Format::Text);
+            let again = read(written_text.as_bytes(), Format::Text, Bounds::NONE);
             let count = |families: &[Family<'_>]| families.iter().map(|family| family.samples.len()).sum::<usize>();
-            prop_assert_eq!(again.as_deref().map(count), Ok(count(&families)), "{}", written);
-            let mut open = String::new();
-            families.iter().for_each(|family| family.write(Format::OpenMetrics, &mut open));
-            open.push_str("# EOF\n");
+            prop_assert_eq!(again.as_deref().map(count), Ok(count(&families)), "{}", written_text);
+            let open = written(&families, Format::OpenMetrics) + "# EOF\n";
             prop_assert!(read(open.as_bytes(), Format::OpenMetrics, Bounds::NONE).is_ok(), "{}", open);
         }
     }
