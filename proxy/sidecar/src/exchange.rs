@@ -25,11 +25,12 @@ use attempts::{AttemptId, AttemptOutcome, Attempts};
 use pillion_base::error::Error;
 use pillion_model::Direction;
 use pillion_model::Reason;
+use pillion_model::authorization::ExtAuthz;
 use pillion_telemetry::access::OPAQUE;
 use pillion_telemetry::timeline::Timeline;
 use pillion_telemetry::{
     EndpointLabels, Further, IstioLabels, IstioProtocol, Metrics, Record, Recorder, RequestRecord, Symbol,
-    TryOutcome,
+    TryOutcome, response_flag,
 };
 use pillion_upstream::cluster::balance::Tried;
 use pillion_upstream::cluster::budget::Deposit;
@@ -138,24 +139,36 @@ impl Facts {
         }
     }
 
-    /// Istio's labels, as an opaque connection has them.
-    pub fn istio(&self, connection: &Connection, metrics: &Metrics) -> IstioLabels {
-        let direction = connection.direction;
-        let service = self.service(direction);
-        let endpoint = self.attempts.last_picked().and_then(|attempt| attempt.endpoint);
-        let server = || endpoint.map_or(Symbol::EMPTY, |endpoint| metrics.server(service, endpoint));
-        let other = if direction == Direction::Inbound { connection.peer_label } else { server() };
+    /// Istio's labels, without the status of an answer.
+    pub fn istio(&self, connection: &Connection, protocol: IstioProtocol, metrics: &Metrics) -> IstioLabels {
+        let (direction, is_request) = (connection.direction, protocol != IstioProtocol::Tcp);
+        let is_external =
+            || self.authorization.is_some_and(|decided| &*metrics.name(decided.rule) == ExtAuthz::NAME);
+        let other = match direction {
+            Direction::Inbound => connection.peer_label,
+            Direction::Outbound => self.server(metrics),
+        };
         IstioLabels {
             direction,
             own: metrics.own(),
-            service,
+            service: self.service(direction),
             other,
-            protocol: IstioProtocol::Tcp,
+            protocol,
             status: 0,
             grpc_status: None,
-            reason: self.reason,
+            flag: response_flag(self.reason, is_external, is_request),
             is_mutual: connection.peer.is_some(),
         }
+    }
+
+    /// The identity of the last endpoint that was picked, where it is verified. One that was noted before a reload turned TLS
+    /// off says nothing of the traffic since.
+    fn server(&self, metrics: &Metrics) -> Symbol {
+        let route = self.route.as_ref().filter(|route| route.cluster.verifies_peers());
+        let endpoint = self.attempts.last_picked().and_then(|attempt| attempt.endpoint);
+        let known =
+            route.zip(endpoint).map(|(route, endpoint)| metrics.server(route.cluster.symbol, endpoint));
+        known.unwrap_or(Symbol::EMPTY)
     }
 
     /// Gives the record of the exchange to those who want it.

@@ -26,7 +26,7 @@ use pillion_http::headers::fresh_request_id;
 use pillion_http1::Value;
 use pillion_model::Reason;
 use pillion_telemetry::access::OPAQUE;
-use pillion_telemetry::{Flow, Held, Protocol, RequestRecord};
+use pillion_telemetry::{Flow, Held, IstioProtocol, Protocol, RequestRecord};
 use pillion_upstream::cluster::ClusterProtocol;
 
 /// A client and its server, between which bytes may be carried.
@@ -59,7 +59,8 @@ pub fn forward(
 /// Carries bytes until the connection has ended, and records how.
 async fn carried(mut joined: Box<Joined>, route: &Route, connection: &Connection, worker: &Worker) {
     if worker.has_istio_metrics {
-        worker.ground.metrics.istio_began(joined.server.facts.istio(connection, &worker.ground.metrics));
+        let metrics = &worker.ground.metrics;
+        metrics.istio_began(joined.server.facts.istio(connection, IstioProtocol::Tcp, metrics));
     }
     let Joined { downstream, server, most } = &mut *joined;
     let mut watched = Watched::new(downstream, *most, || admits_still(route, connection, worker));
@@ -130,7 +131,8 @@ async fn server(
 pub fn record_failure(failure: DialFailure, connection: &Connection, worker: &Worker) {
     let DialFailure { error, facts, deposit } = failure;
     if worker.has_istio_metrics {
-        worker.ground.metrics.istio_began(facts.istio(connection, &worker.ground.metrics));
+        let metrics = &worker.ground.metrics;
+        metrics.istio_began(facts.istio(connection, IstioProtocol::Tcp, metrics));
     }
     if let Some(deposit) = deposit {
         deposit.keep();
@@ -231,7 +233,7 @@ fn record(
     facts.authorization = facts.authorization.or(connection.authorization);
     if worker.has_istio_metrics {
         let metrics = &worker.ground.metrics;
-        metrics.istio_ended(facts.istio(connection, metrics), bytes);
+        metrics.istio_ended(facts.istio(connection, IstioProtocol::Tcp, metrics), bytes);
     }
     let ended = Instant::now();
     let slow = facts.attempts.last_picked().and_then(Attempt::took).unwrap_or_default();

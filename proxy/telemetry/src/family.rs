@@ -276,8 +276,52 @@ impl<K: Labels, M: Metric> Collector for Family<K, M> {
         // copied first: encoding 20,000 series takes milliseconds, and a new series must not wait for that
         let series: Vec<_> =
             self.0.series.read().iter().map(|(key, handle)| (*key, handle.clone())).collect();
-        let samples = series.iter().map(|(key, handle)| self.0.sample(*key, handle)).collect();
+        let mut samples = series.iter().map(|(key, handle)| self.0.sample(*key, handle)).collect();
+        if K::MAY_COINCIDE {
+            samples = summed(samples, self.0.kind);
+        }
         vec![family(self.0.about, self.0.kind, samples)]
+    }
+}
+
+/// The samples, of which those with equal labels are one.
+fn summed(samples: Vec<proto::Metric>, kind: MetricKind) -> Vec<proto::Metric> {
+    let mut places: HashMap<Vec<String>, usize> = HashMap::with_capacity(samples.len());
+    let mut summed: Vec<proto::Metric> = Vec::with_capacity(samples.len());
+    for sample in samples {
+        let labels = sample.get_label().iter().map(|label| label.value().to_owned()).collect();
+        let place = *places.entry(labels).or_insert(summed.len());
+        match summed.get_mut(place) {
+            Some(first) => add(first, &sample, kind),
+            None => summed.push(sample),
+        }
+    }
+    summed
+}
+
+fn add(to: &mut proto::Metric, sample: &proto::Metric, kind: MetricKind) {
+    match kind {
+        MetricKind::Counter => {
+            let mut counter = to.get_counter().clone();
+            counter.set_value(counter.get_value() + sample.get_counter().get_value());
+            to.set_counter(counter);
+        }
+        MetricKind::Gauge => {
+            let mut gauge = to.get_gauge().clone();
+            gauge.set_value(gauge.get_value() + sample.get_gauge().get_value());
+            to.set_gauge(gauge);
+        }
+        MetricKind::Histogram(_) => {
+            let (mut histogram, other) = (to.get_histogram().clone(), sample.get_histogram());
+            let mut buckets = histogram.get_bucket().to_vec();
+            for (bucket, other) in buckets.iter_mut().zip(other.get_bucket()) {
+                bucket.set_cumulative_count(bucket.cumulative_count() + other.cumulative_count());
+            }
+            histogram.set_bucket(buckets);
+            histogram.set_sample_count(histogram.get_sample_count() + other.get_sample_count());
+            histogram.set_sample_sum(histogram.get_sample_sum() + other.get_sample_sum());
+            to.set_histogram(histogram);
+        }
     }
 }
 

@@ -7,14 +7,14 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use parking_lot::RwLock;
-use pillion_model::{Direction, Reason, Workload};
+use pillion_model::{Direction, Workload};
 
 use super::family::{Exposition, Family, Histogram, IntCounter};
-use super::flags;
 use super::labels::{Labels, OTHER_STATUS};
 use super::symbols::{Symbol, Symbols};
 
 const UNKNOWN: &str = "unknown";
+const LATEST: &str = "latest";
 /// What Istio calls destinations outside every service.
 const PASSTHROUGH: &str = "PassthroughCluster";
 
@@ -76,7 +76,8 @@ pub struct IstioLabels {
     pub protocol: IstioProtocol,
     pub status: u16,
     pub grpc_status: Option<u8>,
-    pub reason: Option<Reason>,
+    /// As [`super::flags::flag`] has it. The reason itself is no label: reasons with one flag share their series.
+    pub flag: &'static str,
     /// Inbound: whether the client has proved its identity.
     pub is_mutual: bool,
 }
@@ -94,26 +95,39 @@ impl Party {
         Self { name: of(own.name), namespace: of(own.namespace), principal: of(own.principal) }
     }
 
-    /// The workload of a SPIFFE ID that ends in `/ns/NAMESPACE/sa/NAME`.
-    fn of(id: Symbol, symbols: &Symbols) -> Self {
-        let principal = symbols.name(id);
-        let mut segments = principal.rsplit('/');
-        let mut next = || segments.next();
-        let (namespace, name) = match [next(), next(), next(), next()] {
-            [Some(name), Some("sa"), Some(namespace), Some("ns")] => (namespace, name),
-            _ if id == Symbol::OTHER => ("other", "other"),
-            _ => ("", ""),
+    /// The workload of a SPIFFE ID of the form `/ns/NAMESPACE/sa/NAME` in the trust domain of `own`. Other IDs name no
+    /// workload of this mesh.
+    fn of(id: Symbol, own: Own, symbols: &Symbols) -> Self {
+        let (principal, own) = (symbols.name(id), symbols.name(own.principal));
+        let (namespace, name) = match workload_of(&principal, &own) {
+            Some(workload) => workload,
+            None if id == Symbol::OTHER => ("other", "other"),
+            None => ("", ""),
         };
         Self { name: known(name), namespace: known(namespace), principal: known(&principal) }
     }
+}
+
+/// The namespace and the name of a workload by its SPIFFE ID.
+fn workload_of<'a>(id: &'a str, own: &str) -> Option<(&'a str, &'a str)> {
+    const SCHEME: &str = "spiffe://";
+    let (domain, _) = own.strip_prefix(SCHEME)?.split_once('/')?;
+    let path = id.strip_prefix(SCHEME)?.strip_prefix(domain)?;
+    let (namespace, name) = path.strip_prefix("/ns/")?.split_once("/sa/")?;
+    let is_segment = |text: &str| !text.is_empty() && !text.contains('/');
+    (is_segment(namespace) && is_segment(name)).then_some((namespace, name))
 }
 
 fn known(text: &str) -> String {
     if text.is_empty() { UNKNOWN.to_owned() } else { text.to_owned() }
 }
 
-/// The service as Istio names it: host, name and namespace.
-struct ServiceNames([String; 3]);
+/// The service as Istio names it.
+struct ServiceNames {
+    host: String,
+    name: String,
+    namespace: String,
+}
 
 impl ServiceNames {
     /// `other`: the workload that serves it.
@@ -121,7 +135,8 @@ impl ServiceNames {
         let service = match labels.direction {
             Direction::Inbound => destination.name.clone(),
             Direction::Outbound if labels.service == Symbol::PASSTHROUGH => {
-                return Self([UNKNOWN, PASSTHROUGH, UNKNOWN].map(str::to_owned));
+                let [host, name, namespace] = [UNKNOWN, PASSTHROUGH, UNKNOWN].map(str::to_owned);
+                return Self { host, name, namespace };
             }
             Direction::Outbound => known(&symbols.name(labels.service)),
         };
@@ -133,123 +148,133 @@ impl ServiceNames {
         };
         let is_bare = !service.contains('.') && service != UNKNOWN && namespace != UNKNOWN;
         let host = if is_bare { format!("{service}.{namespace}.svc.cluster.local") } else { service };
-        Self([host, name, namespace])
+        Self { host, name, namespace }
     }
 }
 
 impl IstioLabels {
-    /// Replaces numbers that a peer made up. gRPC reads an unknown status as 2, UNKNOWN.
+    /// Replaces numbers that a peer made up, and what no label shows: two of these with the same labels are equal. gRPC
+    /// reads an unknown status as 2, UNKNOWN.
     fn tidy(mut self) -> Self {
         if !(100..=599).contains(&self.status) {
             self.status = OTHER_STATUS;
         }
         self.grpc_status = self.grpc_status.map(|status| if status > 16 { 2 } else { status });
+        match self.direction {
+            Direction::Inbound => self.service = Symbol::APP,
+            Direction::Outbound => self.is_mutual = false,
+        }
         self
     }
 
-    fn parties(&self, symbols: &Symbols) -> (Party, Party) {
-        let (own, other) = (Party::own(self.own, symbols), Party::of(self.other, symbols));
-        match self.direction {
+    fn shown(&self, symbols: &Symbols) -> Shown {
+        let (own, other) = (Party::own(self.own, symbols), Party::of(self.other, self.own, symbols));
+        let (source, destination) = match self.direction {
             Direction::Inbound => (other, own),
             Direction::Outbound => (own, other),
+        };
+        let service = ServiceNames::of(self, &destination, symbols);
+        Shown { labels: *self, source, destination, service }
+    }
+}
+
+/// What the labels show.
+struct Shown {
+    labels: IstioLabels,
+    source: Party,
+    destination: Party,
+    service: ServiceNames,
+}
+
+impl Shown {
+    const fn reporter(&self) -> &'static str {
+        match self.labels.direction {
+            Direction::Inbound => "destination",
+            Direction::Outbound => "source",
         }
     }
 
-    /// The names and values that requests and opaque connections both have.
-    fn shared(&self, symbols: &Symbols) -> Vec<String> {
-        let (source, destination) = self.parties(symbols);
-        let ServiceNames([host, name, namespace]) = ServiceNames::of(self, &destination, symbols);
-        let unknown = || UNKNOWN.to_owned();
-        let reporter = if self.direction == Direction::Inbound { "destination" } else { "source" };
-        vec![
-            reporter.to_owned(),
-            source.name.clone(),
-            source.name,
-            "latest".to_owned(),
-            source.namespace,
-            source.principal,
-            unknown(),
-            unknown(),
-            unknown(),
-            destination.name.clone(),
-            destination.namespace,
-            destination.principal,
-            unknown(),
-            unknown(),
-            host,
-            destination.name,
-            "latest".to_owned(),
-            name,
-            namespace,
-            unknown(),
-            self.protocol().to_owned(),
-            self.reason.and_then(flags::flag).unwrap_or("-").to_owned(),
-            self.policy().to_owned(),
-        ]
-    }
-
     const fn protocol(&self) -> &'static str {
-        match self.protocol {
+        match self.labels.protocol {
             IstioProtocol::Http => "http",
             IstioProtocol::Grpc => "grpc",
             IstioProtocol::Tcp => "tcp",
         }
     }
 
+    const fn flag(&self) -> &'static str {
+        if self.labels.flag.is_empty() { "-" } else { self.labels.flag }
+    }
+
     /// The caller's side is `unknown` in Istio, too.
     const fn policy(&self) -> &'static str {
-        match self.direction {
+        match self.labels.direction {
             Direction::Outbound => UNKNOWN,
-            Direction::Inbound if self.is_mutual => "mutual_tls",
+            Direction::Inbound if self.labels.is_mutual => "mutual_tls",
             Direction::Inbound => "none",
         }
     }
 }
 
-/// The names of [`IstioLabels::shared`].
-const SHARED: [&str; 23] = [
-    "reporter",
-    "source_workload",
-    "source_canonical_service",
-    "source_canonical_revision",
-    "source_workload_namespace",
-    "source_principal",
-    "source_app",
-    "source_version",
-    "source_cluster",
-    "destination_workload",
-    "destination_workload_namespace",
-    "destination_principal",
-    "destination_app",
-    "destination_version",
-    "destination_service",
-    "destination_canonical_service",
-    "destination_canonical_revision",
-    "destination_service_name",
-    "destination_service_namespace",
-    "destination_cluster",
-    "request_protocol",
-    "response_flags",
-    "connection_security_policy",
+type ValueOf = fn(&Shown) -> &str;
+
+/// The labels that requests and opaque connections both have.
+#[rustfmt::skip] // one table, read by columns
+const SHARED: [(&str, ValueOf); 23] = [
+    ("reporter", |of| of.reporter()),
+    ("source_workload", |of| &of.source.name),
+    ("source_canonical_service", |of| &of.source.name),
+    ("source_canonical_revision", |_| LATEST),
+    ("source_workload_namespace", |of| &of.source.namespace),
+    ("source_principal", |of| &of.source.principal),
+    ("source_app", |_| UNKNOWN),
+    ("source_version", |_| UNKNOWN),
+    ("source_cluster", |_| UNKNOWN),
+    ("destination_workload", |of| &of.destination.name),
+    ("destination_workload_namespace", |of| &of.destination.namespace),
+    ("destination_principal", |of| &of.destination.principal),
+    ("destination_app", |_| UNKNOWN),
+    ("destination_version", |_| UNKNOWN),
+    ("destination_service", |of| &of.service.host),
+    ("destination_canonical_service", |of| &of.destination.name),
+    ("destination_canonical_revision", |_| LATEST),
+    ("destination_service_name", |of| &of.service.name),
+    ("destination_service_namespace", |of| &of.service.namespace),
+    ("destination_cluster", |_| UNKNOWN),
+    ("request_protocol", |of| of.protocol()),
+    ("response_flags", |of| of.flag()),
+    ("connection_security_policy", |of| of.policy()),
 ];
 
+fn shared_names() -> Vec<&'static str> {
+    SHARED.iter().map(|(name, _)| *name).collect()
+}
+
+fn shared_values(labels: &IstioLabels, symbols: &Symbols) -> Vec<String> {
+    let shown = labels.shown(symbols);
+    SHARED.iter().map(|(_, value)| value(&shown).to_owned()).collect()
+}
+
 impl Labels for IstioLabels {
+    /// The services `orders` and `orders.shop.svc.cluster.local` have one name for Istio.
+    const MAY_COINCIDE: bool = true;
+
     fn names() -> Vec<&'static str> {
-        SHARED.into_iter().chain(["response_code", "grpc_response_status"]).collect()
+        [shared_names(), vec!["response_code", "grpc_response_status"]].concat()
     }
 
     fn values(self, symbols: &Symbols) -> Vec<String> {
         let status = if self.status == OTHER_STATUS { "other".to_owned() } else { self.status.to_string() };
         let grpc_status = self.grpc_status.map(|status| status.to_string()).unwrap_or_default();
-        [self.shared(symbols), vec![status, grpc_status]].concat()
+        [shared_values(&self, symbols), vec![status, grpc_status]].concat()
     }
 
     fn other(self) -> Self {
-        Self { service: Symbol::OTHER, other: Symbol::OTHER, ..self }
+        Self { service: Symbol::OTHER, other: Symbol::OTHER, ..self }.tidy()
     }
 
     fn rest(self) -> Self {
-        Self { status: OTHER_STATUS, grpc_status: None, reason: None, ..self.other() }
+        Self { status: OTHER_STATUS, grpc_status: None, flag: "", ..self.other() }
     }
 }
 
@@ -257,13 +282,22 @@ impl Labels for IstioLabels {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct TcpLabels(pub(super) IstioLabels);
 
+impl TcpLabels {
+    /// As a connection has them when it begins and when it has ended, so that the numbers of both can be compared.
+    fn without_flag(labels: IstioLabels) -> Self {
+        Self(IstioLabels { flag: "", ..labels }.tidy())
+    }
+}
+
 impl Labels for TcpLabels {
+    const MAY_COINCIDE: bool = true;
+
     fn names() -> Vec<&'static str> {
-        SHARED.to_vec()
+        shared_names()
     }
 
     fn values(self, symbols: &Symbols) -> Vec<String> {
-        self.0.shared(symbols)
+        shared_values(&self.0, symbols)
     }
 
     fn other(self) -> Self {
@@ -331,13 +365,14 @@ impl IstioFamilies {
     }
 
     pub(super) fn began(&self, labels: IstioLabels) {
-        self.opened.of(TcpLabels(labels)).inc();
+        self.opened.of(TcpLabels::without_flag(labels)).inc();
     }
 
     pub(super) fn ended(&self, labels: IstioLabels, (received, sent): (u64, u64)) {
-        self.closed.of(TcpLabels(labels)).inc();
-        self.sent.of(TcpLabels(labels)).inc_by(sent);
-        self.received.of(TcpLabels(labels)).inc_by(received);
+        self.closed.of(TcpLabels::without_flag(labels)).inc();
+        let labels = TcpLabels(labels.tidy());
+        self.sent.of(labels).inc_by(sent);
+        self.received.of(labels).inc_by(received);
     }
 
     pub(super) fn forget(&self, gone: &HashSet<Symbol>) {
@@ -367,6 +402,10 @@ impl Servers {
         known.insert((service, address), id);
     }
 
+    pub(super) fn forget(&self, gone: &HashSet<Symbol>) {
+        self.0.write().retain(|(service, _), _| !gone.contains(service));
+    }
+
     pub(super) fn of(&self, service: Symbol, address: SocketAddr) -> Symbol {
         self.0.read().get(&(service, address)).copied().unwrap_or(Symbol::EMPTY)
     }
@@ -374,7 +413,11 @@ impl Servers {
 
 #[cfg(test)]
 mod tests {
+    use pillion_model::Reason;
+
     use super::*;
+    use crate::flags;
+    use crate::{Detail, Metrics};
 
     const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
     const ORDERS: &str = "spiffe://cluster.local/ns/back/sa/orders";
@@ -394,7 +437,7 @@ mod tests {
             protocol: IstioProtocol::Http,
             status: 503,
             grpc_status: None,
-            reason: Some(Reason::NoEndpoints),
+            flag: "UH",
             is_mutual: true,
         }
     }
@@ -436,7 +479,7 @@ mod tests {
     fn an_application_reports_as_destination_and_strangers_are_unknown() {
         let symbols = Symbols::new(100);
         let labels = labels(Direction::Inbound, Symbol::APP, Symbol::EMPTY, &symbols);
-        let labels = IstioLabels { is_mutual: false, reason: None, ..labels };
+        let labels = IstioLabels { is_mutual: false, flag: "", ..labels };
         for (name, expected) in [
             ("reporter", "destination"),
             ("source_workload", "unknown"),
@@ -465,6 +508,115 @@ mod tests {
             let names = ["destination_service", "destination_service_name", "destination_service_namespace"];
             assert_eq!(names.map(|name| value(labels, name, &symbols)), expected, "{service}");
         }
+    }
+
+    /// Prometheus drops all but one sample of equal series, or refuses them.
+    #[test]
+    fn no_two_lines_of_an_exposition_have_equal_labels() {
+        let metrics = Metrics::with(100_000, Detail { has_istio: true, ..Detail::default() });
+        metrics.set_own(&Workload::default(), Some(WEB));
+        let own = metrics.own();
+        let names = ["", "other", "app", "passthrough", "orders", "orders.back.svc.cluster.local", "unknown"];
+        let mut requests = 0;
+        let reasons = flags::FLAGS.iter().flat_map(|(_, reasons)| reasons.iter().copied());
+        for reason in reasons.chain([Reason::AuthzDenied, Reason::Draining]).map(Some).chain([None]) {
+            for (service, other) in names.iter().flat_map(|name| ["", ORDERS, "other"].map(|id| (*name, id)))
+            {
+                for (direction, is_mutual) in
+                    Direction::ALL.iter().flat_map(|direction| [true, false].map(|is| (*direction, is)))
+                {
+                    let (service, other) = (metrics.intern(service), metrics.intern_peer(other));
+                    let flag = flags::flag(reason, || other == Symbol::EMPTY, is_mutual);
+                    let (protocol, status, grpc_status) = (IstioProtocol::Http, 403, None);
+                    let labels = IstioLabels {
+                        direction,
+                        own,
+                        service,
+                        other,
+                        protocol,
+                        status,
+                        grpc_status,
+                        flag,
+                        is_mutual,
+                    };
+                    metrics.istio_requests(labels).observe(0.1, (1, 1));
+                    requests += 1;
+                    metrics.istio_began(labels);
+                    metrics.istio_ended(labels, (1, 1));
+                }
+            }
+        }
+        let text = metrics.encode();
+        let mut series = HashSet::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (labels, _) = line.rsplit_once(' ').expect("a name and a value");
+            assert!(series.insert(labels), "{labels}");
+        }
+        assert!(series.len() > 1_000);
+        let counted = |line: &&str| line.starts_with("istio_requests_total{");
+        let counts =
+            text.lines().filter(counted).filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
+        assert_eq!(counts.sum::<u64>(), requests, "each is counted once");
+    }
+
+    #[test]
+    fn a_workload_is_named_by_an_id_of_the_own_trust_domain_alone() {
+        let symbols = Symbols::new(100);
+        for (id, expected) in [
+            (ORDERS, ["orders", "back"]),
+            ("spiffe://elsewhere/ns/back/sa/orders", ["unknown"; 2]),
+            ("spiffe://cluster.local.evil/ns/back/sa/orders", ["unknown"; 2]),
+            ("spiffe://cluster.local/x/ns/back/sa/orders", ["unknown"; 2]),
+            ("spiffe://cluster.local/ns/back/sa/orders/sa/x", ["unknown"; 2]),
+            ("spiffe://cluster.local/ns//sa/orders", ["unknown"; 2]),
+        ] {
+            let labels = labels(Direction::Outbound, symbols.intern("a.b.c"), symbols.intern(id), &symbols);
+            let names = ["destination_workload", "destination_workload_namespace"];
+            assert_eq!(names.map(|name| value(labels, name, &symbols)), expected, "{id}");
+            assert_eq!(value(labels, "destination_principal", &symbols), id);
+        }
+    }
+
+    #[test]
+    fn a_connection_has_the_same_labels_when_it_begins_and_when_it_has_ended() {
+        let metrics = Metrics::with(1_000, Detail { has_istio: true, ..Detail::default() });
+        let symbols = Symbols::new(100);
+        let began = labels(Direction::Outbound, Symbol::APP, Symbol::EMPTY, &symbols);
+        let began = IstioLabels { own: Own::default(), flag: "", protocol: IstioProtocol::Tcp, ..began };
+        metrics.istio_began(began);
+        metrics.istio_ended(IstioLabels { flag: "UC", ..began }, (1, 2));
+        let text = metrics.encode();
+        let labels_of = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+        let opened = labels_of("istio_tcp_connections_opened_total{");
+        assert!(opened.is_some());
+        assert_eq!(opened, labels_of("istio_tcp_connections_closed_total{"));
+        assert!(text.contains("response_flags=\"UC\""), "bytes are told with the flag");
+    }
+
+    #[test]
+    fn the_servers_of_a_removed_service_are_forgotten() {
+        let (symbols, servers) = (Symbols::new(100), Servers::default());
+        let (kept, gone, id) = (symbols.intern("kept"), symbols.intern("gone"), symbols.intern(ORDERS));
+        let address = ([10, 0, 0, 1], 80).into();
+        [kept, gone].into_iter().for_each(|service| servers.note(service, address, id));
+        servers.forget(&HashSet::from([gone]));
+        assert_eq!((servers.of(kept, address), servers.of(gone, address)), (id, Symbol::EMPTY));
+    }
+
+    #[test]
+    fn the_page_has_the_names_of_all_families() {
+        const PAGE: &str = include_str!("../../../docs/metrics.md");
+        let metrics = Metrics::with(1_000, Detail { has_istio: true, ..Detail::default() });
+        let labels = labels(Direction::Inbound, Symbol::APP, Symbol::EMPTY, &Symbols::new(100));
+        let labels = IstioLabels { own: Own::default(), ..labels };
+        metrics.istio_requests(labels).observe(0.1, (1, 1));
+        metrics.istio_began(labels);
+        metrics.istio_ended(labels, (1, 1));
+        let text = metrics.encode();
+        let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        let families: HashSet<&str> = families.filter(|name| name.starts_with("istio_")).collect();
+        let named = PAGE.split('`').filter(|word| word.starts_with("istio_") && word.len() > "istio_".len());
+        assert_eq!(named.collect::<HashSet<_>>(), families);
     }
 
     #[test]

@@ -24,8 +24,11 @@ pub trait Label: Copy + Eq + Hash + Send + Sync + 'static {
     }
 }
 
-/// All labels of one series. Two sets with the same exported values must be equal.
+/// All labels of one series. Two sets with the same exported values must be equal, unless [`Self::MAY_COINCIDE`].
 pub trait Labels: Copy + Eq + Hash + Send + Sync + 'static {
+    /// Two sets may have the same exported values. Their series are exported as one.
+    const MAY_COINCIDE: bool = false;
+
     fn names() -> Vec<&'static str>;
 
     /// The values in the order of [`Self::names`].

@@ -34,6 +34,7 @@ pub mod seldom;
 
 pub use access::{AccessLog, Further, KeptHeaders, Record, RequestRecord};
 pub use family::{Held, Histogram, IntGauge};
+pub use flags::flag as response_flag;
 pub use format::Format;
 pub use istio::{IstioLabels, IstioProtocol, Own};
 pub use labels::{

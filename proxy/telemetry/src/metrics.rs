@@ -257,6 +257,7 @@ impl Metrics {
         let gone: HashSet<Symbol> = gone.map(|((_, service), _)| service).collect();
         if !gone.is_empty() {
             self.families.forget(&gone);
+            self.servers.forget(&gone);
             self.removals.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -312,9 +312,8 @@ impl Exchange {
         }
     }
 
-    /// Counts what `metrics` asks for beyond the usual.
-    #[cold]
-    fn count_more(&self, facts: &RequestFacts, took: Duration, sent: u64, recorder: &mut Recorder) {
+    /// Counts for `metrics.endpoints` and `metrics.compatibility`.
+    fn count_optional(&self, facts: &RequestFacts, took: Duration, sent: u64, recorder: &mut Recorder) {
         if self.worker.has_endpoint_metrics {
             facts.common.count_tries(recorder);
         }
@@ -324,11 +323,11 @@ impl Exchange {
     }
 
     fn istio(&self, facts: &RequestFacts) -> IstioLabels {
+        let protocol = if facts.is_grpc { IstioProtocol::Grpc } else { IstioProtocol::Http };
         IstioLabels {
-            protocol: if facts.is_grpc { IstioProtocol::Grpc } else { IstioProtocol::Http },
             status: facts.status,
             grpc_status: facts.grpc_status,
-            ..facts.common.istio(&self.connection, &self.worker.ground.metrics)
+            ..facts.common.istio(&self.connection, protocol, &self.worker.ground.metrics)
         }
     }
 
@@ -462,7 +461,7 @@ impl Observer for Exchange {
         let mut recorder = self.worker.recorder.lock();
         recorder.count(self.labels(&facts));
         if self.worker.has_endpoint_metrics || self.worker.has_istio_metrics {
-            self.count_more(&facts, took, ending.bytes, &mut recorder);
+            self.count_optional(&facts, took, ending.bytes, &mut recorder);
         }
         drop(recorder);
         tracing::debug!(

@@ -7,7 +7,6 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pillion_model::Reason;
 use pillion_model::access_format::{Choice, Operator, Part, Plain, Source, Template, TimePart};
 use pillion_model::authorization::ExtAuthz;
 
@@ -18,11 +17,6 @@ use super::{Further, KeptHeaders, NAME_BYTES, Record};
 
 /// The capacity that a thread's line keeps: nearly every line is shorter.
 const KEPT: usize = 4 << 10;
-
-/// The flag of a request that an external authorizer has refused, or has not answered.
-const BY_EXTERNAL: &str = "UAEX";
-/// The flag of an opaque connection that took too long.
-const TOO_LONG: &str = "DT";
 
 /// The statuses of gRPC from 0, as Envoy names them.
 const GRPC: [&str; 17] = [
@@ -112,7 +106,10 @@ impl Field<'_> {
             Plain::Protocol => self.word(if is_request { record.protocol } else { "" }),
             Plain::ResponseCode => self.number(is_request.then(|| record.request.status.into())),
             Plain::ResponseCodeDetails => self.word(details(record)),
-            Plain::ResponseFlags => self.word(flag(record)),
+            Plain::ResponseFlags => {
+                let is_external = || record.rule == ExtAuthz::NAME;
+                self.word(flags::flag(record.reason, is_external, is_request));
+            }
             Plain::BytesReceived => self.number(Some(record.bytes_in)),
             Plain::BytesSent => self.number(Some(record.bytes_out)),
             Plain::Duration => self.millis(Some(record.duration)),
@@ -206,16 +203,6 @@ fn details(record: &Record<'_>) -> &'static str {
     }
 }
 
-/// The flag of Envoy that is nearest to the reason. Empty: there is none.
-fn flag(record: &Record<'_>) -> &'static str {
-    let Some(reason) = record.reason else { return "" };
-    match reason {
-        Reason::AuthzDenied | Reason::AuthzUnavailable if record.rule == ExtAuthz::NAME => BY_EXTERNAL,
-        Reason::MaxDuration if !record.is_request() => TOO_LONG,
-        _ => flags::flag(reason).unwrap_or_default(),
-    }
-}
-
 fn write_time(parts: &[TimePart], time: SystemTime, line: &mut Vec<u8>) {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let seconds = since.as_secs();
@@ -248,7 +235,7 @@ fn month_name(month: u64) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use pillion_model::Direction;
+    use pillion_model::{Direction, Reason};
     use proptest::prelude::*;
 
     use super::super::tests::record;
@@ -387,7 +374,9 @@ mod tests {
             let row = format!("| `{flag}` | {} |", codes(reasons));
             assert!(page.lines().any(|line| line == row), "{row}");
         }
-        assert!([BY_EXTERNAL, TOO_LONG].iter().all(|flag| page.contains(&format!("| `{flag}` |"))));
+        assert!(
+            [flags::BY_EXTERNAL, flags::TOO_LONG].iter().all(|flag| page.contains(&format!("| `{flag}` |")))
+        );
     }
 
     /// Reads a line of the combined log format back, as its parsers do: fields end with a blank, those in quotes with a
