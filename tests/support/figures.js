@@ -90,9 +90,11 @@ const STORIES = {
     const history = historyOf(event(1000, [service(1)], { failures: ["large"], clusters: ["large"] }));
     assert.deepEqual(Object.keys(history[0]).sort(), ["callers", "isStart", "overhead", "services", "started_ms", "uptime_ms"]);
   },
-  "a certificate is judged by the share of its lifetime that is left"() {
-    const cases = [[0, ""], [66, ""], [67, "warn"], [90, "warn"], [91, "bad"], [100, "bad"], [101, "bad"]];
-    cases.forEach(([now, expected]) => assert.equal(lifetime(0, 100, now), expected, String(now)));
+  "a certificate is judged by the times at which the log warns"() {
+    const one = { due: "1970-01-01T00:01:06Z", late: "1970-01-01T00:01:30Z" };
+    const cases = [[0, ""], [66, ""], [67, "warn"], [90, "warn"], [91, "bad"], [101, "bad"]];
+    cases.forEach(([now, expected]) => assert.equal(lifetime(one, now * 1000), expected, String(now)));
+    assert.equal(lifetime({}, 1000), "");
   },
   "the map in words tells failures, what has no data, and how many are left out"() {
     const one = (name, failed) => ({ name, change: { rate: 2, failed } });

@@ -116,9 +116,10 @@
       check("failures", /peer-0 [0-9.]+ per second, 2 failed/.test(map.getAttribute("aria-label")), true);
       check("more", [map.getAttribute("aria-label").includes("and 3 more"), map.textContent.includes("and 3 more")], [true, true]);
     },
-    function certificatesAreJudgedByTheShareThatIsLeft() {
-      const one = (not_before, not_after) => ({ certificates: [{ spiffe_id: "a", use: "own", not_before, not_after }] });
-      const identities = [one("2026-11-28T09:00:00Z", "2026-11-28T20:00:00Z"), one("2026-11-01T00:00:00Z", "2026-12-05T00:00:00Z"), one("2025-11-28T00:00:00Z", "2026-12-05T00:00:00Z")];
+    function certificatesAreJudgedByTheTimesOfTheirWarnings() {
+      const [past, future] = ["2025-11-28T00:00:00Z", "2036-12-05T00:00:00Z"];
+      const one = (due, late) => ({ certificates: [{ spiffe_id: "a", use: "own", due, late, not_after: future }] });
+      const identities = [one(future, future), one(past, future), one(past, past)];
       send({ certificates: { identities, others: [] } });
       check("kinds", all("#certificates tbody tr").map((row) => row.lastElementChild.className), ["", "warn", "bad"]);
     },

@@ -143,11 +143,11 @@ function heat(history, name) {
   return { bounds, columns, total };
 }
 
-// The class of a certificate by the share of its lifetime that is left, as the log warns.
-function lifetime(notBefore, notAfter, now) {
-  const share = (notAfter - now) / (notAfter - notBefore);
-  if (now >= notAfter || share < 1 / 10) return "bad";
-  return share < 1 / 3 ? "warn" : "";
+// The class of a certificate, as the log warns: a newer one is due, or late.
+function lifetime(certificate, now) {
+  const isAfter = (date) => Boolean(date) && now > Number(new Date(date));
+  if (isAfter(certificate.late)) return "bad";
+  return isAfter(certificate.due) ? "warn" : "";
 }
 
 // The part of a side of the map that is drawn, and how many are left out.

@@ -305,9 +305,8 @@ function showCertificates(event) {
   const all = [...event.certificates.identities, ...event.certificates.others].flatMap((one) => one.certificates || []);
   const rows = all.map((one) => {
     const row = make("tr");
-    const [begins, ends] = [one.not_before, one.not_after].map((date) => (date ? Number(new Date(date)) : null));
-    const left = ends === null ? null : (ends - event.at_ms) / 1000;
-    const kind = ends === null ? "" : lifetime(begins, ends, event.at_ms);
+    const left = one.not_after ? (Number(new Date(one.not_after)) - event.at_ms) / 1000 : null;
+    const kind = lifetime(one, event.at_ms);
     const name = make("th", one.spiffe_id || one.subject || one.issuer);
     name.scope = "row";
     row.append(name, make("td", (one.use || "").replace("_", " "), "text"), make("td", one.not_after || "–"), make("td", left === null ? "–" : left > 0 ? span(left) : "ended", kind));

@@ -260,16 +260,26 @@ const RENEWAL: i64 = 300;
 /// Whether a newer certificate was due when a third of the lifetime was left. A tenth of this third passes first, or
 /// [`RENEWAL`] if that is shorter.
 pub fn is_due(not_before: i64, not_after: i64, now: i64) -> bool {
+    now > due(not_before, not_after)
+}
+
+/// The last second in which no newer certificate is due.
+pub fn due(not_before: i64, not_after: i64) -> i64 {
     let third = not_after.saturating_sub(not_before).max(0) / 3;
-    not_after.saturating_sub(now) < third - (third / 10).min(RENEWAL)
+    not_after.saturating_sub(third - (third / 10).min(RENEWAL))
 }
 
 /// Whether a newer certificate should have come already: when a tenth of the lifetime is left, or one hour if that is
 /// longer. For a short lifetime the limit is a quarter of it, so that a certificate issued for one hour is late with 15
 /// minutes left, and not all the time.
 pub fn expires_soon(not_before: i64, not_after: i64, now: i64) -> bool {
+    now > late(not_before, not_after)
+}
+
+/// The last second in which a newer certificate is not late.
+pub fn late(not_before: i64, not_after: i64) -> i64 {
     let life = not_after.saturating_sub(not_before).max(0);
-    not_after.saturating_sub(now) < (life / 10).max(ALARM.min(life / 4))
+    not_after.saturating_sub((life / 10).max(ALARM.min(life / 4)))
 }
 
 /// Seconds since 1970, the clock by which certificates are judged.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::credentials::Credentials;
 use super::revocation::RevocationList;
-use super::{NotAnIdentity, date, key_algorithm, names, only_spiffe_id, parse};
+use super::{NotAnIdentity, date, due, key_algorithm, late, names, only_spiffe_id, parse};
 use crate::{hex, sha256};
 
 /// The role of a certificate.
@@ -133,6 +133,8 @@ impl CertificateView {
             "serial": self.serial,
             "not_before": date(self.not_before),
             "not_after": date(self.not_after),
+            "due": date(due(self.not_before, self.not_after)),
+            "late": date(late(self.not_before, self.not_after)),
             "sha256": self.sha256,
             "key_algorithm": self.key_algorithm,
         })
@@ -186,6 +188,9 @@ mod tests {
         assert_eq!(root.subject, "CN=Pillion CA of cluster.local");
         let shown = own.to_json();
         assert_eq!(shown["certificates"][0]["not_after"], date(own.not_after));
+        let (begin, end) = (leaf.not_before, leaf.not_after);
+        assert_eq!(shown["certificates"][0]["due"], date(due(begin, end)));
+        assert_eq!(shown["certificates"][0]["late"], date(late(begin, end)));
         assert_eq!(shown["certificates"][1]["use"], "trust_bundle");
         assert_eq!(shown["revocation_lists"][0]["revoked"], 2);
         assert_eq!(shown["revocation_lists"][0]["next_update"], date(next_update.unix_timestamp()));
