@@ -40,9 +40,10 @@ const HEAD_BYTES: usize = 16 * 1024;
 /// Serves the connection until its client leaves, its time is over, or it must make room for another one.
 pub(super) async fn serve(stream: Stream, port: OwnPort, pages: Pages, mut place: AdminPlace) {
     let asked_at = stream.own_ip();
-    let is_stream = &AtomicBool::new(false); // of the last answer
+    let is_stream = &AtomicBool::new(false); // the answer under way
     let service = service_fn(move |request: Request<Incoming>| {
         let pages = pages.clone();
+        is_stream.store(false, Relaxed); // the client has its last answer, as it asks again
         async move {
             let (parts, _unread) = request.into_parts();
             let reply = pages.answer(port, &parts, asked_at).await;

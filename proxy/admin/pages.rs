@@ -16,7 +16,7 @@ use super::answer::{Answer, Reply, ReplyBody, answer, answered, json, text};
 use super::config::{NoSuchService, Selection};
 use super::console::{Console, NotTaken, Order};
 use super::events::Events;
-use super::exposition::Expositions;
+use super::exposition::{Expositions, patience};
 use super::info::Started;
 use super::probe::Prober;
 use super::ready::Readiness;
@@ -240,7 +240,7 @@ impl Pages {
     async fn metrics(&self, request: &Parts) -> Answer {
         let accept = request.headers.get_all(ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
         let format = Format::wanted(&accept.collect::<Vec<_>>().join(","));
-        match self.expositions.next(format).await {
+        match self.expositions.next(format, patience(&request.headers)).await {
             Some(exposition) => answer(StatusCode::OK, format.content_type(), exposition),
             None => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n"),
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, sleep};
 
 use super::backend::Backend;
@@ -137,4 +138,30 @@ async fn no_bad_source_costs_the_sidecar_its_own_metrics_or_more_than_its_time()
         }
         assert!(body.contains("\ngood 1\n") && body.contains("\npillion_build_info{"), "{what}\n{body}");
     }
+}
+
+/// The time for the last answer is that of an ordinary page, also where the connection's lifetime ends while that answer is
+/// still being made and the one before it was a stream.
+#[tokio::test(start_paused = true)]
+async fn a_stream_gives_the_answer_after_it_no_more_time() {
+    let mesh = Mesh::default();
+    let large: String = (0..19_000).map(|nth| format!("large{{nth=\"{nth:020}\"}} 1\n")).collect();
+    let _app = source(&mesh, A, text(&large), Duration::from_millis(3_900));
+    let sidecar = sidecar(&mesh, &format!("{{ url: \"http://{A}/\", timeout: 4s }}"));
+    let address = sidecar.addresses.admin[0];
+    let io = mesh.memory.connect(address).await.expect("the admin port listens");
+    let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    let (mut scraper, began, mut piece) = (Peer::new(io), Instant::now(), [0; 16 * 1024]);
+    scraper.send(ask("/tap?timeout=57s") + &ask("/metrics")).await;
+    let mut io = scraper.into_io();
+    let mut read = 0;
+    while let Ok(more @ 1..) = io.read(&mut piece).await
+        && began.elapsed() < Duration::from_secs(300)
+    {
+        read += more;
+        sleep(Duration::from_secs(4)).await;
+    }
+    assert!(read > 64 * 1024, "{read}");
+    // the lifetime, the time for the last answer, and what the connection's buffer still held
+    assert!((60..=60 + 35 + 5 * 4).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
 }

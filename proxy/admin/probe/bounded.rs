@@ -31,7 +31,7 @@ pub(in crate::admin) fn bounded(stream: Transport, most: usize) -> Io {
 }
 
 /// Whether an error of hyper has this cause.
-pub(super) fn is_too_long(error: &hyper::Error) -> bool {
+pub(in crate::admin) fn is_too_long(error: &hyper::Error) -> bool {
     let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
     cause.and_then(io::Error::get_ref).is_some_and(|cause| cause.is::<TooLong>())
 }

@@ -33,7 +33,7 @@ pub(super) fn rows() -> Vec<Row> {
         shows("metrics.merge", ["off", "[\"http://10.0.0.1:80/\"]"], merged),
         shows("metrics.merge[].name", ["jvm", "shop"], merged),
         shows("metrics.merge[].url", ["http://10.0.0.1:80/", "http://10.0.0.3:80/"], merged),
-        shows("metrics.merge[].timeout", ["1s", "5s"], merged),
+        shows("metrics.merge[].timeout", ["1s", "4s"], merged),
         shows("metrics.endpoints", ["off", "on"], series_of_endpoints),
         shows("tracing", ["off", "{ \"otlp\": \"http://10.0.0.3:80\", \"sample\": \"100%\" }"], traced),
         shows("tracing.otlp", ["http://10.0.0.3:80/a", "grpc://10.0.0.3:80"], traced),

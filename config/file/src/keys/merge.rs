@@ -33,7 +33,7 @@ static SOURCE: Static<Written> = Static::new(|| {
             "The address: http, an IP address or localhost, a port and a path.",
         )
         .word::<Duration>("timeout", field!(timeout), "The time for the whole answer, with the connection.")
-        .takes("up to 10s")
+        .takes("up to 4s")
 });
 
 pub(super) fn schema() -> Option<Value> {

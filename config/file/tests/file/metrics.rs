@@ -39,8 +39,9 @@ fn a_source_that_cannot_be_meant_is_refused_with_a_way_out() {
         ("[{ name: jvm }]", "needs `url`"),
         ("[{ name: Jvm, url: \"http://127.0.0.1:1/\" }]", "a source's name"),
         ("[\"http://127.0.0.1:1/\", \"http://127.0.0.1:2/\"]", "is called `app`, as an earlier source is"),
-        ("[{ url: \"http://127.0.0.1:1/\", timeout: 11s }]", "is not between 1ms and 10s"),
+        ("[{ url: \"http://127.0.0.1:1/\", timeout: 5s }]", "is not between 1ms and 4s"),
         ("[\"http://127.0.0.1:15020/metrics\"]", "where the sidecar itself serves its metrics"),
+        ("[\"http://127.0.0.1:15000/metrics\"]", "where the sidecar itself serves its metrics"),
         (&nine, "has 9 sources, and at most 8 are merged"),
     ];
     for (sources, expected) in table {

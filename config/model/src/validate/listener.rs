@@ -23,7 +23,7 @@ pub(super) fn validate(config: &Config, faults: &mut Faults) {
     refuse_no_address(&config.admin.listen, &root.key("admin"), faults);
     if let Some(metrics) = &config.metrics {
         refuse_no_address(&metrics.listen, &root.key("metrics"), faults);
-        merge::validate(metrics, &root.key("metrics"), faults);
+        merge::validate(metrics, &config.admin.listen, &root.key("metrics"), faults);
     }
 }
 

@@ -8,7 +8,8 @@ use crate::fault::Faults;
 use crate::path::Trail;
 use crate::telemetry::{MergeSource, Metrics};
 
-pub(super) fn validate(metrics: &Metrics, at: &Trail<'_>, faults: &mut Faults) {
+/// `admin`: where the admin port listens, which serves the same metrics.
+pub(super) fn validate(metrics: &Metrics, admin: &[SocketAddr], at: &Trail<'_>, faults: &mut Faults) {
     let at = at.key("merge");
     if metrics.merge.len() > MergeSource::MOST {
         faults
@@ -29,11 +30,11 @@ pub(super) fn validate(metrics: &Metrics, at: &Trail<'_>, faults: &mut Faults) {
         }
         if *timeout > MergeSource::LONGEST_TIMEOUT || *timeout == Duration::ZERO {
             faults
-                .error(&source.key("timeout"), "is not between 1ms and 10s")
-                .help("scrapers wait for 10s by default, for all sources at once")
+                .error(&source.key("timeout"), "is not between 1ms and 4s")
+                .help("scrapers wait for 10s by default, for all sources and the sidecar")
                 .depends_on(&at);
         }
-        if metrics.listen.iter().any(|own| is_same(*own, url.address)) {
+        if metrics.listen.iter().chain(admin).any(|own| is_same(*own, url.address)) {
             faults
                 .error(&source, format!("is {}, where the sidecar itself serves its metrics", url.address))
                 .help("write the port at which the application serves its metrics")
