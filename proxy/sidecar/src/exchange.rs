@@ -6,6 +6,7 @@
 
 mod tries;
 pub mod stages;
+pub mod breaks;
 pub mod attempts;
 
 use std::fmt;
@@ -22,6 +23,7 @@ use crate::taps::Tapped;
 use crate::traces::{Trace, Traced};
 use crate::worker::{Wanted, Worker};
 use attempts::{AttemptId, AttemptOutcome, Attempts};
+use breaks::UnderWay;
 use pillion_base::error::Error;
 use pillion_model::Direction;
 use pillion_model::Reason;
@@ -115,6 +117,16 @@ impl Facts {
     pub fn failed(&mut self, error: &Error) {
         self.reason = Some(error.reason);
         self.detail = Some((&*error.detail).into());
+    }
+
+    /// Notes the sentence of an exchange that broke off, where no error has given one.
+    #[cold]
+    pub fn explain_break(&mut self, under_way: UnderWay) {
+        if let Some(reason) = self.reason
+            && self.detail.as_ref().is_none_or(|detail| detail.is_empty())
+        {
+            self.detail = Some(breaks::sentence(reason, under_way, self).into());
+        }
     }
 
     /// The value of the metric label `service`.

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::connection::Connection;
 use crate::detect::{Detected, EarlyServer as _, Watched};
 use crate::exchange::attempts::{Attempt, AttemptOutcome, Attempts};
+use crate::exchange::breaks::UnderWay;
 use crate::exchange::{self, DialFailure, Facts};
 use crate::state::Route;
 use crate::worker::Worker;
@@ -229,6 +230,7 @@ fn record(
     tracing::debug!(%from, reason = code, detail, received, sent, attempts, "opaque connection ended");
     if let Some(error) = failure {
         facts.failed(error);
+        facts.explain_break(UnderWay::Bytes);
     }
     facts.authorization = facts.authorization.or(connection.authorization);
     if worker.has_istio_metrics {

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::transfer::{Interim, Observer, Progress, ResponseEnd};
 use crate::connection::{Connection, Destination};
 use crate::exchange::attempts::{Attempt, AttemptId, AttemptOutcome, Attempts};
+use crate::exchange::breaks::UnderWay;
 use crate::exchange::{ExchangeEnd, Facts, Upload};
 use crate::noted::NotedHeaders;
 use crate::state::{DestinationKey, Fixed, Route};
@@ -274,7 +275,7 @@ impl Exchange {
     pub fn client_gone(&self) {
         let mut facts = self.facts.lock();
         facts.common.reason = Some(Reason::ClientGone);
-        facts.status = Reason::ClientGone.status();
+        facts.status = GONE;
     }
 
     /// Notes that the answer's headers are sent.
@@ -373,6 +374,20 @@ impl Exchange {
     }
 }
 
+impl RequestFacts {
+    /// What was under way if the exchange broke off now.
+    const fn under_way(&self) -> UnderWay {
+        match self.status {
+            _ if self.tunnelled => UnderWay::Bytes,
+            GONE => UnderWay::Wait,
+            _ => UnderWay::Answer,
+        }
+    }
+}
+
+/// The status of a request whose client left before it was answered.
+const GONE: u16 = Reason::ClientGone.status();
+
 /// The text of a method that has a label.
 fn known_method(label: Option<MethodLabel>) -> &'static str {
     label.map_or("", MethodLabel::as_str)
@@ -443,6 +458,10 @@ impl Observer for Exchange {
         }
         facts.place = None;
         facts.common.reason = facts.common.reason.or(ending.reason);
+        if facts.common.reason.is_some() {
+            let under_way = facts.under_way();
+            facts.common.explain_break(under_way);
+        }
         facts.grpc_status = ending.grpc_status.or(facts.grpc_status).filter(|_| facts.is_grpc);
         self.connection.end();
         let ended = Instant::now();

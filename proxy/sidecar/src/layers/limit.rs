@@ -54,6 +54,14 @@ pub fn too_large(max: u64) -> Error {
     Error::new(Reason::BodyTooLarge, format!("the request's body is over {max} bytes (inbound.max_body)"))
 }
 
+/// The error for a client that left before its request was complete.
+pub fn client_left(exchange: &Exchange) -> Error {
+    let route = exchange.route();
+    let to = route.map_or_else(String::new, |route| format!(" to \"{}\"", route.cluster.name));
+    let detail = format!("the client left amid its request{to}: its own timeout may be shorter");
+    Error::new(Reason::ClientGone, detail).sent(Sent::Perhaps)
+}
+
 /// Why the rest of the request's body does not come, if the client or a limit of the sidecar has caused it.
 pub fn upload_failure(exchange: &Exchange, max_body: Option<u64>) -> Option<Error> {
     let error = match exchange.was_cut() {
@@ -67,9 +75,7 @@ pub fn upload_failure(exchange: &Exchange, max_body: Option<u64>) -> Option<Erro
             Reason::Overloaded,
             "the sidecar has no memory left for further bytes of HTTP/2 that wait to be forwarded",
         ),
-        _ if exchange.progress.client_broke() => {
-            Error::new(Reason::ClientGone, "the client aborted its request")
-        }
+        _ if exchange.progress.client_broke() => client_left(exchange),
         _ => return None,
     };
     Some(error.sent(Sent::Perhaps))
