@@ -192,8 +192,8 @@ fn render(
 ) -> Response<String> {
     let detail = (connection.direction == Direction::Outbound).then_some(detail);
     let mut response = match is_grpc {
-        true => grpc(reason, detail),
-        false => plain(reason, detail),
+        true if reason != Reason::ClientGone => grpc(reason, detail), // nobody reads that answer: its status is recorded
+        _ => plain(reason, detail),
     };
     let headers = response.headers_mut();
     headers.set(Known::ProxyStatus, &proxy_status(reason, detail));

@@ -104,7 +104,11 @@ impl Http2Client {
         let mut call = Call::new(head, Body::empty(), seen, exchange.clone());
         call.note_request();
         exchange.failed(why);
-        exchange.headers_sent(StatusCode::SERVICE_UNAVAILABLE, None);
+        // It is recorded like an answer, although the client gets a reset that says the same.
+        match call.common.is_grpc {
+            true => exchange.headers_sent(StatusCode::OK, Some(why.reason.grpc_status())),
+            false => exchange.headers_sent(StatusCode::SERVICE_UNAVAILABLE, None),
+        }
         exchange.finish(ResponseEnd::default());
     }
 }
