@@ -57,7 +57,10 @@ async fn bound_whole<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result
         None => next.call(call).await?,
         Some(first) => match within(bounds, first, &exchange, None, pin!(next.call(call))).await {
             Ok(answered) => answered?,
-            Err(expired) => return Err(timeout_error(expired, bounds, &route.cluster).into()),
+            Err(expired) => {
+                let now = exchange.started.elapsed();
+                return Err(timeout_error(expired, bounds, now, &route.cluster).into());
+            }
         },
     };
     let tail = response.body_mut().response_tail();
@@ -208,7 +211,8 @@ where
     .await
 }
 
-fn timeout_error(reason: Reason, bounds: Bounds, cluster: &Cluster) -> Error {
+/// `now`: since the start of the exchange.
+fn timeout_error(reason: Reason, bounds: Bounds, now: Duration, cluster: &Cluster) -> Error {
     let (name, allowed) = (&cluster.name, bounds.allowed.unwrap_or_default());
     let detail = match reason {
         Reason::RequestStalled => {
@@ -226,7 +230,7 @@ fn timeout_error(reason: Reason, bounds: Bounds, cluster: &Cluster) -> Error {
                 bounds.max_duration.unwrap_or_default()
             )
         }
-        _ if bounds.allowed.is_none() => {
+        _ if bounds.deadline.is_some_and(|deadline| deadline <= now) => {
             format!("\"{name}\" did not answer within the caller's deadline (grpc-timeout)")
         }
         _ => format!("\"{name}\" did not answer within {allowed:?} (timeout, all tries together)"),
