@@ -383,7 +383,7 @@ fn the_access_log_names_the_rule_that_decided() {
         .collect();
     assert_eq!(told[0], ["allowed", "web-reads", "", ""]);
     assert_eq!(told[1][..3], ["denied", "default", "authz_denied"]);
-    assert_eq!(told[1][3], "no authorization rule matches, and the default is deny");
+    assert_eq!(told[1][3], "no rule of inbound.authorization matches, and its default is deny");
     assert_eq!(told[2][..3], ["denied", "opaque", "authz_denied"]);
     assert!(told[2][3].contains("protocol: tcp"), "{told:?}");
 }

@@ -84,6 +84,15 @@ impl Holder {
         self.of.held.fetch_add(bytes, Relaxed);
         Some(ExchangePlace { holder: self.clone(), bytes })
     }
+
+    /// The sentence for a request that got no place.
+    pub fn why_no_room(&self) -> String {
+        let (own, all, most) = (self.held.load(Relaxed), self.of.held.load(Relaxed), self.of.most);
+        format!(
+            "the client's requests under way hold {own} bytes, which may be at most what is free of {most} \
+             ({all} are taken); it is a quarter of the memory limit, divided among the workers"
+        )
+    }
 }
 
 impl ExchangePlace {
@@ -91,6 +100,11 @@ impl ExchangePlace {
     #[must_use]
     pub fn beside(&self) -> Self {
         Self { holder: self.holder.clone(), bytes: 0 }
+    }
+
+    /// See [`Holder::why_no_room`].
+    pub fn why_no_room(&self) -> String {
+        self.holder.why_no_room()
     }
 
     /// Takes room for further `bytes`. Returns whether the holder may hold them.
@@ -139,6 +153,11 @@ impl Counted {
         }
         self.bytes.extend_from_slice(piece);
         true
+    }
+
+    /// See [`Holder::why_no_room`]. Empty where the memory is not counted, because then there is room.
+    pub fn why_no_room(&self) -> String {
+        self.room.as_ref().map_or_else(String::new, ExchangePlace::why_no_room)
     }
 
     /// The bytes, which count as long as a part of them is held.

@@ -45,48 +45,52 @@ impl From<Misuse> for Error {
     }
 }
 
-/// What is wrong with received bytes. Sections are those of RFC 9112, unless another RFC is named.
+/// What is wrong with received bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    #[error("more empty lines come before it than are ignored (2.2)")]
+    #[error("more empty lines come before it than are ignored (RFC 9112, 2.2)")]
     EmptyLines,
-    #[error("a line ends with LF alone, or has a CR without an LF (2.2)")]
+    #[error("a line ends with LF alone, or has a CR without an LF (RFC 9112, 2.2)")]
     BareLineEnd,
-    #[error("its first line is not valid HTTP (3, 4)")]
+    #[error("its first line is not valid HTTP (RFC 9112, 3, 4)")]
     FirstLine,
-    #[error("its version of HTTP is neither 1.0 nor 1.1 (2.3)")]
+    #[error("its version of HTTP is neither 1.0 nor 1.1 (RFC 9112, 2.3)")]
     Version,
-    #[error("its method is not a token (3.1)")]
+    #[error("its method is not a token (RFC 9112, 3.1)")]
     Method,
-    #[error("its target has none of the four forms, or a form that its method may not have (3.2)")]
+    #[error("its target has none of the four forms, or a form that its method may not have (RFC 9112, 3.2)")]
     Target,
-    #[error("it does not have exactly one valid Host (3.2)")]
+    #[error("it does not have exactly one valid Host (RFC 9112, 3.2)")]
     Host,
-    #[error("a field line is malformed: no token before the colon, a folded line or a forbidden byte (5)")]
+    #[error(
+        "a field line is malformed: no token before the colon, a folded line or a forbidden byte (RFC 9112, 5)"
+    )]
     Field,
     #[error("its head is larger than the limit (limits.header_bytes)")]
     LargeHead,
     #[error("it has more fields than the limit (limits.header_count)")]
     ManyFields,
-    #[error("its Transfer-Encoding names a coding other than chunked, which is not supported (6.1)")]
+    #[error(
+        "its Transfer-Encoding names a coding other than chunked, which is not supported (RFC 9112, 6.1)"
+    )]
     UnknownCoding,
-    #[error("its Transfer-Encoding does not have chunked exactly once, as the last coding (6.1)")]
+    #[error("its Transfer-Encoding does not have chunked exactly once, as the last coding (RFC 9112, 6.1)")]
     MisplacedChunked,
-    #[error("only HTTP/1.1 has Transfer-Encoding (6.1)")]
+    #[error("only HTTP/1.1 has Transfer-Encoding (RFC 9112, 6.1)")]
     CodingNotAllowed,
-    #[error("it has both a Transfer-Encoding and a Content-Length (6.3)")]
+    #[error("it has both a Transfer-Encoding and a Content-Length (RFC 9112, 6.3)")]
     TwoLengths,
     #[error("its Content-Length is not a single number (RFC 9110, 8.6)")]
     MalformedLength,
     #[error("a CONNECT cannot have content, but this one announces some (RFC 9110, 9.3.6)")]
     ContentOfConnect,
-    #[error("a chunk has no valid size, or does not end where its size says (7.1)")]
+    #[error("a chunk has no valid size, or does not end where its size says (RFC 9112, 7.1)")]
     Chunk,
-    #[error("the extensions of its chunks are larger than the limit (7.1.1)")]
+    #[error("the extensions of its chunks are larger than the limit (RFC 9112, 7.1.1)")]
     ChunkExtensions,
-    #[error("its trailers are malformed or larger than the limit (7.1.2)")]
+    #[error("its trailers are malformed or larger than the limit (RFC 9112, 7.1.2)")]
     Trailers,
-    #[error("it came without a request (9.2)")]
+    #[error("it came without a request (RFC 9112, 9.2)")]
     Unasked,
     #[error("it switches to another protocol without being asked to (RFC 9110, 15.2.2)")]
     UnaskedSwitch,

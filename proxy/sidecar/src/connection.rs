@@ -428,11 +428,7 @@ impl Connection {
         }
         let name = || self.peer.as_ref().map_or_else(|| STRANGERS.to_owned(), |peer| peer.id.to_string());
         let holder = self.holder.get_or_init(|| ground.exchanges.holder(&name()));
-        holder.begin(head_bytes).map(Some).ok_or_else(|| {
-            let detail =
-                "the client's requests under way hold as much memory as the sidecar has for one client";
-            Error::new(Reason::Overloaded, detail)
-        })
+        holder.begin(head_bytes).map(Some).ok_or_else(|| Error::new(Reason::Overloaded, holder.why_no_room()))
     }
 
     /// Begins an exchange. Returns whether it is the first one.

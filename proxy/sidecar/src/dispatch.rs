@@ -120,7 +120,8 @@ fn receive(
     most_fields: u32,
 ) -> Result<(), FailedCall> {
     let lease = &mut carried.lease;
-    if let Err(error) = accept(call, response, lease.is_http2()) {
+    let other = || switched_unasked(&route.cluster, &trial.endpoint);
+    if let Err(error) = accept(call, response, lease.is_http2(), other) {
         trial.failed(&error);
         return Err(error.into());
     }
@@ -185,21 +186,34 @@ fn patience(route: &Route, lease: &Lease) -> Patience {
     }
 }
 
-/// Takes the upstream's half of a tunnel, if the answer opens the tunnel that the request asked for.
-fn accept(call: &Call, response: &mut Response, is_http2: bool) -> Result<(), Error> {
+/// Takes the upstream's half of a tunnel, if the answer opens the tunnel that the request asked for. `other`: the error
+/// if it opens another one.
+fn accept(
+    call: &Call,
+    response: &mut Response,
+    is_http2: bool,
+    other: impl FnOnce() -> Error,
+) -> Result<(), Error> {
     match &call.common.tunnel {
         Some(kind) if kind.is_opened_by(response.status(), response.headers(), is_http2) => {
             tunnel::accept(response);
             *response.status_mut() = kind.opened(call.head.version);
             Ok(())
         }
-        _ if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
-            let detail = "the upstream switched to a protocol that the request did not ask for";
-            Err(Error::new(Reason::UpgradeFailed, detail).sent(Sent::Perhaps))
-        }
+        _ if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => Err(other()),
         _ => Ok(()),
     }
 }
+
+fn switched_unasked(cluster: &Cluster, endpoint: &Endpoint) -> Error {
+    let (address, name) = (endpoint.address, &cluster.name);
+    let detail = format!("{address} of \"{name}\" {SWITCHED}; {CHECK_PORT}");
+    Error::new(Reason::UpgradeFailed, detail).sent(Sent::Perhaps)
+}
+
+const SWITCHED: &str = "switched to a protocol that the request did not ask for";
+const CHECK_PORT: &str = "check its port, and the service's `protocol`";
+const SEE_ITS_LOG: &str = "its own log may say why";
 
 /// Checks the head of an answer before it is forwarded. `Err`: why it cannot be forwarded.
 fn checked(response: &mut Response, seen: &Seen, lease: &mut Lease, most_fields: u32) -> Result<(), String> {
@@ -363,15 +377,15 @@ fn explain(
         return error.into();
     }
     let (address, name, detail) = (endpoint.address, &cluster.name, failure.detail);
-    let what = match failure.reason {
-        Reason::ProtocolError => "sent an answer that is not valid HTTP",
-        Reason::UpstreamReset => "reset the request",
-        Reason::UpgradeFailed => "switched to a protocol that the request did not ask for",
-        _ => "closed the connection before it answered",
+    let (what, next) = match failure.reason {
+        Reason::ProtocolError => ("sent an answer that is not valid HTTP", CHECK_PORT),
+        Reason::UpstreamReset => ("reset the request", SEE_ITS_LOG),
+        Reason::UpgradeFailed => (SWITCHED, CHECK_PORT),
+        _ => ("closed the connection before it answered", SEE_ITS_LOG),
     };
     let detail = match failure.reason {
         Reason::TlsError => format!("TLS with {address} of \"{name}\" failed: {detail}"),
-        _ => format!("{address} of \"{name}\" {what}: {detail}"),
+        _ => format!("{address} of \"{name}\" {what}: {detail}; {next}"),
     };
     let error = Error::new(failure.reason, detail).sent(failure.sent).of_our_fault(failure.is_our_fault);
     if !failure.is_unsent {

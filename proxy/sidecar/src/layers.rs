@@ -43,6 +43,18 @@ pub fn opens_nothing(status: u16, call: &crate::http::Call) -> u16 {
     if is_connect && (200..300).contains(&status) { 403 } else { status }
 }
 
+/// The route of a request in a sentence: by its name, or by its service where it has none.
+pub fn name_of_route(call: &crate::http::Call) -> String {
+    let metrics = &call.common.exchange.worker.ground.metrics;
+    match call.common.route.as_deref() {
+        Some(route) if route.name == pillion_telemetry::Symbol::EMPTY => {
+            format!("a route to \"{}\"", route.cluster.name)
+        }
+        Some(route) => format!("the route \"{}\"", metrics.name(route.name)),
+        None => "the route".to_owned(),
+    }
+}
+
 /// The name of a layer that a test may leave out of a stack, to show why the layer is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Name {

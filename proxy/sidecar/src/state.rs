@@ -202,7 +202,7 @@ impl InboundSide {
         let required = |detail: &'static str| Err(Error::new(Reason::MtlsRequired, detail));
         match (self.mtls(to), peer, &self.tls) {
             (Mtls::Strict, None, _) => {
-                required("mTLS became required on this port after the connection came")
+                required("inbound.mtls became strict after the connection came: connect again with TLS")
             }
             (Mtls::Off, ..) | (Mtls::Permissive, None, _) => Ok(()),
             (_, Some(_), None) => {

@@ -408,9 +408,10 @@ impl Cluster {
             );
         }
         match (known, &endpoints.said.problem) {
-            (0, Some(why)) => {
-                Error::new(Reason::DnsError, format!("no endpoint of \"{name}\" is known: {why}"))
-            }
+            (0, Some(why)) => Error::new(
+                Reason::DnsError,
+                format!("no endpoint of \"{name}\" is known: {why}; see /clusters on the admin port"),
+            ),
             (0, None) => Error::new(
                 Reason::NoEndpoints,
                 format!("\"{name}\" has no endpoints: see /clusters on the admin port"),

@@ -116,17 +116,18 @@ fn explain(fault: Fault, HeadLimits { fields, bytes, .. }: HeadLimits) -> String
 /// Refuses a request whose head was not complete in time. Returns its answer; `None` if only white space had come.
 pub(super) fn refuse_late(head: &[u8], connection: &Connection, worker: &Worker) -> Option<Vec<u8>> {
     let has_begun = head.iter().any(|byte| !byte.is_ascii_whitespace());
-    has_begun.then(|| refuse(&late(), head, connection, worker))
+    has_begun.then(|| refuse(&late(worker), head, connection, worker))
 }
 
 /// Counts and logs an HTTP/2 request whose head was not complete in time. An incomplete head of HTTP/2 cannot be read,
 /// so there is no answer, and the connection ends.
 pub fn note_late_http2(connection: &Connection, worker: &Worker) {
-    note(&late(), &Shown { version: Version::HTTP_2, ..Shown::default() }, connection, worker);
+    note(&late(worker), &Shown { version: Version::HTTP_2, ..Shown::default() }, connection, worker);
 }
 
-fn late() -> Refusal {
-    let detail = "the request's head was not complete within limits.header_timeout".to_owned();
+fn late(worker: &Worker) -> Refusal {
+    let most = worker.limits().header_timeout;
+    let detail = format!("the request's head was not complete within {most:?} (limits.header_timeout)");
     Refusal { reason: Reason::RequestStalled, detail }
 }
 

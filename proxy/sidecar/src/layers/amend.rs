@@ -16,7 +16,7 @@ use tokio_util::either::Either;
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
-use super::{HttpService, opens_nothing};
+use super::{HttpService, name_of_route, opens_nothing};
 use crate::connection::{Connection, Place};
 use crate::http::call::RequestContext;
 use crate::http::exchange::Exchange;
@@ -95,10 +95,13 @@ async fn inject(call: &Call, fault: &FaultInjection) -> Result<(), Error> {
         call.common.exchange.note(|facts| facts.delayed_until = Some(Instant::now()));
     }
     match fault.abort.filter(|abort| is_among(abort.share, dice)) {
-        Some(abort) => Err(injected(match abort.with {
-            AbortStatus::Http(status) => AbortStatus::Http(opens_nothing(status, call)),
-            grpc @ AbortStatus::Grpc(_) => grpc,
-        })),
+        Some(abort) => {
+            let with = match abort.with {
+                AbortStatus::Http(status) => AbortStatus::Http(opens_nothing(status, call)),
+                grpc @ AbortStatus::Grpc(_) => grpc,
+            };
+            Err(injected(with, &name_of_route(call)))
+        }
         None => Ok(()),
     }
 }

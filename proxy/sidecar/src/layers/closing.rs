@@ -15,7 +15,8 @@ pub fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Cl
 
 async fn closing<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response, FailedCall> {
     if call.common.exchange.connection.place.work.refuses() {
-        let detail = "the sidecar will stop soon, and accepts no new requests";
+        let detail = "the sidecar will stop soon, and accepts no new requests since drain.delay is over: \
+                      connect to another replica";
         return Err(Error::new(Reason::Draining, detail).into());
     }
     call.common.exchange.has_place()?;

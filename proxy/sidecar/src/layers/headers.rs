@@ -191,7 +191,8 @@ fn passes(via: &[u8], own: &HeaderValue, most: u32) -> Result<u32, Error> {
         return Err(Error::new(
             Reason::LoopDetected,
             format!(
-                "the request came through this sidecar {count} times: services route it to each other in a loop"
+                "the request came through this sidecar {count} times (limits.via_passes is {most}): compare the \
+                 routes of the sidecars in x-pillion-via, which send it round in a loop"
             ),
         ));
     }

@@ -89,13 +89,15 @@ async fn try_within<S: HttpService>(
     let bounds = Bounds { from, allowed: Some(limit), ..Bounds::default() };
     match within(bounds, from + limit, &exchange, Some(attempt), pin!(next.call(call))).await {
         Ok(answered) => answered,
-        Err(_expired) => Err(Error::new(
-            Reason::PerTryTimeout,
-            format!("one try took longer than {limit:?} (retry.per_try_timeout)"),
-        )
-        .sent(Sent::Perhaps)
-        .into()),
+        Err(_expired) => Err(per_try_error(limit, &exchange).into()),
     }
+}
+
+fn per_try_error(limit: Duration, exchange: &Exchange) -> Error {
+    let route = exchange.route();
+    let name = route.as_ref().map_or("", |route| &route.cluster.name);
+    let detail = format!("one try at \"{name}\" took longer than {limit:?} (retry.per_try_timeout)");
+    Error::new(Reason::PerTryTimeout, detail).sent(Sent::Perhaps)
 }
 
 /// The bounds. Points in time are durations since the start of the exchange.
@@ -216,7 +218,10 @@ fn timeout_error(reason: Reason, bounds: Bounds, now: Duration, cluster: &Cluste
     let (name, allowed) = (&cluster.name, bounds.allowed.unwrap_or_default());
     let detail = match reason {
         Reason::RequestStalled => {
-            format!("the client sent no byte of its body for {:?}", bounds.idle.unwrap_or_default())
+            format!(
+                "the client sent no byte of its body to \"{name}\" for {:?} (stream_idle_timeout)",
+                bounds.idle.unwrap_or_default()
+            )
         }
         Reason::StreamIdleTimeout => {
             format!(

@@ -178,13 +178,13 @@ pub fn is_among(share: f64, dice: impl FnOnce() -> f64) -> bool {
     share >= 1.0 || (share > 0.0 && dice() < share)
 }
 
-/// The error for an injected fault.
-pub fn injected(with: AbortStatus) -> Error {
+/// The error for a fault that `route` injects.
+pub fn injected(with: AbortStatus, route: &str) -> Error {
     let answer = match with {
         AbortStatus::Http(status) => ErrorAnswer::Status(status),
         AbortStatus::Grpc(status) => ErrorAnswer::Grpc(status),
     };
-    Error::new(Reason::FaultInjected, "this answer was injected: the route has `fault.abort`")
+    Error::new(Reason::FaultInjected, format!("this answer was injected: {route} has `fault.abort`"))
         .answered(answer)
 }
 

@@ -214,8 +214,8 @@ impl Authorization {
     fn refusal(&self, verdict: Verdict) -> Error {
         let named = verdict.rule.and_then(|nth| self.of.rules.get(nth));
         let detail: Cow<'static, str> = match named {
-            Some(rule) => format!("denied by the authorization rule \"{}\"", rule.name).into(),
-            None => "no authorization rule matches, and the default is deny".into(),
+            Some(rule) => format!("denied by the rule \"{}\" of inbound.authorization", rule.name).into(),
+            None => "no rule of inbound.authorization matches, and its default is deny".into(),
         };
         Error::new(Reason::AuthzDenied, detail)
     }

@@ -183,7 +183,10 @@ impl Dial<'_> {
             return tls_failed(address, name, &failure.error);
         }
         self.cluster.connection_opened(self.ground, Protocol::Unknown, ConnectionOutcome::Failed);
-        Error::new(reason, format!("{address} of \"{name}\" broke off before a request: {error}")).sent(sent)
+        let detail = format!(
+            "{address} of \"{name}\" broke off before a request: {error}; check its port, and the service's `protocol`"
+        );
+        Error::new(reason, detail).sent(sent)
     }
 }
 

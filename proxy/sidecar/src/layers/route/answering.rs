@@ -10,7 +10,7 @@ use super::authorize::AnswerChanges;
 use super::host_text;
 use crate::http::answer::of_route;
 use crate::http::{Call, FailedCall, Response};
-use crate::layers::{HttpService, opens_nothing};
+use crate::layers::{HttpService, name_of_route, opens_nothing};
 use crate::state::actions::{Actions, location, rate_limited};
 use pillion_base::error::Error;
 use pillion_model::cluster::HashKey;
@@ -70,7 +70,7 @@ fn note_key(call: &Call) -> Option<HeaderValue> {
 fn limit_rate(call: &Call, actions: &Actions) -> Result<(), Error> {
     let Some(limit) = &actions.rate_limit else { return Ok(()) };
     let now = call.common.exchange.started.into_std();
-    limit.take(now).map_err(|wait| rate_limited(limit.rate(), "the route", wait))
+    limit.take(now).map_err(|wait| rate_limited(limit.rate(), &name_of_route(call), wait))
 }
 
 fn by_itself(answer: &Answer, call: &Call) -> Response {

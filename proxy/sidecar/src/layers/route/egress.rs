@@ -182,12 +182,11 @@ pub fn denied(host: &str) -> Error {
 }
 
 async fn resolve(worker: &Worker, host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
-    worker
-        .ground
-        .network
-        .resolve(host, port)
-        .await
-        .map_err(|error| Error::new(Reason::DnsError, format!("\"{host}\" could not be resolved: {error}")))
+    worker.ground.network.resolve(host, port).await.map_err(|error| {
+        let detail =
+            format!("\"{host}\" could not be resolved: {error}; check the name, and the host's DNS server");
+        Error::new(Reason::DnsError, detail)
+    })
 }
 
 /// The route of a request on a redirected connection whose original destination belongs to no service.

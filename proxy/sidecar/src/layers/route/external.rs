@@ -159,7 +159,10 @@ impl Check {
             }
             Ok(Verdict::Denied(denial)) => {
                 self.authorizer.count(CheckOutcome::Denied);
-                let detail = format!("the external authorizer answered {}", denial.status);
+                let detail = format!(
+                    "the external authorizer at {} answered {}",
+                    self.authorizer.of.service, denial.status
+                );
                 let status = opens_nothing(denial.status.as_u16(), call);
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
                 let judgement = self.by.denied_outside(Error::new(Reason::AuthzDenied, detail));
@@ -178,7 +181,10 @@ impl Check {
             tracing::debug!(request = call.common.exchange.id(), "{detail}");
             return self.note(call, self.by.decided(self.judged), None);
         }
-        self.note(call, self.by.denied_outside(Error::new(Reason::AuthzUnavailable, detail)), None)
+        let key =
+            if self.authorizer.of.on_error == Action::Deny { " (ext_authz.on_error is deny)" } else { "" };
+        let error = Error::new(Reason::AuthzUnavailable, detail + key);
+        self.note(call, self.by.denied_outside(error), None)
     }
 
     fn note(

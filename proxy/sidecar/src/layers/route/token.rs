@@ -28,7 +28,7 @@ pub(super) fn verified(by: &Tokens, headers: &Headers) -> Result<Option<Arc<Veri
             Err(why @ BadToken::NoKeys(_)) => {
                 (TokenOutcome::NoKeys, Err(Error::new(Reason::AuthzUnavailable, why.to_string())))
             }
-            Err(why @ BadToken::Refused(_)) => (TokenOutcome::Invalid, Err(invalid(why.to_string()))),
+            Err(why @ BadToken::Refused(_)) => (TokenOutcome::Invalid, Err(invalid(why))),
         },
     };
     by.count(outcome);
@@ -40,12 +40,16 @@ fn now() -> u64 {
 }
 
 fn missing(of: &Jwt) -> Error {
-    let detail = format!("the request has no token in its header `{}`", of.header);
+    let detail = format!(
+        "the request has no token in its header `{}` (inbound.authorization.jwt requires one)",
+        of.header
+    );
     Error::new(Reason::JwtInvalid, detail).answered(ErrorAnswer::TokenMissing)
 }
 
-fn invalid(why: String) -> Error {
-    Error::new(Reason::JwtInvalid, why).answered(ErrorAnswer::TokenInvalid)
+fn invalid(why: impl std::fmt::Display) -> Error {
+    Error::new(Reason::JwtInvalid, format!("{why} (inbound.authorization.jwt)"))
+        .answered(ErrorAnswer::TokenInvalid)
 }
 
 /// The token that the request carries. Of several fields that an application could read as the one with the token, it

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Version};
 use http_body::Body as _;
-use pillion_base::error::{Error, Sent};
+use pillion_base::error::Error;
 use pillion_base::exchanges::{Counted, ExchangePlace};
 use pillion_http::begun::{Begun, Unread};
 use pillion_http::headers::grpc_timeout;
@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::http::exchange::Exchange;
 use crate::http::{Body, Call};
-use crate::layers::limit::upload_failure;
+use crate::layers::limit::{client_left, upload_failure};
 use crate::state::Route;
 
 /// 64 KiB: the content of an answer. A page that asks to log in is smaller.
@@ -79,14 +79,15 @@ fn uncollected<E>(why: &Unread<E>, exchange: &Exchange, max_body: Option<u64>, m
             let detail = format!("the request's body is over {most} bytes (ext_authz.with_body)");
             Uncollected::TooLong(Error::new(Reason::BodyTooLarge, detail))
         }
-        Unread::NoRoom => Uncollected::NoRoom(Error::new(Reason::Overloaded, NO_ROOM)),
-        Unread::Broken(_) => Uncollected::Broken(upload_failure(exchange, max_body).unwrap_or_else(|| {
-            Error::new(Reason::ClientGone, "the client aborted its request").sent(Sent::Perhaps)
-        })),
+        Unread::NoRoom => {
+            let why = exchange.room().map_or_else(String::new, |room| room.why_no_room());
+            Uncollected::NoRoom(Error::new(Reason::Overloaded, why))
+        }
+        Unread::Broken(_) => {
+            Uncollected::Broken(upload_failure(exchange, max_body).unwrap_or_else(|| client_left(exchange)))
+        }
     }
 }
-
-const NO_ROOM: &str = "the client's requests under way hold as much memory as the sidecar has for one client";
 
 /// How long a client may take for its body: the bounds of every request to the application.
 struct Patience {
@@ -115,7 +116,10 @@ impl Patience {
         timeout_at(at, piece).await.map_err(|_elapsed| {
             let detail = match reason {
                 Reason::RequestStalled => {
-                    format!("the client sent no byte of its body for {:?}", self.idle.unwrap_or_default())
+                    format!(
+                        "the client sent no byte of its body for {:?} (stream_idle_timeout)",
+                        self.idle.unwrap_or_default()
+                    )
                 }
                 Reason::MaxDuration => "the client did not send its body within max_duration".to_owned(),
                 _ => "the client did not send its body within its own deadline (grpc-timeout)".to_owned(),
@@ -145,7 +149,7 @@ pub(super) async fn whole(mut body: Body, room: Option<ExchangePlace>) -> Result
                 return Err(Error::new(Reason::BodyTooLarge, detail));
             }
             Ok(data) if content.add(&data, MOST_BYTES) => {}
-            Ok(_) => return Err(Error::new(Reason::Overloaded, NO_ROOM)),
+            Ok(_) => return Err(Error::new(Reason::Overloaded, content.why_no_room())),
             Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
         }
     }
