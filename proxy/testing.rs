@@ -18,6 +18,7 @@ mod authorization;
 mod balancing;
 mod blame;
 mod client_gone;
+mod codes;
 mod crowds;
 mod cuts;
 mod destinations;

@@ -13,7 +13,7 @@ use super::mesh::{Mesh, Sidecar};
 /// A client's connection.
 #[derive(Clone)]
 pub(super) struct Client {
-    send: client::SendRequest<Bytes>,
+    pub(super) send: client::SendRequest<Bytes>,
 }
 
 pub(super) struct Answer {

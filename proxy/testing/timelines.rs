@@ -15,7 +15,7 @@ async fn admin(sidecar: &Sidecar, mesh: &Mesh, path: &str) -> Message {
     client.ask(&format!("GET {path} HTTP/1.1\r\nhost: {admin}\r\n\r\n")).await
 }
 
-async fn page(sidecar: &Sidecar, mesh: &Mesh, path: &str) -> Value {
+pub(super) async fn page(sidecar: &Sidecar, mesh: &Mesh, path: &str) -> Value {
     let answer = admin(sidecar, mesh, path).await;
     assert_eq!(answer.status_and_reason().0, 200, "{}", answer.body);
     serde_json::from_str(&answer.body).expect("JSON")
@@ -36,7 +36,7 @@ async fn newest(sidecar: &Sidecar, mesh: &Mesh) -> Value {
     whole
 }
 
-fn assert_adds_up(whole: &Value) {
+pub(super) fn assert_adds_up(whole: &Value) {
     let stages = whole["stages"].as_array().expect("stages");
     let sum: f64 = stages.iter().map(|stage| stage["took_ms"].as_f64().expect("a time")).sum();
     let total = whole["duration_ms"].as_f64().expect("a time");
@@ -44,7 +44,7 @@ fn assert_adds_up(whole: &Value) {
 }
 
 /// Stage and outcome of each stage.
-fn stages(whole: &Value) -> Vec<(&str, &str)> {
+pub(super) fn stages(whole: &Value) -> Vec<(&str, &str)> {
     let stages = whole["stages"].as_array().expect("stages");
     let of = |stage: &Value, key: &str| stage[key].as_str().map(|text| text.to_owned().leak() as &str);
     stages.iter().map(|stage| (of(stage, "stage").unwrap(), of(stage, "outcome").unwrap())).collect()

@@ -1,6 +1,6 @@
 //! Traces: what sidecars read, decide and pass on, the spans that a collector gets, and what bad collectors cost.
 
-mod collector;
+pub(super) mod collector;
 mod export;
 mod trees;
 

@@ -13,7 +13,7 @@ mod inbound;
 mod key;
 mod retries;
 mod routes;
-mod sides;
+pub(super) mod sides;
 mod tls;
 mod upstream;
 

@@ -12,7 +12,7 @@ use crate::traces::messages::{ExportRequest, KeyValue, Span, Value};
 pub(super) const TAKEN: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
 /// A request that came to a collector.
-pub(super) struct Export {
+pub(in super::super) struct Export {
     pub(super) head: String,
     pub(super) request: ExportRequest,
 }
@@ -41,13 +41,13 @@ impl Mesh {
     }
 
     /// A collector that takes everything.
-    pub(super) fn good_collector(&self, address: &str) -> UnboundedReceiver<Export> {
+    pub(in super::super) fn good_collector(&self, address: &str) -> UnboundedReceiver<Export> {
         self.collector(address, |_| TAKEN.to_vec())
     }
 }
 
 impl Export {
-    pub(super) fn spans(self) -> Vec<Span> {
+    pub(in super::super) fn spans(self) -> Vec<Span> {
         let of = self.request.resource_spans.into_iter();
         of.flat_map(|of| of.scope_spans).flat_map(|scope| scope.spans).collect()
     }
@@ -69,7 +69,7 @@ pub(super) async fn spans(exports: &mut UnboundedReceiver<Export>, count: usize)
 }
 
 /// The text of an attribute.
-pub(super) fn attribute(span: &Span, key: &str) -> Option<String> {
+pub(in super::super) fn attribute(span: &Span, key: &str) -> Option<String> {
     find(&span.attributes, key)
 }
 

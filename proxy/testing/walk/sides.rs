@@ -340,7 +340,7 @@ async fn answer_to_the_second_request(key: Key) -> String {
 }
 
 /// Answers at A as `orders`, with the `x-pillion-via` of the request.
-fn mirror(memory: &MemoryNetwork, pair: &Pair) {
+pub(in super::super) fn mirror(memory: &MemoryNetwork, pair: &Pair) {
     let mut listener = memory.bind(at(A)).expect("a free address");
     let config = server_config(&identity(&pair.ca, "orders"), &pillion_model::Config::default().tls);
     let config = config.expect("a server's configuration");

@@ -39,6 +39,8 @@ pub struct MemoryNetwork {
 struct Hosts {
     bound: HashMap<SocketAddr, Host>,
     names: HashMap<String, Vec<IpAddr>>,
+    /// Names at which the resolver panics, as a bug would.
+    buggy: HashSet<String>,
     /// The keep-alive time that the last connection to each address asked for.
     keepalives: HashMap<SocketAddr, Option<Duration>>,
     /// Addresses where the client learns of a new connection later than the listener.
@@ -124,7 +126,14 @@ impl MemoryNetwork {
         self.hosts.lock().names.entry(host.to_owned()).or_default().push(ip);
     }
 
+    /// From now on the resolver panics when it is asked for `host`.
+    pub fn panic_at_name(&self, host: &str) {
+        self.hosts.lock().buggy.insert(host.to_owned());
+    }
+
     pub fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let is_buggy = self.hosts.lock().buggy.contains(host);
+        assert!(!is_buggy, "the bug that a test wants at {host}");
         let known = self.hosts.lock().names.get(host).cloned().ok_or(io::ErrorKind::NotFound)?;
         Ok(known.into_iter().map(|ip| (ip, port).into()).collect())
     }
