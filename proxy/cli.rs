@@ -9,11 +9,13 @@ mod duration;
 mod ending;
 mod explain;
 pub mod init;
+mod lines;
 mod output;
 pub mod policy;
 pub mod run;
 pub mod tap;
 mod timeline;
+pub mod top;
 
 use std::process::ExitCode;
 
@@ -61,6 +63,8 @@ enum Command {
     Policy(policy::Policy),
     /// Print the requests of a running sidecar as they end
     Tap(tap::TapArgs),
+    /// Show a running sidecar live in the terminal: who calls, whom it calls, and what fails
+    Top(top::Top),
     /// Words of the interface that are not built yet are known, and refused.
     #[command(external_subcommand)]
     Other(Vec<String>),
@@ -78,8 +82,7 @@ pillion: a service-mesh sidecar proxy, one binary beside one application
 ";
 
 /// Names of commands that are planned and do not exist yet.
-const PLANNED: [&str; 9] =
-    ["inject", "webhook", "top", "drain", "wait", "exec", "bench", "completions", "import"];
+const PLANNED: [&str; 8] = ["inject", "webhook", "drain", "wait", "exec", "bench", "completions", "import"];
 
 /// Runs the command of the command line.
 pub fn main() -> ExitCode {
@@ -94,6 +97,7 @@ pub fn main() -> ExitCode {
         Some(Command::Explain(explain)) => explain.run(),
         Some(Command::Policy(policy)) => policy.run(),
         Some(Command::Tap(tap)) => tap.run(),
+        Some(Command::Top(top)) => top.run(),
         Some(Command::Other(words)) => return unknown(&words),
     };
     match result {

@@ -3,14 +3,12 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bytes::{Buf as _, Bytes, BytesMut};
 use clap::Args;
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use serde_json::Value;
 
 use super::admin::{AdminPort, USUAL};
 use super::ending::{asked_to_end, lasting, time_is_up};
+use super::lines::Lines;
 use super::output::print;
 use super::timeline::{milliseconds, printable, said};
 
@@ -68,7 +66,7 @@ impl TapArgs {
         let mut left = self.limit.unwrap_or(u64::MAX);
         while left > 0 {
             let (_connection, body) = self.admin.stream(&self.target(left)).await?;
-            let mut lines = Lines { body, waiting: BytesMut::new() };
+            let mut lines = Lines::of(body, LINE_BYTES);
             while let Some(line) = lines.next().await? {
                 let shown: Value = serde_json::from_slice(&line).context("the sidecar's line is not JSON")?;
                 if shown["lost"].is_null() {
@@ -95,33 +93,6 @@ impl TapArgs {
         query.append_pair("timeout", &format!("{}s", LONGEST.as_secs()));
         query.append_pair("headers", if self.headers { "on" } else { "off" });
         query.finish()
-    }
-}
-
-/// Cuts an answer into lines.
-struct Lines {
-    body: Incoming,
-    waiting: BytesMut,
-}
-
-impl Lines {
-    /// The next line. `None`: the answer has ended.
-    async fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
-        loop {
-            if let Some(end) = self.waiting.iter().position(|byte| *byte == b'\n') {
-                let line = self.waiting.split_to(end).freeze();
-                self.waiting.advance(1);
-                return Ok(Some(line));
-            }
-            anyhow::ensure!(self.waiting.len() <= LINE_BYTES, "the sidecar's line has no end");
-            match self.body.frame().await {
-                None => return Ok(None),
-                Some(frame) => {
-                    let frame = frame.context("the sidecar has closed the tap")?;
-                    frame.data_ref().into_iter().for_each(|data| self.waiting.extend_from_slice(data));
-                }
-            }
-        }
     }
 }
 

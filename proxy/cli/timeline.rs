@@ -3,10 +3,15 @@
 use serde_json::Value;
 
 /// The width of the bars, in characters.
-const BAR: usize = 40;
+pub(super) const BAR: usize = 40;
 
 /// The whole timeline: what `/requests/ID` answers.
 pub(super) fn told(whole: &Value) -> String {
+    told_in(whole, BAR)
+}
+
+/// The same with bars of another width.
+pub(super) fn told_in(whole: &Value, width: usize) -> String {
     let text = |key: &str| whole[key].as_str().unwrap_or_default();
     let mut lines = vec![
         format!("{}  {}", text("id"), said(whole)),
@@ -22,7 +27,9 @@ pub(super) fn told(whole: &Value) -> String {
     }
     lines.push(String::new());
     let total = whole["duration_ms"].as_f64().unwrap_or_default();
-    lines.extend(whole["stages"].as_array().into_iter().flatten().map(|stage| stage_line(stage, total)));
+    lines.extend(
+        whole["stages"].as_array().into_iter().flatten().map(|stage| stage_line(stage, total, width)),
+    );
     if let Some(others @ 1..) = whole["others"].as_u64() {
         lines.push(format!("\n{others} more with this ID: /requests?id={} lists them", text("id")));
     }
@@ -32,12 +39,18 @@ pub(super) fn told(whole: &Value) -> String {
 /// The text without control characters other than line ends. It may come from a peer, by way of a sidecar that is not ours,
 /// and must not control the terminal.
 pub(super) fn printable(text: &str) -> String {
-    text.replace(|char: char| char.is_control() && char != '\n', "\u{fffd}")
+    text.replace(|char: char| is_control(char) && char != '\n', "\u{fffd}")
 }
 
 /// The text as one line: without line ends, too.
 pub(super) fn one_line(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
+    text.replace(is_control, "\u{fffd}")
+}
+
+/// Whether a terminal obeys the character: a control, or a sign that turns the direction of a text.
+fn is_control(char: char) -> bool {
+    char.is_control()
+        || matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn tries(whole: &Value) -> String {
@@ -76,11 +89,11 @@ pub(super) fn milliseconds(value: &Value) -> String {
     }
 }
 
-fn stage_line(stage: &Value, total: f64) -> String {
+fn stage_line(stage: &Value, total: f64, width: usize) -> String {
     let number = |key: &str| stage[key].as_f64().unwrap_or_default();
     let text = |key: &str| stage[key].as_str().unwrap_or_default();
     let attempt = stage["attempt"].as_u64().map_or_else(String::new, |attempt| format!("#{attempt} "));
-    let bar = bar(number("at_ms"), number("took_ms"), total);
+    let bar = bar(number("at_ms"), number("took_ms"), total, width);
     let took = milliseconds(&stage["took_ms"]);
     let rest = [&format!("{attempt}{}", text("endpoint")), text("outcome"), text("detail")];
     let rest = rest.iter().filter(|word| !word.is_empty()).copied().collect::<Vec<_>>().join("  ");
@@ -88,11 +101,16 @@ fn stage_line(stage: &Value, total: f64) -> String {
 }
 
 /// A bar from `at` on for `took`; a stage that took time has one character at least.
-fn bar(at: f64, took: f64, total: f64) -> String {
-    let place = |time: f64| if total > 0.0 { (time / total * BAR as f64).round() as usize } else { 0 };
-    let begins = place(at).min(BAR - 1);
-    let length = place(at + took).min(BAR).saturating_sub(begins).max(usize::from(took > 0.0));
-    format!("{}{}{}", " ".repeat(begins), "█".repeat(length), " ".repeat(BAR - begins - length))
+fn bar(at: f64, took: f64, total: f64, width: usize) -> String {
+    let place = |time: f64| if total > 0.0 { (time / total * width as f64).round() as usize } else { 0 };
+    let begins = place(at).min(width.saturating_sub(1));
+    let length = place(at + took).min(width).saturating_sub(begins).max(usize::from(took > 0.0));
+    format!(
+        "{}{}{}",
+        " ".repeat(begins),
+        "█".repeat(length),
+        " ".repeat(width.saturating_sub(begins + length))
+    )
 }
 
 #[cfg(test)]
@@ -139,7 +157,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_bar_always_has_its_width(at in -10.0..60.0_f64, took in -10.0..60.0_f64, total in -10.0..60.0_f64) {
-            prop_assert_eq!(bar(at, took, total).chars().count(), BAR);
+            prop_assert_eq!(bar(at, took, total, BAR).chars().count(), BAR);
         }
     }
 }

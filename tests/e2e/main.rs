@@ -43,6 +43,7 @@ mod rotation;
 mod status;
 mod streaming;
 mod tokens;
+mod top;
 mod traces;
 mod transparent;
 mod tunnels;

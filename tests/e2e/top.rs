@@ -1,0 +1,149 @@
+//! `pillion top` in a real terminal: tmux plays it, and says what its screen shows.
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use crate::support::backend::{Backend, free, nobody};
+use crate::support::eventually;
+use crate::support::launched::binary;
+use crate::support::sidecar::{Plan, Sidecar};
+use crate::support::tools::{printed, require, run};
+use crate::support::wire::Wire;
+
+/// A shell in a terminal of 100 columns and 30 lines, with a tmux of its own.
+struct Tmux(String);
+
+impl Tmux {
+    async fn start() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let tmux = Self(format!("pillion-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed)));
+        tmux.ask(&["new-session", "-d", "-x", "100", "-y", "30", "env", "PS1=> ", "sh"]).await;
+        tmux
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("tmux");
+        command.env("LC_ALL", "C.UTF-8").env_remove("TMUX").env_remove("NO_COLOR");
+        command.args(["-u", "-f", "/dev/null", "-L", &self.0]).args(words);
+        command
+    }
+
+    async fn ask(&self, words: &[&str]) -> String {
+        printed(self.command(words)).await
+    }
+
+    async fn types(&self, line: &str) {
+        self.ask(&["send-keys", "-l", line]).await;
+        self.press("Enter").await;
+    }
+
+    async fn press(&self, key: &str) {
+        self.ask(&["send-keys", key]).await;
+    }
+
+    /// Waits until the screen has all of these texts, and returns it.
+    async fn shows(&self, texts: &[&str]) -> String {
+        eventually(&format!("a screen with {texts:?}"), async || {
+            let screen = self.ask(&["capture-pane", "-p"]).await;
+            texts.iter().all(|text| screen.contains(text)).then_some(screen)
+        })
+        .await
+    }
+}
+
+impl Drop for Tmux {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let screen = self.command(&["capture-pane", "-p"]).output();
+            eprintln!(
+                "{}",
+                screen.map(|of| String::from_utf8_lossy(&of.stdout).into_owned()).unwrap_or_default()
+            );
+        }
+        drop(self.command(&["kill-server"]).output());
+    }
+}
+
+/// A sidecar with two services, one of which nobody serves.
+async fn sidecar(app: SocketAddr, gone: SocketAddr, admin: SocketAddr) -> Sidecar {
+    let yaml = format!(
+        "inbound: off\noutbound: {{ listen: 127.0.0.1:0 }}\nadmin: {{ listen: \"{admin}\" }}\n\
+         metrics: {{ listen: 127.0.0.1:0 }}\nservices:\n  orders: {{ endpoints: [\"{app}\"] }}\n  \
+         gone: {{ endpoints: [\"{gone}\"], retry: off }}\n"
+    );
+    let sidecar = Plan::exactly(&yaml).start().await;
+    let mut client = Wire::connect(sidecar.outbound()).await;
+    for _ in 0..20 {
+        assert_eq!(client.get("orders", "/a").await.status(), 200);
+    }
+    assert_eq!(client.get("gone", "/b?secret=1").await.status(), 502);
+    sidecar
+}
+
+#[tokio::test]
+async fn a_terminal_shows_traffic_and_failures_survives_a_restart_and_gets_its_screen_back() {
+    if !require("tmux") {
+        return;
+    }
+    let (app, gone, admin) = (Backend::echo().await, nobody(), free());
+    let first = sidecar(app.address, gone, admin).await;
+    let tmux = Tmux::start().await;
+    tmux.types("echo be''fore").await;
+    tmux.types(&format!("{} top --admin http://{admin}", binary().display())).await;
+
+    let screen = tmux.shows(&["live", "→ orders", "→ gone", "502 connect_refused", "LAST FAILURES"]).await;
+    assert!(!screen.contains("secret") && !screen.contains("before"), "{screen}");
+    let row = screen.lines().find(|line| line.contains("→ orders")).expect("the service's row");
+    let rate = row.split_whitespace().nth(2).and_then(|rate| rate.parse::<f64>().ok());
+    assert!(rate.is_some_and(|rate| rate > 0.0) && row.contains("0 %") && row.contains("1/1"), "{row}");
+    let failure = screen.lines().find(|line| line.contains("502 connect_refused")).expect("the failure");
+    assert!(failure.contains("→ gone GET /b"), "{failure}");
+
+    tmux.press("Enter").await;
+    tmux.shows(&["why: ", "refused the connection", "connect    |", "esc back"]).await;
+    tmux.press("BSpace").await;
+    tmux.shows(&["LAST FAILURES"]).await;
+    tmux.press("p").await;
+    tmux.shows(&["paused"]).await;
+    tmux.press("p").await;
+
+    drop(first);
+    tmux.shows(&["no connection", "tried again each second"]).await;
+    let _second = sidecar(app.address, gone, admin).await;
+    tmux.shows(&["live", "RESTARTED"]).await;
+
+    tmux.ask(&["resize-window", "-x", "30", "-y", "8"]).await;
+    tmux.shows(&["too small: 30×8 of 40×10"]).await;
+    tmux.ask(&["resize-window", "-x", "80", "-y", "24"]).await;
+    tmux.shows(&["q quit", "LAST FAILURES"]).await;
+
+    tmux.press("q").await;
+    tmux.types("echo af''ter").await;
+    let screen = tmux.shows(&["before", "after"]).await;
+    assert!(!screen.contains("LAST FAILURES"), "{screen}");
+    tmux.types(&format!("{} top --admin http://{admin}", binary().display())).await;
+    tmux.shows(&["LAST FAILURES"]).await;
+    tmux.press("C-c").await;
+    tmux.types("stty -a | grep -q -e -icanon && echo ra''w || echo coo''ked").await;
+    tmux.shows(&["cooked"]).await;
+}
+
+#[tokio::test]
+async fn without_a_terminal_or_a_sidecar_top_says_so() {
+    let top = async |words: &[&str]| {
+        let mut command = Command::new(binary());
+        command.arg("top").args(words);
+        let output = run(command).await;
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = top(&[]).await;
+    assert!(code == Some(1) && said.contains("needs a terminal"), "{said}");
+    assert_eq!(top(&["--admin", "nonsense"]).await.0, Some(2));
+    if !require("tmux") {
+        return;
+    }
+    let tmux = Tmux::start().await;
+    tmux.types(&format!("{} top --admin http://{}; echo code $?", binary().display(), nobody())).await;
+    tmux.shows(&["cannot be asked (see --admin)", "code 1"]).await;
+}
