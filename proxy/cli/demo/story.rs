@@ -21,9 +21,9 @@ A whole mesh on loopback, with a CA in memory:
 
   {flaky} answers 503 or refuses connections now and then. The caller gets no error.
 
-  try      curl -H 'Host: orders' http://{outbound}/
-  metrics  http://{metrics}/metrics
-  admin    http://{admin}/
+  try        curl -H 'Host: orders' http://{outbound}/
+  metrics    http://{metrics}/metrics
+  dashboard  http://{admin}/  (in a terminal: pillion top --admin http://{admin})
 
 "
     )
