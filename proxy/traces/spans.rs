@@ -48,7 +48,12 @@ pub(super) fn request(spans: Vec<Span>, by: &Workload) -> ExportRequest {
 
 /// The spans of a request: its own first, then those of its attempts.
 pub(super) fn spans(of: &Traced) -> Vec<Span> {
-    let attempts = (0..).zip(&of.tries).map(|(resent, attempt)| client(of, attempt, resent));
+    let mut sent = 0;
+    let attempts = of.tries.iter().map(|attempt| {
+        let before = if attempt.is_sent { sent } else { 0 };
+        sent += i64::from(attempt.is_sent);
+        client(of, attempt, before)
+    });
     std::iter::once(server(of)).chain(attempts).collect()
 }
 
@@ -99,17 +104,17 @@ fn client(of: &Traced, attempt: &Try, resent: i64) -> Span {
         _ => 0,
     };
     attributes.status(answered);
-    // the status of a call is known for the attempt that was answered last
-    let grpc_status = timeline.grpc_status.filter(|_| answered == timeline.status && is_last(of, attempt));
+    // a status in trailers is known of the attempt whose answer the client got
+    let of_trailers = timeline.grpc_status.filter(|_| answered == timeline.status && attempt.is_last);
+    let grpc_status = attempt.grpc_status.or(of_trailers);
     attributes.of_rpc(of, grpc_status);
-    let error = error_of_client(attempt.outcome, grpc_status);
-    attributes.some("error.type", &error);
+    attributes.some("error.type", &error_of_client(attempt, grpc_status));
     let began = timeline.time + attempt.at;
     let is_its = |stage: &&Stage| {
         stage.attempt == attempt.stage && !matches!(stage.name, StageName::Backoff | StageName::Hedge)
     };
-    let is_failed = is_failed_attempt(attempt.outcome, grpc_status);
-    let detail = if is_last(of, attempt) { &*timeline.detail } else { "" };
+    let is_failed = is_failed_attempt(attempt, grpc_status);
+    let detail = if attempt.is_last { &*timeline.detail } else { "" };
     Span {
         parent_span_id: context.span.bytes().to_vec(),
         kind: Kind::Client.into(),
@@ -122,12 +127,6 @@ fn client(of: &Traced, attempt: &Try, resent: i64) -> Span {
         ..span(of, context.attempt(attempt.number))
     }
 }
-
-fn is_last(of: &Traced, attempt: &Try) -> bool {
-    of.tries.iter().rev().find(|attempt| attempt.outcome != OUTRUN).is_some_and(|last| last == attempt)
-}
-
-const OUTRUN: StageOutcome = StageOutcome::Word("outrun");
 
 /// What all spans of a request have.
 fn span(of: &Traced, id: SpanId) -> Span {
@@ -173,8 +172,8 @@ fn error_of_server(timeline: &Timeline) -> String {
 }
 
 /// For a client, a 4xx is an error, too.
-fn error_of_client(outcome: StageOutcome, grpc_status: Option<u8>) -> String {
-    match outcome {
+fn error_of_client(attempt: &Try, grpc_status: Option<u8>) -> String {
+    match attempt.cut.map_or(attempt.outcome, StageOutcome::Reason) {
         StageOutcome::Reason(reason) => reason.code().to_owned(),
         StageOutcome::Status(status @ 400..) => status.to_string(),
         StageOutcome::Status(_) => grpc_error(grpc_status),
@@ -186,8 +185,8 @@ fn grpc_error(status: Option<u8>) -> String {
     status.filter(|status| *status != 0).map(|status| status.to_string()).unwrap_or_default()
 }
 
-fn is_failed_attempt(outcome: StageOutcome, grpc_status: Option<u8>) -> bool {
-    match outcome {
+fn is_failed_attempt(attempt: &Try, grpc_status: Option<u8>) -> bool {
+    match attempt.cut.map_or(attempt.outcome, StageOutcome::Reason) {
         StageOutcome::Reason(reason) => is_failure(Some(reason), 0, None),
         StageOutcome::Status(status) => status >= 400 || grpc_status.is_some_and(|status| status != 0),
         StageOutcome::Word(_) | StageOutcome::Done => false,

@@ -28,7 +28,7 @@ use pillion_http::expect;
 use pillion_http::framing;
 use pillion_http::h2::send::OutgoingBody as _;
 use pillion_http::head::HeadLimits;
-use pillion_http::headers::{grpc_timeout_value, join_cookies, reason_of_sidecar};
+use pillion_http::headers::{grpc_status, grpc_timeout_value, join_cookies, reason_of_sidecar};
 use pillion_http::message::RequestHead;
 use pillion_http::seen::Seen;
 use pillion_http::transfer::Carrier;
@@ -133,7 +133,8 @@ fn receive(
     }
     let (is_sidecar, is_ours) = (lease.is_sidecar(), seen.has(Seen::OURS));
     let refused = is_ours && is_sidecar && response.headers().has(Known::XPillionRefused);
-    trial.answered(response.status(), refused);
+    let grpc_status = if call.common.is_grpc { grpc_status(response.headers()) } else { None };
+    trial.answered(response.status(), grpc_status, refused);
     if is_sidecar {
         lease.learn_spelling(response, is_ours);
     }
@@ -451,14 +452,14 @@ impl<'a> Trial<'a> {
         });
     }
 
-    fn answered(&mut self, status: http::StatusCode, refused: bool) {
+    fn answered(&mut self, status: http::StatusCode, grpc_status: Option<u8>, refused: bool) {
         let now = Instant::now();
         let outcome = match refused {
             true => AttemptOutcome::Refused(status.as_u16()),
             false => AttemptOutcome::Answered(status.as_u16()),
         };
         self.exchange.note_attempt(self.attempt, |attempt| {
-            attempt.first_byte = Some(now);
+            (attempt.first_byte, attempt.grpc_status) = (Some(now), grpc_status);
             attempt.end(outcome, now);
         });
         self.is_judged = true;

@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use pillion_http::message::Headers;
 use pillion_http::seen::Seen;
 use pillion_http1::Known;
-use pillion_model::Workload;
 use pillion_model::tracing::Tracing;
+use pillion_model::{Reason, Workload};
 use pillion_telemetry::family::IntCounter;
 use pillion_telemetry::propagation::{
     self, B3, B3_FLAGS, B3_SAMPLED, B3_SPAN, B3_TRACE, B3Fields, Caller, Formats, Sampler, TraceContext, b3,
@@ -92,6 +92,14 @@ pub struct Try {
     pub at: Duration,
     pub took: Duration,
     pub outcome: StageOutcome,
+    /// Why its answer, which the client got, broke off before its end.
+    pub cut: Option<Reason>,
+    /// The status of gRPC in the head of its answer.
+    pub grpc_status: Option<u8>,
+    /// Whether its head was sent to the endpoint.
+    pub is_sent: bool,
+    /// Whether the request ended as this attempt did: the answer that the client got is its answer.
+    pub is_last: bool,
 }
 
 impl Traced {
@@ -164,11 +172,6 @@ impl Traces {
         let keeps_state = has_state && is_tracestate(headers.all(Known::Tracestate));
         let state = (keeps_state && context.is_sampled).then(|| state(headers)).flatten();
         Some(Trace { context, state, keeps_state })
-    }
-
-    /// The trace of a request whose head cannot be read.
-    pub fn begin_unread(&self, draw: impl FnMut() -> u64) -> Option<Trace> {
-        self.begin(&Headers::Map(http::HeaderMap::new()), Seen::default(), draw)
     }
 
     /// Whether there is room for the spans of a request. Without room they are counted as dropped, and need not be made.

@@ -1,5 +1,8 @@
 //! The spans of requests form trees, with every attempt and without a secret.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use pillion_grpc::prost::Message as _;
 use serde_json::Value;
 
@@ -130,6 +133,26 @@ async fn an_attempt_that_had_no_connection_has_a_span_too() {
     let all = spans(&mut exports, 3).await;
     assert_eq!(attribute(&all[1], "error.type").as_deref(), Some("connect_refused"));
     assert_eq!(hex(&all[2].span_id), parent(&b.requests()[0]));
+    assert_eq!(attribute(&all[2], "http.request.resend_count"), None, "it was sent once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_breaks_off_is_an_error_of_its_attempt() {
+    let mesh = Mesh::default();
+    let mut exports = mesh.good_collector(C);
+    let _a = mesh.answering(A, "HTTP/1.1 200 OK\r\ncontent-length: 400\r\nconnection: close\r\n\r\npart");
+    let file = caller(&format!("endpoints: [{A}], stream_idle_timeout: 2s")) + &tracing("sample: 100%");
+    let sidecar = mesh.sidecar(&file, None);
+    let mut client = sidecar.client().await;
+    client.send(get("")).await;
+    pass(5).await;
+    drop(client);
+    let all = spans(&mut exports, 2).await;
+    for span in &all {
+        assert_eq!(attribute(span, "http.response.status_code").as_deref(), Some("200"));
+        assert_eq!(attribute(span, "error.type").as_deref(), Some("stream_idle_timeout"), "{span:#?}");
+        assert!(is_error(span));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -145,10 +168,19 @@ async fn a_failure_has_its_code_and_its_sentence() {
         let sentence = &span.status.as_ref().expect("a status").message;
         assert!(is_error(span) && !sentence.is_empty() && answer.body.contains(sentence), "{sentence}");
     }
-    sidecar.client().await.ask("GET /\r\n\r\n").await;
+    let caller = format!("traceparent: 00-{TRACE}-{SPAN}-01");
+    sidecar
+        .client()
+        .await
+        .ask(&format!("GET / HTTP/1.1\r\nhost: orders\r\n{caller}\r\nbad field\r\n\r\n"))
+        .await;
     let refused = spans(&mut exports, 1).await;
     assert_eq!(attribute(&refused[0], "error.type").as_deref(), Some("bad_request"));
     assert!(is_error(&refused[0]));
+    assert_eq!(
+        (hex(&refused[0].trace_id), hex(&refused[0].parent_span_id)),
+        (TRACE.to_owned(), SPAN.to_owned())
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -190,6 +222,34 @@ async fn a_call_of_grpc_has_the_names_of_rpc() {
         assert_eq!(attribute(span, "error.type").as_deref(), Some("14"));
         assert!(is_error(span));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_was_retried_has_the_status_of_grpc_that_its_answer_began_with() {
+    let mesh = Mesh::default();
+    let mut exports = mesh.good_collector(C);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let _a = mesh.http2(A, 100, move |_, _, mut respond| {
+        let nth = asked.fetch_add(1, Relaxed);
+        async move {
+            if nth > 0 {
+                return http2::answer_grpc(respond, "0");
+            }
+            let head = http::Response::builder().header("content-type", "application/grpc");
+            let head = head.header("grpc-status", "14").body(()).expect("a head");
+            drop(respond.send_response(head, true));
+        }
+    });
+    let orders = format!(
+        "endpoints: [{A}], protocol: http2, retry: {{ attempts: 1, conditions: [unavailable], methods: all }}"
+    );
+    let sidecar = mesh.sidecar(&(caller(&orders) + &tracing("sample: 100%")), None);
+    sidecar.http2_client().await.grpc(None).await;
+    let all = spans(&mut exports, 3).await;
+    let statuses = ["14", "0"].map(|status| Some(status.to_owned()));
+    assert_eq!([&all[1], &all[2]].map(|span| attribute(span, "rpc.grpc.status_code")), statuses);
+    assert_eq!([&all[0], &all[1], &all[2]].map(is_error), [false, true, false]);
+    assert_eq!(attribute(&all[1], "error.type").as_deref(), Some("14"));
 }
 
 async fn page(sidecar: &Sidecar, mesh: &Mesh, path: &str) -> Value {

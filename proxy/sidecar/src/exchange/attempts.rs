@@ -51,6 +51,8 @@ pub struct Attempt {
     pub ended: Option<Instant>,
     /// `None` while it is under way.
     pub outcome: Option<AttemptOutcome>,
+    /// The status of gRPC in the head of its answer, which then has no message.
+    pub grpc_status: Option<u8>,
     /// Whether another attempt, made beside it, gave the answer.
     pub is_lost: bool,
     /// Its connection had carried an exchange before.
@@ -91,6 +93,7 @@ impl Attempt {
         first_byte: None,
         ended: None,
         outcome: None,
+        grpc_status: None,
         is_lost: false,
         is_reused: false,
     };

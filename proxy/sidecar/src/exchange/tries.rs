@@ -1,5 +1,6 @@
 //! The attempts of a traced exchange that has ended, as its spans need them. A pure function of its facts.
 
+use pillion_model::Reason;
 use tokio::time::Instant;
 
 use super::Facts;
@@ -12,7 +13,8 @@ pub(super) fn tries(facts: &Facts, frame: &Frame<'_>) -> Vec<Try> {
     let last = facts.attempts.last_picked();
     let tries = (1..).zip(facts.attempts.with_ids()).filter_map(|(stage, (id, attempt))| {
         let began = frame.queued(attempt)?;
-        let ended = ended(attempt, last.is_some_and(|last| std::ptr::eq(last, attempt)), frame);
+        let is_last = last.is_some_and(|last| std::ptr::eq(last, attempt));
+        let ended = ended(attempt, is_last, frame);
         Some(Try {
             number: id.number(),
             stage,
@@ -20,6 +22,10 @@ pub(super) fn tries(facts: &Facts, frame: &Frame<'_>) -> Vec<Try> {
             at: began.saturating_duration_since(frame.started),
             took: ended.saturating_duration_since(began),
             outcome: outcome(attempt, facts.reason),
+            cut: cut(attempt, facts.reason).filter(|_| is_last),
+            grpc_status: attempt.grpc_status,
+            is_sent: attempt.sent.is_some(),
+            is_last,
         })
     });
     tries.collect()
@@ -33,11 +39,22 @@ fn ended(attempt: &Attempt, is_last: bool, frame: &Frame<'_>) -> Instant {
     }
 }
 
+/// Why the answer of an attempt broke off. A client that went away, or whose request was at fault, breaks off no answer.
+const fn cut(attempt: &Attempt, reason: Option<Reason>) -> Option<Reason> {
+    use Reason::{MaxDuration, ProtocolError, StreamIdleTimeout, TlsError, UpstreamClosed, UpstreamReset};
+    let (Some(AttemptOutcome::Answered(_)), Some(reason)) = (attempt.outcome, reason) else { return None };
+    match reason {
+        UpstreamReset | UpstreamClosed | ProtocolError | TlsError | StreamIdleTimeout | MaxDuration => {
+            Some(reason)
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use pillion_model::Reason;
     use pillion_telemetry::timeline::StageOutcome;
 
     use super::super::attempts::{AttemptId, Attempts};
@@ -93,6 +110,54 @@ mod tests {
             (2, 3, millis(50), millis(50), StageOutcome::Status(200)),
         ];
         assert_eq!(told, expected);
+    }
+
+    /// Whether each attempt is the last one, by its number.
+    fn last(facts: &Facts, now: Instant) -> Vec<(u32, bool)> {
+        tries(facts, &frame(now)).iter().map(|of| (of.number, of.is_last)).collect()
+    }
+
+    #[test]
+    fn the_last_attempt_is_the_one_whose_answer_the_client_got() {
+        let now = Instant::now();
+        let mut facts = Facts { attempts: Attempts::begun(), ..Facts::default() };
+        begun(&mut facts.attempts, AttemptId::FIRST, now);
+        let hedge = facts.attempts.begin();
+        begun(&mut facts.attempts, hedge, now + millis(10));
+        // a call of gRPC may be answered 200 and have failed, so that the other attempt goes on
+        facts.attempts.end(hedge, AttemptOutcome::Answered(200), now + millis(20));
+        facts.attempts.end(AttemptId::FIRST, AttemptOutcome::Answered(200), now + millis(30));
+        facts.attempts.lose(hedge, now + millis(30));
+        assert_eq!(last(&facts, now), [(0, true), (1, false)]);
+
+        let mut facts = Facts { attempts: Attempts::begun(), ..Facts::default() };
+        begun(&mut facts.attempts, AttemptId::FIRST, now);
+        let left = AttemptOutcome::Failed(Reason::ConnectTimeout);
+        facts.attempts.moved(AttemptId::FIRST, ([10, 0, 0, 2], 80).into(), left, now + millis(10));
+        facts.attempts.end(AttemptId::FIRST, AttemptOutcome::Answered(200), now + millis(20));
+        assert_eq!(last(&facts, now), [(0, true), (1, false)], "the endpoint that was left comes after");
+    }
+
+    #[test]
+    fn an_answer_is_cut_by_its_server_and_not_by_the_client() {
+        let now = Instant::now();
+        for (reason, expected) in [
+            (None, None),
+            (Some(Reason::UpstreamReset), Some(Reason::UpstreamReset)),
+            (Some(Reason::StreamIdleTimeout), Some(Reason::StreamIdleTimeout)),
+            (Some(Reason::ClientGone), None),
+            (Some(Reason::BodyTooLarge), None),
+        ] {
+            let mut facts = Facts { attempts: Attempts::begun(), reason, ..Facts::default() };
+            for status in [503, 200] {
+                let id = if status == 503 { AttemptId::FIRST } else { facts.attempts.begin() };
+                begun(&mut facts.attempts, id, now);
+                facts.attempts.end(id, AttemptOutcome::Answered(status), now);
+            }
+            let told = tries(&facts, &frame(now));
+            assert_eq!((told[0].cut, told[1].cut), (None, expected), "{reason:?}");
+            assert_eq!(told[1].outcome, StageOutcome::Status(200));
+        }
     }
 
     #[test]

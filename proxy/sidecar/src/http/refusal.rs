@@ -18,8 +18,11 @@ use crate::exchange::{ExchangeEnd, Facts, Upload, unmatched_service};
 use crate::worker::Worker;
 use pillion_base::net::Io;
 use pillion_http::head::HeadLimits;
-use pillion_http1::{Fault, Value};
+use pillion_http::message::Headers;
+use pillion_http::seen::Seen;
+use pillion_http1::{Fault, Fields, Value};
 use pillion_model::Reason;
+use pillion_telemetry::propagation::is_b3;
 use pillion_telemetry::{MethodLabel, RequestLabels, RequestRecord, Symbol};
 
 /// 4 KiB: how much of a head is kept for the access log. Nearly every head is smaller.
@@ -32,6 +35,8 @@ pub const PLAINTEXT: &str =
     "the port accepts only mTLS (inbound.mtls is strict), and the client sent plaintext";
 /// The error text for plaintext at a port with TLS for clients outside the mesh.
 pub const NO_TLS: &str = "this port speaks TLS, and the client sent plaintext; write https:// in its place";
+/// 16: the fields of all formats, and some of them twice. Beyond that a field is not kept.
+const MOST_OF_TRACE: usize = 16;
 /// 32 bytes: a longer word is not shown as a method.
 const METHOD_BYTES: usize = 32;
 
@@ -43,6 +48,8 @@ struct Shown<'a> {
     host: &'a [u8],
     request_id: Option<&'a [u8]>,
     version: Version,
+    /// The fields that tell of the caller's trace.
+    trace: Vec<(&'a [u8], &'a [u8])>,
 }
 
 impl<'a> Shown<'a> {
@@ -63,9 +70,20 @@ impl<'a> Shown<'a> {
             } else if name.eq_ignore_ascii_case(b"x-request-id") {
                 ids += 1;
                 shown.request_id = Some(value).filter(|id| ids == 1 && is_well_formed(id));
+            } else if is_of_trace(name) && shown.trace.len() < MOST_OF_TRACE {
+                shown.trace.push((name, value));
             }
         }
         shown
+    }
+
+    /// The fields of the trace as a head of their own. What cannot be a field is left out.
+    fn headers_of_trace(&self) -> Headers {
+        let mut fields = Fields::default();
+        for (name, value) in &self.trace {
+            fields.append_named(name, value).unwrap_or_default();
+        }
+        Headers::Text(fields)
     }
 
     fn of_first_line(line: &'a [u8]) -> Self {
@@ -77,6 +95,10 @@ impl<'a> Shown<'a> {
         let version = if version == b"HTTP/1.0" { Version::HTTP_10 } else { Version::HTTP_11 };
         Self { method, target, version, ..Self::default() }
     }
+}
+
+fn is_of_trace(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"traceparent") || name.eq_ignore_ascii_case(b"tracestate") || is_b3(name)
 }
 
 fn split_at(line: &[u8], sign: u8) -> Option<(&[u8], &[u8])> {
@@ -217,7 +239,10 @@ fn count(refusal: &Refusal, shown: &Shown<'_>, connection: &Connection, worker: 
 }
 
 fn log(refusal: &Refusal, shown: &Shown<'_>, request_id: &Value, connection: &Connection, worker: &Worker) {
-    let trace = worker.traces.begin_unread(|| worker.ground.rng.lock().u64(..));
+    let trace = worker.traces.is_on().then(|| shown.headers_of_trace());
+    let trace = trace.and_then(|headers| {
+        worker.traces.begin(&headers, Seen::of(&headers), || worker.ground.rng.lock().u64(..))
+    });
     let is_traced = trace.as_ref().is_some_and(|trace| trace.context.is_sampled);
     let wanted = worker.wanted(true, Duration::ZERO, is_traced);
     if wanted.by_nobody() {
@@ -270,6 +295,7 @@ mod tests {
             host,
             request_id: Some(request_id.as_bytes()).filter(|id| !id.is_empty()),
             version: Version::HTTP_11,
+            trace: Vec::new(),
         };
         for (head, expected) in [
             ("GET /a HTTP/1.1\r\nHost: h\r\nX-Request-Id: abc\r\n\r\n", shown("GET", b"/a", b"h", "abc")),
@@ -284,6 +310,20 @@ mod tests {
         ] {
             assert_eq!(Shown::read(head.as_bytes()), expected, "{head}");
         }
+    }
+
+    #[test]
+    fn the_fields_of_a_trace_are_kept_and_no_others() {
+        let head =
+            "GET /a HTTP/1.1\r\nTraceparent: 00-1\r\nauthorization: x\r\nB3: 0\r\ntraceparent: 00-2\r\n\r\n";
+        let shown = Shown::read(head.as_bytes());
+        let expected: [(&[u8], &[u8]); 3] =
+            [(b"Traceparent", b"00-1"), (b"B3", b"0"), (b"traceparent", b"00-2")];
+        assert_eq!(shown.trace, expected);
+        let headers = shown.headers_of_trace();
+        assert!(Seen::of(&headers).has(Seen::TRACEPARENT));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "b3: 0\r\n".repeat(100));
+        assert_eq!(Shown::read(many.as_bytes()).trace.len(), MOST_OF_TRACE);
     }
 
     proptest! {
