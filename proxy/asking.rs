@@ -111,17 +111,22 @@ async fn connect_to(
     Ok(Transport::Connected(Box::new(stream)))
 }
 
-/// Sends a request of HTTP/1.1, and reads the answer, whose content has at most so many bytes.
+/// What an answer has beside its head; or why it cannot be read, which makes the head no less valid.
+pub(crate) type Content = Result<Vec<u8>, AskError>;
+
+/// Sends a request of HTTP/1.1, and reads the answer. Its content is read only if the status is a good one (2xx), because the
+/// pages that explain failures may be of any length. It has at most so many bytes.
 pub(crate) async fn ask(
     transport: Transport,
     question: Request<Full<Bytes>>,
     most: usize,
-) -> Result<Response<Vec<u8>>, AskError> {
+) -> Result<Response<Content>, AskError> {
     let (mut send, conn) =
         http1::Builder::new().max_buf_size(HEAD_BYTES).handshake(TokioIo::new(transport)).await?;
     let answer = async {
         let (head, body) = send.send_request(question).await?.into_parts();
-        Ok(Response::from_parts(head, whole(body, most).await?))
+        let content = if head.status.is_success() { whole(body, most).await } else { Ok(Vec::new()) };
+        Ok(Response::from_parts(head, content))
     };
     let (mut conn, mut answer) = (pin!(conn), pin!(answer));
     tokio::select! {
@@ -131,7 +136,7 @@ pub(crate) async fn ask(
     }
 }
 
-async fn whole(mut body: Incoming, most: usize) -> Result<Vec<u8>, AskError> {
+async fn whole(mut body: Incoming, most: usize) -> Content {
     let mut read = Vec::new();
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame?.into_data() {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use pillion_base::ground::Ground;
 use pillion_model::text::shortened;
-use pillion_model::tracing::OtlpTransport;
+use pillion_model::tracing::{OtlpTransport, OtlpUrl};
 use pillion_sidecar::traces::{Settings, TraceQueue, Traced, Traces};
 use pillion_telemetry::SpanOutcome;
 use pillion_upstream::discovery::Resolver;
@@ -36,6 +36,11 @@ const LONGEST_TRY: Duration = Duration::from_secs(60);
 /// half is left out.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+/// The most that a collector may ask to be left alone. Spans are dropped meanwhile, so a wrong number must not turn traces
+/// off.
+const LONGEST_REST: Duration = Duration::from_mins(5);
+/// How often an exporter that rests looks whether a reload has named another collector.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a sidecar that ends waits for its last spans.
 pub(crate) const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -46,6 +51,8 @@ pub(crate) struct Exporter {
     resolver: Resolver,
     /// A request that did not fit into the last batch.
     left: Option<Box<Traced>>,
+    /// The collector that asked to be left alone, and until when.
+    rests: Option<(OtlpUrl, Instant)>,
     /// The last problem that was logged, so that each is logged once.
     said: Option<String>,
 }
@@ -87,12 +94,21 @@ impl Exporter {
     /// `None`: there is one already.
     pub(crate) fn new(traces: &Arc<Traces>, ground: Arc<Ground>) -> Option<Self> {
         let (queue, traces) = (traces.queue()?, traces.clone());
-        Some(Self { queue, traces, ground, resolver: Resolver::system(), left: None, said: None })
+        Some(Self {
+            queue,
+            traces,
+            ground,
+            resolver: Resolver::system(),
+            left: None,
+            rests: None,
+            said: None,
+        })
     }
 
     /// Until the sidecar ends.
     pub(crate) async fn run(mut self) {
         loop {
+            self.rest().await;
             let batch = self.batch().await;
             if batch.is_empty() {
                 break;
@@ -100,6 +116,21 @@ impl Exporter {
             self.export(batch).await;
         }
         self.traces.note_closed();
+    }
+
+    /// Leaves a collector alone that asked for it. The queue holds what comes, and drops what does not fit.
+    async fn rest(&self) {
+        while let Some((of, until)) = &self.rests {
+            let is_same = self.traces.settings().is_some_and(|settings| settings.of.otlp == *of);
+            let now = Instant::now();
+            if !is_same || now >= *until || self.traces.is_closing() {
+                return;
+            }
+            tokio::select! { // both only wait
+                () = sleep_until((*until).min(now + LOOK_EVERY)) => {}
+                () = self.traces.closing() => {}
+            }
+        }
     }
 
     /// The spans of the next requests. Empty: the sidecar ends, and none is left.
@@ -154,6 +185,8 @@ impl Exporter {
             };
             self.warn(&settings, &why.to_string());
             let Some(asked) = why.again() else { return self.count(SpanOutcome::Rejected, count) };
+            let asked = asked.min(LONGEST_REST);
+            self.rests = (!asked.is_zero()).then(|| (settings.of.otlp.clone(), Instant::now() + asked));
             let pause = asked.max(pause(failures, self.ground.rng.lock().f64()));
             if self.traces.is_closing() || began.elapsed() + pause > LONGEST_TRY {
                 return self.count(SpanOutcome::Failed, count);

@@ -40,11 +40,12 @@ pub(super) async fn send(
     let server = Server { is_tls: url.is_tls, host: &url.host, port: url.port };
     let transport = connect(server, AlpnOffer::Http1, ground, resolver).await?;
     let answer = ask(transport, question, MOST_BYTES).await?;
-    judge(answer.status(), answer.headers(), answer.body(), SystemTime::now())
+    let content = answer.body().as_deref().unwrap_or_default();
+    judge(answer.status(), answer.headers(), content, SystemTime::now())
 }
 
-/// What an answer means (OTLP/HTTP Response). A collector that takes the request and answers with something unreadable has
-/// taken it.
+/// What an answer means (OTLP/HTTP Response). A collector that takes the request and answers with something unreadable, or
+/// too long, has taken it.
 fn judge(
     status: StatusCode,
     headers: &HeaderMap,

@@ -47,7 +47,7 @@ pub(super) async fn fetch(
         let transport = connect(server, AlpnOffer::Http1, ground, resolver).await?;
         let answer = ask(transport, question, MOST_BYTES).await?;
         match answer.status() {
-            StatusCode::OK => Ok(answer.into_body()),
+            StatusCode::OK => Ok(answer.into_body()?),
             status => Err(FetchError::Status(status)),
         }
     };

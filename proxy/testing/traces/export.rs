@@ -111,11 +111,55 @@ async fn a_busy_collector_says_when_it_wants_the_spans_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_collector_that_asks_for_more_than_a_batch_may_take_is_left_alone_so_long() {
+    for (after, seconds) in [("120", 120), ("86400", 300)] {
+        let busy =
+            format!("HTTP/1.1 503 Busy\r\nretry-after: {after}\r\ncontent-length: 0\r\n\r\n").into_bytes();
+        let mesh = Mesh::default();
+        let mut exports = mesh.collector(C, move |nth| if nth == 0 { busy.clone() } else { TAKEN.to_vec() });
+        let _a = mesh.answering(A, OK);
+        let sidecar = sidecar(&mesh);
+        ask(&sidecar, 1).await;
+        spans(&mut exports, 2).await;
+        settle().await;
+        assert_eq!(count(&sidecar, "failed"), 2, "this batch is given up");
+        let watch = Watch::start();
+        ask(&sidecar, 1).await;
+        spans(&mut exports, 2).await;
+        let waited = watch.seconds();
+        assert!((seconds..=seconds + 6).contains(&waited), "{after}: {waited}");
+        settle().await;
+        assert_eq!(count(&sidecar, "exported"), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_collector_need_not_wait_because_the_former_one_asked_for_it() {
+    let mesh = Mesh::default();
+    const BUSY: &[u8] = b"HTTP/1.1 503 Busy\r\nretry-after: 120\r\ncontent-length: 0\r\n\r\n";
+    let mut first = mesh.collector(C, |_| BUSY.to_vec());
+    let mut second = mesh.good_collector(B);
+    let _a = mesh.answering(A, OK);
+    let mut sidecar = sidecar(&mesh);
+    ask(&sidecar, 1).await;
+    spans(&mut first, 2).await;
+    settle().await;
+    sidecar.reload(&file(&tracing("sample: 100%").replace(C, B))).expect("a good file");
+    let watch = Watch::start();
+    ask(&sidecar, 1).await;
+    spans(&mut second, 2).await;
+    assert!(watch.seconds() <= 7, "{}", watch.seconds());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_collector_refuses_is_counted_and_not_sent_again() {
     let partial = PartialSuccess { rejected_spans: 1, error_message: "too old".to_owned() };
     let content = ExportResponse { partial_success: Some(partial) }.encode_to_vec();
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", content.len());
-    let endless = [&b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n"[..], &[b'x'; 100_000]].concat();
+    let endless = |status: &str| {
+        [format!("HTTP/1.1 {status}\r\ncontent-length: 99999999\r\n\r\n").as_bytes(), &[b'x'; 100_000]]
+            .concat()
+    };
     for (answer, expected) in [
         ([head.into_bytes(), content].concat(), [1, 1, 0]),
         (b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n".to_vec(), [0, 2, 0]),
@@ -125,7 +169,8 @@ async fn what_a_collector_refuses_is_counted_and_not_sent_again() {
         ),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>".to_vec(), [2, 0, 0]),
         (b"\x15\x03\x01 nonsense\r\n\r\n".to_vec(), [0, 0, 2]),
-        (endless, [0, 0, 2]),
+        (endless("200 OK"), [2, 0, 0]),
+        (endless("404 Not Found"), [0, 2, 0]),
     ] {
         let mesh = Mesh::default();
         let shown = String::from_utf8_lossy(&answer[..16]).into_owned();
