@@ -32,7 +32,7 @@ use pillion_telemetry::{DnsOutcome, Metrics};
 pub(crate) use query::read_any_message;
 use query::{Over, ReceivedQuery};
 pub(crate) use server::{Command, DnsPort, run};
-pub(crate) use upstream::{Upstream, refuse_loop, system_servers};
+pub(crate) use upstream::{Upstream, refuse_loop, servers_in, system_servers};
 
 /// Queries that wait for name servers at the same time; each holds a socket. Beyond this number the answer is SERVFAIL,
 /// and clients try again.

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -93,11 +94,15 @@ pub(crate) struct Subject {
 }
 
 impl Subject {
-    /// Gathers the facts and judges them. It takes [`LONGEST`] and a little at most.
-    pub(crate) async fn check(self) -> Vec<Line> {
+    /// Gathers the facts and judges them. It takes [`LONGEST`] and a little at most. `turn` is kept until the programs have
+    /// ended too, even if the client leaves earlier.
+    pub(crate) async fn check(self, turn: OwnedSemaphorePermit) -> Vec<Line> {
+        let turn = Arc::new(turn);
+        let held = turn.clone();
         let config = self.snapshot.config.clone();
         let (wanted, left_out) = endpoints::wanted(&self.snapshot, Instant::now());
-        let blocking = spawn_blocking(|| {
+        let blocking = spawn_blocking(move || {
+            let _held = held;
             (pillion_init::redirects(Instant::now() + RULES), sockets::listening(), usage())
         });
         let (facts, servers, services, remote) = tokio::join!(
@@ -137,6 +142,7 @@ impl Subject {
                 "ask again; this host is very busy",
             ));
         }
+        drop(turn);
         lines
     }
 }

@@ -77,7 +77,8 @@ fn is_origin_of(origin: &[u8], host: &Authority) -> bool {
     origin.host().eq_ignore_ascii_case(host.host()) && port(&origin) == port(host)
 }
 
-fn is_fetched_from_here(headers: &HeaderMap) -> bool {
+/// Whether no page of another site has the request sent by a browser.
+pub(super) fn is_fetched_from_here(headers: &HeaderMap) -> bool {
     headers.get_all(SEC_FETCH_SITE).iter().all(|site| matches!(site.as_bytes(), b"same-origin" | b"none"))
 }
 

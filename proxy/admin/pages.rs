@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header::{ACCEPT, ALLOW, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{ACCEPT, ALLOW, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
@@ -208,7 +208,7 @@ impl Pages {
             Page::ServerInfo => self.server_info().await,
             Page::Listeners => json(&listeners::page(&self.console)),
             // boxed, because this future is large and rarely needed
-            Page::Checks => Box::pin(self.checks()).await,
+            Page::Checks => Box::pin(self.checks(&request.headers)).await,
             Page::Config => self.config(query).await,
             Page::Clusters => self.clusters(query).await,
             Page::Certs => json(&self.console.certificates()),
@@ -251,16 +251,19 @@ impl Pages {
         self.long(move |console| json(&info::page(console, &network, started, why_not))).await
     }
 
-    /// One at a time, because a check makes connections.
-    async fn checks(&self) -> Answer {
-        let Ok(_turn) = self.check.try_acquire() else {
+    /// One at a time, because a check makes connections. For that reason pages of other sites may not ask for one.
+    async fn checks(&self, headers: &HeaderMap) -> Answer {
+        if !guard::is_fetched_from_here(headers) {
+            return text(StatusCode::FORBIDDEN, "web pages of other sites may not ask for a check\n");
+        }
+        let Ok(turn) = self.check.clone().try_acquire_owned() else {
             return text(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "another check is under way: ask again in a few seconds\n",
             );
         };
         let subject = self.console.subject(self.network.clone(), self.readiness.why_not());
-        json(&checks::page(&subject.check().await, SystemTime::now()))
+        json(&checks::page(&subject.check(turn).await, SystemTime::now()))
     }
 
     async fn config(&self, query: &str) -> Answer {

@@ -146,7 +146,12 @@ pub(crate) fn refuse_loop(
 
 /// The servers of the sidecar's own resolver; empty if the file cannot be used.
 pub(crate) fn system_servers() -> Vec<SocketAddr> {
-    let servers = read(Path::new(RESOLV_CONF)).ok().and_then(|text| parse(&text).ok());
+    servers_in(Path::new(RESOLV_CONF))
+}
+
+/// The servers that a file in the format of `/etc/resolv.conf` names; empty if it cannot be used.
+pub(crate) fn servers_in(file: &Path) -> Vec<SocketAddr> {
+    let servers = read(file).ok().and_then(|text| parse(&text).ok());
     servers.map_or_else(Vec::new, |servers| servers.all)
 }
 

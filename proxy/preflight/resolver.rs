@@ -1,15 +1,16 @@
 //! Whether the name servers answer, and how fast.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout};
 
 use super::Line;
-use crate::dns::system_servers;
+use crate::dns::{servers_in, system_servers};
 use pillion_base::net::Network;
 use pillion_model::Config;
+use pillion_model::authorization::Jwks;
 use pillion_model::dns::NameServers;
 
 const CHECK: &str = "resolver";
@@ -17,7 +18,7 @@ const CHECK: &str = "resolver";
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A slower answer delays every connection to a name by more than most services take.
 const SLOW: Duration = Duration::from_millis(500);
-/// How many name servers are asked; glibc and the DNS proxy ask no more.
+/// How many name servers of one list are asked; glibc and the DNS proxy ask no more.
 const MOST: usize = 3;
 const HELP: &str = "see /etc/resolv.conf, `dns.upstream`, and network policies for port 53";
 
@@ -26,16 +27,40 @@ pub(super) type Server = (SocketAddr, Result<Duration, String>);
 
 /// Whether anything of the configuration needs names.
 pub(super) fn is_needed(config: &Config) -> bool {
-    config.dns.is_some() || config.clusters.iter().any(|of| of.discovery.is_some())
+    let rules = config.inbound.as_ref().and_then(|inbound| inbound.authorization.as_ref());
+    let keys = rules.and_then(|rules| rules.jwt.as_ref()).and_then(|jwt| match &jwt.jwks {
+        Jwks::Url { url, .. } => Some(&url.host),
+        Jwks::File(_) => None,
+    });
+    let collector = config.tracing.as_ref().map(|tracing| &tracing.otlp.host);
+    config.dns.is_some()
+        || config.clusters.iter().any(|of| of.discovery.is_some())
+        || keys.into_iter().chain(collector).any(|host| is_name(host))
 }
 
-/// The name servers that the sidecar uses.
+/// Whether a host is found by a name server.
+fn is_name(host: &str) -> bool {
+    host != "localhost" && host.parse::<IpAddr>().is_err()
+}
+
+/// The name servers that the sidecar uses: those of the system for its own questions, and `dns.upstream` for the questions
+/// of the application.
 pub(super) fn servers(config: &Config) -> Vec<SocketAddr> {
-    let mut all = match config.dns.as_ref().map(|dns| &dns.upstream) {
+    union(system_servers(), config.dns.as_ref().map(|dns| &dns.upstream))
+}
+
+fn union(system: Vec<SocketAddr>, upstream: Option<&NameServers>) -> Vec<SocketAddr> {
+    let upstream = match upstream {
         Some(NameServers::List(all)) => all.clone(),
-        Some(NameServers::File(_)) | None => system_servers(),
+        Some(NameServers::File(path)) => servers_in(path),
+        None => Vec::new(),
     };
-    all.truncate(MOST);
+    let mut all: Vec<SocketAddr> = system.into_iter().take(MOST).collect();
+    for server in upstream.into_iter().take(MOST) {
+        if !all.contains(&server) {
+            all.push(server);
+        }
+    }
     all
 }
 
@@ -118,6 +143,8 @@ pub(super) fn judge(servers: &[Server], is_needed: bool) -> Option<Line> {
 
 #[cfg(test)]
 mod tests {
+    use pillion_upstream::discovery::testing::Folder;
+
     use super::super::Verdict::{Bad, Good, Warning};
     use super::*;
 
@@ -146,6 +173,43 @@ mod tests {
                     assert!(line.verdict == verdict && line.what.contains(part), "{line:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_servers_of_the_system_are_asked_and_those_of_the_dns_proxy() {
+        let at = |nth: u8| SocketAddr::from(([10, 0, 0, nth], 53));
+        let folder = Folder::new();
+        let file = folder.0.join("resolv.conf");
+        std::fs::write(&file, "nameserver 10.0.0.2\nnameserver 10.0.0.3\n").expect("a file");
+        for (upstream, expected) in [
+            (None, vec![at(1), at(2)]),
+            (Some(NameServers::List(vec![at(9)])), vec![at(1), at(2), at(9)]),
+            (Some(NameServers::File(file)), vec![at(1), at(2), at(3)]),
+            (Some(NameServers::File("/nowhere".into())), vec![at(1), at(2)]),
+        ] {
+            assert_eq!(union(vec![at(1), at(2)], upstream.as_ref()), expected, "{upstream:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_needed_by_a_collector_and_by_key_sets_that_have_one() {
+        let jwks = |host: &str| {
+            format!(
+                "inbound: {{ authorization: {{ default: deny, jwt: {{ issuer: \"https://i\", audiences: [a], jwks: {{ url: \"https://{host}/k\" }} }} }} }}\n"
+            )
+        };
+        for (text, expected) in [
+            ("{}\n".to_owned(), false),
+            ("tracing: { otlp: \"http://collector:4318\" }\n".to_owned(), true),
+            ("tracing: { otlp: \"http://127.0.0.1:4318\" }\n".to_owned(), false),
+            ("tracing: { otlp: \"http://localhost:4318\" }\n".to_owned(), false),
+            (jwks("issuer.example"), true),
+            (jwks("[::1]"), false),
+        ] {
+            let parsed = pillion_config::parse(&text, "".as_ref());
+            let (config, _) = parsed.unwrap_or_else(|faults| unreachable!("{text}: {faults:?}"));
+            assert_eq!(is_needed(&config), expected, "{text}");
         }
     }
 

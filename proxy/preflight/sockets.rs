@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// More than any pod has. The kernel lists sockets that listen before connections, which are not read.
 const MOST: usize = 10_000;
@@ -60,7 +60,8 @@ fn address(text: &str) -> Option<SocketAddr> {
         8 => Ipv4Addr::from(word(0)?).into(),
         32 => {
             let bytes = [word(0)?, word(1)?, word(2)?, word(3)?].concat();
-            Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into()
+            // `::ffff:127.0.0.1` is how a socket of IPv6 listens on 127.0.0.1
+            IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?).to_canonical()
         }
         _ => return None,
     };
@@ -89,6 +90,7 @@ mod tests {
         let v6 = "   0: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A 00000000:00000000 \
                   00:00000000 00000000  1000        0 9 1 0\n";
         assert_eq!(read((HEAD.to_owned() + v6).as_bytes()), [(at("[::1]:8080"), 9)]);
+        assert_eq!(address("0000000000000000FFFF00000100007F:1F90"), Some(at("127.0.0.1:8080")));
     }
 
     #[test]

@@ -22,6 +22,11 @@ const GOOD: &str = "ok";
 pub(super) fn check(admin: &AdminPort, as_json: bool) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut found = runtime.block_on(admin.ask(Method::GET, "/checks"))?.json()?;
+    if lines(&found).next().is_none() {
+        bail!(
+            "the answer has no checks: another program answers there, so give the address of the sidecar's admin port"
+        );
+    }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     compare_clocks(&mut found, u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
     match as_json {

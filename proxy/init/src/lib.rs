@@ -7,6 +7,7 @@
 
 mod apply;
 mod found;
+mod redirects;
 mod lock;
 mod error;
 mod state;
@@ -16,7 +17,6 @@ mod nft;
 mod rules;
 mod flags;
 mod options;
-mod redirects;
 mod step;
 mod machine;
 mod words;
@@ -25,7 +25,7 @@ pub use apply::{Report, install, plan, plan_undo, undo};
 pub use error::{Error, FailedRuleSet};
 pub use flags::Flags;
 pub use options::{Backend, Mode, Networks, Options, Ports, port};
-pub use redirects::redirects;
+pub use redirects::{Redirects, redirects};
 pub use rules::{RuleSet, rules};
 pub use step::FailedStep;
 pub use words::{Cidr, Interface, Wrong};
