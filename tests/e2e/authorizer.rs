@@ -29,7 +29,7 @@ async fn ask(sidecar: &Sidecar, path: &str, body: &[u8]) -> (u16, String, Vec<u8
     let mut wire = Wire::connect(sidecar.inbound()).await;
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: orders\r\nx-request-id: r1\r\nauthorization: Bearer t\r\nX-User: admin\r\n\
-         content-length: {}\r\n\r\n",
+         x-team: shop\r\nx-role: owner\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     let answer = wire.ask([head.as_bytes(), body].concat()).await;
@@ -60,6 +60,8 @@ async fn grpcio_reads_the_question_and_its_verdict_is_obeyed() {
     let got = app.last();
     let head = got.head.to_lowercase();
     assert!(head.contains("x-user: jo") && !head.contains("admin") && !head.contains("bearer"), "{head}");
+    assert!(head.contains("x-team: shop") && head.contains("x-team: bank"), "append: {head}");
+    assert!(head.contains("x-role: reader") && !head.contains("owner"), "{head}");
     assert_eq!(got.body, b"hello");
     assert_eq!(ask(&sidecar, "/a", b"\xff\x00").await.0, 200);
     let told = authorizer.event().await;
@@ -67,6 +69,7 @@ async fn grpcio_reads_the_question_and_its_verdict_is_obeyed() {
     let (status, head, body) = ask(&sidecar, "/deny", b"").await;
     assert_eq!((status, body.as_slice()), (402, &br#"{"error": "pay first"}"#[..]));
     assert!(head.contains("x-why: unpaid") && head.contains("authz_denied"), "{head}");
+    assert!(head.contains("set-cookie: a=1") && head.contains("set-cookie: b=2"), "{head}");
     assert_eq!(ask(&sidecar, "/a", &[b'x'; 65]).await.0, 413);
     assert_eq!(app.requests().len(), 2);
 }

@@ -18,13 +18,18 @@ OVERWRITE = HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
 PERMISSION_DENIED = 7
 
 
-def header(name, value, how=OVERWRITE):
-    return HeaderValueOption(header=HeaderValue(key=name, value=value), append_action=how)
+def header(name, value, **how):
+    """Without `how` the option says nothing of how the header is written, as many authorizers leave it."""
+    return HeaderValueOption(header=HeaderValue(key=name, value=value), **how)
 
 
 def allow():
     response = OkHttpResponse(
-        headers=[header("x-user", "jo")],
+        headers=[
+            header("x-user", "jo"),
+            header("x-team", "bank", append=True),
+            header("x-role", "reader", append_action=OVERWRITE),
+        ],
         headers_to_remove=["authorization"],
         response_headers_to_add=[header("x-authorized", "yes")],
     )
@@ -34,7 +39,11 @@ def allow():
 def deny():
     response = DeniedHttpResponse(
         status=HttpStatus(code=StatusCode.PaymentRequired),
-        headers=[header("x-why", "unpaid")],
+        headers=[
+            header("x-why", "unpaid", append_action=OVERWRITE),
+            header("set-cookie", "a=1"),
+            header("set-cookie", "b=2"),
+        ],
         body='{"error": "pay first"}',
     )
     return CheckResponse(status=Status(code=PERMISSION_DENIED), denied_response=response)

@@ -57,17 +57,19 @@ impl HeaderChanges {
     }
 
     /// The headers of a denial. Those that may not reach the client are left out later, as for an authorizer over HTTP.
+    /// Where an option says nothing, one name may stand several times, as `set-cookie` does: no value of the client's can
+    /// be among them.
     ///
     /// # Errors
     /// One of them is malformed.
     pub(super) fn denial(options: &[HeaderValueOption]) -> Result<Headers, String> {
         let mut headers = Headers::Map(HeaderMap::new());
-        Self::written(options, None, Write::Overwrite)?.apply(&mut headers);
+        Self::written(options, None, Write::Append)?.apply(&mut headers);
         Ok(headers)
     }
 
-    /// `unsaid`: how a header is written whose option does not say it. In Envoy's `OkHttpResponse.headers` and
-    /// `DeniedHttpResponse.headers`, `append` is false then: a value that the client has sent must not survive.
+    /// `unsaid`: how a header is written whose option does not say it. In Envoy's `OkHttpResponse.headers`, `append` is
+    /// false then: a value that the client has sent must not survive.
     fn written(options: &[HeaderValueOption], side: Option<Side>, unsaid: Write) -> Result<Self, String> {
         if options.len() > MOST {
             return Err(format!("it changes more than {MOST} headers"));
@@ -187,11 +189,16 @@ mod tests {
     }
 
     #[test]
-    fn a_header_of_a_denial_is_overwritten_and_one_of_an_answer_appended_where_the_option_says_nothing() {
-        let cookies = |append| ["a=1", "b=2"].map(|value| option("set-cookie", value, append, 0)).to_vec();
-        let denial = |append| HeaderChanges::denial(&cookies(append)).map(|all| all.iter().count());
-        assert_eq!((denial(None), denial(Some(true))), (Ok(1), Ok(2)));
-        let of = OkHttpResponse { response_headers_to_add: cookies(None), ..OkHttpResponse::default() };
+    fn headers_of_a_denial_and_of_an_answer_are_appended_where_the_option_says_nothing() {
+        let cookies =
+            |append, action| ["a=1", "b=2"].map(|value| option("set-cookie", value, append, action)).to_vec();
+        for (append, action, expected) in
+            [(None, 0, 2), (Some(true), 0, 2), (Some(false), 0, 1), (None, 1, 1), (None, 2, 1), (None, 3, 0)]
+        {
+            let denial = HeaderChanges::denial(&cookies(append, action)).map(|all| all.iter().count());
+            assert_eq!(denial, Ok(expected), "{append:?} {action}");
+        }
+        let of = OkHttpResponse { response_headers_to_add: cookies(None, 0), ..OkHttpResponse::default() };
         let mut headers = Headers::Map(HeaderMap::new());
         HeaderChanges::of_answer(&of).expect("changes").apply(&mut headers);
         assert_eq!(headers.iter().count(), 2);
