@@ -22,6 +22,8 @@ pub trait Observer: Send + Sync {
     /// The interim answers for the client.
     fn interim(&self) -> &Interim;
     fn timers(&self) -> &Timers;
+    /// A part of the head of an answer, or an interim answer, has come.
+    fn answer_began(&self);
     /// The sidecar cut the request's body, for this reason, which the answer will state.
     fn cut(&self, reason: Reason);
     /// The exchange became a tunnel, which received this number of bytes from the client.

@@ -92,7 +92,7 @@ impl Families {
             access_log_dropped: to.counters("pillion_access_log_dropped_total", "Access log lines lost because the sink was too slow or failed."),
             authorization: to.counters("pillion_authorization_total", "Inbound requests and opaque connections by the rule that decided."),
             tokens: to.counters("pillion_jwt_tokens_total", "Tokens of inbound requests by what they came to."),
-            checks: to.counters("pillion_ext_authz_checks_total", "Inbound requests by what the external authorizer said of them."),
+            checks: to.counters("pillion_ext_authz_checks_total", "Inbound requests for the external authorizer by what came of the check."),
             jwks_loads: to.counters("pillion_jwks_loads_total", "Readings of the issuer's keys, from a file or a URL, by outcome."),
             spans: to.counters("pillion_traces_spans_total", "Spans of traced requests, by what became of them."),
             istio: IstioFamilies::register(to),

@@ -305,10 +305,13 @@ vocabulary! {
     /// What a check by the external authorizer came to.
     CheckOutcome as "outcome" {
         Allowed = "allowed",
-        /// It denied the request, or the request could not be asked about.
         Denied = "denied",
-        /// It did not answer, or answered 5xx, or a limit was reached.
+        /// It did not answer, or said that it has failed itself, as by 5xx.
         Failed = "failed",
+        /// It answered, and its answer cannot be read or obeyed.
+        Unreadable = "unreadable",
+        /// It was not asked, because it has not answered before.
+        CircuitOpen = "circuit_open",
     }
 }
 

@@ -291,12 +291,16 @@ async fn every_answer_is_a_verdict_or_a_failure() {
         ("unknown fields", [field(1, ""), field(14, "x"), number(15, 1)].concat(), (200, None)),
         ("a large message", denying(&[field(3, "x".repeat(65 * 1024))]), UNAVAILABLE),
     ] {
-        let mesh = Mesh::default();
-        let app = mesh.answering(A, OK);
-        let _questions = authorizer(&mesh, answer);
-        let sidecar = mesh.sidecar(&file("", ALL), None);
-        assert_eq!(ask(&sidecar, "").await.status_and_reason(), expected, "{name}");
-        assert_eq!(app.hits(), usize::from(expected.0 == 200), "{name}");
+        for on_error in ["", "on_error: allow,"] {
+            let fails_itself = name == "error_response" && !on_error.is_empty();
+            let expected = if fails_itself { (200, None) } else { expected };
+            let mesh = Mesh::default();
+            let app = mesh.answering(A, OK);
+            let _questions = authorizer(&mesh, answer.clone());
+            let sidecar = mesh.sidecar(&file(on_error, ALL), None);
+            assert_eq!(ask(&sidecar, "").await.status_and_reason(), expected, "{name} {on_error}");
+            assert_eq!(app.hits(), usize::from(expected.0 == 200), "{name} {on_error}");
+        }
     }
 }
 
@@ -332,7 +336,11 @@ async fn a_denial_that_cannot_be_forwarded_denies_also_where_failures_are_allowe
     );
 }
 
-/// An authorizer that fails, or answers without a message.
+/// An empty `CheckResponse` with status OK, and one with PERMISSION_DENIED, as gRPC frames them.
+const ALLOWING: [u8; 7] = [0, 0, 0, 0, 2, 10, 0];
+const DENYING: [u8; 9] = [0, 0, 0, 0, 4, 10, 2, 8, 7];
+
+/// An authorizer that fails, or whose answer is no verdict.
 fn failing(mesh: &Mesh, how: &'static str) {
     let _backend = match how {
         "refuses" => return,
@@ -344,22 +352,58 @@ fn failing(mesh: &Mesh, how: &'static str) {
                 "does not answer" => tokio::time::sleep(secs(60)).await,
                 "resets" => respond.send_reset(h2::Reason::INTERNAL_ERROR),
                 "answers 404" => drop(respond.send_response(plain(404), true)),
+                "answers 503" => drop(respond.send_response(plain(503), true)),
                 "answers 200 without a status" => drop(respond.send_response(plain(200), true)),
-                "sends two messages" => answer_with(respond, &[0, 0, 0, 0, 2, 10, 0].repeat(2), "0"),
-                "sends half a message" => answer_with(respond, &[0, 0, 0, 0, 2, 10], "0"),
+                "sends two messages" => answer_with(respond, &ALLOWING.repeat(2), "0"),
+                "sends half a message" => answer_with(respond, &ALLOWING[..6], "0"),
                 "sends no message" => answer_with(respond, &[], "0"),
                 "compresses" => answer_with(respond, &[1, 0, 0, 0, 2, 10, 0], "0"),
                 "is UNAVAILABLE" => answer_with(respond, &[], "14"),
-                "allows, and fails" => answer_with(respond, &[0, 0, 0, 0, 2, 10, 0], "13"),
-                "breaks off" => {
-                    let mut stream = respond.send_response(plain(200), false).expect("an open stream");
-                    drop(stream.send_data(Bytes::from_static(&[0, 0, 0, 0, 2, 10, 0]), false));
+                "allows, and fails" => answer_with(respond, &ALLOWING, "13"),
+                "allows, and breaks off" => {
+                    let mut stream = begin(respond, &ALLOWING);
+                    tokio::time::sleep(Duration::from_millis(50)).await; // the message is there before the end
                     stream.send_reset(h2::Reason::INTERNAL_ERROR);
                 }
+                "allows, and does not end" => {
+                    let _stream = begin(respond, &ALLOWING);
+                    tokio::time::sleep(secs(60)).await;
+                }
+                "denies with a long message" => drop(respond.send_response(refusing(130 * 1024), true)),
+                "denies with a very long message" => drop(respond.send_response(refusing(1024 * 1024), true)),
                 _ => unreachable!("{how}"),
             }
         }),
     };
+}
+
+/// Sends the head and this content.
+fn begin(mut respond: SendResponse<Bytes>, framed: &[u8]) -> h2::SendStream<Bytes> {
+    let mut stream = respond.send_response(Response::new(()), false).expect("an open stream");
+    stream.send_data(Bytes::copy_from_slice(framed), false).expect("an open stream");
+    stream
+}
+
+/// PERMISSION_DENIED, with a `grpc-message` of so many bytes.
+fn refusing(bytes: usize) -> Response<()> {
+    let head = Response::builder().header("grpc-status", "7").header("grpc-message", "x".repeat(bytes));
+    head.body(()).expect("a response")
+}
+
+/// Asks once with each way of `on_error`, and expects this outcome of the check.
+async fn fails(how: &'static str, outcome: &str, if_allowed: (u16, Option<&str>)) {
+    for (on_error, expected) in [("", (503, Some("authz_unavailable"))), ("on_error: allow,", if_allowed)] {
+        let mesh = Mesh::default();
+        let app = mesh.answering(A, OK);
+        failing(&mesh, how);
+        let sidecar = mesh.sidecar(&file(on_error, ALL), None);
+        let before = tokio::time::Instant::now();
+        assert_eq!(ask(&sidecar, "").await.status_and_reason(), expected, "{how} {on_error}");
+        assert!(before.elapsed() <= Duration::from_millis(250), "{how}: {:?}", before.elapsed());
+        assert_eq!(app.hits(), usize::from(expected.0 == 200), "{how}");
+        let sum = |outcome: &str| sidecar.sum(&format!("pillion_ext_authz_checks_total {outcome}"));
+        assert_eq!((sum(&format!("outcome={outcome}")), sum("")), (1, 1), "{how}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -367,32 +411,93 @@ async fn an_authorizer_over_grpc_that_fails_denies_unless_the_file_says_allow() 
     for how in [
         "refuses",
         "is silent",
-        "speaks HTTP/1",
         "does not answer",
         "resets",
+        "answers 503",
+        "is UNAVAILABLE",
+        "allows, and fails",
+    ] {
+        fails(how, "failed", (200, None)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_over_grpc_that_cannot_be_read_denies_also_where_failures_are_allowed() {
+    for how in [
+        "speaks HTTP/1",
         "answers 404",
         "answers 200 without a status",
         "sends two messages",
         "sends half a message",
         "sends no message",
         "compresses",
-        "is UNAVAILABLE",
-        "allows, and fails",
-        "breaks off",
+        "allows, and breaks off",
+        "allows, and does not end",
+        "denies with a long message",
+        "denies with a very long message",
     ] {
-        for (on_error, expected) in
-            [("", (503, Some("authz_unavailable"))), ("on_error: allow,", (200, None))]
-        {
-            let mesh = Mesh::default();
-            let app = mesh.answering(A, OK);
-            failing(&mesh, how);
-            let sidecar = mesh.sidecar(&file(on_error, ALL), None);
-            let before = tokio::time::Instant::now();
-            assert_eq!(ask(&sidecar, "").await.status_and_reason(), expected, "{how} {on_error}");
-            assert!(before.elapsed() <= Duration::from_millis(250), "{how}: {:?}", before.elapsed());
-            assert_eq!(app.hits(), usize::from(expected.0 == 200), "{how}");
-            assert_eq!(sidecar.sum("pillion_ext_authz_checks_total outcome=failed"), 1, "{how}");
-        }
+        fails(how, "unreadable", (503, Some("authz_unavailable"))).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_denies_does_so_however_the_call_ends() {
+    for how in ["breaks off", "does not end", "fails", "ends with a long message"] {
+        let mesh = Mesh::default();
+        let app = mesh.answering(A, OK);
+        drop(mesh.http2(AUTHORIZER, 100, move |_, _question, respond| async move {
+            match how {
+                "fails" => return answer_with(respond, &DENYING, "13"),
+                "ends with a long message" => {
+                    let mut trailers = HeaderMap::new();
+                    trailers.insert("grpc-message", "x".repeat(130 * 1024).parse().expect("a value"));
+                    return begin(respond, &DENYING).send_trailers(trailers).expect("an open stream");
+                }
+                _ => {}
+            }
+            let mut stream = begin(respond, &DENYING);
+            tokio::time::sleep(Duration::from_millis(50)).await; // the message is there before the end
+            match how {
+                "breaks off" => stream.send_reset(h2::Reason::INTERNAL_ERROR),
+                _ => tokio::time::sleep(secs(60)).await,
+            }
+        }));
+        let sidecar = mesh.sidecar(&file("on_error: allow,", ALL), None);
+        let answer = ask(&sidecar, "").await;
+        assert_eq!((answer.status_and_reason(), app.hits()), ((403, Some("authz_denied")), 0), "{how}");
+        assert_eq!(sidecar.sum("pillion_ext_authz_checks_total outcome=denied"), 1, "{how}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_header_may_stand_several_times_in_a_denial() {
+    let cookie = |value: &str| field(1, [field(1, "set-cookie"), field(2, value)].concat());
+    let mesh = Mesh::default();
+    let app = mesh.answering(A, OK);
+    let _questions = authorizer(&mesh, denying(&[field(2, cookie("a=1")), field(2, cookie("b=2"))]));
+    let sidecar = mesh.sidecar(&file("", ALL), None);
+    let head = ask(&sidecar, "").await.head.to_lowercase();
+    assert!(head.contains("set-cookie: a=1\r\n") && head.contains("set-cookie: b=2\r\n"), "{head}");
+    assert_eq!(app.hits(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_for_which_there_is_no_memory_gets_503_and_is_no_failure_of_the_authorizer() {
+    let body = "x".repeat(230 * 1024); // twice, of the 512 KiB of a client without an identity
+    let asked = format!("POST /a HTTP/1.1\r\nhost: orders\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    for (rest, expected, hits) in
+        [(ALL, (503, Some("overloaded")), 0), ("default: allow, mode: audit", (200, None), 1)]
+    {
+        let mesh = Mesh::default();
+        mesh.memory.set_host_memory(0);
+        let app = mesh.answering(A, OK);
+        let mut questions = authorizer(&mesh, denying(&[field(3, "x".repeat(63 * 1024))]));
+        let sidecar = mesh.sidecar(&file("on_error: allow, with_body: 230KiB,", rest), None);
+        let answer = sidecar.client().await.ask(&asked).await;
+        assert_eq!((answer.status_and_reason(), app.hits()), (expected, hits), "{rest}");
+        assert!(questions.try_recv().is_ok(), "it was asked");
+        assert_eq!(sidecar.sum("pillion_ext_authz_checks_total"), 0, "{rest}");
+        assert_eq!(sidecar.sum("pillion_authorization_total rule=ext_authz"), 0, "{rest}");
     }
 }
 

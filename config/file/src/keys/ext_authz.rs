@@ -46,7 +46,7 @@ pub(super) static EXT_AUTHZ: Static<Written> = Static::new(|| {
         .word::<Action>(
             "on_error",
             field!(on_error),
-            "What happens to a request where it fails or answers 5xx.",
+            "What happens to a request where it does not answer, or answers 5xx.",
         )
         .list::<TokenHeader>("send_headers", field!(send_headers), "The headers of the request that it gets.")
         .word::<OffOr<Size>>(

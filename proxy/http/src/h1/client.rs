@@ -122,7 +122,11 @@ impl Connection {
         answered.map_err(|error| {
             let mut wire = self.0.lock();
             let is_unsent = !wire.has_begun() && !asking.is_read;
-            FailedRequest { error, has_answer_begun: wire.has_answer_begun(), is_unsent }
+            let has_answer_begun = wire.has_answer_begun();
+            if has_answer_begun {
+                observer.answer_began();
+            }
+            FailedRequest { error, has_answer_begun, is_unsent }
         })
     }
 
@@ -177,7 +181,11 @@ impl<B: OutgoingBody> Asking<'_, B> {
         let mut wire = shared.lock();
         loop {
             self.poll_request(&mut wire, cx)?;
-            match ready!(wire.poll_head(cx))? {
+            let said = wire.poll_head(cx);
+            if said.is_pending() && wire.holds_part() {
+                observer.answer_began(); // whoever gives the request up now must know it
+            }
+            match ready!(said)? {
                 Said::Interim(head) => self.receive_interim(*head, observer)?, // the body may be asked for
                 Said::Answer(answer) => {
                     wire.keep_upload(self.body);
@@ -210,6 +218,7 @@ impl<B: OutgoingBody> Asking<'_, B> {
             return Ok(()); // it opens the gate; the client gets a 100 when its body is read
         }
         remove_hop_by_hop(&mut interim.fields)?;
+        observer.answer_began();
         let mut response = http::Response::new(());
         (*response.status_mut(), *response.headers_mut()) = (interim.status, interim.fields.to_map()?);
         observer.interim().tell(response);

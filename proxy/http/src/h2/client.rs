@@ -340,6 +340,7 @@ impl<B: OutgoingBody> Asking<B> {
         observer: &dyn Observer,
     ) -> Result<(), FailedRequest> {
         self.interim += 1;
+        observer.answer_began();
         if self.interim > INTERIM_ANSWERS {
             return Err(ClientFailure::TooManyInterim.into());
         }

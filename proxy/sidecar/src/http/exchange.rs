@@ -4,6 +4,7 @@
 //! exactly once.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::uri::{Authority, PathAndQuery};
@@ -43,6 +44,8 @@ pub struct Exchange {
     pub progress: Progress,
     /// Interim answers (1xx) for the client.
     pub interim: Interim,
+    /// A part of an answer has come, at any attempt.
+    has_answer_begun: AtomicBool,
     /// No exchange of the connection has begun before.
     is_first: bool,
     /// The error where the exchange got no place (see [`Self::has_place`]).
@@ -131,6 +134,7 @@ impl Exchange {
             request_id,
             progress: Progress::new(started),
             interim: Interim::default(),
+            has_answer_begun: AtomicBool::new(false),
             is_first,
             refused,
             facts: Mutex::new(RequestFacts {
@@ -147,6 +151,11 @@ impl Exchange {
     /// See [`Connection::place_for_exchange`].
     pub fn has_place(&self) -> Result<(), Error> {
         self.refused.as_ref().map_or(Ok(()), |error| Err((**error).clone()))
+    }
+
+    /// Whether a part of an answer has come, although there may be no answer. An answer that came whole need not be told.
+    pub fn has_answer_begun(&self) -> bool {
+        self.has_answer_begun.load(Relaxed)
     }
 
     pub fn note(&self, what: impl FnOnce(&mut RequestFacts)) {
@@ -439,6 +448,10 @@ impl Observer for Exchange {
 
     fn timers(&self) -> &Timers {
         &self.worker.ground.timers
+    }
+
+    fn answer_began(&self) {
+        self.has_answer_begun.store(true, Relaxed);
     }
 
     fn cut(&self, reason: Reason) {

@@ -1,10 +1,11 @@
 //! The external authorizer: its cluster, and what its checks came to.
 
+mod circuit;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use pillion_base::error::Error;
 use pillion_model::authorization::{Action, ExtAuthz};
 use pillion_telemetry::family::IntCounter;
 use pillion_telemetry::{CheckOutcome, Metrics};
@@ -12,12 +13,15 @@ use pillion_upstream::cluster::Cluster;
 use tokio::time::Instant;
 
 use super::Route;
+pub use circuit::Admission;
+use circuit::Circuit;
 
 pub struct Authorizer {
     pub of: ExtAuthz,
     pub route: Arc<Route>,
     counters: Box<[IntCounter]>,
     outage: Mutex<Outage>,
+    circuit: Mutex<Circuit>,
 }
 
 /// 10 s without a failure end an outage. One that fails and answers in turn writes few lines.
@@ -44,7 +48,8 @@ impl Outage {
 impl Authorizer {
     pub fn new(of: &ExtAuthz, cluster: Arc<Cluster>, metrics: &Metrics) -> Arc<Self> {
         let counters = CheckOutcome::ALL.iter().map(|outcome| metrics.checks(*outcome)).collect();
-        Arc::new(Self { of: of.clone(), route: Route::to(cluster), counters, outage: Mutex::default() })
+        let (outage, circuit) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { of: of.clone(), route: Route::to(cluster), counters, outage, circuit })
     }
 
     pub fn count(&self, outcome: CheckOutcome) {
@@ -53,24 +58,63 @@ impl Authorizer {
         }
     }
 
-    /// Logs the first failure of an outage.
-    pub fn failed(&self, why: &Error, now: Instant) {
-        if self.outage.lock().failed(now) {
-            let of = &self.of;
-            let outcome =
-                if of.on_error == Action::Allow { "allowed unless a limit is reached" } else { "denied" };
+    /// `None`: it has not answered for a while, and is not asked now.
+    pub fn admit(&self, now: Instant) -> Option<Admission> {
+        // no check takes longer than its timeout, so a probe has ended by then
+        self.circuit.lock().admit(now, self.of.timeout)
+    }
+
+    /// Whether it has not answered for a while, so that it gets one check at a time, after a pause.
+    pub fn is_circuit_open(&self) -> bool {
+        self.circuit.lock().is_open()
+    }
+
+    /// Notes that it sent no byte of an answer.
+    pub fn was_silent(&self, admission: Admission, now: Instant) {
+        let pause = self.circuit.lock().was_silent(admission, now);
+        if let (Some(pause), Admission::Usual) = (pause, admission) {
             tracing::warn!(
-                "the external authorizer at {} fails, and requests are {outcome} (ext_authz.on_error): {why}",
-                of.service
+                "the external authorizer at {} did not answer several times in a row: it is not asked for {pause:?}, and \
+                 {} (ext_authz.on_error) meanwhile",
+                self.of.service,
+                self.outcome()
             );
         }
     }
 
+    /// Notes that it sent an answer, whatever that was.
+    pub fn spoke(&self) {
+        self.circuit.lock().spoke();
+    }
+
+    /// Logs the first failure of an outage.
+    pub fn failed(&self, why: &str, now: Instant) {
+        if self.outage.lock().failed(now) {
+            let (at, outcome) = (&self.of.service, self.outcome());
+            tracing::warn!(
+                "the external authorizer at {at} fails, and {outcome} (ext_authz.on_error): {why}"
+            );
+        }
+    }
+
+    /// Logs the first answer of an outage that is no verdict.
+    pub fn was_unreadable(&self, why: &str, now: Instant) {
+        if self.outage.lock().failed(now) {
+            let at = &self.of.service;
+            tracing::warn!("answers of the external authorizer at {at} are no verdict, and deny: {why}");
+        }
+    }
+
     /// Logs that an outage has ended.
-    pub fn answered(&self, now: Instant) {
+    pub fn judged(&self, now: Instant) {
         if self.outage.lock().answered(now) {
             tracing::warn!("the external authorizer at {} answers again", self.of.service);
         }
+    }
+
+    /// What becomes of requests that it does not judge.
+    fn outcome(&self) -> &'static str {
+        if self.of.on_error == Action::Allow { "requests pass" } else { "requests are denied" }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::future::Future as _;
 use std::io::ErrorKind;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
 use http_body::Body as _;
@@ -23,12 +24,14 @@ struct Watcher {
     progress: Progress,
     interim: Interim,
     timers: Timers,
+    has_answer_begun: AtomicBool,
 }
 
 impl Watcher {
     fn new() -> Arc<Self> {
         let (interim, timers) = (Interim::default(), Timers::default());
-        Arc::new(Self { progress: Progress::new(Instant::now()), interim, timers })
+        let has_answer_begun = AtomicBool::new(false);
+        Arc::new(Self { progress: Progress::new(Instant::now()), interim, timers, has_answer_begun })
     }
 }
 
@@ -44,6 +47,9 @@ impl Observer for Watcher {
     }
     fn timers(&self) -> &Timers {
         &self.timers
+    }
+    fn answer_began(&self) {
+        self.has_answer_begun.store(true, Relaxed);
     }
     fn cut(&self, _reason: Reason) {}
     fn was_tunnel(&self, _received: u64) {}
@@ -362,6 +368,34 @@ async fn the_error_of_a_connection_that_ends_without_an_answer_says_how_it_ended
         assert_eq!((matches!(failure, ClientFailure::Left), has_begun), expected, "{said:?} {failure}");
         assert!(!is_unsent);
     }
+}
+
+#[tokio::test]
+async fn a_request_that_is_given_up_is_told_whether_its_answer_had_begun() {
+    for (said, ends, expected) in [
+        ("", false, false),
+        ("", true, false),
+        ("H", false, true),
+        ("HTTP/1.1 403 No\r\nx-a: ", false, true),
+        ("HTTP/1.1 403 No\r\nx-a: ", true, true),
+        ("HTTP/1.1 103 Early Hints\r\n\r\n", false, true),
+    ] {
+        let (conn, mut far) = pair(1024);
+        let (watcher, (head, mut body)) = (Watcher::new(), get().into_parts());
+        let head = head.into();
+        let mut sending = std::pin::pin!(conn.send(&head, &mut body, &*watcher));
+        assert!(waits(sending.as_mut()).await, "nothing was said");
+        far.write_all(said.as_bytes()).await.unwrap();
+        let far = (!ends).then_some(far);
+        assert_eq!(waits(sending.as_mut()).await, !ends, "{said:?}");
+        assert_eq!(watcher.has_answer_begun.load(Relaxed), expected, "{said:?} {ends}");
+        drop(far);
+    }
+}
+
+/// Polls it once. Returns whether it waits.
+async fn waits(mut of: std::pin::Pin<&mut impl Future>) -> bool {
+    std::future::poll_fn(|cx| std::task::Poll::Ready(of.as_mut().poll(cx).is_pending())).await
 }
 
 #[tokio::test]

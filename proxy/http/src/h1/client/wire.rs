@@ -147,6 +147,11 @@ impl Wire {
         self.outbox.has_begun()
     }
 
+    /// Whether bytes have come that are no whole head yet.
+    pub(super) fn holds_part(&self) -> bool {
+        !self.inbox.is_empty()
+    }
+
     /// Whether a part of an answer had come when the connection failed.
     pub(super) fn has_answer_begun(&mut self) -> bool {
         !self.inbox.is_empty() || matches!(self.engine.read_end(), EndOfInput::InHead)

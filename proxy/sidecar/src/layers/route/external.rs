@@ -2,46 +2,58 @@
 //!
 //! The question has the request's method, path and host, the chosen headers, and what the sidecar has verified of the
 //! client; its body, where the configuration says so. [`over_http`] and [`over_grpc`] write the question and read the
-//! answer. What is no verdict is a failure of the authorizer. A denial that cannot be forwarded as it came is a denial
-//! nevertheless. A request that cannot be asked about is denied, since a client chooses what it sends.
+//! answer. Only where no answer came, or the authorizer says that it has failed, does `on_error` decide: a client has a
+//! part in what an answer has, so an answer that cannot be read denies. So does a denial that cannot be forwarded as it
+//! came, and a request that cannot be asked about.
 
 mod changes;
 mod content;
 mod messages;
 mod over_grpc;
 mod over_http;
+mod subject;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
-use pillion_http1::Value;
+use http::{HeaderMap, StatusCode, Uri};
 use pillion_telemetry::CheckOutcome;
 use tokio::time::{Instant, timeout_at};
 
 use super::Carry;
 use crate::http::answer::{self, Denial};
-use crate::http::call::RequestContext;
-use crate::http::{Body, Call, FailedCall, Response};
-use crate::layers::amend::exchange_beside;
-use crate::layers::headers::{remove_connection_headers, scheme};
+use crate::http::{Call, FailedCall, Response};
+use crate::layers::headers::remove_connection_headers;
 use crate::layers::opens_nothing;
 use crate::state::Route;
 use crate::state::authorization::{Authorization, Judged, Judgement};
-use crate::state::authorizer::Authorizer;
+use crate::state::authorizer::{Admission, Authorizer};
 pub(super) use changes::HeaderChanges;
-use content::{Uncollected, collect, whole};
-use pillion_base::error::Error;
-use pillion_http::message::{Headers, RequestHead};
-use pillion_http::seen::{Seen, are_read_alike};
+use content::{Content, Uncollected, collect};
+use pillion_base::error::{Error, Sent};
+use pillion_http::message::Headers;
 use pillion_model::Reason;
 use pillion_model::authorization::{Action, AuthorizerService};
+use subject::{Subject, denial_of_unasked};
 
 /// What the authorizer has answered.
 enum Verdict {
     Allowed(Allowed),
     Denied(Denial),
+}
+
+/// Why there is no verdict.
+enum Unjudged {
+    /// No byte of an answer came.
+    Silent(String),
+    /// The authorizer says that it has failed itself.
+    Failed(String),
+    /// An answer came, or a part of one, that is no verdict. It may have been meant to deny.
+    Unreadable(String),
+    /// It was not asked, because it has not answered before.
+    CircuitOpen,
+    /// A limit of this sidecar was reached. A client that sends much reaches it at will.
+    Limited(Error),
 }
 
 /// What an authorizer changes of a request that it allows, and of the application's answer.
@@ -65,30 +77,13 @@ pub(super) struct Check {
     pub(super) judged: Judged,
 }
 
-/// What the authorizer is asked about.
-struct Subject<'a> {
-    authorizer: &'a Authorizer,
-    call: &'a Call,
-    /// The target for the application, where it differs from the one that came.
-    target: Option<&'a Uri>,
-}
-
-impl Subject<'_> {
-    /// The path with its query, as the application gets them.
-    fn path(&self) -> &str {
-        let asked = self.target.unwrap_or(&self.call.head.uri);
-        let path = asked.path_and_query().map_or("/", PathAndQuery::as_str);
-        if path.starts_with('/') { path } else { "/" } // `OPTIONS *`
-    }
-}
-
 impl Check {
     /// Asks, and notes the decision. `target`: that of the application, where it differs from the one that came. `route`:
     /// the way to the application.
     ///
     /// # Errors
     /// `authz_denied` for gRPC calls, `authz_unavailable`, or why the client's body was not read. Where there is no memory for
-    /// the body, that is `overloaded`, and no decision of authorization.
+    /// the body or the answer, that is `overloaded`, and no decision of authorization.
     pub(super) async fn run(
         &self,
         call: &mut Call,
@@ -100,91 +95,150 @@ impl Check {
         remove_connection_headers(call)?;
         let began = Instant::now();
         call.common.exchange.note(|facts| facts.authorizer = Some((began, None)));
-        let body = match self.authorizer.of.with_body {
-            None => Vec::new(),
-            Some(most) => match collect(call, route, most).await {
-                Ok(body) => body,
-                Err(Uncollected::Broken(error)) => return Err(error),
-                Err(Uncollected::TooLong(error)) => {
-                    return self.note(call, self.by.denied_outside(error), None);
-                }
-                Err(Uncollected::NoRoom(error)) if self.by.is_enforced() => return Err(error),
-                Err(Uncollected::NoRoom(_)) => return self.note(call, self.by.decided(self.judged), None),
-            },
+        let body = match self.body(call, route).await {
+            Ok(body) => body,
+            Err(why) => return self.uncollected(call, why),
         };
         let subject = Subject { authorizer: &self.authorizer, call, target };
         let question = match subject.question(body) {
             Ok(question) => question,
-            Err(why) => {
-                let detail = format!("the external authorizer cannot be asked: {why}");
-                let denied = self.by.denied_outside(Error::new(Reason::AuthzDenied, detail));
-                return self.note(call, denied, None);
-            }
+            Err(why) => return self.denied(call, Reason::AuthzDenied, denial_of_unasked(&why)),
         };
-        let answer = self.answer(&subject, question, carry).await;
+        let answer = self.answer(question, call, carry).await;
         call.common.exchange.note(|facts| facts.authorizer = Some((began, Some(Instant::now()))));
-        self.judge(call, answer)
+        match answer {
+            Ok(verdict) => self.judge(call, verdict),
+            Err(why) => self.unjudged(call, why),
+        }
     }
 
-    async fn answer(
-        &self,
-        subject: &Subject<'_>,
-        question: Box<Call>,
-        carry: impl Carry,
-    ) -> Result<Verdict, Error> {
+    /// The request's body, where the authorizer gets it.
+    async fn body(&self, call: &mut Call, route: &Route) -> Result<Vec<u8>, Uncollected> {
+        match self.authorizer.of.with_body {
+            None => Ok(Vec::new()),
+            Some(most) => collect(call, route, most).await,
+        }
+    }
+
+    /// The answer, within the timeout, unless the authorizer is not asked now.
+    async fn answer(&self, question: Box<Call>, call: &Call, carry: impl Carry) -> Result<Verdict, Unjudged> {
+        let admission = self.authorizer.admit(Instant::now()).ok_or(Unjudged::CircuitOpen)?;
+        let answer = self.asked(question, call, carry).await;
+        self.learn(&answer, admission, Instant::now());
+        answer
+    }
+
+    async fn asked(&self, question: Box<Call>, call: &Call, carry: impl Carry) -> Result<Verdict, Unjudged> {
         let timeout = self.authorizer.of.timeout;
         let until = Instant::now() + timeout;
-        let late = |_elapsed| unavailable(format!("no answer within {timeout:?} (ext_authz.timeout)"));
-        let answer = timeout_at(until, carry(question)).await.map_err(late)?;
-        let (head, body) = answer.map_err(|FailedCall { error, .. }| error)?.into_parts();
-        // read in any case, so that the connection can be used again
-        let content = timeout_at(until, whole(body, subject.call.common.exchange.room())).await;
-        let content = content.map_err(late).flatten();
-        let verdict = match &self.authorizer.of.service {
-            AuthorizerService::Http(_) => over_http::verdict(*head, content),
-            AuthorizerService::Grpc(_) => over_grpc::verdict(&head, content),
+        let exchange = question.common.exchange.clone();
+        let late = |_elapsed| {
+            let detail = format!("no answer within {timeout:?} (ext_authz.timeout)");
+            FailedCall::from(Error::new(Reason::RequestTimeout, detail).sent(Sent::Perhaps))
         };
-        if verdict.is_ok() {
-            self.authorizer.answered(Instant::now());
+        let answer = timeout_at(until, carry(question)).await.map_err(late).flatten();
+        let answer = answer.map_err(|failed| without_head(failed.error, exchange.has_answer_begun()))?;
+        let ((head, body), room) = (answer.into_parts(), call.common.exchange.room());
+        match &self.authorizer.of.service {
+            AuthorizerService::Http(_) => over_http::verdict(*head, body, room, until).await,
+            AuthorizerService::Grpc(_) => over_grpc::verdict(&head, Content::read(body, room, until).await),
         }
-        verdict
     }
 
-    fn judge(&self, call: &Call, answer: Result<Verdict, Error>) -> Result<Checked, Error> {
+    /// Tells the circuit and the log how the authorizer did.
+    fn learn(&self, answer: &Result<Verdict, Unjudged>, admission: Admission, now: Instant) {
+        let of = &self.authorizer;
         match answer {
-            Ok(Verdict::Allowed(allowed)) => {
+            Err(Unjudged::Limited(_) | Unjudged::CircuitOpen) => return,
+            Err(Unjudged::Silent(why)) => {
+                of.failed(why, now);
+                return of.was_silent(admission, now);
+            }
+            Err(Unjudged::Failed(why)) => of.failed(why, now),
+            Err(Unjudged::Unreadable(why)) => of.was_unreadable(why, now),
+            Ok(_) => of.judged(now),
+        }
+        of.spoke();
+    }
+
+    fn judge(&self, call: &Call, verdict: Verdict) -> Result<Checked, Error> {
+        match verdict {
+            Verdict::Allowed(allowed) => {
                 self.authorizer.count(CheckOutcome::Allowed);
                 let allowed = if self.by.is_enforced() { allowed } else { Allowed::default() };
-                self.note(call, self.by.decided(self.judged), None).map(|_nothing| Checked::Passes(allowed))
+                self.passes(call).map(|_nothing| Checked::Passes(allowed))
             }
-            Ok(Verdict::Denied(denial)) => {
+            Verdict::Denied(denial) => {
                 self.authorizer.count(CheckOutcome::Denied);
-                let detail = format!(
-                    "the external authorizer at {} answered {}",
-                    self.authorizer.of.service, denial.status
-                );
+                let at = &self.authorizer.of.service;
+                let detail = format!("the external authorizer at {at} answered {}", denial.status);
                 let status = opens_nothing(denial.status.as_u16(), call);
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
                 let judgement = self.by.denied_outside(Error::new(Reason::AuthzDenied, detail));
                 self.note(call, judgement, Some(Denial { status, ..denial }))
             }
-            Err(why) => self.failed(call, &why),
         }
     }
 
-    /// Decides on a request for which the authorizer, or the way to it, has failed.
-    fn failed(&self, call: &Call, why: &Error) -> Result<Checked, Error> {
-        self.authorizer.count(CheckOutcome::Failed);
-        self.authorizer.failed(why, Instant::now());
-        let detail = format!("the external authorizer at {} failed: {why}", self.authorizer.of.service);
-        if self.authorizer.of.on_error == Action::Allow && is_by_authorizer(why.reason) {
-            tracing::debug!(request = call.common.exchange.id(), "{detail}");
-            return self.note(call, self.by.decided(self.judged), None);
+    /// Decides on a request without a verdict.
+    fn unjudged(&self, call: &Call, why: Unjudged) -> Result<Checked, Error> {
+        let at = &self.authorizer.of.service;
+        match why {
+            Unjudged::Silent(why) | Unjudged::Failed(why) => {
+                self.authorizer.count(CheckOutcome::Failed);
+                self.by_on_error(call, format!("the external authorizer at {at} failed: {why}"))
+            }
+            Unjudged::CircuitOpen => {
+                self.authorizer.count(CheckOutcome::CircuitOpen);
+                let detail = "did not answer several times in a row, and is not asked now";
+                self.by_on_error(call, format!("the external authorizer at {at} {detail}"))
+            }
+            Unjudged::Unreadable(why) => {
+                self.authorizer.count(CheckOutcome::Unreadable);
+                let detail = format!("the answer of the external authorizer at {at} is no verdict: {why}");
+                self.denied(call, Reason::AuthzUnavailable, detail)
+            }
+            Unjudged::Limited(error) if error.reason == Reason::Overloaded => self.no_room(call, error),
+            Unjudged::Limited(error) => {
+                self.denied(call, Reason::AuthzUnavailable, denial_of_unasked(&error.to_string()))
+            }
         }
-        let key =
-            if self.authorizer.of.on_error == Action::Deny { " (ext_authz.on_error is deny)" } else { "" };
-        let error = Error::new(Reason::AuthzUnavailable, detail + key);
-        self.note(call, self.by.denied_outside(error), None)
+    }
+
+    /// Decides as the configuration says for an authorizer that fails.
+    fn by_on_error(&self, call: &Call, detail: String) -> Result<Checked, Error> {
+        match self.authorizer.of.on_error {
+            Action::Allow => {
+                tracing::debug!(request = call.common.exchange.id(), "{detail}");
+                self.passes(call)
+            }
+            Action::Deny => {
+                let detail = detail + " (ext_authz.on_error is deny)";
+                self.denied(call, Reason::AuthzUnavailable, detail)
+            }
+        }
+    }
+
+    /// Decides on a request whose body the authorizer does not get.
+    fn uncollected(&self, call: &Call, why: Uncollected) -> Result<Checked, Error> {
+        match why {
+            Uncollected::Broken(error) => Err(error),
+            Uncollected::TooLong(error) => self.note(call, self.by.denied_outside(error), None),
+            Uncollected::NoRoom(error) => self.no_room(call, error),
+        }
+    }
+
+    /// There is no memory for a body or an answer now.
+    fn no_room(&self, call: &Call, error: Error) -> Result<Checked, Error> {
+        if self.by.is_enforced() { Err(error) } else { self.passes(call) }
+    }
+
+    fn passes(&self, call: &Call) -> Result<Checked, Error> {
+        self.note(call, self.by.decided(self.judged), None)
+    }
+
+    fn denied(&self, call: &Call, reason: Reason, detail: String) -> Result<Checked, Error> {
+        self.note(call, self.by.denied_outside(Error::new(reason, detail)), None)
     }
 
     fn note(
@@ -207,6 +261,22 @@ impl Check {
     }
 }
 
+/// What a check without the head of an answer came to. `has_begun`: a part of the head had come.
+fn without_head(error: Error, has_begun: bool) -> Unjudged {
+    let is_no_answer = matches!(error.reason, Reason::ProtocolError | Reason::UpgradeFailed);
+    let was_asked = error.sent != Sent::Never;
+    match error.reason {
+        _ if has_begun || (is_no_answer && was_asked) => Unjudged::Unreadable(error.to_string()),
+        Reason::ConnectRefused
+        | Reason::ConnectTimeout
+        | Reason::UpstreamReset
+        | Reason::UpstreamClosed
+        | Reason::ProtocolError
+        | Reason::RequestTimeout => Unjudged::Silent(error.to_string()),
+        _ => Unjudged::Limited(error),
+    }
+}
+
 /// A denial with nothing but its status.
 fn plain_denial(status: StatusCode) -> Verdict {
     let headers = Headers::Map(HeaderMap::new());
@@ -219,99 +289,37 @@ fn unsendable_denial(why: impl std::fmt::Display) -> Verdict {
     plain_denial(StatusCode::FORBIDDEN)
 }
 
-fn unavailable(why: impl std::fmt::Display) -> Error {
-    Error::new(Reason::AuthzUnavailable, why.to_string())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Whether a failure is one of the authorizer. Limits of this sidecar are none: a client that sends much reaches them at
-/// will.
-const fn is_by_authorizer(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::AuthzUnavailable
-            | Reason::ConnectRefused
-            | Reason::ConnectTimeout
-            | Reason::UpstreamReset
-            | Reason::UpstreamClosed
-            | Reason::ProtocolError
-            | Reason::UpgradeFailed
-            | Reason::RequestTimeout
-            | Reason::PerTryTimeout
-            | Reason::StreamIdleTimeout
-            | Reason::MaxDuration
-    )
-}
-
-impl Subject<'_> {
-    /// The request to the authorizer. `body`: that of the client's request, or nothing.
-    ///
-    /// # Errors
-    /// Why this request cannot be asked about.
-    fn question(&self, body: Vec<u8>) -> Result<Box<Call>, String> {
-        if self.call.head.method == Method::CONNECT {
-            return Err("a CONNECT has no path".to_owned());
-        }
-        let headers = self.headers()?;
-        match &self.authorizer.of.service {
-            AuthorizerService::Http(at) => over_http::question(self, at, headers, body),
-            AuthorizerService::Grpc(_) => over_grpc::question(self, &headers, body),
-        }
-    }
-
-    /// The headers of the request that the authorizer gets, and what the sidecar knows itself.
-    ///
-    /// # Errors
-    /// The request has one of the headers in another spelling, which the application might read and the authorizer not.
-    fn headers(&self) -> Result<HeaderMap, String> {
-        let (mut map, call) = (HeaderMap::new(), self.call);
-        for name in &self.authorizer.of.send_headers {
-            let Ok(header) = HeaderName::try_from(name.as_str()) else { continue };
-            let wanted = name.as_bytes();
-            for (other, value) in call.head.headers.iter().filter(|(other, _)| are_read_alike(other, wanted))
-            {
-                if !other.eq_ignore_ascii_case(wanted) {
-                    return Err(format!("the request has its header `{name}` in another spelling"));
-                }
-                let value = HeaderValue::from_bytes(value);
-                map.append(
-                    header.clone(),
-                    value.map_err(|_bad| format!("its header `{name}` is malformed"))?,
-                );
-            }
-        }
-        let connection = &call.common.exchange.connection;
-        let mut set = |name: &'static str, value: Option<HeaderValue>| {
-            map.remove(name);
-            if let Some(value) = value {
-                map.insert(name, value);
-            }
+    #[test]
+    fn only_where_no_byte_of_an_answer_came_is_the_authorizer_silent() {
+        let kind = |reason, sent, has_begun| match without_head(Error::new(reason, "").sent(sent), has_begun)
+        {
+            Unjudged::Silent(_) => "silent",
+            Unjudged::Unreadable(_) => "unreadable",
+            Unjudged::Limited(_) => "limited",
+            Unjudged::Failed(_) | Unjudged::CircuitOpen => "another",
         };
-        let source = connection.downstream.ip().to_canonical().to_string();
-        set("x-forwarded-for", HeaderValue::try_from(source).ok());
-        set("x-forwarded-proto", Some(HeaderValue::from_static(scheme(connection))));
-        set("x-forwarded-client-cert", call.common.exchange.client_cert().cloned());
-        set("x-request-id", HeaderValue::from_bytes(call.common.exchange.request_id.as_bytes()).ok());
-        Ok(map)
+        for (reason, sent, has_begun, expected) in [
+            (Reason::ConnectRefused, Sent::Never, false, "silent"),
+            (Reason::ConnectTimeout, Sent::Never, false, "silent"),
+            (Reason::RequestTimeout, Sent::Perhaps, false, "silent"),
+            (Reason::RequestTimeout, Sent::Perhaps, true, "unreadable"),
+            (Reason::UpstreamClosed, Sent::OnStaleConnection, false, "silent"),
+            (Reason::UpstreamClosed, Sent::Perhaps, true, "unreadable"),
+            (Reason::UpstreamReset, Sent::Perhaps, false, "silent"),
+            (Reason::UpstreamReset, Sent::Perhaps, true, "unreadable"),
+            (Reason::ProtocolError, Sent::Never, false, "silent"),
+            (Reason::ProtocolError, Sent::Perhaps, false, "unreadable"),
+            (Reason::UpgradeFailed, Sent::Perhaps, false, "unreadable"),
+            (Reason::LimitPending, Sent::Never, false, "limited"),
+            (Reason::LimitRequests, Sent::Never, false, "limited"),
+            (Reason::Overloaded, Sent::Never, false, "limited"),
+            (Reason::InternalError, Sent::Perhaps, false, "limited"),
+        ] {
+            assert_eq!(kind(reason, sent, has_begun), expected, "{reason:?} {sent:?} {has_begun}");
+        }
     }
-}
-
-/// A request of the sidecar's own to the authorizer.
-fn request(of: &Subject<'_>, head: RequestHead, host: Option<Value>, body: Body) -> Box<Call> {
-    let exchange = Arc::new(exchange_beside(&of.call.common.exchange));
-    exchange.routed(&of.authorizer.route);
-    let seen = Seen::of(&head.headers);
-    let common = RequestContext {
-        exchange,
-        route: Some(of.authorizer.route.clone()),
-        names_host: false,
-        is_grpc: false,
-        waits_to_send: false,
-        tunnel: None,
-        marked: true,
-        via: None,
-        passes: 0,
-        deadline: None,
-        host,
-    };
-    common.first_call(Arc::new(head), seen, body)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Version};
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
 use pillion_base::error::Error;
 use pillion_base::exchanges::{Counted, ExchangePlace};
 use pillion_http::begun::{Begun, Unread};
@@ -129,31 +129,67 @@ impl Patience {
     }
 }
 
-/// The content of an authorizer's answer.
+/// The content of an authorizer's answer, as far as it was read. It counts as memory of the client as long as it is held.
 pub(super) struct Content {
     pub(super) bytes: Bytes,
     pub(super) trailers: HeaderMap,
+    /// `Err`: there is more of it, or there may be.
+    pub(super) end: Result<(), Unfinished>,
 }
 
-/// The whole content of an answer. It counts in `room` as long as it is held.
-///
-/// # Errors
-/// `authz_unavailable`; or why this sidecar reads no further: `body_too_large`, or `overloaded` where there is no room.
-pub(super) async fn whole(mut body: Body, room: Option<ExchangePlace>) -> Result<Content, Error> {
-    let (mut content, mut trailers) = (Counted::new(room, 1), HeaderMap::new());
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let broke_off = |_| Error::new(Reason::AuthzUnavailable, "its answer broke off");
-        match frame.map_err(broke_off)?.into_data() {
-            Ok(data) if content.as_ref().len() + data.len() > MOST_BYTES => {
-                let detail = "its answer has more than 64 KiB of content";
-                return Err(Error::new(Reason::BodyTooLarge, detail));
+/// Why the content of an answer was not read to its end.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unfinished {
+    #[error("its answer broke off")]
+    BrokeOff,
+    #[error("its answer did not end in time (ext_authz.timeout)")]
+    Late,
+    #[error("its answer has more than 64 KiB of content")]
+    TooLong,
+    #[error("{0}")]
+    NoRoom(String),
+}
+
+impl Content {
+    /// Reads the content until its end, or until something is in the way. It counts in `room`.
+    pub(super) async fn read(mut body: Body, room: Option<ExchangePlace>, until: Instant) -> Self {
+        let (mut content, mut trailers) = (Counted::new(room, 1), HeaderMap::new());
+        let reading = async {
+            while let Some(frame) = next(&mut body).await {
+                match frame?.into_data() {
+                    Ok(data) if content.as_ref().len() + data.len() > MOST_BYTES => {
+                        return Err(Unfinished::TooLong);
+                    }
+                    Ok(data) if content.add(&data, MOST_BYTES) => {}
+                    Ok(_) => return Err(Unfinished::NoRoom(content.why_no_room())),
+                    Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
+                }
             }
-            Ok(data) if content.add(&data, MOST_BYTES) => {}
-            Ok(_) => return Err(Error::new(Reason::Overloaded, content.why_no_room())),
-            Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
-        }
+            Ok(())
+        };
+        let end = timeout_at(until, reading).await.unwrap_or(Err(Unfinished::Late));
+        Self { bytes: content.into_bytes(), trailers, end }
     }
-    Ok(Content { bytes: content.into_bytes(), trailers })
+}
+
+/// Reads content that is of no use, so that its connection can serve another check. Where it is too long, late or broken,
+/// the connection is closed.
+pub(super) async fn skip(mut body: Body, until: Instant) {
+    let mut left = MOST_BYTES;
+    let reading = async {
+        while let Some(Ok(frame)) = next(&mut body).await {
+            match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+                Some(less) => left = less,
+                None => return,
+            }
+        }
+    };
+    let _late_content_is_of_no_use_either = timeout_at(until, reading).await;
+}
+
+async fn next(body: &mut Body) -> Option<Result<Frame<Bytes>, Unfinished>> {
+    let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await?;
+    Some(frame.map_err(|_error| Unfinished::BrokeOff))
 }
 
 #[cfg(test)]
@@ -166,17 +202,19 @@ mod tests {
     async fn the_content_of_an_answer_takes_room_of_the_client_as_long_as_it_is_held() {
         let exchanges = Exchanges::of_one_in(1, 0); // 1 MiB, of which one client gets a half
         let place = exchanges.holder("mallory").begin(0).expect("a place");
+        let until = Instant::now() + Duration::from_secs(60);
+        let read = |bytes| Content::read(Body::full(vec![b'x'; bytes]), Some(place.beside()), until);
         let mut held = Vec::new();
         let refused = loop {
-            match whole(Body::full(vec![b'x'; MOST_BYTES]), Some(place.beside())).await {
-                Ok(content) => held.push(content),
-                Err(error) => break error,
+            let content = read(MOST_BYTES).await;
+            match content.end {
+                Ok(()) => held.push(content),
+                Err(why) => break why,
             }
         };
-        assert_eq!((held.len(), refused.reason), (7, Reason::Overloaded));
+        assert!(held.len() == 7 && matches!(refused, Unfinished::NoRoom(_)), "{refused}");
         drop(held);
-        assert!(whole(Body::full(vec![b'x'; MOST_BYTES]), Some(place.beside())).await.is_ok());
-        let long = whole(Body::full(vec![b'x'; MOST_BYTES + 1]), Some(place.beside())).await;
-        assert_eq!(long.err().map(|error| error.reason), Some(Reason::BodyTooLarge));
+        assert_eq!(read(MOST_BYTES).await.end, Ok(()));
+        assert_eq!(read(MOST_BYTES + 1).await.end, Err(Unfinished::TooLong));
     }
 }

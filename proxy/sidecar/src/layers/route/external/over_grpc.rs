@@ -10,15 +10,17 @@ use pillion_grpc::framed::{frame, unframe};
 use pillion_http::headers::{grpc_status, grpc_status_of_trailers, grpc_timeout_value};
 use pillion_http::message::{Headers, RequestHead, ResponseHead};
 use pillion_http1::Spelling;
+use pillion_model::Reason;
 use tokio::time::Instant;
 
 use super::changes::HeaderChanges;
-use super::content::Content;
+use super::content::{Content, Unfinished};
 use super::messages::{
     Address, AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, Entry, HttpRequest,
     HttpResponse, OkHttpResponse, Peer, Request, SocketAddress,
 };
-use super::{Allowed, Subject, Verdict, plain_denial, request, unavailable, unsendable_denial};
+use super::subject::{Subject, request};
+use super::{Allowed, Unjudged, Verdict, plain_denial, unsendable_denial};
 use crate::connection::Destination;
 use crate::http::answer::Denial;
 use crate::http::{Body, Call};
@@ -126,35 +128,55 @@ fn joined(headers: &HeaderMap) -> Result<Vec<Entry>, String> {
     headers.keys().map(entry).collect()
 }
 
-/// What the answer says.
+/// What the answer says. A message that denies does so however the call ends.
 ///
 /// # Errors
 /// There is no verdict.
-pub(super) fn verdict(head: &ResponseHead, content: Result<Content, Error>) -> Result<Verdict, Error> {
-    if head.status != StatusCode::OK {
-        return Err(unavailable(format!("it answered {}, which is no answer of gRPC", head.status)));
+pub(super) fn verdict(head: &ResponseHead, content: Content) -> Result<Verdict, Unjudged> {
+    match head.status.as_u16() {
+        200 => {}
+        500..=599 => return Err(Unjudged::Failed(format!("it answered {}", head.status))),
+        _ => return Err(unreadable(format!("it answered {}, which is no answer of gRPC", head.status))),
     }
-    let trailing = || grpc_status_of_trailers(&content.as_ref().ok()?.trailers);
-    match grpc_status(&head.headers).or_else(trailing) {
+    let status = grpc_status(&head.headers).or_else(|| grpc_status_of_trailers(&content.trailers));
+    let message = unframe(&content.bytes).map(judged);
+    match (status, message) {
+        (_, Ok(Ok(denied @ Verdict::Denied(_)))) => Ok(denied),
         // PERMISSION_DENIED and UNAUTHENTICATED: a verdict, however unusual
-        Some(7) => Ok(plain_denial(StatusCode::FORBIDDEN)),
-        Some(16) => Ok(plain_denial(StatusCode::UNAUTHORIZED)),
-        Some(other @ 1..) => Err(unavailable(format!("it answered with gRPC status {other}"))),
-        Some(0) => judged(unframe(&content?.bytes).map_err(unavailable)?).map_err(unavailable),
-        None => content.and_then(|_| Err(unavailable("it answered without a gRPC status"))),
+        (Some(7), _) => Ok(plain_denial(StatusCode::FORBIDDEN)),
+        (Some(16), _) => Ok(plain_denial(StatusCode::UNAUTHORIZED)),
+        (Some(other @ 1..), _) => Err(Unjudged::Failed(format!("it answered with gRPC status {other}"))),
+        (_, message) => match (content.end, status) {
+            (Err(why), _) => Err(unfinished(why)),
+            (Ok(()), None) => Err(unreadable("it answered without a gRPC status")),
+            (Ok(()), Some(_)) => message.map_err(unreadable).flatten(),
+        },
+    }
+}
+
+fn unreadable(why: impl std::fmt::Display) -> Unjudged {
+    Unjudged::Unreadable(why.to_string())
+}
+
+fn unfinished(why: Unfinished) -> Unjudged {
+    match why {
+        Unfinished::NoRoom(why) => Unjudged::Limited(Error::new(Reason::Overloaded, why)),
+        Unfinished::BrokeOff | Unfinished::Late | Unfinished::TooLong => unreadable(why),
     }
 }
 
 /// What the message says. Without a status it allows only if it says so in another way: in Envoy, an empty message allows.
-fn judged(answer: CheckResponse) -> Result<Verdict, String> {
+fn judged(answer: CheckResponse) -> Result<Verdict, Unjudged> {
     match (answer.status.map(|status| status.code), answer.http_response) {
         (_, Some(HttpResponse::Denied(denied))) => Ok(denial(denied)),
         (Some(0), None) => Ok(Verdict::Allowed(Allowed::default())),
-        (Some(0) | None, Some(HttpResponse::Ok(ok))) => allowed(&ok).map(Verdict::Allowed),
-        (_, Some(HttpResponse::Error(_))) => {
-            Err("it says that it has failed itself (error_response)".to_owned())
+        (Some(0) | None, Some(HttpResponse::Ok(ok))) => {
+            allowed(&ok).map(Verdict::Allowed).map_err(unreadable)
         }
-        (None, None) => Err("its answer has no status".to_owned()),
+        (_, Some(HttpResponse::Error(_))) => {
+            Err(Unjudged::Failed("it says that it has failed itself (error_response)".to_owned()))
+        }
+        (None, None) => Err(unreadable("its answer has no status")),
         (Some(16), _) => Ok(plain_denial(StatusCode::UNAUTHORIZED)),
         (Some(_), _) => Ok(plain_denial(StatusCode::FORBIDDEN)),
     }

@@ -1,13 +1,15 @@
 //! A check over HTTP: Envoy's `http_service`.
 
 use http::{HeaderMap, Uri, Version};
-use pillion_base::error::Error;
+use pillion_base::exchanges::ExchangePlace;
 use pillion_http::message::{Headers, RequestHead, ResponseHead};
 use pillion_http1::Spelling;
 use pillion_model::authorization::AuthorizerUrl;
+use tokio::time::Instant;
 
-use super::content::Content;
-use super::{Allowed, Subject, Verdict, request, unavailable, unsendable_denial};
+use super::content::{Content, skip};
+use super::subject::{Subject, request};
+use super::{Allowed, Unjudged, Verdict, unsendable_denial};
 use crate::http::answer::Denial;
 use crate::http::{Body, Call};
 
@@ -39,14 +41,29 @@ pub(super) fn question(
 ///
 /// # Errors
 /// There is no verdict.
-pub(super) fn verdict(head: ResponseHead, content: Result<Content, Error>) -> Result<Verdict, Error> {
+pub(super) async fn verdict(
+    head: ResponseHead,
+    body: Body,
+    room: Option<ExchangePlace>,
+    until: Instant,
+) -> Result<Verdict, Unjudged> {
     let ResponseHead { status, headers, .. } = head;
-    match (status.as_u16(), content) {
-        (200, content) => content.map(|_ignored| Verdict::Allowed(Allowed::default())),
-        (201..=499 | 501, Ok(content)) => {
-            Ok(Verdict::Denied(Denial { status, headers, body: content.bytes }))
+    match status.as_u16() {
+        200 => {
+            skip(body, until).await;
+            Ok(Verdict::Allowed(Allowed::default()))
         }
-        (201..=499 | 501, Err(why)) => Ok(unsendable_denial(why)),
-        _ => Err(unavailable(format!("it answered {status}"))),
+        201..=499 | 501 => {
+            let Content { bytes, end, .. } = Content::read(body, room, until).await;
+            Ok(match end {
+                Ok(()) => Verdict::Denied(Denial { status, headers, body: bytes }),
+                Err(why) => unsendable_denial(why),
+            })
+        }
+        500..=599 => {
+            skip(body, until).await;
+            Err(Unjudged::Failed(format!("it answered {status}")))
+        }
+        _ => Err(Unjudged::Unreadable(format!("it answered {status}"))),
     }
 }
