@@ -214,6 +214,47 @@ fn a_file_is_explained_with_its_external_authorizer() {
     assert_eq!(rule("GET", "http://a/b"), "default");
 }
 
+/// What cannot be asked about is denied in the explanation as in the sidecar, and what rules deny is not asked about.
+#[test]
+fn a_request_about_which_the_authorizer_cannot_be_asked_is_explained_as_denied() {
+    let inbound = |rest: &str| {
+        let ext_authz = "ext_authz: { http: \"http://127.0.0.1:9/\", send_headers: [x-user] }";
+        format!(
+            "inbound: {{ mtls: off, app: 127.0.0.1:80, authorization: {{ default: allow, {ext_authz}, {rest} }} }}"
+        )
+    };
+    let of = |header: &str| Query { headers: vec![header.to_owned()], inbound: Some(80), ..Query::default() };
+    let asked = |rest: &str, method: &str, header: &str| {
+        asked_of_file(&inbound(rest), method, "http://orders:80", of(header))
+    };
+    for (method, header, why) in
+        [("CONNECT", "x-a: b", "a CONNECT has no path"), ("GET", "X_User: admin", "in another spelling")]
+    {
+        let found = asked("", method, header);
+        let refused = found["refused"].as_str().unwrap_or_default();
+        assert!(refused.starts_with("authz_denied: decided by ext_authz: "), "{found}");
+        assert!(refused.contains(why), "{found}");
+        let authorization = &found["authorization"];
+        assert_eq!(
+            (&authorization["rule"], &authorization["decision"]),
+            (&"ext_authz".into(), &"denied".into())
+        );
+        let audit = asked("mode: audit", method, header);
+        assert_eq!(
+            (&audit["authorization"]["decision"], &audit["refused"]),
+            (&"would_deny".into(), &Value::Null)
+        );
+        assert_eq!(audit["notes"], serde_json::json!([]), "nobody is asked");
+    }
+    assert_eq!(
+        asked("", "GET", "x-user: me")["notes"],
+        serde_json::json!(["the external authorizer is asked last"])
+    );
+    let denied =
+        asked("mode: audit, rules: [{ name: no, action: deny, methods: [GET] }]", "GET", "x-user: me");
+    assert_eq!((&denied["authorization"]["rule"], &denied["notes"]), (&"no".into(), &serde_json::json!([])));
+}
+
 /// An inbound question to a file.
 fn asked_of_file(text: &str, method: &str, url: &str, of: Query) -> Value {
     let (config, _) = pillion_config::parse(text, std::path::Path::new("/")).expect("a good file");

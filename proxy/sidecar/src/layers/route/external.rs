@@ -34,6 +34,7 @@ use pillion_base::error::{Error, Sent};
 use pillion_http::message::Headers;
 use pillion_model::Reason;
 use pillion_model::authorization::{Action, AuthorizerService};
+pub(super) use subject::cannot_be_asked;
 use subject::{Subject, denial_of_unasked};
 
 /// What the authorizer has answered.

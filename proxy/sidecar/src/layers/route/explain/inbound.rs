@@ -5,10 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use pillion_authz::{Asked, Facts, Headers as HeadersOf, Verdict};
 use pillion_http::message::RequestHead;
 use pillion_model::authorization::path::JudgedPath;
-use pillion_model::authorization::{Action, Mode, Rule};
+use pillion_model::authorization::{Action, ExtAuthz, Mode, Rule};
 use pillion_model::listener::{AppProtocol, ClientCertificates, Mtls, PortTls};
 
 use super::super::authorize::{clear_host, path_of, sent_values};
+use super::super::external;
 use super::{Explained, Question, words};
 use crate::state::authorization::{Authorization, OpaqueConnection};
 use crate::state::{InboundSide, Snapshot, split_port};
@@ -51,14 +52,17 @@ pub(super) fn explain(snapshot: &Snapshot, of: &Question, port: u16) -> Explaine
             explained.refused = Some(format!("bad_request: {}", why.detail));
             return explained;
         }
-        let judged = judged(by, side, of, port);
+        let mut judged = judged(by, side, of, port);
+        if let (Action::Allow, Some(why)) = (judged.action, cannot_be_asked(by, of)) {
+            judged.deny(ExtAuthz::NAME, why);
+        }
         let is_denied = judged.action == Action::Deny && judged.mode == Mode::Enforce;
         if is_denied {
             let reason = if judged.name == Rule::BAD_PATH { "bad_request" } else { "authz_denied" };
             let why = judged.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
             explained.refused = Some(format!("{reason}: decided by {}{why}", judged.name));
         } else {
-            explained.notes.extend(further(by, of));
+            explained.notes.extend(further(by, of, &judged));
         }
         explained.authorization = Some(judged);
     }
@@ -94,14 +98,32 @@ fn not_admitted(side: &InboundSide, to: SocketAddr, of: &Question) -> Option<Str
     })
 }
 
-/// What is asked besides the rules, and cannot be known here.
-fn further(by: &Authorization, of: &Question) -> Vec<String> {
+impl Judged {
+    /// Makes it the denial of what comes after the rules.
+    fn deny(&mut self, by: &str, why: String) {
+        (self.action, self.name, self.why, self.rule) = (Action::Deny, by.to_owned(), Some(why), None);
+    }
+}
+
+/// Why the external authorizer denies the request without being asked.
+fn cannot_be_asked(by: &Authorization, of: &Question) -> Option<String> {
+    external::cannot_be_asked(of.head.as_ref()?, by.of.ext_authz.as_ref()?)
+}
+
+/// What is asked besides the rules, and cannot be known here. The external authorizer is asked about what they allow.
+fn further(by: &Authorization, of: &Question, judged: &Judged) -> Vec<String> {
     let mut notes = Vec::new();
     if of.head.is_some() && by.of.jwt.as_ref().is_some_and(|jwt| jwt.required) {
         notes.push("a token is required: without a good one the answer is 401 jwt_invalid".to_owned());
     }
-    if of.head.is_some() && by.of.ext_authz.is_some() {
+    let authorizer = by.authorizer.as_ref().filter(|_| of.head.is_some() && judged.action == Action::Allow);
+    if let Some(authorizer) = authorizer {
         notes.push("the external authorizer is asked last".to_owned());
+        if authorizer.is_circuit_open() {
+            notes.push(
+                "it has not answered of late: requests are treated as ext_authz.on_error says".to_owned(),
+            );
+        }
     }
     notes
 }

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use pillion_http::message::{Headers, RequestHead};
 use pillion_http::seen::{Seen, are_read_alike};
 use pillion_http1::Value;
-use pillion_model::authorization::AuthorizerService;
+use pillion_model::authorization::{AuthorizerService, ExtAuthz};
 
 use super::{over_grpc, over_http};
 use crate::http::call::RequestContext;
@@ -65,6 +65,12 @@ impl Subject<'_> {
         set("x-request-id", HeaderValue::from_bytes(exchange.request_id.as_bytes()).ok());
         Ok(map)
     }
+}
+
+/// Why the authorizer could not be asked about a request with this head, as far as the head alone says it.
+pub(in super::super) fn cannot_be_asked(head: &RequestHead, of: &ExtAuthz) -> Option<String> {
+    let why = has_path(head).and_then(|()| chosen(&head.headers, &of.send_headers)).err()?;
+    Some(denial_of_unasked(&why))
 }
 
 pub(super) fn denial_of_unasked(why: &str) -> String {
