@@ -159,9 +159,10 @@ fn write(
     let own = registry.encode();
     let merged = Merged::of(&own, scraped.iter().map(Scraped::answer).collect(), &mut kept.owners);
     kept.told.tell(&merged.verdicts, std::time::Instant::now());
+    let exemplar_of = |direction: &str, service: &str, bound| registry.exemplar(direction, service, bound);
     let in_format = |format| {
         let is_asked = askers.iter().any(|asker| asker.format == format);
-        if is_asked { Bytes::from(written(&own, &merged, format)) } else { Bytes::new() }
+        if is_asked { Bytes::from(written(&own, &merged, &exemplar_of, format)) } else { Bytes::new() }
     };
     let [text, open] = Format::ALL.map(in_format);
     let of_format = |format| match format {

@@ -17,7 +17,13 @@ pub(super) fn told_in(whole: &Value, width: usize) -> String {
         format!("{}  {}", text("id"), said(whole)),
         format!("  began {}, took {}, {}", text("time"), milliseconds(&whole["duration_ms"]), tries(whole)),
     ];
-    for (name, key) in [("peer", "peer"), ("client", "downstream"), ("route", "route"), ("rule", "rule")] {
+    for (name, key) in [
+        ("peer", "peer"),
+        ("client", "downstream"),
+        ("route", "route"),
+        ("rule", "rule"),
+        ("trace", "trace_id"),
+    ] {
         if !text(key).is_empty() {
             lines.push(format!("  {name} {}", text(key)));
         }
@@ -125,7 +131,7 @@ mod tests {
         let whole = json!({
             "id": "7", "time": "2026-11-28T10:11:12Z", "direction": "outbound", "service": "orders", "method": "GET",
             "path": "/", "status": 502, "reason": "connect_refused", "duration_ms": 10.0, "attempts": 1, "others": 2,
-            "detail": "10.0.0.1:80 refused the connection", "downstream": "127.0.0.1:5",
+            "detail": "10.0.0.1:80 refused the connection", "downstream": "127.0.0.1:5", "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
             "stages": [
                 { "stage": "route", "at_ms": 0.0, "took_ms": 5.0, "outcome": "ok", "detail": "service orders" },
                 { "stage": "connect", "at_ms": 5.0, "took_ms": 5.0, "attempt": 1, "endpoint": "10.0.0.1:80",
@@ -137,6 +143,7 @@ mod tests {
             "7  outbound orders GET / 502 connect_refused\n  \
              began 2026-11-28T10:11:12Z, took 10.0 ms, 1 attempt\n  \
              client 127.0.0.1:5\n  \
+             trace 4bf92f3577b34da6a3ce929d0e0e4736\n  \
              why: 10.0.0.1:80 refused the connection\n\n  \
              route      |{half}{space}|     5.0 ms  ok  service orders\n  \
              connect    |{space}{half}|     5.0 ms  #1 10.0.0.1:80  connect_refused\n\n\

@@ -16,7 +16,7 @@ use pillion_model::Direction;
 /// The buckets of request durations, in seconds: from 100 µs (an answer of the same host, which passes through one
 /// sidecar) to 60 s, the longest usual deadline.
 #[rustfmt::skip] // a decade in each line
-const DURATION_BUCKETS: &[f64] = &[
+pub(super) const DURATION_BUCKETS: &[f64] = &[
     0.0001, 0.000_25, 0.0005,
     0.001, 0.0025, 0.005,
     0.01, 0.025, 0.05,

@@ -6,7 +6,7 @@
 //! [`merge`] adds the expositions of other programs, which [`text`] reads and writes in each [`format`]. [`flags`] has
 //! the response flags of Envoy. [`access`] writes one line for each request, formatted by [`json`] or by a template
 //! and written to the sink by [`shipper`]; [`timeline`] keeps the requests that `/requests` shows.
-//! [`propagation`] reads and writes the headers that tell of a trace. [`log`] sets up the diagnostics on standard error, and [`seldom`] bounds how often a frequent event is logged there.
+//! [`propagation`] reads and writes the headers that tell of a trace, which `exemplars` remembers for OpenMetrics. [`log`] sets up the diagnostics on standard error, and [`seldom`] bounds how often a frequent event is logged there.
 //!
 //! Deliberately not here: sockets. The admin port serves what [`merge::written`] makes.
 
@@ -17,6 +17,7 @@ pub mod recorder;
 pub mod metrics;
 pub mod service;
 pub mod overview;
+mod exemplars;
 pub mod timeline;
 pub mod access;
 pub mod propagation;

@@ -174,8 +174,14 @@ fn read_within<'a>(text: &'a [u8], format: Format, left: &mut Bounds) -> Result<
 
 const LEFT: &str = "which is what the sources before it have left";
 
+/// The exemplar of a bucket of [`DURATIONS`], by its direction, its service and its upper bound.
+pub type ExemplarOf<'f> = &'f dyn Fn(&str, &str, f64) -> Option<String>;
+
+/// The family whose buckets have exemplars.
+const DURATIONS: &str = "pillion_request_duration_seconds";
+
 /// The whole exposition.
-pub fn written(own: &str, merged: &Merged<'_>, format: Format) -> String {
+pub fn written(own: &str, merged: &Merged<'_>, exemplar_of: ExemplarOf<'_>, format: Format) -> String {
     match format {
         Format::Text => {
             let mut text = own.to_owned();
@@ -184,12 +190,21 @@ pub fn written(own: &str, merged: &Merged<'_>, format: Format) -> String {
         }
         Format::OpenMetrics => {
             let mut text = String::with_capacity(own.len());
-            let own = families(own);
+            let mut own = families(own);
+            for sample in own.iter_mut().filter(|of| of.name == DURATIONS).flat_map(|of| &mut of.samples) {
+                sample.exemplar = exemplar(sample, exemplar_of);
+            }
             write(own.iter().chain(&merged.families), format, &mut text);
             text.push_str("# EOF\n");
             text
         }
     }
+}
+
+/// The exemplar of a bucket. `None`: the sample is none, or has no exemplar.
+fn exemplar(sample: &Sample<'_>, of: ExemplarOf<'_>) -> Option<String> {
+    let label = |name| sample.labels.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+    of(label("direction")?, label("service")?, label("le")?.parse().ok()?)
 }
 
 fn families(own: &str) -> Vec<Family<'_>> {
@@ -226,13 +241,24 @@ fn gauge<'a>(name: &'a str, help: &'a str, samples: Vec<Sample<'a>>) -> Family<'
 }
 
 fn sample<'a>(name: &'a str, labels: Vec<(&'a str, &'a str)>, value: usize) -> Sample<'a> {
-    Sample { name: Cow::Borrowed(name), labels, value: Cow::Owned(value.to_string()), time: None }
+    Sample {
+        name: Cow::Borrowed(name),
+        labels,
+        value: Cow::Owned(value.to_string()),
+        time: None,
+        exemplar: None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use pillion_model::Direction;
+
     use super::*;
     use crate::Metrics;
+    use crate::propagation::TraceId;
 
     const OWN_TEXT: &str = "# TYPE pillion_build_info gauge\npillion_build_info 1\n# TYPE process_cpu_seconds_total counter\n\
                             process_cpu_seconds_total 1\n";
@@ -253,7 +279,7 @@ mod tests {
         let merged = merged(vec![of("app", app), of("j-vm", jvm)]);
         assert_eq!(merged.verdicts[0].renamed, ["process_cpu_seconds_total", "pillion_requests_total"]);
         assert_eq!(merged.verdicts[1].renamed, ["jobs"]);
-        let text = written(OWN_TEXT, &merged, Format::Text);
+        let text = written(OWN_TEXT, &merged, &|_, _, _| None, Format::Text);
         for line in [
             "process_cpu_seconds_total 1",
             "# TYPE app_process_cpu_seconds_total gauge",
@@ -319,7 +345,7 @@ mod tests {
         let app = "# TYPE a_bytes gauge\na_bytes 1\n# TYPE a_bytes_total counter\na_bytes_total 2\n# TYPE b_total counter\nb_total 3\n";
         let merged = merged(vec![of("app", app), of("other", "# TYPE b gauge\nb 4\n")]);
         assert!(merged.verdicts.iter().all(|of| of.renamed.is_empty() && of.left_out.is_empty()));
-        let open = written(OWN_TEXT, &merged, Format::OpenMetrics);
+        let open = written(OWN_TEXT, &merged, &|_, _, _| None, Format::OpenMetrics);
         for line in [
             "# TYPE a_bytes gauge",
             "# TYPE a_bytes_total unknown",
@@ -369,7 +395,7 @@ mod tests {
             of("good", "good 1\n"),
         ];
         let merged = merged(sources);
-        let text = written(OWN_TEXT, &merged, Format::Text);
+        let text = written(OWN_TEXT, &merged, &|_, _, _| None, Format::Text);
         for source in ["dead", "page", "cut", "binary", "endless"] {
             assert!(
                 text.contains(&format!("pillion_merge_up{{source=\"{source}\"}} 0\n")),
@@ -383,7 +409,7 @@ mod tests {
     fn the_sidecars_own_exposition_is_written_as_openmetrics() {
         let metrics = Metrics::new(1_000);
         metrics.overhead(pillion_model::Direction::Inbound).observe(2.0);
-        let text = written(&metrics.encode(), &Merged::default(), Format::OpenMetrics);
+        let text = written(&metrics.encode(), &Merged::default(), &|_, _, _| None, Format::OpenMetrics);
         for line in [
             "# TYPE process_cpu_seconds counter",
             "# UNIT process_cpu_seconds seconds",
@@ -395,5 +421,34 @@ mod tests {
         }
         assert!(text.ends_with("\n# EOF\n"));
         assert!(read(text.as_bytes(), Format::OpenMetrics, Bounds::NONE).is_ok());
+    }
+
+    #[test]
+    fn each_bucket_shows_the_latest_trace_that_fell_into_it_in_openmetrics_alone() {
+        let metrics = Metrics::new(1000);
+        let service = metrics.intern("orders");
+        let of = metrics.service(Direction::Outbound, service);
+        for (millis, digit) in [(3, b'1'), (4, b'2'), (200, b'3'), (90_000, b'4')] {
+            let took = Duration::from_millis(millis);
+            of.duration().observe(took.as_secs_f64());
+            let trace = TraceId::read(&[digit; 32]).unwrap();
+            metrics.note_exemplar((Direction::Outbound, service), took, trace);
+        }
+        let exemplar_of = |direction: &str, service: &str, bound| metrics.exemplar(direction, service, bound);
+        let text = |format| written(&metrics.encode(), &Merged::default(), &exemplar_of, format);
+        let shown = text(Format::OpenMetrics);
+        let with = |digit: &str| -> Vec<&str> {
+            let id = format!(" # {{trace_id=\"{}\"}} ", digit.repeat(32));
+            shown.lines().filter(|line| line.contains(&id)).collect()
+        };
+        assert_eq!(with("1").len(), 0, "a later one has its bucket");
+        for (digit, bound, value) in [("2", "0.005", "0.004"), ("3", "0.25", "0.2"), ("4", "+Inf", "90")] {
+            let lines = with(digit);
+            let [line] = &lines[..] else { panic!("{digit}: {lines:?}") };
+            assert!(line.contains(&format!("le=\"{bound}\"")), "{line}");
+            assert!(line.contains(&format!("\"}} {value} ")), "{line}");
+        }
+        assert!(read(shown.as_bytes(), Format::OpenMetrics, Bounds::NONE).is_ok());
+        assert!(!text(Format::Text).contains("trace_id"));
     }
 }

@@ -7,10 +7,11 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::exemplars::Exemplars;
 use super::families::Families;
 use super::family::{Exposition, Histogram, IntCounter, IntGauge};
 use super::istio::{IstioLabels, IstioRequests, Own, Servers};
@@ -21,6 +22,7 @@ use super::labels::{
 };
 use super::overview::Overview;
 use super::process;
+use super::propagation::TraceId;
 use super::service::ServiceMetrics;
 use super::symbols::{Symbol, Symbols};
 use pillion_model::{Direction, Workload};
@@ -66,6 +68,7 @@ pub struct Metrics {
     /// The workload of this sidecar, as Istio's labels name it.
     own: RwLock<Own>,
     servers: Servers,
+    exemplars: Exemplars,
 }
 
 type Hook = Arc<dyn Fn() + Send + Sync>;
@@ -107,6 +110,7 @@ impl Metrics {
             left,
             own: RwLock::default(),
             servers: Servers::default(),
+            exemplars: Exemplars::default(),
         })
     }
 
@@ -258,6 +262,7 @@ impl Metrics {
         if !gone.is_empty() {
             self.families.forget(&gone);
             self.servers.forget(&gone);
+            self.exemplars.forget(&gone);
             self.removals.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -318,6 +323,18 @@ impl Metrics {
 
     pub fn jwks_loads(&self, outcome: JwksOutcome) -> IntCounter {
         self.families.jwks_loads.of((outcome,))
+    }
+
+    /// Notes a recorded request that has just ended, for the duration of a service.
+    pub fn note_exemplar(&self, of: (Direction, Symbol), took: Duration, trace: TraceId) {
+        self.exemplars.note(of, took, trace, SystemTime::now());
+    }
+
+    /// The exemplar of a bucket of `pillion_request_duration_seconds`, by the values of its labels.
+    pub fn exemplar(&self, direction: &str, service: &str, bound: f64) -> Option<String> {
+        let sides = [Direction::Inbound, Direction::Outbound];
+        let direction = sides.into_iter().find(|side| side.as_str() == direction)?;
+        self.exemplars.of(direction, self.symbols.known(service)?, bound)
     }
 
     pub fn spans(&self, outcome: SpanOutcome) -> IntCounter {

@@ -91,7 +91,7 @@ impl Symbols {
         self.known(name).unwrap_or_else(|| self.intern_new(name))
     }
 
-    fn known(&self, name: &str) -> Option<Symbol> {
+    pub(super) fn known(&self, name: &str) -> Option<Symbol> {
         self.names.read().by_name.get(name).copied()
     }
 

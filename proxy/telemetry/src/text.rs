@@ -46,6 +46,8 @@ pub struct Sample<'a> {
     pub value: Cow<'a, str>,
     /// Milliseconds since 1970.
     pub time: Option<u64>,
+    /// Labels, value and time of an exemplar, as OpenMetrics writes it. The text format has none.
+    pub exemplar: Option<String>,
 }
 
 impl Kind {
@@ -147,6 +149,9 @@ impl Sample<'_> {
             (None, _) => {}
             (Some(time), Format::Text) => to.push_str(&format!(" {time}")),
             (Some(time), Format::OpenMetrics) => to.push_str(&seconds(time)),
+        }
+        if let (Some(exemplar), Format::OpenMetrics) = (&self.exemplar, format) {
+            to.extend([" # ", exemplar]);
         }
         to.push('\n');
     }

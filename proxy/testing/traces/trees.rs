@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::super::backend::{OK, UNAVAILABLE};
 use super::super::http2;
+use super::super::merge::scraped;
 use super::super::mesh::{
     A, B, C, IDENTITY, Mesh, ORDERS, Pair, Sidecar, application_at, caller, identity, pass, settle,
 };
@@ -257,6 +258,29 @@ async fn page(sidecar: &Sidecar, mesh: &Mesh, path: &str) -> Value {
     let mut client = Peer::new(mesh.memory.connect(admin).await.expect("the admin port listens"));
     let answer = client.ask(&format!("GET {path} HTTP/1.1\r\nhost: {admin}\r\n\r\n")).await;
     serde_json::from_str(&answer.body).expect("JSON")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recorded_trace_is_an_exemplar_of_the_duration_in_openmetrics() {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, OK);
+    let file =
+        caller(&format!("endpoints: [{A}]")).replace("metrics: off", "metrics: { listen: 127.0.0.1:0 }");
+    let sidecar = mesh.sidecar(&(file + &tracing("sample: 0%")), None);
+    let exemplar = format!("# {{trace_id=\"{TRACE}\"}}");
+    for (flags, is_shown) in [("00", false), ("01", true)] {
+        sidecar.client().await.ask(&get(&format!("traceparent: 00-{TRACE}-{SPAN}-{flags}\r\n"))).await;
+        settle().await;
+        let open = scraped(&mesh, &sidecar, "application/openmetrics-text").await.body;
+        let line = open.lines().find(|line| line.contains(&exemplar));
+        assert_eq!(line.is_some(), is_shown, "{flags}: {open}");
+        assert!(
+            line.is_none_or(|line| line.starts_with("pillion_request_duration_seconds_bucket{")),
+            "{line:?}"
+        );
+        assert!(!scraped(&mesh, &sidecar, "text/plain").await.body.contains(TRACE));
+        pass(2).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -350,6 +350,10 @@ impl Exchange {
         let slow = if facts.tunnelled { Duration::ZERO } else { took };
         let trace = facts.trace.as_ref();
         let is_traced = trace.is_some_and(|trace| trace.context.is_sampled);
+        if let (Some(trace), true) = (trace, is_traced && facts.common.route.is_some()) {
+            let of = (self.connection.direction, facts.common.service(self.connection.direction));
+            self.worker.ground.metrics.note_exemplar(of, ended - self.started, trace.context.trace);
+        }
         let wanted = self.worker.wanted(is_notable, slow, is_traced);
         if wanted.by_nobody() {
             return;

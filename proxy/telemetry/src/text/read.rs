@@ -236,7 +236,7 @@ impl<'a> Reading<'a> {
         if self.seen.insert(self.hasher.hash_one((name, series(&labels))))
             && let Some(family) = self.families.get_mut(place)
         {
-            family.samples.push(Sample { name: Cow::Borrowed(name), labels, value, time });
+            family.samples.push(Sample { name: Cow::Borrowed(name), labels, value, time, exemplar: None });
         }
         Ok(())
     }
