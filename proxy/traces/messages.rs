@@ -2,7 +2,7 @@
 //! with the fields that are used.
 //!
 //! They are written here because the crate `opentelemetry-proto` cannot have its messages of traces without the SDK: both
-//! together are eleven further crates with 48,000 lines.
+//! together are further crates with 48,000 lines.
 
 use pillion_grpc::prost;
 
