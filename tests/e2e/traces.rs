@@ -15,10 +15,13 @@ use crate::support::wire::{Message, Wire};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const SPAN: &str = "00f067aa0ba902b7";
+/// Longer than an answer over connections that are made takes on a busy machine.
+const HEDGE_AFTER: &str = "3s";
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy";
 
-/// An application that answers its first request with 503, its third one never, and the others well.
+/// An application that answers its second request with 503, its fourth one never, and the others well. The first one makes
+/// the connections.
 async fn application() -> Backend {
     let asked = Arc::new(AtomicUsize::new(0));
     Backend::serving(move |mut wire: Wire, _, seen| {
@@ -27,8 +30,8 @@ async fn application() -> Backend {
             while let Some(request) = wire.message().await {
                 seen.request(request);
                 match asked.fetch_add(1, Relaxed) {
-                    0 => wire.send(BUSY).await,
-                    2 => std::future::pending().await,
+                    1 => wire.send(BUSY).await,
+                    3 => std::future::pending().await,
                     _ => wire.send(OK).await,
                 }
             }
@@ -90,7 +93,7 @@ async fn pair(app: &Backend, tracing: &str) -> [Sidecar; 2] {
     let application = Plan::application(app.address, "").identified(&authority, "orders");
     let application = application.with(&rest("orders")).start().await;
     let orders = format!(
-        "tls: \"{}\", retry: {{ attempts: 1, hedge_after: 100ms }}, outlier_detection: off",
+        "tls: \"{}\", retry: {{ attempts: 1, hedge_after: {HEDGE_AFTER} }}, outlier_detection: off",
         spiffe("orders")
     );
     let caller = Plan::calling(application.inbound(), &orders).identified(&authority, "web");
@@ -102,53 +105,61 @@ async fn a_real_receiver_sees_one_tree_with_retries_and_hedges_across_two_sideca
     if !require_python("opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc") {
         return;
     }
-    for (over, propagate) in [(0, "w3c"), (1, "b3"), (0, "b3multi"), (1, "w3c")] {
-        let (mut collector, addresses) = collector().await;
-        let app = application().await;
-        let otlp = &addresses[over];
-        let tracing = format!(
-            "tracing: {{ otlp: \"{otlp}\", sample: 0%, propagate: {propagate}, headers: {{ x-tenant: shop }} }}"
-        );
-        let [mut caller, mut application] = pair(&app, &tracing).await;
-        let fields = match propagate {
-            "w3c" => format!("traceparent: 00-{TRACE}-{SPAN}-01"),
-            "b3" => format!("b3: {TRACE}-{SPAN}-1"),
-            _ => format!("x-b3-traceid: {TRACE}\r\nx-b3-spanid: {SPAN}\r\nx-b3-sampled: 1"),
-        };
-        let mut client = Wire::connect(caller.orders()).await;
-        for _ in 0..2 {
-            let answer =
-                client.ask(format!("GET /a?key=hunter2 HTTP/1.1\r\nhost: orders\r\n{fields}\r\n\r\n")).await;
-            assert_eq!(answer.status(), 200);
-        }
-        let line = caller.log_line().await;
-        assert_eq!(line["trace_id"], TRACE);
-        drop(client);
-        for sidecar in [&mut caller, &mut application] {
-            sidecar.signal("TERM"); // the last spans are sent before the end
-            assert!(sidecar.exit().await.success());
-        }
-        // for each of two requests: one span of each request, and one of each attempt, of both sidecars
-        let all = spans(&mut collector, 14).await;
-        for span in all.values() {
-            let expected = (TRACE, "shop", "pillion", ["http", "grpc"][over]);
-            let word = |key: &str| span[key].as_str().unwrap_or_default();
-            assert_eq!((word("trace"), word("tenant"), word("scope"), word("over")), expected, "{span:#}");
-            assert!(!span.to_string().contains("hunter2") && span["from"].as_u64() <= span["to"].as_u64());
-        }
-        let [busy, well, silent, hedge] = <[Message; 4]>::try_from(app.requests()).expect("four requests");
-        let way = |request: &Message| way_up(&all, &told(request, propagate)).join(", ");
-        let good = "orders CLIENT 200, orders SERVER 200, web CLIENT 200, web SERVER 200";
-        assert_eq!(way(&busy), "orders CLIENT 503, orders SERVER 503, web CLIENT 503, web SERVER 200");
-        assert_eq!([way(&well), way(&hedge)], [good, good]);
-        assert_eq!(way(&silent), "orders CLIENT null, orders SERVER 499, web CLIENT null, web SERVER 200");
-        let resent = all.values().filter(|span| span["attributes"]["http.request.resend_count"] == 1);
-        assert_eq!(resent.count(), 2);
-        let failed: Vec<&Value> = all.values().filter(|span| span["status"] == "ERROR").collect();
-        assert_eq!(
-            failed.len(),
-            3,
-            "the attempt of each sidecar, and the request that orders got: {failed:#?}"
-        );
+    tokio::join!(tree(0, "w3c"), tree(1, "b3"), tree(0, "b3multi"), tree(1, "w3c"));
+}
+
+/// A request with a retry and a request with a hedge, and what the collector sees of them.
+async fn tree(over: usize, propagate: &str) {
+    let (mut collector, addresses) = collector().await;
+    let app = application().await;
+    let otlp = &addresses[over];
+    let tracing = format!(
+        "tracing: {{ otlp: \"{otlp}\", sample: 0%, propagate: {propagate}, headers: {{ x-tenant: shop }} }}"
+    );
+    let [mut caller, mut application] = pair(&app, &tracing).await;
+    let fields = match propagate {
+        "w3c" => format!("traceparent: 00-{TRACE}-{SPAN}-01"),
+        "b3" => format!("b3: {TRACE}-{SPAN}-1"),
+        _ => format!("x-b3-traceid: {TRACE}\r\nx-b3-spanid: {SPAN}\r\nx-b3-sampled: 1"),
+    };
+    let mut client = Wire::connect(caller.orders()).await;
+    let warm = client.ask("GET /warm HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+    assert_eq!(warm.status(), 200);
+    // for each of two requests: one span of each request, and one of each attempt, of both sidecars
+    let mut all = HashMap::new();
+    for count in [7, 0] {
+        let answer =
+            client.ask(format!("GET /a?key=hunter2 HTTP/1.1\r\nhost: orders\r\n{fields}\r\n\r\n")).await;
+        assert_eq!(answer.status(), 200);
+        all.extend(spans(&mut collector, count).await); // the collector is known to be up before the sidecars end
     }
+    for (sidecar, requests) in [(&mut caller, 3), (&mut application, 5)] {
+        for nth in 0..requests {
+            let line = sidecar.log_line().await; // a request has ended when its line is written
+            assert!(nth == 0 || line["trace_id"] == TRACE, "{line}");
+        }
+    }
+    drop(client);
+    for sidecar in [&mut caller, &mut application] {
+        sidecar.signal("TERM"); // the last spans are sent before the end
+        assert!(sidecar.exit().await.success());
+    }
+    all.extend(spans(&mut collector, 7).await);
+    assert_eq!(all.len(), 14, "each span comes once");
+    for span in all.values() {
+        let expected = (TRACE, "shop", "pillion", ["http", "grpc"][over]);
+        let word = |key: &str| span[key].as_str().unwrap_or_default();
+        assert_eq!((word("trace"), word("tenant"), word("scope"), word("over")), expected, "{span:#}");
+        assert!(!span.to_string().contains("hunter2") && span["from"].as_u64() <= span["to"].as_u64());
+    }
+    let [_warm, busy, well, silent, hedge] = <[Message; 5]>::try_from(app.requests()).expect("five requests");
+    let way = |request: &Message| way_up(&all, &told(request, propagate)).join(", ");
+    let good = "orders CLIENT 200, orders SERVER 200, web CLIENT 200, web SERVER 200";
+    assert_eq!(way(&busy), "orders CLIENT 503, orders SERVER 503, web CLIENT 503, web SERVER 200");
+    assert_eq!([way(&well), way(&hedge)], [good, good]);
+    assert_eq!(way(&silent), "orders CLIENT null, orders SERVER 499, web CLIENT null, web SERVER 200");
+    let resent = all.values().filter(|span| span["attributes"]["http.request.resend_count"] == 1);
+    assert_eq!(resent.count(), 2);
+    let failed: Vec<&Value> = all.values().filter(|span| span["status"] == "ERROR").collect();
+    assert_eq!(failed.len(), 3, "the attempt of each sidecar, and the request that orders got: {failed:#?}");
 }
