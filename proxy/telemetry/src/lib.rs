@@ -3,7 +3,7 @@
 //! [`metrics`] declares every family; [`family`] keeps their series and is the only file that names the `prometheus`
 //! crate; [`labels`] has the fixed values of labels and [`symbols`] the free-form ones; [`istio`] has Istio's metrics,
 //! and [`recorder`] and [`service`] give the data path quick access to its series; [`process`] reads `/proc/self`.
-//! [`merge`] adds the expositions of other programs, which [`text`] reads and writes in each [`format`]. [`flags`] has
+//! [`merge`] adds the expositions of other programs, which [`text`] reads and writes in each [`mod@format`]. [`flags`] has
 //! the response flags of Envoy. [`access`] writes one line for each request, formatted by [`json`] or by a template
 //! and written to the sink by [`shipper`]; [`timeline`] keeps the requests that `/requests` shows.
 //! [`propagation`] reads and writes the headers that tell of a trace, which `exemplars` remembers for OpenMetrics. [`log`] sets up the diagnostics on standard error, and [`seldom`] bounds how often a frequent event is logged there.

@@ -1,4 +1,4 @@
-//! The families of an exposition as text: read from either format ([`read`]), written in either.
+//! The families of an exposition as text: read from either format ([`read()`]), written in either.
 //!
 //! A family here has the names of the text format 0.0.4, which are those that Prometheus stores: a counter ends in
 //! `_total`, an info in `_info`. OpenMetrics writes such families without the suffix.
