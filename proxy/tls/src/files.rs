@@ -32,14 +32,17 @@ impl Content {
     pub fn read(path: &Path, most: u64) -> Self {
         let bytes = || {
             if path.is_dir() {
-                return names(path, most);
+                return names(path, most).map(Zeroizing::new);
             }
-            let mut bytes = Vec::new();
-            File::open(path)?.take(most).read_to_end(&mut bytes)?;
+            let file = File::open(path)?;
+            let size = file.metadata()?.len().min(most);
+            // it may be a private key: it is wiped, and does not grow, which would leave copies
+            let mut bytes = Zeroizing::new(Vec::with_capacity(size as usize + 1));
+            file.take(most).read_to_end(&mut bytes)?;
             Ok::<_, io::Error>(bytes)
         };
         match bytes() {
-            Ok(bytes) => Self::Bytes(sha256(&Zeroizing::new(bytes))), // it may be a private key
+            Ok(bytes) => Self::Bytes(sha256(&bytes)),
             Err(error) => Self::Unreadable(error.kind()),
         }
     }
