@@ -382,10 +382,16 @@ impl Connection {
             return Ok(());
         };
         let rules = snapshot.inbound.as_ref().and_then(|side| side.authorization.as_ref());
-        let Some(rules) = rules.filter(|_| !is_judged) else { return Ok(()) };
-        let peer = self.peer.as_ref().map(|peer| &peer.id);
-        let (source, port) = (self.downstream.ip(), snapshot.application_port(key));
-        rules.opaque(&OpaqueConnection { peer, source, port, is_declared }).1
+        if let Some(rules) = rules.filter(|_| !is_judged) {
+            let peer = self.peer.as_ref().map(|peer| &peer.id);
+            let (source, port) = (self.downstream.ip(), snapshot.application_port(key));
+            let connection = OpaqueConnection { peer, source, port, is_declared };
+            if !rules.passes_opaque(&connection) {
+                return rules.opaque(&connection).1; // only what ends the connection is counted once more
+            }
+        }
+        self.judged.generation.store(snapshot.generation, Relaxed); // opaque bytes do not end with the connection's age
+        Ok(())
     }
 
     /// Remembers that the rules of `snapshot` have admitted the connection, and which TLS server has verified its peer.
