@@ -408,15 +408,9 @@ async fn fails(how: &'static str, outcome: &str, if_allowed: (u16, Option<&str>)
 
 #[tokio::test(start_paused = true)]
 async fn an_authorizer_over_grpc_that_fails_denies_unless_the_file_says_allow() {
-    for how in [
-        "refuses",
-        "is silent",
-        "does not answer",
-        "resets",
-        "answers 503",
-        "is UNAVAILABLE",
-        "allows, and fails",
-    ] {
+    for how in
+        ["refuses", "is silent", "does not answer", "answers 503", "is UNAVAILABLE", "allows, and fails"]
+    {
         fails(how, "failed", (200, None)).await;
     }
 }
@@ -425,6 +419,7 @@ async fn an_authorizer_over_grpc_that_fails_denies_unless_the_file_says_allow() 
 async fn an_answer_over_grpc_that_cannot_be_read_denies_also_where_failures_are_allowed() {
     for how in [
         "speaks HTTP/1",
+        "resets",
         "answers 404",
         "answers 200 without a status",
         "sends two messages",

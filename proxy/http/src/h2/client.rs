@@ -304,6 +304,7 @@ impl<B: OutgoingBody> Asking<B> {
             if !has_no_content(answer.status()) || answer.body().is_end_stream() {
                 return Poll::Ready(Ok(self.answered(answer, room)));
             }
+            observer.answer_began();
             self.bare = Some(Box::new(answer));
         }
         ready!(self.poll_bare(cx))?;

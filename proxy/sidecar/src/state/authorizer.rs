@@ -58,23 +58,23 @@ impl Authorizer {
         }
     }
 
-    /// `None`: it has not answered for a while, and is not asked now.
+    /// `None`: it could not be reached for a while, and is not asked now.
     pub fn admit(&self, now: Instant) -> Option<Admission> {
         // no check takes longer than its timeout, so a probe has ended by then
         self.circuit.lock().admit(now, self.of.timeout)
     }
 
-    /// Whether it has not answered for a while, so that it gets one check at a time, after a pause.
+    /// Whether it could not be reached for a while, so that it gets one check at a time, after a pause.
     pub fn is_circuit_open(&self) -> bool {
         self.circuit.lock().is_open()
     }
 
-    /// Notes that it sent no byte of an answer.
-    pub fn was_silent(&self, admission: Admission, now: Instant) {
-        let pause = self.circuit.lock().was_silent(admission, now);
+    /// Notes that no connection to it could be made.
+    pub fn was_unreachable(&self, admission: Admission, now: Instant) {
+        let pause = self.circuit.lock().was_unreachable(admission, now);
         if let (Some(pause), Admission::Usual) = (pause, admission) {
             tracing::warn!(
-                "the external authorizer at {} did not answer several times in a row: it is not asked for {pause:?}, and \
+                "the external authorizer at {} could not be reached several times in a row: it is not asked for {pause:?}, and \
                  {} (ext_authz.on_error) meanwhile",
                 self.of.service,
                 self.outcome()
@@ -82,9 +82,14 @@ impl Authorizer {
         }
     }
 
-    /// Notes that it sent an answer, whatever that was.
-    pub fn spoke(&self) {
-        self.circuit.lock().spoke();
+    /// Notes that it was asked, whatever came of it.
+    pub fn was_reached(&self) {
+        self.circuit.lock().was_reached();
+    }
+
+    /// Notes that the probe ended without a result.
+    pub fn probe_was_given_up(&self, now: Instant) {
+        self.circuit.lock().probe_was_given_up(now);
     }
 
     /// Logs the first failure of an outage.

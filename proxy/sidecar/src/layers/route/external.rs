@@ -47,6 +47,8 @@ enum Verdict {
 enum Unjudged {
     /// No byte of an answer came.
     Silent(String),
+    /// No connection could be made, so that no request can have caused it.
+    Unreachable(String),
     /// The authorizer says that it has failed itself.
     Failed(String),
     /// An answer came, or a part of one, that is no verdict. It may have been meant to deny.
@@ -124,7 +126,10 @@ impl Check {
     /// The answer, within the timeout, unless the authorizer is not asked now.
     async fn answer(&self, question: Box<Call>, call: &Call, carry: impl Carry) -> Result<Verdict, Unjudged> {
         let admission = self.authorizer.admit(Instant::now()).ok_or(Unjudged::CircuitOpen)?;
+        let mut probe =
+            ProbeUnderWay { authorizer: &self.authorizer, is_probe: admission == Admission::Probe };
         let answer = self.asked(question, call, carry).await;
+        probe.is_probe &= matches!(answer, Err(Unjudged::Limited(_))); // a limit of the sidecar tells nothing
         self.learn(&answer, admission, Instant::now());
         answer
     }
@@ -138,7 +143,9 @@ impl Check {
             FailedCall::from(Error::new(Reason::RequestTimeout, detail).sent(Sent::Perhaps))
         };
         let answer = timeout_at(until, carry(question)).await.map_err(late).flatten();
-        let answer = answer.map_err(|failed| without_head(failed.error, exchange.has_answer_begun()))?;
+        let answer = answer.map_err(|failed| {
+            without_head(failed.error, exchange.has_answer_begun(), self.resets_streams())
+        })?;
         let ((head, body), room) = (answer.into_parts(), call.common.exchange.room());
         match &self.authorizer.of.service {
             AuthorizerService::Http(_) => over_http::verdict(*head, body, room, until).await,
@@ -146,20 +153,25 @@ impl Check {
         }
     }
 
+    /// Whether it may reset a single request: over HTTP/2 that is an answer, and servers reset what is too large to answer.
+    fn resets_streams(&self) -> bool {
+        matches!(self.authorizer.of.service, AuthorizerService::Grpc(_))
+    }
+
     /// Tells the circuit and the log how the authorizer did.
     fn learn(&self, answer: &Result<Verdict, Unjudged>, admission: Admission, now: Instant) {
         let of = &self.authorizer;
         match answer {
             Err(Unjudged::Limited(_) | Unjudged::CircuitOpen) => return,
-            Err(Unjudged::Silent(why)) => {
+            Err(Unjudged::Unreachable(why)) => {
                 of.failed(why, now);
-                return of.was_silent(admission, now);
+                return of.was_unreachable(admission, now);
             }
-            Err(Unjudged::Failed(why)) => of.failed(why, now),
+            Err(Unjudged::Silent(why) | Unjudged::Failed(why)) => of.failed(why, now),
             Err(Unjudged::Unreadable(why)) => of.was_unreadable(why, now),
             Ok(_) => of.judged(now),
         }
-        of.spoke();
+        of.was_reached();
     }
 
     fn judge(&self, call: &Call, verdict: Verdict) -> Result<Checked, Error> {
@@ -185,13 +197,13 @@ impl Check {
     fn unjudged(&self, call: &Call, why: Unjudged) -> Result<Checked, Error> {
         let at = &self.authorizer.of.service;
         match why {
-            Unjudged::Silent(why) | Unjudged::Failed(why) => {
+            Unjudged::Silent(why) | Unjudged::Unreachable(why) | Unjudged::Failed(why) => {
                 self.authorizer.count(CheckOutcome::Failed);
                 self.by_on_error(call, format!("the external authorizer at {at} failed: {why}"))
             }
             Unjudged::CircuitOpen => {
                 self.authorizer.count(CheckOutcome::CircuitOpen);
-                let detail = "did not answer several times in a row, and is not asked now";
+                let detail = "could not be reached several times in a row, and is not asked now";
                 self.by_on_error(call, format!("the external authorizer at {at} {detail}"))
             }
             Unjudged::Unreadable(why) => {
@@ -263,18 +275,36 @@ impl Check {
 }
 
 /// What a check without the head of an answer came to. `has_begun`: a part of the head had come.
-fn without_head(error: Error, has_begun: bool) -> Unjudged {
-    let is_no_answer = matches!(error.reason, Reason::ProtocolError | Reason::UpgradeFailed);
+/// `resets_streams`: a reset is an answer.
+fn without_head(error: Error, has_begun: bool, resets_streams: bool) -> Unjudged {
+    let is_no_answer = match error.reason {
+        Reason::ProtocolError | Reason::UpgradeFailed => true,
+        Reason::UpstreamReset => resets_streams,
+        _ => false,
+    };
     let was_asked = error.sent != Sent::Never;
     match error.reason {
         _ if has_begun || (is_no_answer && was_asked) => Unjudged::Unreadable(error.to_string()),
-        Reason::ConnectRefused
-        | Reason::ConnectTimeout
-        | Reason::UpstreamReset
-        | Reason::UpstreamClosed
-        | Reason::ProtocolError
-        | Reason::RequestTimeout => Unjudged::Silent(error.to_string()),
+        Reason::ConnectRefused | Reason::ConnectTimeout => Unjudged::Unreachable(error.to_string()),
+        Reason::UpstreamReset | Reason::UpstreamClosed | Reason::ProtocolError | Reason::RequestTimeout => {
+            Unjudged::Silent(error.to_string())
+        }
         _ => Unjudged::Limited(error),
+    }
+}
+
+/// The only check that is made during a pause. If it ends without a result, because its client leaves, the next one is made at
+/// once.
+struct ProbeUnderWay<'a> {
+    authorizer: &'a Authorizer,
+    is_probe: bool,
+}
+
+impl Drop for ProbeUnderWay<'_> {
+    fn drop(&mut self) {
+        if self.is_probe {
+            self.authorizer.probe_was_given_up(Instant::now());
+        }
     }
 }
 
@@ -296,16 +326,18 @@ mod tests {
 
     #[test]
     fn only_where_no_byte_of_an_answer_came_is_the_authorizer_silent() {
-        let kind = |reason, sent, has_begun| match without_head(Error::new(reason, "").sent(sent), has_begun)
-        {
+        let judged =
+            |reason, sent, has_begun| without_head(Error::new(reason, "").sent(sent), has_begun, false);
+        let kind = |reason, sent, has_begun| match judged(reason, sent, has_begun) {
             Unjudged::Silent(_) => "silent",
+            Unjudged::Unreachable(_) => "unreachable",
             Unjudged::Unreadable(_) => "unreadable",
             Unjudged::Limited(_) => "limited",
             Unjudged::Failed(_) | Unjudged::CircuitOpen => "another",
         };
         for (reason, sent, has_begun, expected) in [
-            (Reason::ConnectRefused, Sent::Never, false, "silent"),
-            (Reason::ConnectTimeout, Sent::Never, false, "silent"),
+            (Reason::ConnectRefused, Sent::Never, false, "unreachable"),
+            (Reason::ConnectTimeout, Sent::Never, false, "unreachable"),
             (Reason::RequestTimeout, Sent::Perhaps, false, "silent"),
             (Reason::RequestTimeout, Sent::Perhaps, true, "unreadable"),
             (Reason::UpstreamClosed, Sent::OnStaleConnection, false, "silent"),
@@ -322,5 +354,8 @@ mod tests {
         ] {
             assert_eq!(kind(reason, sent, has_begun), expected, "{reason:?} {sent:?} {has_begun}");
         }
+        let reset = |sent| without_head(Error::new(Reason::UpstreamReset, "").sent(sent), false, true);
+        assert!(matches!(reset(Sent::Perhaps), Unjudged::Unreadable(_)), "over HTTP/2 a reset is an answer");
+        assert!(matches!(reset(Sent::Never), Unjudged::Silent(_)));
     }
 }

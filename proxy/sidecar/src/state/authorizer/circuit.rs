@@ -1,12 +1,13 @@
-//! Spares requests the wait for an authorizer that does not answer.
+//! Spares requests the dials to an authorizer that cannot be reached.
 //!
+//! Only failed connects count: a request can make an authorizer slow or break off, and one client must not decide for all.
 //! Pure: callers bring `now`. Outlier detection of clusters would do the same, but never ejects the only endpoint.
 //!
 //! ```text
-//! Closed ── MOST checks in a row without an answer ──▶ Open(until)
-//!   ▲                                                    │ until has passed: one check is a probe
-//!   └────────────────── any answer ──────────────────────┤
-//!                                                        └─ no answer ──▶ Open(until), twice as long
+//! Closed ── MOST checks in a row without a connection ──▶ Open(until)
+//!   ▲                                                        │ until has passed: one check is a probe
+//!   └──────────────────── a connection ──────────────────────┤
+//!                                                            └─ none ──▶ Open(until), twice as long
 //! ```
 
 use std::time::Duration;
@@ -22,8 +23,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default)]
 pub(super) struct Circuit {
-    /// Checks in a row without an answer, while it is closed.
-    silent: u32,
+    /// Checks in a row without a connection, while it is closed.
+    failed: u32,
     /// `None`: it is closed.
     open: Option<Open>,
 }
@@ -57,14 +58,14 @@ impl Circuit {
         }
     }
 
-    /// Notes that a check got no answer. Returns the pause that begins now, if one does.
-    pub(super) fn was_silent(&mut self, admission: Admission, now: Instant) -> Option<Duration> {
+    /// Notes that no connection could be made for a check. Returns the pause that begins now, if one does.
+    pub(super) fn was_unreachable(&mut self, admission: Admission, now: Instant) -> Option<Duration> {
         let pause = match (&self.open, admission) {
             (Some(open), Admission::Probe) => open.pause.saturating_mul(2).min(LONGEST_PAUSE),
             (Some(_), Admission::Usual) => return None, // it was sent before
             (None, _) => {
-                self.silent = self.silent.saturating_add(1);
-                if self.silent < MOST {
+                self.failed = self.failed.saturating_add(1);
+                if self.failed < MOST {
                     return None;
                 }
                 FIRST_PAUSE
@@ -74,9 +75,16 @@ impl Circuit {
         Some(pause)
     }
 
-    /// Notes that a check got an answer.
-    pub(super) fn spoke(&mut self) {
+    /// Notes that there was a connection for a check.
+    pub(super) fn was_reached(&mut self) {
         *self = Self::default();
+    }
+
+    /// Notes that the probe ended without a result, so that the next check may be one.
+    pub(super) fn probe_was_given_up(&mut self, now: Instant) {
+        if let Some(open) = &mut self.open {
+            open.until = now;
+        }
     }
 
     pub(super) const fn is_open(&self) -> bool {
@@ -112,19 +120,19 @@ mod tests {
         /// The pause that begins, in seconds.
         fn silent(&mut self, admission: Admission, ms: u64) -> Option<u64> {
             let at = self.at(ms);
-            self.circuit.was_silent(admission, at).map(|pause| pause.as_secs())
+            self.circuit.was_unreachable(admission, at).map(|pause| pause.as_secs())
         }
     }
 
     use Admission::{Probe, Usual};
 
     #[test]
-    fn five_checks_in_a_row_without_an_answer_open_it_and_an_answer_among_them_does_not() {
+    fn five_checks_in_a_row_without_a_connection_open_it_and_one_among_them_does_not() {
         let mut story = Story::new();
         for _ in 0..4 {
             assert_eq!((story.admit(0), story.silent(Usual, 0)), (Some(Usual), None));
         }
-        story.circuit.spoke();
+        story.circuit.was_reached();
         for _ in 0..4 {
             assert_eq!((story.admit(1), story.silent(Usual, 1)), (Some(Usual), None));
         }
@@ -148,7 +156,7 @@ mod tests {
         }
         assert_eq!(pauses, [2, 4, 8, 16, 30, 30, 30]);
         assert_eq!(story.admit(now), Some(Probe));
-        story.circuit.spoke();
+        story.circuit.was_reached();
         assert_eq!((story.admit(now), story.circuit.is_open()), (Some(Usual), false));
         (0..4).for_each(|_| assert_eq!(story.silent(Usual, now), None));
         assert_eq!(story.silent(Usual, now), Some(1), "it begins anew");
@@ -162,5 +170,7 @@ mod tests {
             (story.admit(1000), story.admit(1199), story.admit(1200)),
             (Some(Probe), None, Some(Probe))
         );
+        story.circuit.probe_was_given_up(story.start + Duration::from_millis(1201));
+        assert_eq!((story.admit(1201), story.admit(1202)), (Some(Probe), None));
     }
 }
