@@ -56,6 +56,31 @@ macro_rules! field {
 }
 pub(crate) use field;
 
+/// What a key has that takes `off` or a block of keys.
+pub(crate) enum OffOrBlock {
+    Off,
+    Block,
+}
+
+/// `None`: the key has nothing, or what it has was refused. `on` is refused, because it does not say what the block holds.
+pub(crate) fn off_or_block(node: &Node<'_>, reading: &mut Reading<'_>) -> Option<OffOrBlock> {
+    const EXPECTED: &str = "`off` or a block of keys";
+    match node.shape(EXPECTED, reading)? {
+        Shape::Word(leaf) => {
+            let off = match on_off(&leaf.text) {
+                Some(false) => Ok(OffOrBlock::Off),
+                _ => Err(BadWord::not(&leaf.text, EXPECTED)),
+            };
+            node.parsed(&leaf, off, reading)
+        }
+        Shape::List => {
+            node.mismatch(EXPECTED, reading);
+            None
+        }
+        Shape::Block => Some(OffOrBlock::Block),
+    }
+}
+
 /// A block of keys, read into a `B`.
 pub(crate) struct Block<B> {
     /// The value in the model of a block without keys.
@@ -352,20 +377,10 @@ impl<B: 'static> Block<B> {
 
     /// Reads `off` or a block. `on` is refused, because it does not say what the block holds.
     pub(crate) fn read_or_off(&self, block: &mut Option<B>, node: &Node<'_>, reading: &mut Reading<'_>) {
-        const EXPECTED: &str = "`off` or a block of keys";
-        match node.shape(EXPECTED, reading) {
+        match off_or_block(node, reading) {
             None => {}
-            Some(Shape::Word(leaf)) => {
-                let off = match on_off(&leaf.text) {
-                    Some(false) => Ok(()),
-                    _ => Err(BadWord::not(&leaf.text, EXPECTED)),
-                };
-                if node.parsed(&leaf, off, reading).is_some() {
-                    *block = None;
-                }
-            }
-            Some(Shape::List) => node.mismatch(EXPECTED, reading),
-            Some(Shape::Block) => {
+            Some(OffOrBlock::Off) => *block = None,
+            Some(OffOrBlock::Block) => {
                 self.read(block.get_or_insert_with(self.default), node, reading);
             }
         }

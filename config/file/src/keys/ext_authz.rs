@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use pillion_model::authorization::{Action, AuthorizerAddress, AuthorizerService, AuthorizerUrl, ExtAuthz};
 
-use super::{Block, Static, field};
+use super::{Block, OffOrBlock, Static, field, off_or_block};
 use crate::page::{Page, Scopes};
-use crate::reading::{Node, Reading, Shape};
+use crate::reading::{Node, Reading};
 use crate::spell;
-use crate::value::{BadWord, Leaf as _, OffOr, Opt, Size, on_off};
+use crate::value::{Leaf as _, OffOr, Opt, Size};
 use crate::words::TokenHeader;
 
 /// The block as it is written.
@@ -58,15 +58,10 @@ pub(super) static EXT_AUTHZ: Static<Written> = Static::new(|| {
 });
 
 pub(super) fn read(of: &mut Option<ExtAuthz>, node: &Node<'_>, reading: &mut Reading<'_>) {
-    const EXPECTED: &str = "`off` or a block of keys";
-    match node.shape(EXPECTED, reading) {
+    match off_or_block(node, reading) {
         None => {}
-        Some(Shape::Word(leaf)) if on_off(&leaf.text) == Some(false) => *of = None,
-        Some(Shape::Word(leaf)) => {
-            node.parsed::<()>(&leaf, Err(BadWord::not(&leaf.text, EXPECTED)), reading);
-        }
-        Some(Shape::List) => node.mismatch(EXPECTED, reading),
-        Some(Shape::Block) => *of = block(node, reading),
+        Some(OffOrBlock::Off) => *of = None,
+        Some(OffOrBlock::Block) => *of = block(node, reading),
     }
 }
 

@@ -7,12 +7,12 @@ use pillion_model::listener::Question;
 use pillion_model::policy::HealthCheck;
 use serde_json::Value;
 
-use super::{Block, Static, field};
+use super::{Block, OffOrBlock, Static, field, off_or_block};
 use crate::page::{Page, Scopes};
-use crate::reading::{Node, Reading, Shape};
+use crate::reading::{Node, Reading};
 use crate::schema::or_off;
 use crate::spell;
-use crate::value::{BadWord, Opt, Positive, on_off};
+use crate::value::{Opt, Positive};
 use crate::words::{GrpcService, ProbePath};
 
 /// The block as it is written: one of three questions, and when it is asked.
@@ -75,15 +75,10 @@ pub(super) fn schema() -> Option<Value> {
 
 /// Reads over what `defaults` say: keys one by one, and a question in place of theirs.
 pub(super) fn read(cluster: &mut Cluster, node: &Node<'_>, reading: &mut Reading<'_>) {
-    const EXPECTED: &str = "`off` or a block of keys";
-    match node.shape(EXPECTED, reading) {
+    match off_or_block(node, reading) {
         None => {}
-        Some(Shape::Word(leaf)) if on_off(&leaf.text) == Some(false) => cluster.health_check = None,
-        Some(Shape::Word(leaf)) => {
-            node.parsed::<()>(&leaf, Err(BadWord::not(&leaf.text, EXPECTED)), reading);
-        }
-        Some(Shape::List) => node.mismatch(EXPECTED, reading),
-        Some(Shape::Block) => cluster.health_check = block(cluster.health_check.take(), node, reading),
+        Some(OffOrBlock::Off) => cluster.health_check = None,
+        Some(OffOrBlock::Block) => cluster.health_check = block(cluster.health_check.take(), node, reading),
     }
 }
 

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use pillion_model::authorization::{Jwks, JwksUrl, Jwt};
 
-use super::{Block, Static, field};
+use super::{Block, OffOrBlock, Static, field, off_or_block};
 use crate::page::{Page, Scopes};
-use crate::reading::{Node, Reading, Shape};
+use crate::reading::{Node, Reading};
 use crate::spell;
-use crate::value::{BadWord, Leaf as _, Opt, Text, on_off};
+use crate::value::{Leaf as _, Opt, Text};
 use crate::words::TokenHeader;
 
 /// The block as it is written.
@@ -78,15 +78,10 @@ static CARRIER: Static<Carrier> = Static::new(|| {
 });
 
 pub(super) fn read(jwt: &mut Option<Jwt>, node: &Node<'_>, reading: &mut Reading<'_>) {
-    const EXPECTED: &str = "`off` or a block of keys";
-    match node.shape(EXPECTED, reading) {
+    match off_or_block(node, reading) {
         None => {}
-        Some(Shape::Word(leaf)) if on_off(&leaf.text) == Some(false) => *jwt = None,
-        Some(Shape::Word(leaf)) => {
-            node.parsed::<()>(&leaf, Err(BadWord::not(&leaf.text, EXPECTED)), reading);
-        }
-        Some(Shape::List) => node.mismatch(EXPECTED, reading),
-        Some(Shape::Block) => *jwt = Some(block(node, reading)),
+        Some(OffOrBlock::Off) => *jwt = None,
+        Some(OffOrBlock::Block) => *jwt = Some(block(node, reading)),
     }
 }
 

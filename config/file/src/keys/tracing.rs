@@ -6,12 +6,12 @@ use pillion_model::text::shortened;
 use pillion_model::tracing::{HiddenText, OtlpUrl, Propagation, Tracing};
 use serde_json::Value;
 
-use super::{Block, Static, field};
+use super::{Block, OffOrBlock, Static, field, off_or_block};
 use crate::page::{Page, Scopes};
-use crate::reading::{Node, Reading, Shape};
+use crate::reading::{Node, Reading};
 use crate::schema;
 use crate::spell;
-use crate::value::{BadWord, Leaf as _, Opt, Share, on_off};
+use crate::value::{Leaf as _, Opt, Share};
 use crate::words::{ChangedHeader, HiddenValue};
 
 /// The block as it is written.
@@ -64,15 +64,10 @@ pub(super) fn schema() -> Option<Value> {
 }
 
 pub(super) fn read(of: &mut Option<Tracing>, node: &Node<'_>, reading: &mut Reading<'_>) {
-    const EXPECTED: &str = "`off` or a block of keys";
-    match node.shape(EXPECTED, reading) {
+    match off_or_block(node, reading) {
         None => {}
-        Some(Shape::Word(leaf)) if on_off(&leaf.text) == Some(false) => *of = None,
-        Some(Shape::Word(leaf)) => {
-            node.parsed::<()>(&leaf, Err(BadWord::not(&leaf.text, EXPECTED)), reading);
-        }
-        Some(Shape::List) => node.mismatch(EXPECTED, reading),
-        Some(Shape::Block) => *of = block(node, reading),
+        Some(OffOrBlock::Off) => *of = None,
+        Some(OffOrBlock::Block) => *of = block(node, reading),
     }
 }
 
