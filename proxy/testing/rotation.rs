@@ -7,7 +7,7 @@ use pillion_base::net::memory::Pipe;
 use pillion_testkit::Scratch;
 use pillion_tls::client::Purpose;
 use pillion_tls::identity::credentials::Credentials;
-use pillion_tls::identity::issue::Ca;
+use pillion_tls::identity::issue::{Ca, IssuedPem};
 use pillion_tls::identity::parse;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
@@ -204,6 +204,15 @@ async fn rotations_of_leaf_and_bundle_one_after_the_other_fail_no_request() {
     println!("{rotations} rotations of both sidecars: {requests} requests, none failed");
 }
 
+/// Writes what `identity.directory` holds, without a revocation list.
+fn write(folder: &Scratch, issued: &IssuedPem) {
+    for (name, content) in
+        [("tls.crt", &issued.certificate), ("tls.key", &issued.key), ("ca.crt", &issued.bundle)]
+    {
+        folder.write(name, content);
+    }
+}
+
 /// A caller with a kept connection and sessions to resume is refused by its next request, as soon as the files were
 /// looked at twice: the keeper looks every 500 ms.
 #[tokio::test(start_paused = true)]
@@ -214,9 +223,7 @@ async fn a_revoked_peer_is_out_after_two_looks_at_the_list_with_its_kept_connect
     let issued = pair.ca.issue(&orders, &[], secs(3600)).expect("a certificate");
     let (soon, web) = (time::OffsetDateTime::now_utc() + secs(3600), identity(&pair.ca, "web"));
     let list = |serials: &[Vec<u8>]| pair.ca.revoke(serials, soon).expect("a list");
-    scratch.write("tls.crt", &issued.certificate);
-    scratch.write("tls.key", &issued.key);
-    scratch.write("ca.crt", &issued.bundle);
+    write(&scratch, &issued);
     scratch.write("ca.crl", list(&[]));
     let folder = format!("identity: {{ directory: \"{}\" }}\n", scratch.path("").display());
     let mut inbound = pair.mesh.sidecar(&(application_at(AT, &format!("app: {A}")) + &folder), None);
@@ -246,17 +253,16 @@ async fn a_revoked_peer_is_out_with_its_opaque_connection_and_others_stay() {
     let issued = pair.ca.issue(&orders, &[], secs(3600)).expect("a certificate");
     let (soon, web) = (time::OffsetDateTime::now_utc() + secs(3600), identity(&pair.ca, "web"));
     let list = |serials: &[Vec<u8>]| pair.ca.revoke(serials, soon).expect("a list");
-    scratch.write("tls.crt", &issued.certificate);
-    scratch.write("tls.key", &issued.key);
-    scratch.write("ca.crt", &issued.bundle);
+    write(&scratch, &issued);
     scratch.write("ca.crl", list(&[]));
     let folder = scratch.path("");
     let folder = format!("identity: {{ directory: \"{}\", max_connection_age: 1h }}\n", folder.display());
-    let rules = "authorization: { default: allow, rules: [{ name: no, action: deny, from: [\"spiffe://cluster.local/ns/default/sa/nobody\"] }] }";
+    let from = "from: [\"spiffe://cluster.local/ns/default/sa/nobody\"]";
+    let rules = format!("authorization: {{ default: allow, rules: [{{ name: no, action: deny, {from} }}] }}");
     let yaml = application_at(AT, &format!("app: {A}, protocol: tcp, {rules}")) + &folder;
     let mut inbound = pair.mesh.sidecar(&yaml, None);
-    let (revoked, other) = (opaque(&pair, &web).await, opaque(&pair, &identity(&pair.ca, "batch")).await);
-    let (mut revoked, mut other) = (revoked, other);
+    let mut revoked = opaque(&pair, &web).await;
+    let mut other = opaque(&pair, &identity(&pair.ca, "batch")).await;
     assert!(echoes(&mut revoked).await && echoes(&mut other).await);
 
     scratch.write("ca.crl", list(&[parse(&web.chain()[0]).expect("a certificate").raw_serial().to_vec()]));
@@ -292,9 +298,7 @@ async fn a_revoked_server_is_out_after_two_looks_at_the_list_with_its_pooled_con
     let issued = pair.ca.issue(&web, &[], secs(3600)).expect("a certificate");
     let (soon, orders) = (time::OffsetDateTime::now_utc() + secs(3600), identity(&pair.ca, "orders"));
     let list = |serials: &[Vec<u8>]| pair.ca.revoke(serials, soon).expect("a list");
-    scratch.write("tls.crt", &issued.certificate);
-    scratch.write("tls.key", &issued.key);
-    scratch.write("ca.crt", &issued.bundle);
+    write(&scratch, &issued);
     scratch.write("ca.crl", list(&[]));
     let inbound = pair.application_as(AT, A, orders.clone());
     let folder = format!("identity: {{ directory: \"{}\" }}\n", scratch.path("").display());
