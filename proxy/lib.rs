@@ -21,7 +21,8 @@
 //!    [`inbound`](pillion_sidecar::inbound) makes the TLS handshake ([`pillion_tls`]), which proves the peer's SPIFFE
 //!    ID. On a strict port, a plaintext HTTP/1 client gets an answer with the reason; every plaintext connection is
 //!    closed. The current rules, those of authorization too, apply: they are read again after each wait on the client,
-//!    with each request, before an application is dialled early, and before opaque bytes are carried.
+//!    with each request, before an application is dialled early, and before opaque bytes are carried. A peer with a
+//!    certificate is judged anew before its next opaque bytes when the rules have changed.
 //! 4. Unless the protocol is declared, [`detect`](pillion_sidecar::detect) finds it: by the first bytes, or because the
 //!    server speaks first. Bytes that any HTTP server might read as a request are HTTP, which is served or refused.
 //!    Each side does this in its `decide`: it examines the connection and acts by the current configuration, until
@@ -87,7 +88,7 @@
 //!
 //! # Crates
 //! Each crate may use those to its right, and an import in the other direction does not compile: `pillion` ([`cli`] →
-//! [`app`] → `admin`, `explained`, `preflight`, `dns`, `workload`) → [`pillion_sidecar`] → [`pillion_upstream`] → [`pillion_http`] → [`pillion_tls`] →
+//! [`app`] → `admin`, `explained`, `preflight`, `dns`, `workload`, `traces`, `asking`) → [`pillion_sidecar`] → [`pillion_upstream`] → [`pillion_http`] → [`pillion_tls`] →
 //! [`pillion_base`] → [`pillion_telemetry`] → [`pillion_model`]. Five crates are outside this line: [`pillion_config`]
 //! reads the file into the model; `pillion_authz`, below [`pillion_sidecar`], judges by authorization rules;
 //! `pillion_grpc`, below it too, makes calls of gRPC over tonic's framing;
@@ -98,6 +99,10 @@
 //!
 //! What runs inside a CONNECT enters the outbound side again, through a function that the side gives to its route
 //! layer.
+//!
+//! Spans are made from the timelines of requests that are traced ([`pillion_sidecar::traces`] decides which), and are sent by
+//! `traces`, beside the data path; `asking` connects to servers that the operator names by URL. `preflight` judges what is wrong
+//! around the sidecar (`pillion check --live`).
 //!
 //! The DNS proxy (`dns`) has a thread of its own. It answers for services from the same snapshot; a virtual address in
 //! an answer leads the connection to its service.
