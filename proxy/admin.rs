@@ -16,6 +16,7 @@ mod config;
 mod connection;
 mod console;
 mod dashboard;
+mod drain;
 mod events;
 mod exposition;
 mod guard;

@@ -130,7 +130,9 @@ impl App {
         let around = around(&metrics, workers, config.workload.zone.as_deref());
         let timelines = config.explain.as_ref().map(|explain| Timelines::new(explain, workers));
         let taps = Arc::new(Taps::default());
-        let (console, orders) = Console::new(around.store.clone(), timelines.clone(), taps.clone());
+        let drain = Drain::default();
+        let (console, orders) =
+            Console::new(around.store.clone(), timelines.clone(), taps.clone(), drain.clone());
         let admin = Admin::bind(&network, config, &metrics, console.clone())?;
         let mut fixed = Addresses::default();
         (fixed.admin, fixed.metrics) = admin.addresses()?;
@@ -160,7 +162,7 @@ impl App {
             access_log: access_log(config, controller.credentials(), &metrics)?,
             timelines,
             taps,
-            drain: Drain::default(),
+            drain,
             instance: format!("{:012x}", fastrand::u64(..1 << 48)).into(),
         };
         let dns = (dns, commands);

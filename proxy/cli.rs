@@ -5,6 +5,7 @@ pub mod certs;
 pub mod check;
 mod client;
 pub mod demo;
+pub mod drain;
 mod duration;
 mod ending;
 mod explain;
@@ -12,10 +13,12 @@ pub mod init;
 mod lines;
 mod output;
 pub mod policy;
+mod port;
 pub mod run;
 pub mod tap;
 mod timeline;
 pub mod top;
+pub mod wait;
 
 use std::process::ExitCode;
 
@@ -65,6 +68,10 @@ enum Command {
     Tap(tap::TapArgs),
     /// Show a running sidecar live in the terminal: who calls, whom it calls, and what fails
     Top(top::Top),
+    /// Drain the inbound side of a running sidecar, before its application ends; what a preStop hook runs
+    Drain(drain::Drain),
+    /// Wait until the sidecar beside it is ready
+    Wait(wait::Wait),
     /// Words of the interface that are not built yet are known, and refused.
     #[command(external_subcommand)]
     Other(Vec<String>),
@@ -82,7 +89,7 @@ pillion: a service-mesh sidecar proxy, one binary beside one application
 ";
 
 /// Names of commands that are planned and do not exist yet.
-const PLANNED: [&str; 8] = ["inject", "webhook", "drain", "wait", "exec", "bench", "completions", "import"];
+const PLANNED: [&str; 6] = ["inject", "webhook", "exec", "bench", "completions", "import"];
 
 /// Runs the command of the command line.
 pub fn main() -> ExitCode {
@@ -98,6 +105,8 @@ pub fn main() -> ExitCode {
         Some(Command::Policy(policy)) => policy.run(),
         Some(Command::Tap(tap)) => tap.run(),
         Some(Command::Top(top)) => top.run(),
+        Some(Command::Drain(drain)) => drain.run(),
+        Some(Command::Wait(wait)) => wait.run(),
         Some(Command::Other(words)) => return unknown(&words),
     };
     match result {

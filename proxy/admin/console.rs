@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
+use pillion_base::drain::Drain;
 use pillion_base::net::Network;
 use pillion_config::Written;
 use pillion_model::{Config, Direction};
@@ -48,6 +49,7 @@ pub(crate) struct Console {
     /// `None`: `explain: off`.
     pub(super) timelines: Option<Timelines>,
     pub(super) taps: Arc<Taps>,
+    pub(super) drain: Drain,
 }
 
 /// What the pages show about the current configuration. It is replaced as a whole.
@@ -110,9 +112,10 @@ impl Console {
         store: Arc<Store>,
         timelines: Option<Timelines>,
         taps: Arc<Taps>,
+        drain: Drain,
     ) -> (Arc<Self>, mpsc::Receiver<Order>) {
         let (orders, receiver) = mpsc::channel(MAX_WAITING_ORDERS);
-        (Arc::new(Self { published: ArcSwap::default(), orders, store, timelines, taps }), receiver)
+        (Arc::new(Self { published: ArcSwap::default(), orders, store, timelines, taps, drain }), receiver)
     }
 
     /// Replaces what the pages show.
@@ -256,7 +259,7 @@ mod tests {
     #[test]
     fn an_explanation_during_a_reload_has_names_and_places_of_one_configuration() {
         let store = crate::app::store(&Config::default(), &Metrics::new(0));
-        let (console, _orders) = Console::new(store.clone(), None, Arc::default());
+        let (console, _orders) = Console::new(store.clone(), None, Arc::default(), Drain::default());
         let (before, after) = (snapshot("before"), snapshot("after"));
         publish(&console, "before", &before.config);
         drop((store.swap(before), store.swap(after)));

@@ -206,13 +206,14 @@ mod tests {
     use std::path::Path;
 
     use http_body_util::BodyExt as _;
+    use pillion_base::drain::Drain;
 
     use super::*;
 
     fn console(registry: &Arc<Metrics>) -> Arc<Console> {
         let file = "inbound: off\nservices:\n  billing: { endpoints: [\"10.0.0.1:80\"] }\n  orders: { endpoints: [\"10.0.0.2:80\"] }\n";
         let (config, _) = pillion_config::parse(file, Path::new("")).expect("a good file");
-        Console::new(crate::app::store(&config, registry), None, Arc::default()).0
+        Console::new(crate::app::store(&config, registry), None, Arc::default(), Drain::default()).0
     }
 
     async fn read(stream: &mut Stream) -> Value {

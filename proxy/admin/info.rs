@@ -88,6 +88,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
+    use pillion_base::drain::Drain;
     use pillion_telemetry::Metrics;
 
     use super::*;
@@ -96,7 +97,13 @@ mod tests {
     fn the_page_says_who_this_is_since_when_and_what_it_uses() {
         let text = "workload: { zone: eu-1 }\n";
         let (config, _) = pillion_config::parse(text, std::path::Path::new("")).expect("a good file");
-        let console = Console::new(crate::app::store(&config, &Metrics::new(100)), None, Arc::default()).0;
+        let console = Console::new(
+            crate::app::store(&config, &Metrics::new(100)),
+            None,
+            Arc::default(),
+            Drain::default(),
+        )
+        .0;
         console.publish(Published {
             config: Arc::new(config),
             credentials: vec![json!({ "spiffe_id": "spiffe://cluster.local/ns/shop/sa/web" })],

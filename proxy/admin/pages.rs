@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::answer::{Answer, Reply, ReplyBody, answer, answered, json, text};
 use super::config::{NoSuchService, Selection};
 use super::console::{Console, NotTaken, Order};
+use super::drain::Sides;
 use super::events::Events;
 use super::exposition::{Expositions, patience};
 use super::info::Started;
@@ -22,7 +23,7 @@ use super::probe::Prober;
 use super::ready::Readiness;
 use super::requests::Filter;
 use super::tap::Wanted;
-use super::{checks, clusters, dashboard, guard, info, listeners, logging, policy, requests, tap};
+use super::{checks, clusters, dashboard, drain, guard, info, listeners, logging, policy, requests, tap};
 use crate::explained::{BadQuestion, Query};
 use pillion_base::net::Network;
 use pillion_model::telemetry::Secret;
@@ -127,7 +128,12 @@ const PAGES: [(&str, Page, Methods, &str); 22] = [
     ),
     ("/events", Page::Events, Methods::Get, "what the dashboard shows, once a second, as server-sent events"),
     ("/logging", Page::Logging, Methods::GetOrPut, "the log's level; PUT /logging?level=debug changes it"),
-    ("/drain", Page::Drain, Methods::Post, "finish what is in flight and end, as SIGTERM"),
+    (
+        "/drain",
+        Page::Drain,
+        Methods::Post,
+        "finish what is in flight and end, as SIGTERM; ?only=inbound drains inbound alone, and does not end",
+    ),
     ("/reload", Page::Reload, Methods::Post, "read the configuration file again"),
     ("/quitquitquit", Page::Quit, Methods::Post, "the same without drain.delay"),
     ("/metrics", Page::Metrics, Methods::Get, "Prometheus metrics"),
@@ -218,7 +224,7 @@ impl Pages {
             Page::Request => self.request(request.uri.path()).await,
             Page::Logging if request.method == Method::PUT => logging::set(query),
             Page::Logging => logging::show(),
-            Page::Drain => ordered(self.console.order(Order::Drain).map(|()| "draining".to_owned())),
+            Page::Drain => self.drain(query),
             Page::Quit => ordered(self.console.order(Order::Quit).map(|()| "ending".to_owned())),
             Page::Reload => ordered(self.console.reload().await),
             Page::Metrics => self.metrics(request).await,
@@ -234,6 +240,14 @@ impl Pages {
         match Wanted::parse(query) {
             Ok(wanted) => tap::open(&self.console.taps, wanted),
             Err(why) => text(StatusCode::BAD_REQUEST, format!("{why}\n")).map(ReplyBody::Whole),
+        }
+    }
+
+    fn drain(&self, query: &str) -> Answer {
+        match Sides::parse(query) {
+            Ok(Sides::Both) => ordered(self.console.order(Order::Drain).map(|()| "draining".to_owned())),
+            Ok(Sides::Inbound) => json(&drain::inbound(&self.console, &self.readiness)),
+            Err(why) => text(StatusCode::BAD_REQUEST, format!("{why}\n")),
         }
     }
 
@@ -413,7 +427,13 @@ fn takes_query(page: Page, method: &Method) -> bool {
     is_public(page)
         || matches!(
             page,
-            Page::Config | Page::Clusters | Page::Explain | Page::Policy | Page::Requests | Page::Tap
+            Page::Config
+                | Page::Clusters
+                | Page::Explain
+                | Page::Policy
+                | Page::Requests
+                | Page::Tap
+                | Page::Drain
         )
         || page == Page::Logging && *method == Method::PUT
 }

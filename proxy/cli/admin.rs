@@ -5,16 +5,15 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use http::header::{AUTHORIZATION, HOST};
-use http::uri::Authority;
+use http::header::AUTHORIZATION;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Collected, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
 use serde_json::Value;
-use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 use super::client::Client;
+use super::port::Port;
 
 /// The address of the admin port if the command line names none.
 pub(super) const USUAL: &str = "http://127.0.0.1:15000";
@@ -27,25 +26,19 @@ const REFUSAL_BYTES: usize = 64 * 1024;
 
 /// The admin port as the command line names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct AdminPort(Authority);
+pub(super) struct AdminPort(Port);
 
 impl FromStr for AdminPort {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let rest = text.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
-        let authority = rest.and_then(|rest| Authority::from_str(rest).ok());
-        let usable = |of: &Authority| of.port_u16().is_some() && !of.as_str().contains('@');
-        authority
-            .filter(usable)
-            .map(Self)
-            .ok_or_else(|| format!("write the address of the admin port, such as {USUAL}"))
+        text.parse().map(Self)
     }
 }
 
 impl fmt::Display for AdminPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.0)
+        self.0.fmt(f)
     }
 }
 
@@ -68,7 +61,7 @@ impl AdminPort {
     }
 
     async fn answered(&self, method: Method, target: &str) -> anyhow::Result<Answer> {
-        let (head, body) = self.connect().await?.ask(self.request(method, target)?).await?.into_parts();
+        let (head, body) = self.0.connect().await?.ask(self.request(method, target)?).await?.into_parts();
         Ok(Answer { status: head.status, text: String::from_utf8_lossy(&body).into_owned() })
     }
 
@@ -78,7 +71,7 @@ impl AdminPort {
     /// Nobody answers there, or the sidecar refuses.
     pub(super) async fn stream(&self, target: &str) -> anyhow::Result<(Client, Incoming)> {
         let begun = timeout(TIMEOUT, async {
-            let mut client = self.connect().await?;
+            let mut client = self.0.connect().await?;
             let response = client.begin(self.request(Method::GET, target)?).await?;
             anyhow::Ok((client, response))
         });
@@ -97,23 +90,11 @@ impl AdminPort {
     }
 
     fn request(&self, method: Method, target: &str) -> anyhow::Result<Request<Empty<Bytes>>> {
-        let mut request = Request::builder().method(method).uri(target).header(HOST, self.0.as_str());
+        let mut request = self.0.request(method, target);
         if let Ok(token) = std::env::var(TOKEN) {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
         Ok(request.body(Empty::new())?)
-    }
-
-    /// Connects to the first address that accepts a connection.
-    async fn connect(&self) -> anyhow::Result<Client> {
-        let mut failed = None;
-        for address in lookup_host(self.0.as_str()).await? {
-            match Client::connect(address).await {
-                Ok(client) => return Ok(client),
-                Err(error) => failed = Some(error),
-            }
-        }
-        Err(failed.unwrap_or_else(|| anyhow::anyhow!("the name has no address")))
     }
 }
 
@@ -133,29 +114,6 @@ impl Answer {
                 bail!("the sidecar has no such page; is it of an older version?")
             }
             status => bail!("the sidecar answers {}: {}", status.as_u16(), self.text.trim_end()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_admin_port_is_a_url_with_a_port_and_no_path() {
-        for (text, expected) in [
-            ("http://127.0.0.1:15000", Some("http://127.0.0.1:15000")),
-            ("http://[::1]:15000/", Some("http://[::1]:15000")),
-            ("http://localhost:1", Some("http://localhost:1")),
-            ("127.0.0.1:15000", None),
-            ("https://127.0.0.1:15000", None),
-            ("http://127.0.0.1", None),
-            ("http://127.0.0.1:15000/config", None),
-            ("http://a@127.0.0.1:15000", None),
-            ("", None),
-        ] {
-            let parsed = text.parse::<AdminPort>();
-            assert_eq!(parsed.map(|port| port.to_string()).ok().as_deref(), expected, "{text}");
         }
     }
 }

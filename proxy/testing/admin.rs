@@ -14,6 +14,7 @@ use super::mesh::{A, B, Mesh};
 use super::peer::{Message, Peer};
 use crate::admin::Order;
 use crate::admin::{Admin, Console, Published, Readiness, Refusal};
+use pillion_base::drain::Drain;
 use pillion_base::net::Network;
 use pillion_telemetry::{Metrics, ReloadOutcome, Timelines};
 
@@ -40,7 +41,7 @@ impl Side {
         let (mesh, registry) = (Mesh::default(), Metrics::new(1_000));
         let timelines = config.explain.as_ref().map(|explain| Timelines::new(explain, 1));
         let (console, orders) =
-            Console::new(crate::app::store(&config, &registry), timelines, Arc::default());
+            Console::new(crate::app::store(&config, &registry), timelines, Arc::default(), Drain::default());
         let network = Network::Memory(mesh.memory.clone());
         let side = Admin::bind(&network, &config, &registry, console.clone()).expect("free ports");
         let (admin, metrics) = side.addresses().expect("bound ports");
@@ -221,6 +222,31 @@ async fn a_reload_that_hangs_is_given_up_after_half_a_minute() {
     let began = Instant::now();
     assert_eq!(side.status("POST /reload", "").await, 503);
     assert_eq!(began.elapsed().as_secs(), 30);
+}
+
+/// `QUIET` has no inbound side, so that its drain ends at once.
+#[tokio::test(start_paused = true)]
+async fn a_drain_of_inbound_alone_is_no_order_and_says_how_far_it_is() {
+    for (file, after_a_second) in [
+        (QUIET.to_owned(), "idle"),
+        (QUIET.replace("inbound: off", "inbound: { listen: 127.0.0.1:0 }"), "draining"),
+    ] {
+        let mut side = Side::of(&file);
+        let (config, _) = pillion_config::parse(&file, Path::new("")).expect("a good file");
+        side.console.publish(Published { config: Arc::new(config), ..Published::default() });
+        side.readiness.set_ready();
+        assert_eq!(side.status("POST /drain?only=outbound", "").await, 400);
+        assert!(side.readiness.why_not().is_none());
+        for _ in 0..20 {
+            assert!(page(&side.ask("POST /drain?only=inbound", "").await)["inbound"].is_string());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(page(&side.ask("POST /drain?only=inbound", "").await)["inbound"], after_a_second);
+        assert_eq!(side.readiness.why_not().as_deref(), Some("draining"));
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert_eq!(page(&side.ask("POST /drain?only=inbound", "").await)["inbound"], "idle");
+        assert!(side.orders.try_recv().is_err(), "the process goes on");
+    }
 }
 
 #[tokio::test(start_paused = true)]

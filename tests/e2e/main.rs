@@ -25,6 +25,7 @@ mod house;
 mod init;
 mod isolation;
 mod lenient;
+mod lifecycle;
 mod logs;
 mod loops;
 mod many;

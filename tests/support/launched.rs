@@ -68,7 +68,7 @@ impl Launched {
 
     /// Waits until the log contains this text.
     pub(crate) async fn has_logged(&self, text: &str) {
-        eventually(text, async || self.program.errors().contains(text).then_some(())).await;
+        self.program.has_logged(text).await;
     }
 
     /// The log so far.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::soon;
+use super::{eventually, soon};
 
 pub(crate) struct Program {
     child: Child,
@@ -51,6 +51,11 @@ impl Program {
     pub(crate) async fn event(&mut self) -> serde_json::Value {
         let line = self.line().await;
         serde_json::from_str(&line).unwrap_or_else(|error| unreachable!("{error}: {line}"))
+    }
+
+    /// Waits until this text is in its log.
+    pub(crate) async fn has_logged(&self, text: &str) {
+        eventually(text, async || self.errors().contains(text).then_some(())).await;
     }
 
     /// What it has written to standard error so far.

@@ -240,6 +240,11 @@ impl Sidecar {
         eventually("the end of the process", async || self.exited()).await
     }
 
+    /// Waits until this text is in its log.
+    pub(crate) async fn has_logged(&self, text: &str) {
+        eventually(text, async || self.errors().contains(text).then_some(())).await;
+    }
+
     /// What it wrote to standard error.
     pub(crate) fn errors(&self) -> String {
         self.errors.lock().clone()

@@ -1,7 +1,8 @@
 //! The drain of a sidecar, in two steps: first it asks its clients to go elsewhere while it serves on, then inbound
-//! refuses new requests.
+//! refuses new requests. It drains both sides before the process ends. Inbound alone may drain earlier, while the
+//! application still needs outbound.
 //!
-//! [`Drain`] holds the current phase. Every task may read it, at the cost of one atomic load. A connection that must
+//! [`Drain`] holds the current phase of each side. Every task may read it, at the cost of one atomic load. A connection that must
 //! not be cut off holds a [`Work`]. Each worker counts its own, and the code that ends the process checks at short
 //! intervals whether any is left ([`Drain::finished`]). The decision about the next step is made in [`next`], which is
 //! pure.
@@ -19,6 +20,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use pillion_model::Direction;
 use pillion_model::listener::Drain as Plan;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -29,13 +31,14 @@ pub use work::{QUIET, Roll, Work};
 /// The interval between checks whether the drain is over. 20 ms more do not matter at the end of a process.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// How far the drain has come.
+/// How far the drain of one side has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     Serving,
-    /// Both sides accept and serve. They announce to their clients that the connection will close.
+    /// The side accepts and serves. It announces to its clients that the connection will close.
     Announcing,
-    /// Inbound accepts nothing new. Outbound goes on, because the application may need it in order to finish.
+    /// Inbound accepts nothing new. Outbound never comes to this phase, because the application may need it in order to
+    /// finish.
     Closing,
 }
 
@@ -48,28 +51,66 @@ pub enum DrainOutcome {
     Cut { inbound: usize, outbound: usize },
 }
 
+/// How far the drain of inbound has come, for the command that waits for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InboundState {
+    /// This many connections are at work, or `delay` is not over.
+    Draining {
+        at_work: usize,
+    },
+    Idle,
+    /// `timeout` is over, and this many connections are still at work.
+    TimedOut {
+        at_work: usize,
+    },
+}
+
 /// The handle of a sidecar's drain. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Drain(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    phase: AtomicU8,
+    inbound: AtomicU8,
+    outbound: AtomicU8,
     /// Whether `delay` is skipped.
     in_haste: AtomicBool,
-    began: Mutex<Option<Instant>>,
-    /// Notified when a phase begins: first [`Phase::Announcing`], then [`Phase::Closing`].
-    notifiers: [Notify; 2],
+    began: Mutex<Began>,
+    /// Notified when a phase begins: [`Phase::Announcing`] and [`Phase::Closing`] of inbound, and [`Phase::Announcing`]
+    /// of outbound.
+    notifiers: [Notify; 3],
     /// The roll of each worker that still exists.
     rolls: Mutex<Vec<Weak<Roll>>>,
+}
+
+/// When the drain began. `delay` counts from the beginning of inbound's, and `timeout` of the process from that of both
+/// sides: a process that drained inbound long ago still lets outbound finish.
+#[derive(Debug, Clone, Copy, Default)]
+struct Began {
+    inbound: Option<Instant>,
+    both: Option<Instant>,
 }
 
 impl Drain {
     /// Begins the drain, because the process is about to end: from now on both sides announce that connections will
     /// close. A second call does nothing. The code that runs the process then awaits [`Drain::finished`].
     pub fn begin(&self) {
-        self.0.began.lock().get_or_insert_with(Instant::now);
-        self.enter(Phase::Announcing);
+        self.begin_both();
+        self.enter(Direction::Inbound, Phase::Announcing);
+        self.enter(Direction::Outbound, Phase::Announcing);
+    }
+
+    /// Begins the drain of inbound alone, and returns whether none had begun before. The caller then awaits
+    /// [`Drain::inbound_finished`].
+    pub fn begin_inbound(&self) -> bool {
+        let is_first = {
+            let inbound = &mut self.0.began.lock().inbound;
+            let is_first = inbound.is_none();
+            inbound.get_or_insert_with(Instant::now);
+            is_first
+        };
+        self.enter(Direction::Inbound, Phase::Announcing);
+        is_first
     }
 
     /// Begins the drain without `delay`, for a process to which no client sends requests any more.
@@ -78,36 +119,78 @@ impl Drain {
         self.begin();
     }
 
-    pub fn has_begun(&self) -> bool {
-        self.phase() >= Phase::Announcing
+    /// Whether this side asks its clients to go elsewhere.
+    pub fn has_begun(&self, direction: Direction) -> bool {
+        self.0.phase(direction, Ordering::Relaxed) >= Phase::Announcing
     }
 
     /// Waits from [`Drain::begin`] until no connection is at work any more, but not beyond `plan.timeout`.
     pub async fn finished(&self, plan: Plan) -> DrainOutcome {
-        let began = *self.0.began.lock().get_or_insert_with(Instant::now);
+        let (inbound_began, began) = self.begin_both();
         let mut watch = Watch::begin(began, &self.count());
         loop {
-            let haste = self.0.in_haste.load(Ordering::SeqCst);
-            let plan = Plan { delay: if haste { Duration::ZERO } else { plan.delay }, ..plan };
             let (now, count) = (Instant::now(), self.count());
             watch.look(&count, now);
-            let facts = watch.facts(&count, now, self.is_closing());
-            match next(&plan, &facts) {
+            let facts = watch.facts(&count, now, (now - inbound_began, self.is_closing()));
+            match next(&self.now_planned(plan), &facts) {
                 Step::Wait => sleep(LOOK_EVERY).await,
-                Step::Close => self.enter(Phase::Closing),
+                Step::Close => self.enter(Direction::Inbound, Phase::Closing),
                 Step::End(ended) => return ended,
             }
         }
     }
 
-    /// Whether inbound refuses new requests.
-    pub fn is_closing(&self) -> bool {
-        self.phase() == Phase::Closing
+    /// Waits from [`Drain::begin_inbound`] until no inbound connection is at work any more, but not beyond `plan.timeout`.
+    /// From then on inbound accepts nothing new.
+    pub async fn inbound_finished(&self, plan: Plan) -> DrainOutcome {
+        loop {
+            match self.next_of_inbound(plan) {
+                Step::Wait => sleep(LOOK_EVERY).await,
+                Step::Close => self.enter(Direction::Inbound, Phase::Closing),
+                Step::End(ended) => {
+                    self.enter(Direction::Inbound, Phase::Closing);
+                    return ended;
+                }
+            }
+        }
     }
 
-    /// A future that becomes ready when the drain has reached `phase`.
-    pub fn reached(&self, phase: Phase) -> Reached {
-        Reached { shared: self.0.clone(), phase, notified: None }
+    /// How far the drain of inbound has come. It must have begun.
+    pub fn inbound_state(&self, plan: Plan) -> InboundState {
+        match self.next_of_inbound(plan) {
+            Step::Wait | Step::Close => InboundState::Draining { at_work: self.count().inbound },
+            Step::End(DrainOutcome::Finished) => InboundState::Idle,
+            Step::End(DrainOutcome::Cut { inbound, .. }) => InboundState::TimedOut { at_work: inbound },
+        }
+    }
+
+    fn next_of_inbound(&self, plan: Plan) -> Step {
+        let began = *self.0.began.lock().inbound.get_or_insert_with(Instant::now);
+        let elapsed = Instant::now() - began;
+        next(&self.now_planned(plan), &Facts::of_inbound(elapsed, self.is_closing(), self.count().inbound))
+    }
+
+    /// The plan without `delay` if the drain is in haste.
+    fn now_planned(&self, plan: Plan) -> Plan {
+        let haste = self.0.in_haste.load(Ordering::SeqCst);
+        Plan { delay: if haste { Duration::ZERO } else { plan.delay }, ..plan }
+    }
+
+    /// Notes the beginning of both sides' drain, unless it is known. Returns when inbound's began, and when both began.
+    fn begin_both(&self) -> (Instant, Instant) {
+        let (mut began, now) = (self.0.began.lock(), Instant::now());
+        let both = *began.both.get_or_insert(now);
+        (*began.inbound.get_or_insert(both), both)
+    }
+
+    /// Whether inbound refuses new requests.
+    pub fn is_closing(&self) -> bool {
+        self.0.phase(Direction::Inbound, Ordering::Relaxed) == Phase::Closing
+    }
+
+    /// A future that becomes ready when the drain of this side has reached `phase`.
+    pub fn reached(&self, direction: Direction, phase: Phase) -> Reached {
+        Reached { shared: self.0.clone(), direction, phase, notified: None }
     }
 
     /// A new roll, on which one worker counts its connections.
@@ -117,24 +200,23 @@ impl Drain {
         roll
     }
 
-    fn phase(&self) -> Phase {
-        self.0.phase(Ordering::Relaxed)
-    }
-
-    fn enter(&self, phase: Phase) {
-        if self.0.phase.fetch_max(phase as u8, Ordering::SeqCst) >= phase as u8 {
+    fn enter(&self, direction: Direction, phase: Phase) {
+        if self.0.cell(direction).fetch_max(phase as u8, Ordering::SeqCst) >= phase as u8 {
             return;
         }
         let Count { inbound, outbound, .. } = self.count();
-        match phase {
-            Phase::Closing => tracing::info!(inbound, outbound, "inbound accepts nothing new"),
+        match (direction, phase) {
+            (Direction::Inbound, Phase::Closing) => {
+                tracing::info!(inbound, outbound, "inbound accepts nothing new");
+            }
             _ => tracing::info!(
+                direction = direction.as_str(),
                 inbound,
                 outbound,
                 "draining: clients are asked to go elsewhere, requests are still served"
             ),
         }
-        self.0.notifier(phase).notify_waiters();
+        self.0.notifier(direction, phase).notify_waiters();
     }
 
     fn count(&self) -> Count {
@@ -143,19 +225,27 @@ impl Drain {
 }
 
 impl Shared {
-    fn phase(&self, ordering: Ordering) -> Phase {
-        match self.phase.load(ordering) {
+    const fn cell(&self, direction: Direction) -> &AtomicU8 {
+        match direction {
+            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.outbound,
+        }
+    }
+
+    fn phase(&self, direction: Direction, ordering: Ordering) -> Phase {
+        match self.cell(direction).load(ordering) {
             0 => Phase::Serving,
             1 => Phase::Announcing,
             _ => Phase::Closing,
         }
     }
 
-    const fn notifier(&self, phase: Phase) -> &Notify {
-        let [announcing, closing] = &self.notifiers;
-        match phase {
-            Phase::Closing => closing,
-            Phase::Serving | Phase::Announcing => announcing,
+    const fn notifier(&self, direction: Direction, phase: Phase) -> &Notify {
+        let [announcing, closing, outbound] = &self.notifiers;
+        match (direction, phase) {
+            (Direction::Outbound, _) => outbound,
+            (Direction::Inbound, Phase::Closing) => closing,
+            (Direction::Inbound, Phase::Serving | Phase::Announcing) => announcing,
         }
     }
 }
@@ -163,14 +253,23 @@ impl Shared {
 /// The facts on which [`next`] decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Facts {
-    /// Time since the drain began.
+    /// Time since the drain began that is to end.
     elapsed: Duration,
+    /// Time since inbound asks its clients to go elsewhere.
+    announced: Duration,
     is_closing: bool,
     /// Inbound connections at work, and listeners whose queues are not empty yet.
     inbound: usize,
     outbound: usize,
     /// Whether outbound has had no connection at work for one second.
     is_outbound_quiet: bool,
+}
+
+impl Facts {
+    /// The drain of inbound alone, which does not wait for outbound.
+    const fn of_inbound(elapsed: Duration, is_closing: bool, inbound: usize) -> Self {
+        Self { elapsed, announced: elapsed, is_closing, inbound, outbound: 0, is_outbound_quiet: true }
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -183,12 +282,12 @@ enum Step {
 /// The next step. Never [`Step::Close`] or [`Step::End`] before `delay` is over, unless `timeout` is shorter: load
 /// balancers need that time to learn that this endpoint ends.
 fn next(plan: &Plan, facts: &Facts) -> Step {
-    let &Facts { elapsed, is_closing, inbound, outbound, is_outbound_quiet } = facts;
+    let &Facts { elapsed, announced, is_closing, inbound, outbound, is_outbound_quiet } = facts;
     if elapsed >= plan.timeout && inbound + outbound > 0 {
         Step::End(DrainOutcome::Cut { inbound, outbound })
     } else if elapsed >= plan.timeout {
         Step::End(DrainOutcome::Finished)
-    } else if elapsed < plan.delay {
+    } else if announced < plan.delay {
         Step::Wait
     } else if !is_closing {
         Step::Close
@@ -222,9 +321,10 @@ impl Watch {
         self.outbound_begun = count.outbound_begun;
     }
 
-    fn facts(&self, count: &Count, now: Instant, is_closing: bool) -> Facts {
+    fn facts(&self, count: &Count, now: Instant, (announced, is_closing): (Duration, bool)) -> Facts {
         Facts {
             elapsed: now - self.began,
+            announced,
             is_closing,
             inbound: count.inbound,
             outbound: count.outbound,
@@ -236,6 +336,7 @@ impl Watch {
 /// Reads the phase. It joins the shared list of waiters only once, and not at every poll of a busy connection.
 pub struct Reached {
     shared: Arc<Shared>,
+    direction: Direction,
     phase: Phase,
     notified: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
@@ -245,8 +346,8 @@ impl Future for Reached {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if self.notified.is_none() {
-            let (shared, phase) = (self.shared.clone(), self.phase);
-            let mut notified = Box::pin(async move { shared.notifier(phase).notified().await });
+            let (shared, direction, phase) = (self.shared.clone(), self.direction, self.phase);
+            let mut notified = Box::pin(async move { shared.notifier(direction, phase).notified().await });
             // Joins the waiters before it reads the phase: a phase that begins in between is seen in one of the two
             // ways. The task's waker does not change, so joining once is enough.
             let entered = notified.as_mut().poll(cx).is_ready();
@@ -255,7 +356,7 @@ impl Future for Reached {
                 return Poll::Ready(());
             }
         }
-        match self.shared.phase(Ordering::SeqCst) >= self.phase {
+        match self.shared.phase(self.direction, Ordering::SeqCst) >= self.phase {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }
@@ -265,22 +366,26 @@ impl Future for Reached {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pillion_model::Direction;
 
     const PLAN: Plan = Plan { delay: Duration::from_secs(5), timeout: Duration::from_secs(25) };
 
     #[tokio::test]
     async fn a_phase_is_seen_by_tasks_that_waited_for_it_and_by_tasks_that_ask_later() {
         let drain = Drain::default();
-        let (announcing, closing) =
-            (tokio::spawn(drain.reached(Phase::Announcing)), tokio::spawn(drain.reached(Phase::Closing)));
+        let waits = |direction, phase| tokio::spawn(drain.reached(direction, phase));
+        let sides = [Direction::Inbound, Direction::Outbound];
+        let announcing = sides.map(|direction| waits(direction, Phase::Announcing));
+        let closing = waits(Direction::Inbound, Phase::Closing);
         tokio::task::yield_now().await;
         drain.begin();
-        announcing.await.unwrap();
-        drain.reached(Phase::Announcing).await;
+        for (direction, announcing) in sides.into_iter().zip(announcing) {
+            announcing.await.unwrap();
+            drain.reached(direction, Phase::Announcing).await;
+            assert!(drain.has_begun(direction));
+        }
         tokio::task::yield_now().await;
-        assert!(drain.has_begun() && !drain.is_closing() && !closing.is_finished());
-        drain.enter(Phase::Closing);
+        assert!(!drain.is_closing() && !closing.is_finished());
+        drain.enter(Direction::Inbound, Phase::Closing);
         closing.await.unwrap();
         drain.begin();
         assert!(drain.is_closing(), "the phase never goes back");
@@ -288,12 +393,13 @@ mod tests {
 
     #[test]
     fn the_drain_ends_when_nothing_is_at_work_and_neither_before_delay_nor_after_timeout() {
-        let quiet =
-            Facts { elapsed: PLAN.delay, is_closing: true, inbound: 0, outbound: 0, is_outbound_quiet: true };
+        let quiet = Facts::of_inbound(PLAN.delay, true, 0);
         let early = Duration::from_millis(4_999);
         let late = PLAN.timeout;
         for (facts, expected) in [
-            (Facts { elapsed: early, is_closing: false, ..quiet }, Step::Wait),
+            (Facts { announced: early, is_closing: false, ..quiet }, Step::Wait),
+            (Facts { elapsed: Duration::ZERO, is_closing: false, ..quiet }, Step::Close),
+            (Facts { elapsed: Duration::ZERO, announced: late, ..quiet }, Step::End(DrainOutcome::Finished)),
             (Facts { is_closing: false, ..quiet }, Step::Close),
             (Facts { is_closing: false, inbound: 3, ..quiet }, Step::Close),
             (quiet, Step::End(DrainOutcome::Finished)),
@@ -369,5 +475,41 @@ mod tests {
         drain.begin();
         assert_eq!(drain.finished(PLAN).await, DrainOutcome::Cut { inbound: stays.len(), outbound: 0 });
         assert_eq!(start.elapsed(), PLAN.timeout);
+    }
+
+    /// `timeout` is 25 s: inbound's drain ends at 25 s, with a connection that stays. The process is told to end at 60 s.
+    #[tokio::test(start_paused = true)]
+    async fn inbound_drains_alone_and_the_end_of_the_process_gives_outbound_its_time_without_a_new_delay() {
+        let (drain, start) = (Drain::default(), Instant::now());
+        let (stays, calls) = {
+            let roll = drain.roll();
+            (Work::begin(&roll, Direction::Inbound), Work::begin(&roll, Direction::Outbound))
+        };
+        assert!(drain.begin_inbound() && !drain.begin_inbound(), "a second order joins the first");
+        assert_eq!(drain.inbound_state(PLAN), InboundState::Draining { at_work: 1 });
+        assert_eq!(drain.inbound_finished(PLAN).await, DrainOutcome::Cut { inbound: 1, outbound: 0 });
+        assert_eq!((start.elapsed(), drain.is_closing()), (PLAN.timeout, true));
+        assert_eq!(drain.inbound_state(PLAN), InboundState::TimedOut { at_work: 1 });
+        assert!(!drain.has_begun(Direction::Outbound), "outbound is untouched");
+        drop(stays);
+        assert_eq!(drain.inbound_state(PLAN), InboundState::Idle);
+        sleep(Duration::from_secs(35)).await;
+        drain.begin();
+        assert!(drain.has_begun(Direction::Outbound) && !drain.begin_inbound());
+        tokio::spawn(async move {
+            sleep(Duration::from_secs(3)).await;
+            drop(calls);
+        });
+        assert_eq!(drain.finished(PLAN).await, DrainOutcome::Finished);
+        assert_eq!(start.elapsed().as_secs(), 64, "three seconds and the quiet one");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn inbound_is_drained_at_delay_when_nothing_is_at_work() {
+        let (drain, start) = (Drain::default(), Instant::now());
+        let _calls = Work::begin(&drain.roll(), Direction::Outbound);
+        drain.begin_inbound();
+        assert_eq!(drain.inbound_finished(PLAN).await, DrainOutcome::Finished);
+        assert_eq!(start.elapsed(), PLAN.delay);
     }
 }

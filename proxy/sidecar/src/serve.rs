@@ -111,7 +111,7 @@ impl Accepting {
 async fn ended(worker: Arc<Worker>, direction: Direction, closed: oneshot::Receiver<()>) {
     let closing = async {
         match direction {
-            Direction::Inbound => worker.drain.reached(Phase::Closing).await,
+            Direction::Inbound => worker.drain.reached(Direction::Inbound, Phase::Closing).await,
             Direction::Outbound => std::future::pending().await,
         }
     };

@@ -91,14 +91,15 @@ impl Work {
 
     /// Ready when the drain closes connections at rest. `None` for an outbound one, which is never closed so.
     pub fn dismissal(&self) -> Option<Reached> {
-        (self.direction == Direction::Inbound).then(|| self.roll.drain.reached(Phase::Closing))
+        (self.direction == Direction::Inbound)
+            .then(|| self.roll.drain.reached(Direction::Inbound, Phase::Closing))
     }
 
     /// Returns when an HTTP/2 client must be asked to go elsewhere (GOAWAY): when the drain begins. A client that
     /// connects during the drain may have no other place to go, and is asked one second later.
     pub async fn goaway_due(&self) {
-        if !self.roll.drain.has_begun() {
-            return self.roll.drain.reached(Phase::Announcing).await;
+        if !self.roll.drain.has_begun(self.direction) {
+            return self.roll.drain.reached(self.direction, Phase::Announcing).await;
         }
         let second = tokio::time::sleep(QUIET);
         match self.direction {
@@ -106,7 +107,7 @@ impl Work {
             Direction::Inbound => tokio::select! { // dropping either branch loses nothing
                 biased;
                 () = second => {}
-                () = self.roll.drain.reached(Phase::Closing) => {}
+                () = self.roll.drain.reached(Direction::Inbound, Phase::Closing) => {}
             },
         }
     }
@@ -118,7 +119,7 @@ impl Work {
 
     /// Whether answers announce that the connection will close.
     pub fn announces_close(&self) -> bool {
-        self.roll.drain.has_begun()
+        self.roll.drain.has_begun(self.direction)
     }
 
     fn tally(&self) -> &Tally {

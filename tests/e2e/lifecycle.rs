@@ -1,0 +1,154 @@
+//! `pillion wait` and `pillion drain`, beside real processes.
+
+use std::net::SocketAddr;
+use std::process::{Command, Output};
+
+use crate::support::backend::{Backend, free, nobody};
+use crate::support::launched::binary;
+use crate::support::program::Program;
+use crate::support::sidecar::Plan;
+use crate::support::tools::run;
+use crate::support::wire::Wire;
+use crate::support::{Scratch, eventually, soon};
+
+fn pillion(words: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.args(words);
+    command
+}
+
+/// The exit code, and what was written to standard error.
+fn ended(output: &Output) -> (Option<i32>, String) {
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// A caller's sidecar with its metrics port here.
+fn at(metrics: SocketAddr, more: &str) -> String {
+    format!(
+        "inbound: off\noutbound: {{ listen: 127.0.0.1:0 }}\nadmin: {{ listen: 127.0.0.1:0 }}\n\
+         metrics: {{ listen: \"{metrics}\" }}\n{more}\n"
+    )
+}
+
+fn url(of: SocketAddr) -> String {
+    format!("http://{of}")
+}
+
+#[tokio::test]
+async fn wait_ends_when_a_sidecar_that_starts_later_is_ready() {
+    let metrics = free();
+    let waits = tokio::spawn(run(pillion(&["wait", "--metrics", &url(metrics)])));
+    let _sidecar = Plan::exactly(&at(metrics, "")).start().await;
+    assert_eq!(ended(&waits.await.expect("no panic")), (Some(0), String::new()));
+}
+
+#[tokio::test]
+async fn wait_that_gives_up_says_the_last_reason() {
+    let (scratch, metrics, gone) = (Scratch::new(), free(), nobody());
+    let file = scratch.write("pillion.yaml", at(metrics, "identity: { directory: certs }"));
+    let mut sidecar = Command::new(binary());
+    sidecar.arg("run").arg("-c").arg(file);
+    let sidecar = Program::start(sidecar);
+    sidecar.has_logged("not ready yet").await;
+    for (port, expected) in [(metrics, "waiting for certificates: "), (gone, "nothing listens at http://")] {
+        let wait = ["wait", "--timeout", "300ms", "--metrics", &url(port)];
+        let (code, said) = ended(&run(pillion(&wait)).await);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(
+            said.starts_with("the sidecar is not ready after 300ms: ") && said.contains(expected),
+            "{said}"
+        );
+    }
+    for wrong in [["--metrics", "15020"], ["--timeout", "soon"]] {
+        assert_eq!(run(pillion(&[&["wait"], &wrong[..]].concat())).await.status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+/// A sidecar with both sides, its application, and a service that the application calls.
+fn both(app: SocketAddr, orders: SocketAddr, more: &str) -> Plan {
+    Plan::new(&format!(
+        "inbound: {{ listen: 127.0.0.1:0, app: \"{app}\" }}\noutbound: {{ listen: 127.0.0.1:0 }}\n\
+         services: {{ orders: {{ endpoints: [\"{orders}\"] }} }}\n{more}"
+    ))
+}
+
+/// Answers, and holds answers to POST until the test lets go.
+async fn holding() -> Backend {
+    Backend::serving(async |mut wire, _, seen| {
+        while let Some(request) = wire.message().await {
+            let waits = request.head.starts_with("POST");
+            seen.request(request);
+            if waits {
+                seen.hold().await;
+            }
+            wire.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone").await;
+        }
+    })
+    .await
+}
+
+const POST: &str = "POST / HTTP/1.1\r\nhost: app\r\ncontent-length: 0\r\n\r\n";
+
+/// The application still calls others when inbound has ended, and only SIGTERM ends the process.
+#[tokio::test]
+async fn drain_ends_inbound_leaves_outbound_alone_and_sigterm_ends_the_process() {
+    let (app, orders) = (holding().await, Backend::echo().await);
+    let mut sidecar = both(app.address, orders.address, "drain: { delay: 200ms, timeout: 1h }").start().await;
+    let (mut calls, mut busy) =
+        (Wire::connect(sidecar.outbound()).await, Wire::connect(sidecar.inbound()).await);
+    busy.send(POST).await;
+    app.has_requests(1).await;
+    let drain = ["drain", "--admin", &url(sidecar.admin())];
+    let drains = tokio::spawn(run(pillion(&drain)));
+    sidecar.has_logged("inbound accepts nothing new").await;
+    assert_eq!(sidecar.page("/ready").await, (503, "not ready: draining\n".to_owned()));
+    eventually("the ports of all workers are closed", async || {
+        tokio::net::TcpStream::connect(sidecar.inbound()).await.is_err().then_some(())
+    })
+    .await;
+    let answer = calls.get("orders", "/").await;
+    assert_eq!((answer.status(), answer.header("connection")), (200, None), "outbound is untouched");
+    assert!(!drains.is_finished(), "a request is under way");
+    app.release();
+    let answer = busy.answer().await;
+    assert_eq!((answer.status(), answer.header("connection")), (200, Some("close")));
+    let output = soon("the end of the drain", drains).await.expect("no panic");
+    assert_eq!((ended(&output), &*output.stdout), ((Some(0), String::new()), &b"inbound is drained\n"[..]));
+    assert!(run(pillion(&drain)).await.status.success(), "a second one joins the first");
+    assert_eq!(calls.get("orders", "/").await.header("connection"), None);
+    assert!(sidecar.exited().is_none());
+    sidecar.signal("TERM");
+    assert_eq!(sidecar.exit().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn drain_returns_at_its_timeout_and_says_what_is_still_at_work() {
+    let (app, orders) = (holding().await, Backend::echo().await);
+    let mut sidecar = both(app.address, orders.address, "drain: { delay: 0s, timeout: 300ms }").start().await;
+    let mut busy = Wire::connect(sidecar.inbound()).await;
+    busy.send(POST).await;
+    app.has_requests(1).await;
+    let output = run(pillion(&["drain", "--admin", &url(sidecar.admin())])).await;
+    let said = "drain.timeout is over, and 1 inbound connections are still at work\n";
+    assert_eq!(ended(&output), (Some(0), said.to_owned()));
+    app.release();
+    assert_eq!(busy.answer().await.status(), 200, "it is cut by the end of the process alone");
+    assert!(sidecar.exited().is_none());
+}
+
+#[tokio::test]
+async fn drain_needs_the_token_and_a_sidecar() {
+    let admin = "admin: { listen: 127.0.0.1:0, token: s3cret-t0ken }\nmetrics: { listen: 127.0.0.1:0 }\n\
+                 inbound: off\noutbound: { listen: 127.0.0.1:0 }\ndrain: { delay: 1h, timeout: 2h }\n";
+    let sidecar = Plan::exactly(admin).start().await;
+    let mut drain = pillion(&["drain", "--admin", &url(sidecar.admin())]);
+    let (code, said) = ended(&run(drain).await);
+    assert!(code == Some(1) && said.contains("PILLION_ADMIN_TOKEN"), "{said}");
+    assert_eq!(sidecar.page("/ready").await.0, 200);
+    drain = pillion(&["drain", "--admin", &url(sidecar.admin())]);
+    drain.env("PILLION_ADMIN_TOKEN", "s3cret-t0ken");
+    assert_eq!(ended(&run(drain).await), (Some(0), String::new()), "no inbound side, so no delay");
+    assert_eq!(sidecar.page("/ready").await.0, 503);
+    let (code, said) = ended(&run(pillion(&["drain", "--admin", &url(nobody())])).await);
+    assert!(code == Some(1) && said.contains("cannot be asked (see --admin)"), "{said}");
+}
