@@ -292,6 +292,25 @@ pub(super) fn outcome(attempt: &Attempt, reason: Option<Reason>) -> StageOutcome
     }
 }
 
+/// The frame of an exchange without a body that took so long.
+#[cfg(test)]
+pub(super) fn frame(now: Instant, millis: u64) -> Frame<'static> {
+    Frame {
+        started: now,
+        ended: now + Duration::from_millis(millis),
+        request_complete: None,
+        has_body: false,
+        is_opaque: false,
+        first: None,
+        authorizer: None,
+        delayed_until: None,
+        status: 200,
+        rule: "",
+        route: "",
+        service: "",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -300,23 +319,6 @@ mod tests {
 
     use super::*;
     use crate::exchange::attempts::{AttemptId, Attempts};
-
-    fn frame(now: Instant, millis: u64) -> Frame<'static> {
-        Frame {
-            started: now,
-            ended: now + Duration::from_millis(millis),
-            request_complete: None,
-            has_body: false,
-            is_opaque: false,
-            first: None,
-            authorizer: None,
-            delayed_until: None,
-            status: 200,
-            rule: "",
-            route: "",
-            service: "",
-        }
-    }
 
     /// An attempt, in milliseconds after the start: queued, connected, first byte or end.
     fn attempt(

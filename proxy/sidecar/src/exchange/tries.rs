@@ -58,27 +58,11 @@ mod tests {
     use pillion_telemetry::timeline::StageOutcome;
 
     use super::super::attempts::{AttemptId, Attempts};
+    use super::super::stages::frame;
     use super::*;
 
     fn millis(millis: u64) -> Duration {
         Duration::from_millis(millis)
-    }
-
-    fn frame(now: Instant) -> Frame<'static> {
-        Frame {
-            started: now,
-            ended: now + millis(100),
-            request_complete: None,
-            has_body: false,
-            is_opaque: false,
-            first: None,
-            authorizer: None,
-            delayed_until: None,
-            status: 200,
-            rule: "",
-            route: "",
-            service: "",
-        }
     }
 
     fn begun(attempts: &mut Attempts, id: AttemptId, at: Instant) -> AttemptId {
@@ -100,7 +84,7 @@ mod tests {
         attempts.end(quick, AttemptOutcome::Answered(200), now + millis(60));
         attempts.lose(slow, now + millis(60));
         attempts.begin(); // no endpoint was picked for it
-        let told: Vec<_> = tries(&facts, &frame(now))
+        let told: Vec<_> = tries(&facts, &frame(now, 100))
             .iter()
             .map(|of| (of.number, of.stage, of.at, of.took, of.outcome))
             .collect();
@@ -114,7 +98,7 @@ mod tests {
 
     /// Whether each attempt is the last one, by its number.
     fn last(facts: &Facts, now: Instant) -> Vec<(u32, bool)> {
-        tries(facts, &frame(now)).iter().map(|of| (of.number, of.is_last)).collect()
+        tries(facts, &frame(now, 100)).iter().map(|of| (of.number, of.is_last)).collect()
     }
 
     #[test]
@@ -154,7 +138,7 @@ mod tests {
                 begun(&mut facts.attempts, id, now);
                 facts.attempts.end(id, AttemptOutcome::Answered(status), now);
             }
-            let told = tries(&facts, &frame(now));
+            let told = tries(&facts, &frame(now, 100));
             assert_eq!((told[0].cut, told[1].cut), (None, expected), "{reason:?}");
             assert_eq!(told[1].outcome, StageOutcome::Status(200));
         }
@@ -166,7 +150,7 @@ mod tests {
         let mut facts =
             Facts { attempts: Attempts::begun(), reason: Some(Reason::ClientGone), ..Facts::default() };
         begun(&mut facts.attempts, AttemptId::FIRST, now + millis(1));
-        let told = tries(&facts, &frame(now));
+        let told = tries(&facts, &frame(now, 100));
         assert_eq!(told[0].took, millis(99));
         assert_eq!(told[0].outcome, StageOutcome::Reason(Reason::ClientGone));
     }
@@ -180,7 +164,7 @@ mod tests {
             let id = facts.attempts.begin();
             begun(&mut facts.attempts, id, now);
         }
-        let numbers: Vec<u32> = tries(&facts, &frame(now)).iter().map(|of| of.number).collect();
+        let numbers: Vec<u32> = tries(&facts, &frame(now, 100)).iter().map(|of| of.number).collect();
         assert_eq!((numbers.len(), numbers[14], numbers[15]), (16, 14, 40));
     }
 }
