@@ -18,6 +18,7 @@ mod documents;
 mod drain;
 mod early;
 mod explain;
+mod grafana;
 mod grpc;
 mod hardened;
 mod headers;

@@ -12,12 +12,20 @@ use crate::support::sidecar::{Pair, Plan, Sidecar};
 use crate::support::tools::{require, run};
 use crate::support::wire::Wire;
 
-/// The value of a query that has one result; `None` while it has none, and while Prometheus is still starting.
+/// The text as a part of a URL.
+pub(crate) fn encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+/// What the HTTP API answers; `None` while Prometheus is still starting.
+pub(crate) async fn asked(prometheus: &Server, path: &str) -> Option<serde_json::Value> {
+    let answer = Wire::connect(prometheus.address).await.get("prometheus", path).await;
+    serde_json::from_str(&answer.text()).ok()
+}
+
+/// The value of a query that has one result; `None` while it has none.
 async fn value(prometheus: &Server, query: &str) -> Option<f64> {
-    let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    let path = format!("/api/v1/query?query={encoded}");
-    let answer = Wire::connect(prometheus.address).await.get("prometheus", &path).await;
-    let answer: serde_json::Value = serde_json::from_str(&answer.text()).ok()?;
+    let answer = asked(prometheus, &format!("/api/v1/query?query={}", encoded(query))).await?;
     answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()
 }
 
