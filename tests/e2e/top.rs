@@ -5,11 +5,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::support::backend::{Backend, free, nobody};
-use crate::support::eventually;
 use crate::support::launched::binary;
 use crate::support::sidecar::{Plan, Sidecar};
 use crate::support::tools::{printed, require, run};
 use crate::support::wire::Wire;
+use crate::support::{Scratch, eventually};
 
 /// A shell in a terminal of 100 columns and 30 lines, with a tmux of its own.
 struct Tmux(String);
@@ -125,6 +125,27 @@ async fn a_terminal_shows_traffic_and_failures_survives_a_restart_and_gets_its_s
     tmux.types(&format!("{} top --admin http://{admin}", binary().display())).await;
     tmux.shows(&["LAST FAILURES"]).await;
     tmux.press("C-c").await;
+    tmux.types("stty -a | grep -q -e -icanon && echo ra''w || echo coo''ked").await;
+    tmux.shows(&["cooked"]).await;
+}
+
+#[tokio::test]
+async fn sigterm_ends_top_and_gives_the_terminal_back() {
+    if !require("tmux") {
+        return;
+    }
+    let (app, admin, scratch) = (Backend::echo().await, free(), Scratch::new());
+    let _sidecar = sidecar(app.address, nobody(), admin).await;
+    let (tmux, pid) = (Tmux::start().await, scratch.path().join("pid"));
+    tmux.types("echo be''fore").await;
+    let top = format!("exec {} top --admin http://{admin}", binary().display());
+    tmux.types(&format!("sh -c 'echo $$ >{}; {top}'; echo co''de $?", pid.display())).await;
+    tmux.shows(&["LAST FAILURES"]).await;
+    let mut kill = Command::new("sh");
+    kill.args(["-c", "kill -TERM \"$(cat \"$0\")\""]).arg(&pid);
+    printed(kill).await;
+    let screen = tmux.shows(&["before", "code 0"]).await;
+    assert!(!screen.contains("LAST FAILURES"), "{screen}");
     tmux.types("stty -a | grep -q -e -icanon && echo ra''w || echo coo''ked").await;
     tmux.shows(&["cooked"]).await;
 }

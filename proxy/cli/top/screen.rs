@@ -2,6 +2,7 @@
 
 use std::io::{Stdout, Write as _, stdout};
 use std::panic;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ use super::view::{Theme, draw};
 /// How often the thread of the keys sees whether somebody still wants them.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
+static IS_TAKEN: AtomicBool = AtomicBool::new(false);
+
 pub(super) struct Screen(Terminal<CrosstermBackend<Stdout>>);
 
 impl Screen {
@@ -34,6 +37,7 @@ impl Screen {
             former(what);
         }));
         enable_raw_mode().context("the terminal cannot be used")?;
+        IS_TAKEN.store(true, Relaxed);
         let taken = execute!(stdout(), EnterAlternateScreen)
             .and_then(|()| Terminal::new(CrosstermBackend::new(stdout())));
         taken.map(Self).inspect_err(|_| give_back()).context("the terminal cannot be used")
@@ -56,8 +60,12 @@ impl Drop for Screen {
     }
 }
 
-/// There is nobody to tell that it failed.
+/// There is nobody to tell that it failed. A second time would move the cursor back to where it was before the first, and
+/// what a panic has said would be overwritten.
 fn give_back() {
+    if !IS_TAKEN.swap(false, Relaxed) {
+        return;
+    }
     drop(execute!(stdout(), LeaveAlternateScreen, Show));
     drop(disable_raw_mode());
     drop(stdout().flush());
@@ -114,7 +122,47 @@ fn key(pressed: KeyEvent) -> Option<Key> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Output};
+
     use super::*;
+
+    /// Set in the process that is to panic.
+    const PANICS: &str = "PILLION_TEST_SCREEN_PANICS";
+    const STORY: &str = "cli::top::screen::tests::a_panic_is_read_on_a_terminal_that_was_given_back";
+
+    /// Runs tmux, with a server of its own; a wait has a bound.
+    fn tmux(words: &[&str]) -> Output {
+        let mut tmux = Command::new("timeout");
+        tmux.env("LC_ALL", "C.UTF-8").env_remove("TMUX").args(["60", "tmux", "-f", "/dev/null", "-L"]);
+        tmux.arg(server()).args(words).output().expect("timeout is a part of coreutils")
+    }
+
+    fn server() -> String {
+        format!("pillion-screen-{}", std::process::id())
+    }
+
+    #[test]
+    fn a_panic_is_read_on_a_terminal_that_was_given_back() {
+        if std::env::var_os(PANICS).is_some() {
+            let _screen = Screen::take().expect("a terminal");
+            panic!("on purpose");
+        }
+        let program = std::env::current_exe().expect("a program");
+        let line = format!(
+            "{PANICS}=1 RUST_BACKTRACE=0 {} --exact {STORY} --nocapture; \
+             stty -a | grep -q -e -icanon && echo raw || echo cooked; tmux -L {} wait-for -S ended; read _",
+            program.display(),
+            server()
+        );
+        if !tmux(&["new-session", "-d", "-x", "200", "-y", "30", "sh", "-c", &line]).status.success() {
+            assert!(std::env::var_os("PILLION_TEST_REQUIRE").is_none(), "tmux is missing");
+            return println!("skipped: no tmux");
+        }
+        tmux(&["wait-for", "ended"]);
+        let screen = String::from_utf8_lossy(&tmux(&["capture-pane", "-p"]).stdout).into_owned();
+        tmux(&["kill-server"]);
+        assert!(screen.contains("on purpose") && screen.contains("cooked"), "{screen}");
+    }
 
     #[test]
     fn keys_have_their_meanings() {
