@@ -9,6 +9,7 @@ use super::answer::{Answer, answer};
 const PAGE: &str = include_str!("dashboard/page.html");
 const STYLE: &str = include_str!("dashboard/style.css");
 const FIGURES: &str = include_str!("dashboard/figures.js");
+const MAP: &str = include_str!("dashboard/map.js");
 const SCRIPT: &str = include_str!("dashboard/script.js");
 
 /// The page has its style and its script inside, and may ask this port alone. No other page may frame it.
@@ -24,7 +25,8 @@ pub(super) fn is_for(headers: &HeaderMap) -> bool {
 }
 
 pub(super) fn page() -> Answer {
-    let page = PAGE.replace("/*style*/", STYLE).replace("/*figures*/", FIGURES).replace("/*script*/", SCRIPT);
+    let parts = [("/*style*/", STYLE), ("/*figures*/", FIGURES), ("/*map*/", MAP), ("/*script*/", SCRIPT)];
+    let page = parts.iter().fold(PAGE.to_owned(), |page, (place, part)| page.replace(place, part));
     let mut answer = answer(StatusCode::OK, "text/html; charset=utf-8", Bytes::from(page));
     let headers = answer.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, POLICY);

@@ -4,6 +4,7 @@
 use std::process::Command;
 
 use crate::support::backend::{Backend, nobody};
+use crate::support::launched::binary;
 use crate::support::program::Program;
 use crate::support::sidecar::Plan;
 use crate::support::tools::{printed, require, require_python};
@@ -69,4 +70,43 @@ async fn a_client_that_is_no_browser_gets_the_list_of_the_pages() {
     let mut client = Wire::connect(sidecar.admin()).await;
     let lists = [client.get("localhost", "/").await.text(), client.get("localhost", "/help").await.text()];
     assert!(lists[0].contains("/requests/ID") && lists[0] == lists[1], "{lists:?}");
+}
+
+/// The demo says which endpoint is which replica, and its dashboard gets all three with their state.
+#[tokio::test]
+async fn the_dashboard_of_the_demo_shows_three_replicas_with_their_state() {
+    if !require("curl") {
+        return;
+    }
+    let mut demo = Command::new(binary());
+    demo.arg("demo");
+    let mut demo = Program::start(demo);
+    let dashboard = line_with(&mut demo, "dashboard").await;
+    let admin = dashboard.split_whitespace().nth(1).expect("an address").to_owned();
+    let replicas = line_with(&mut demo, "endpoints").await;
+    let mut curl = Command::new("curl");
+    curl.args(["-sN", "--max-time", "60", &format!("{admin}events")]);
+    let mut events = Program::start(curl);
+    loop {
+        let event = line_with(&mut events, "data: ").await;
+        let event: serde_json::Value = serde_json::from_str(&event["data: ".len()..]).expect("JSON");
+        let endpoints = event["clusters"][0]["endpoints"].as_array().cloned().unwrap_or_default();
+        let known = endpoints.iter().filter_map(|endpoint| endpoint["address"].as_str());
+        let named = known.filter(|address| replicas.contains(address)).count();
+        assert!(endpoints.is_empty() || (endpoints.len(), named) == (3, 3), "{replicas}: {endpoints:#?}");
+        let states: Vec<_> = endpoints.iter().filter_map(|endpoint| endpoint["state"].as_str()).collect();
+        if states == ["healthy", "healthy", "ejected"] {
+            return;
+        }
+    }
+}
+
+/// The next line with this text.
+async fn line_with(program: &mut Program, text: &str) -> String {
+    loop {
+        let line = program.line().await;
+        if line.contains(text) {
+            return line;
+        }
+    }
 }

@@ -71,6 +71,19 @@ const STORIES = {
     const history = historyOf(event(1000, [service(0)]), event(1001, [service(9, { latency: latency(2, 5, 9) })]));
     assert.deepEqual([heat(history, "outbound/orders").columns[0].cells, heat(history, "outbound/orders").total], [[2, 3, 4], 9]);
   },
+  "the heat map has the rows with requests, their neighbours, and never fewer than a few"() {
+    const column = (...used) => ({ cells: Array.from({ length: 20 }, (_, row) => (used.includes(row) ? 1 : 0)) });
+    const ends = (...columns) => { const rows = rowsWithCells(columns, 20); return [rows[0], rows[rows.length - 1]]; };
+    assert.deepEqual([ends(column(3), column(12)), ends(column(0, 19)), ends(column()), ends(column(19))], [[2, 13], [0, 19], [0, 19], [13, 19]]);
+    assert.deepEqual(rowsWithCells([], 3), [0, 1, 2]);
+  },
+  "the pulse has the requests of all services by second, without those of a service that has just come"() {
+    const other = { ...service(500), name: "pay" };
+    const history = historyOf(event(1000, [service(10)]), event(1002, [service(30, { failed: 4 }), other]), event(1003, [service(35, { failed: 4 }), { ...other, requests: 501 }]));
+    assert.deepEqual(pulse(history, "requests"), [{ from: 3, to: 1, value: 10 }, { from: 1, to: 0, value: 6 }]);
+    assert.deepEqual(pulse(history, "failed").map(({ value }) => value), [2, 0]);
+    assert.deepEqual(pulse(historyOf(event(1000, [])), "requests"), []);
+  },
   "the time in the sidecar is that of the last minute"() {
     const overhead = (...upTo) => ({ overhead: [{ direction: "inbound", latency: latency(...upTo) }] });
     const history = historyOf(event(1000, [], overhead(1000, 1000, 1000)), event(1010, [], overhead(1000, 1010, 1010)));
@@ -98,6 +111,7 @@ const STORIES = {
   },
   "the map in words tells failures, what has no data, and how many are left out"() {
     const one = (name, failed) => ({ name, change: { rate: 2, failed } });
+    assert.equal(told(drawn([{ ...one("a", 0), states: ["healthy", "ejected"] }])), "a 2.00 per second, 1 of 2 endpoints healthy");
     const all = [one("a", 3), { name: "b", change: null }, ...Array.from({ length: 15 }, (_, index) => one("c" + index, 0))];
     const words = told(drawn(all));
     assert.ok(words.startsWith("a 2.00 per second, 3 failed; b no data yet; c0 2.00 per second;"), words);

@@ -116,6 +116,13 @@
       check("failures", /peer-0 [0-9.]+ per second, 2 failed/.test(map.getAttribute("aria-label")), true);
       check("more", [map.getAttribute("aria-label").includes("and 3 more"), map.textContent.includes("and 3 more")], [true, true]);
     },
+    function theMapShowsEachEndpointWithItsState() {
+      const states = ["healthy", "probing", "ejected", ...numbers(9).map(() => "healthy")];
+      send({ clusters: [{ ...cluster("orders"), endpoints: states.map((state) => ({ ...endpoint, state })) }] });
+      check("dots", all("#map circle").map((dot) => dot.getAttribute("class")).join(" "), "good warn bad good good good good good");
+      check("the others are counted", byId("map").textContent.includes("+4"), true);
+      check("in words", byId("map").getAttribute("aria-label").includes("10 of 12 endpoints healthy"), true);
+    },
     function certificatesAreJudgedByTheTimesOfTheirWarnings() {
       const [past, future] = ["2025-11-28T00:00:00Z", "2036-12-05T00:00:00Z"];
       const one = (due, late) => ({ certificates: [{ spiffe_id: "a", use: "own", due, late, not_after: future }] });

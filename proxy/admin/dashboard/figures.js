@@ -5,6 +5,8 @@ const WINDOW_MS = 60000;
 const MOST_EVENTS = 120;
 // The most callers and services that the map draws.
 const MOST_DRAWN = 12;
+// The fewest rows of the heat map.
+const FEWEST_ROWS = 7;
 const NOTHING = { requests: 0, failed: 0, client_gone: 0, latency: { buckets: [], count: 0 }, retries: {}, rejections: {} };
 // Outcomes of retries that were made.
 const MADE = ["succeeded", "failed", "replaced", "hedged"];
@@ -143,6 +145,33 @@ function heat(history, name) {
   return { bounds, columns, total };
 }
 
+// The rows of the heat map that are drawn: those with requests and their neighbours, and a few more where these are few.
+function rowsWithCells(columns, count) {
+  const used = Array.from({ length: count }, (_, row) => row).filter((row) => columns.some((column) => column.cells[row] > 0));
+  let [first, last] = used.length > 0 ? [Math.max(used[0] - 1, 0), Math.min(used[used.length - 1] + 1, count - 1)] : [0, count - 1];
+  while (last - first + 1 < Math.min(FEWEST_ROWS, count)) {
+    if (first > 0) first--;
+    if (last < count - 1) last++;
+  }
+  return Array.from({ length: last - first + 1 }, (_, index) => first + index);
+}
+
+// How many requests of all services came in each second between two events: all of them, or those that failed.
+function pulse(history, of) {
+  const values = [];
+  for (let index = 1; index < history.length; index++) {
+    const [then, now] = [history[index - 1], history[index]];
+    const ago = (event) => (history[history.length - 1].uptime_ms - event.uptime_ms) / 1000;
+    let added = 0;
+    for (const [name, service] of now.services) {
+      const earlier = totals(then, "services", name);
+      if (earlier) added += grown(service[of], earlier[of]);
+    }
+    values.push({ from: ago(then), to: ago(now), value: added / Math.max(ago(then) - ago(now), 1) });
+  }
+  return values;
+}
+
 // The class of a certificate, as the log warns: a newer one is due, or late.
 function lifetime(certificate, now) {
   const isAfter = (date) => Boolean(date) && now > Number(new Date(date));
@@ -157,9 +186,10 @@ function drawn(all) {
 
 // A side of the map in words.
 function told({ shown, more }) {
-  const one = ({ name, change }) => {
-    if (change === null) return name + " no data yet";
-    return name + " " + rate(change.rate) + " per second" + (change.failed > 0 ? ", " + count(change.failed) + " failed" : "");
+  const one = ({ name, change, states }) => {
+    const healthy = states && states.length > 0 ? ", " + states.filter((state) => state === "healthy").length + " of " + states.length + " endpoints healthy" : "";
+    if (change === null) return name + " no data yet" + healthy;
+    return name + " " + rate(change.rate) + " per second" + (change.failed > 0 ? ", " + count(change.failed) + " failed" : "") + healthy;
   };
   return [...shown.map(one), ...(more > 0 ? ["and " + more + " more"] : [])].join("; ") || "none";
 }

@@ -3,6 +3,8 @@
 const AGAIN_MS = 5000;
 // The most rows of failures that stay because a reader opened them, although newer ones took their places.
 const MOST_PINNED = 20;
+// Of the heat map, in pixels.
+const HEAT_HEIGHT = 240;
 // The events of the last minute.
 const history = [];
 // What is drawn: the newest event and the history at that time, or those at which the reader paused.
@@ -56,11 +58,24 @@ function showTitle(event) {
 }
 
 function pairs(list, all) {
-  list.replaceChildren(...all.map(([name, value, kind]) => {
+  list.replaceChildren(...all.map(([name, value, kind, drawing]) => {
     const pair = make("div");
     pair.append(make("dt", name), make("dd", value, kind));
+    if (drawing) pair.append(drawing);
     return pair;
   }));
+}
+
+// The values of the last minute as a line, which the figure beside it says in words.
+function spark(values, kind) {
+  const most = Math.max(...values.map((one) => one.value), 0);
+  const line = svg("svg", { viewBox: "0 0 60 20", preserveAspectRatio: "none", class: "spark " + kind, "aria-hidden": "true" });
+  if (most === 0) return line;
+  const y = (value) => (19 - 18 * value / most).toFixed(1);
+  const points = values.flatMap(({ from, to, value }) => [from, to].map((ago) => Math.max(0, 60 - ago).toFixed(1) + "," + y(value)));
+  const ends = [60 - values[0].from, 60 - values[values.length - 1].to].map((x) => Math.max(0, x).toFixed(1));
+  line.append(svg("polygon", { points: `${ends[0]},20 ${points.join(" ")} ${ends[1]},20` }), svg("polyline", { points: points.join(" ") }));
+  return line;
 }
 
 function showSum(event, changes, history) {
@@ -70,12 +85,12 @@ function showSum(event, changes, history) {
   const overhead = event.overhead.map((of) => change(history, "overhead", of.direction))
     .map((change) => change && quantile(change.latency, 0.5)).filter((value) => value !== null);
   pairs(byId("sum"), [
-    ["requests/s", rate(sum("rate"))],
-    ["failed", percent(share), share === null ? "dim" : share > 0 ? "bad" : "good"],
+    ["requests/s", rate(sum("rate")), "", spark(pulse(history, "requests"), "")],
+    ["failed", percent(share), share === null ? "dim" : share > 0 ? "bad" : "good", spark(pulse(history, "failed"), "failing")],
     ["in flight", count(event.services.reduce((total, service) => total + service.active, 0))],
     ["open connections", count(event.connections_open)],
     ["retries, last minute", count(sum("retries"))],
-    ["time in the sidecar, median", seconds(overhead.length > 0 ? Math.max(...overhead) : null)],
+    ["in the sidecar, median", seconds(overhead.length > 0 ? Math.max(...overhead) : null)],
     ["running for", span(event.uptime_ms / 1000)],
   ]);
 }
@@ -104,44 +119,6 @@ function showServices(event, changes) {
   byId("services").tBodies[0].replaceChildren(...rows);
 }
 
-// Callers on the left, this workload in the middle, its services on the right.
-function showMap(event, changes, history) {
-  const map = byId("map");
-  const callers = drawn(event.callers.map((caller) => ({ name: shortened(caller.peer), change: change(history, "callers", caller.peer) })));
-  const services = drawn(event.services.filter((service) => service.direction === "outbound")
-    .map((service) => ({ name: service.name || "(no service)", change: changes.get(key(service)) })));
-  const places = (side) => side.shown.length + (side.more > 0 ? 1 : 0);
-  const [width, height] = [720, Math.max(places(callers), places(services), 1) * 44 + 16];
-  map.setAttribute("viewBox", "0 0 " + width + " " + height);
-  map.setAttribute("width", width);
-  map.setAttribute("height", height);
-  const middle = height / 2;
-  const side = (all, x, edge, centre) => {
-    const y = (index) => 8 + (index + 0.5) * (height - 16) / places(all);
-    const boxes = all.shown.flatMap((one, index) => box(one, { x, y: y(index), edge, centre, middle }));
-    return all.more > 0 ? [...boxes, svg("text", { x: x + 8, y: y(all.shown.length) + 4, class: "dim" }, "and " + all.more + " more")] : boxes;
-  };
-  map.replaceChildren(
-    ...side(callers, 2, 212, 290), ...side(services, 508, 508, 430),
-    svg("rect", { x: 290, y: middle - 20, width: 140, height: 40, rx: 8 }),
-    svg("text", { x: 360, y: middle + 5, "text-anchor": "middle" }, (event.workload.name || "this workload").slice(0, 18)),
-  );
-  map.setAttribute("aria-label", "Callers: " + told(callers) + ". Services: " + told(services) + ".");
-}
-
-// A caller or a service with its line to the middle.
-function box({ name, change }, { x, y, edge, centre, middle }) {
-  const { rate: number, failed } = change || { rate: null, failed: 0 };
-  const kind = failed > 0 ? "failing" : number > 0 ? "" : "idle";
-  const bend = (edge + centre) / 2;
-  return [
-    svg("path", { d: `M${edge} ${y} C${bend} ${y} ${bend} ${middle} ${centre} ${middle}`, class: kind, "stroke-width": 1 + Math.min(6, Math.log10(1 + number) * 2) }),
-    svg("rect", { x, y: y - 16, width: 210, height: 32, rx: 6 }),
-    svg("text", { x: x + 8, y: y - 1 }, name.slice(0, 30)),
-    svg("text", { x: x + 8, y: y + 12, class: "dim" }, rate(number) + "/s" + (failed > 0 ? ", " + count(failed) + " failed" : "")),
-  ];
-}
-
 // The services to choose from, by name. A list that a reader has open does not change.
 function offerServices(event) {
   const choice = byId("heat-of");
@@ -161,34 +138,49 @@ function offerServices(event) {
 function showHeat(event, changes, history) {
   offerServices(event);
   const [canvas, name] = [byId("heat"), byId("heat-of").value];
-  const { bounds, columns, total } = heat(history, name);
+  const found = heat(history, name);
   const pen = canvas.getContext("2d");
-  pen.clearRect(0, 0, canvas.width, canvas.height);
-  if (bounds.length === 0) {
+  const [width, fine] = [canvas.parentElement.clientWidth || 720, window.devicePixelRatio || 1];
+  [canvas.width, canvas.height] = [width * fine, HEAT_HEIGHT * fine]; // this clears it, too
+  pen.scale(fine, fine);
+  if (found.bounds.length === 0) {
     canvas.setAttribute("aria-label", "no requests yet");
     return;
   }
-  const style = getComputedStyle(document.documentElement);
-  const [left, line] = [64, canvas.height / (bounds.length + 1)];
-  const cell = (canvas.width - left) / (WINDOW_MS / 1000);
-  const density = ({ from, to }, inside) => inside / Math.max(from - to, 1);
-  const most = Math.max(1, ...columns.flatMap((column) => column.cells.map((inside) => density(column, inside))));
-  for (const column of columns) {
-    const [x, end] = [column.from, column.to].map((ago) => Math.max(left, canvas.width - ago * cell));
-    column.cells.forEach((inside, row) => {
-      if (inside === 0) return;
-      const shade = 0.15 + 0.85 * Math.log(1 + density(column, inside)) / Math.log(1 + most);
-      pen.fillStyle = `rgba(${style.getPropertyValue("--heat")}, ${shade})`;
-      pen.fillRect(x, canvas.height - (row + 1) * line, Math.ceil(end - x), Math.ceil(line) - 1);
-    });
-  }
-  pen.fillStyle = style.getPropertyValue("--dim");
-  pen.font = "11px system-ui, sans-serif";
-  const labels = [...bounds.map((bound) => "≤ " + seconds(bound)), "> " + seconds(bounds[bounds.length - 1])];
-  labels.forEach((label, row) => pen.fillText(label, 0, canvas.height - row * line - line / 2 + 4));
+  paintHeat(pen, width, found);
   const now = changes.get(name);
   const of = (share) => seconds(now && quantile(now.latency, share));
-  canvas.setAttribute("aria-label", `${count(total)} requests in the last minute: median ${of(0.5)}, 99th percentile ${of(0.99)}`);
+  canvas.setAttribute("aria-label", `${count(found.total)} requests in the last minute: median ${of(0.5)}, 99th percentile ${of(0.99)}`);
+}
+
+// The cells, by time from left to right and by duration from below, with their axes.
+function paintHeat(pen, width, { bounds, columns }) {
+  const style = getComputedStyle(document.documentElement);
+  const colour = (name) => style.getPropertyValue(name);
+  const rows = rowsWithCells(columns, bounds.length + 1);
+  const [left, below] = [64, 20];
+  const [line, second] = [(HEAT_HEIGHT - below) / rows.length, (width - left) / (WINDOW_MS / 1000)];
+  const y = (index) => HEAT_HEIGHT - below - (index + 1) * line;
+  const density = ({ from, to }, inside) => inside / Math.max(from - to, 1);
+  const most = Math.max(1, ...columns.flatMap((column) => column.cells.map((inside) => density(column, inside))));
+  pen.font = "11px system-ui, sans-serif";
+  rows.forEach((row, index) => {
+    pen.fillStyle = colour("--line");
+    pen.fillRect(left, y(index) + line - 1, width - left, 0.5);
+    pen.fillStyle = colour("--dim");
+    pen.fillText(row < bounds.length ? "≤ " + seconds(bounds[row]) : "> " + seconds(bounds[row - 1]), 0, y(index) + line / 2 + 4);
+    for (const column of columns.filter((column) => column.cells[row] > 0)) {
+      const [x, end] = [column.from, column.to].map((ago) => Math.max(left, width - ago * second));
+      const shade = 0.15 + 0.85 * Math.log(1 + density(column, column.cells[row])) / Math.log(1 + most);
+      pen.fillStyle = `rgba(${colour("--heat")}, ${shade})`;
+      pen.fillRect(x, y(index), Math.max(end - x - 1, 1), line - 1.5);
+    }
+  });
+  pen.fillStyle = colour("--dim");
+  for (const [ago, align] of [[60, "left"], [30, "center"], [0, "right"]]) {
+    pen.textAlign = align;
+    pen.fillText(ago === 0 ? "now" : ago + " s ago", width - ago * second, HEAT_HEIGHT - 4);
+  }
 }
 
 function showFailures(event) {
@@ -261,6 +253,11 @@ function showEndpoints(event) {
   arrange(place, blocks.length > 0 ? blocks : [make("p", "No service has been called yet.", "dim")]);
 }
 
+// The class of an endpoint's state.
+function health(state) {
+  return { healthy: "good", probing: "warn" }[state] || "bad";
+}
+
 // The place of a service's endpoints. It stays while they change.
 function blockOf(name) {
   const block = make("div");
@@ -269,7 +266,7 @@ function blockOf(name) {
   title.append(make("small"));
   const head = make("tr");
   head.append(...["address", "state", "latency", "in flight", "connections"].map((name) => {
-    const cell = make("th", name);
+    const cell = make("th", name, name === "state" ? "text" : "");
     cell.scope = "col";
     return cell;
   }));
@@ -292,13 +289,17 @@ function endpointOf(endpoint) {
   address.scope = "row";
   const ejected = endpoint.ejected_for_ms ? " for " + span(endpoint.ejected_for_ms / 1000) : "";
   const failure = endpoint.health_check && endpoint.health_check.failure ? ": " + endpoint.health_check.failure : "";
-  const kind = { healthy: "good", probing: "warn" }[endpoint.state] || "bad";
   row.append(
-    address, make("td", endpoint.state + ejected + failure, kind),
+    address, make("td", endpoint.state + ejected + failure, "text state " + health(endpoint.state)),
     make("td", seconds(endpoint.latency_ms === null ? null : endpoint.latency_ms / 1000)), make("td", count(endpoint.in_flight)),
     make("td", endpoint.connections.open + " open, " + endpoint.connections.idle + " idle"),
   );
   return row;
+}
+
+// A text that may be broken after a slash.
+function breakable(text) {
+  return text.split(/(?<=[/])(?=[^/])/).flatMap((part) => [part, make("wbr")]);
 }
 
 function showCertificates(event) {
@@ -307,9 +308,10 @@ function showCertificates(event) {
     const row = make("tr");
     const left = one.not_after ? (Number(new Date(one.not_after)) - event.at_ms) / 1000 : null;
     const kind = lifetime(one, event.at_ms);
-    const name = make("th", one.spiffe_id || one.subject || one.issuer);
+    const name = make("th");
+    name.append(...breakable(one.spiffe_id || one.subject || one.issuer || ""));
     name.scope = "row";
-    row.append(name, make("td", (one.use || "").replace("_", " "), "text"), make("td", one.not_after || "–"), make("td", left === null ? "–" : left > 0 ? span(left) : "ended", kind));
+    row.append(name, make("td", (one.use || "").replace("_", " "), "text"), make("td", (one.not_after || "–").replace(/:\d\dZ$/, "Z").replace("T", " ")), make("td", left === null ? "–" : left > 0 ? span(left) : "ended", kind));
     return row;
   });
   const none = make("tr");
@@ -328,7 +330,9 @@ function showConfig(event) {
 
 function tell(words) {
   const state = byId("state");
-  if (state.textContent !== words) state.textContent = words; // a screen reader reads it again at each change
+  if (state.textContent === words) return; // a screen reader reads it again at each change
+  state.textContent = words;
+  state.className = { live: "good", paused: "warn" }[words] || "bad";
 }
 
 function redraw() {

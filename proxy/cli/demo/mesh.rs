@@ -30,6 +30,8 @@ pub(crate) struct Mesh {
     pub(crate) outbound: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) metrics: SocketAddr,
+    /// The addresses of the replicas' sidecars, in the order of `REPLICAS`.
+    pub(crate) replicas: Vec<SocketAddr>,
     /// The configurations of the sidecars: a title and the text of the file.
     pub(crate) configurations: Vec<(String, String)>,
     sidecars: Vec<Running>,
@@ -105,8 +107,17 @@ impl Building {
         let (outbound, admin, metrics) =
             (first(&addresses.outbound)?, first(&addresses.admin)?, first(&addresses.metrics)?);
         self.sidecars.push(sidecar);
-        let Self { configurations, sidecars, replicas, .. } = self;
-        Ok(Mesh { outbound, admin, metrics, configurations, sidecars, state, _replicas: replicas })
+        let Self { configurations, sidecars, replicas, endpoints, .. } = self;
+        Ok(Mesh {
+            outbound,
+            admin,
+            metrics,
+            replicas: endpoints,
+            configurations,
+            sidecars,
+            state,
+            _replicas: replicas,
+        })
     }
 
     /// Starts a sidecar like `pillion run -c FILE`, with credentials of the service account `account`.

@@ -11,6 +11,9 @@ use super::schedule::ReplicaState;
 pub(crate) fn opening(mesh: &Mesh, rate: u32) -> String {
     let Mesh { outbound, admin, metrics, .. } = mesh;
     let ([one, two, flaky], pace) = (REPLICAS, format!("{rate}/s"));
+    let replicas: Vec<_> =
+        mesh.replicas.iter().zip(REPLICAS).map(|(address, name)| format!("{address} {name}")).collect();
+    let replicas = replicas.join(", ");
     format!(
         "\
 A whole mesh on loopback, with a CA in memory:
@@ -24,6 +27,7 @@ A whole mesh on loopback, with a CA in memory:
   try        curl -H 'Host: orders' http://{outbound}/
   metrics    http://{metrics}/metrics
   dashboard  http://{admin}/  (in a terminal: pillion top --admin http://{admin})
+  endpoints  {replicas}
 
 "
     )
