@@ -15,6 +15,7 @@ mod keeper;
 mod listeners;
 mod own;
 mod causes;
+mod memory;
 mod watch;
 mod unserved;
 mod weakened;
@@ -47,9 +48,10 @@ use jwks::KeyFollower;
 pub use keeper::{ConfigSource, End, Keeper};
 pub use listeners::Addresses;
 use listeners::{Listeners, Workers};
+use memory::MemoryKeeper;
 use own::Identity;
 use pillion_base::drain::{Drain, DrainOutcome};
-use pillion_base::ground::Ground;
+use pillion_base::ground::{Ground, Shared as SharedGround};
 use pillion_base::limits::{Limit, NO_LIMIT};
 use pillion_base::net::Network;
 use pillion_base::net::descriptors::{raise_limit, why_too_few};
@@ -127,7 +129,7 @@ impl App {
         prepare_process(&network, config.identity.is_some() || credentials.is_some())?;
         let workers = workers(config);
         let metrics = metrics(config);
-        let around = around(&metrics, workers, config.workload.zone.as_deref());
+        let around = around(&network, &metrics, workers, config.workload.zone.as_deref());
         let timelines = config.explain.as_ref().map(|explain| Timelines::new(explain, workers));
         let taps = Arc::new(Taps::default());
         let drain = Drain::default();
@@ -186,6 +188,7 @@ impl App {
         let readiness = self.admin.readiness();
         let mut threads = Vec::new();
         let (shared, admin, (dns, names)) = (self.shared, self.admin, self.dns);
+        let memory = shared.memory_keeper(); // before the workers: its limit holds for their first connections
         let workers = self.workers.len();
         for (index, commands) in self.workers.into_iter().enumerate() {
             let (shared, runtime) = (shared.clone(), single_threaded()?);
@@ -204,7 +207,10 @@ impl App {
         // DNS has its own thread, because an exposition of metrics takes milliseconds and no query may wait for one
         let runtime = single_threaded()?;
         let dns_thread = std::thread::Builder::new().name("dns".into());
-        dns_thread.spawn(move || runtime.block_on(crate::dns::run(dns, names)))?;
+        dns_thread.spawn(move || {
+            runtime.spawn(memory.run());
+            runtime.block_on(crate::dns::run(dns, names));
+        })?;
         let (drain, access_log, traces) = (shared.drain, shared.access_log, shared.around.traces);
         let Self { controller, orders, console, .. } = self;
         Ok(Running { controller, orders, console, drain, readiness, access_log, traces, threads })
@@ -214,6 +220,7 @@ impl App {
     #[cfg(test)]
     pub(crate) fn start_here(self) -> (Controller, Arc<Metrics>, Drain) {
         let (metrics, drain) = (self.shared.around.metrics.clone(), self.shared.drain.clone());
+        tokio::spawn(self.shared.memory_keeper().run());
         let workers = self.workers.len();
         for (index, commands) in self.workers.into_iter().enumerate() {
             tokio::spawn(self.shared.clone().run_worker(index, workers, commands));
@@ -291,6 +298,12 @@ impl Shared {
         KeyFollower::new(self.around.store.clone(), self.ground_beside())
     }
 
+    /// The keeper of the memory: one for all workers.
+    fn memory_keeper(&self) -> MemoryKeeper {
+        let Around { store, metrics, connections, .. } = &self.around;
+        MemoryKeeper::new(self.network.clone(), store.clone(), metrics.clone(), connections.shared.clone())
+    }
+
     /// The exporter of spans: one for all workers. `None`: it exists already.
     fn exporter(&self) -> Option<Exporter> {
         Exporter::new(&self.around.traces, self.ground_beside())
@@ -299,14 +312,12 @@ impl Shared {
     /// The ground for what runs beside the data path.
     fn ground_beside(&self) -> Arc<Ground> {
         let Around { metrics, connections, .. } = &self.around;
-        let shared = (connections.strangers.clone(), connections.unfinished.clone());
-        Ground::new((0, 1), self.network.clone(), metrics.clone(), shared)
+        Ground::new((0, 1), self.network.clone(), metrics.clone(), connections.shared.clone())
     }
 
     async fn run_worker(self, index: usize, workers: usize, commands: mpsc::Receiver<Command>) {
         let Around { store, metrics, connections, traces, .. } = self.around;
-        let shared = (connections.strangers.clone(), connections.unfinished.clone());
-        let ground = Ground::new((index, workers), self.network, metrics, shared);
+        let ground = Ground::new((index, workers), self.network, metrics, connections.shared.clone());
         let timelines = self.timelines.and_then(|all| all.ring(index));
         let records = Records { access_log: self.access_log, timelines, taps: self.taps, traces };
         let worker = Worker::new(ground, store.clone(), records, self.drain, &self.instance);
@@ -318,7 +329,7 @@ impl Shared {
 }
 
 /// The shared state of a sidecar that serves nothing yet.
-fn around(metrics: &Arc<Metrics>, workers: usize, zone: Option<&str>) -> Around {
+fn around(network: &Network, metrics: &Arc<Metrics>, workers: usize, zone: Option<&str>) -> Around {
     let common = ClusterContext { zone: zone.map(Arc::from), ..ClusterContext::new(metrics, workers) };
     let requests = Limit::new("inbound.max_requests", NO_LIMIT);
     let sides = Sides {
@@ -345,9 +356,9 @@ fn around(metrics: &Arc<Metrics>, workers: usize, zone: Option<&str>) -> Around 
         common: common.clone(),
         connections: Connections {
             inbound: Limit::new("inbound.max_connections", 0),
-            strangers: Arc::default(),
-            unfinished: Arc::default(),
             outbound: Limit::new("outbound connections", control::descriptors()),
+            told: pillion_sidecar::serve::told(),
+            shared: SharedGround::of_host(network.host_memory()),
         },
         requests,
         traces: Arc::default(),
@@ -411,8 +422,8 @@ async fn sweep(store: Arc<Store>) {
 /// The state that the data path of one worker reads, without listeners. For tests.
 #[cfg(test)]
 pub(crate) fn store(config: &Config, metrics: &Arc<Metrics>) -> Arc<Store> {
-    let around = around(metrics, 1, config.workload.zone.as_deref());
     let network = Network::Memory(pillion_base::net::memory::MemoryNetwork::default());
+    let around = around(&network, metrics, 1, config.workload.zone.as_deref());
     let dns = Arc::new(Dns::new(network.clone(), around.store.clone(), metrics.clone()));
     let (dns, _commands) = DnsListeners::new(network.clone(), dns);
     let listeners = Listeners::new(Workers(network), vec![bindings::channel().0]);

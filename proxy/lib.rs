@@ -86,6 +86,9 @@
 //! - A health check of one endpoint ([`health`](pillion_upstream::cluster::health)) changes that endpoint alone. One
 //!   checker for the whole process (`app::checks`) runs beside the data path.
 //!
+//! - Above `limits.max_memory`, `app::memory` closes and refuses connections, as [`pillion_base::memory::shedding`]
+//!   decides. It runs beside the data path.
+//!
 //! # Crates
 //! Each crate may use those to its right, and an import in the other direction does not compile: `pillion` ([`cli`] →
 //! [`app`] → `admin`, `explained`, `preflight`, `dns`, `workload`, `traces`, `asking`) → [`pillion_sidecar`] → [`pillion_upstream`] → [`pillion_http`] → [`pillion_tls`] →
@@ -128,3 +131,5 @@ pub(crate) mod workload;
 pub(crate) mod traces;
 pub(crate) mod asking;
 pub(crate) mod listening;
+
+pub use pillion_base::memory::allocator::set as give_memory_back_by;

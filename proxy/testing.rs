@@ -44,6 +44,7 @@ mod known_bugs;
 mod istio;
 mod limits;
 mod long_lived;
+mod memory_limit;
 mod merge;
 mod mtls;
 mod never_opaque;

@@ -10,7 +10,9 @@ use std::path::Path;
 use pillion_model::authorization::{Action, Authorization, EncodedSlash, ExtAuthz, Jwks, Jwt, Mode};
 use pillion_model::cluster::{AddressPattern, HostPattern, UpstreamTls};
 use pillion_model::identity::{Crl, Identity, TlsVersion};
-use pillion_model::listener::{AppProtocol, ClientCertificates, Inbound, Mtls, PortPolicy, Unknown};
+use pillion_model::listener::{
+    AppProtocol, ClientCertificates, Inbound, MaxMemory, Mtls, PortPolicy, Unknown,
+};
 use pillion_model::text::shortened;
 use pillion_model::{Cluster, Config};
 
@@ -50,6 +52,10 @@ fn weakened_whole(now: &Config, next: &Config) -> Vec<&'static str> {
         (
             now.tls.min_version == TlsVersion::Tls13 && next.tls.min_version == TlsVersion::Tls12,
             "tls.min_version: 1.2 instead of 1.3",
+        ),
+        (
+            now.limits.max_memory != MaxMemory::Off && next.limits.max_memory == MaxMemory::Off,
+            "limits.max_memory: off, so that clients may take memory until the kernel ends the sidecar",
         ),
         (now.tls.post_quantum && !next.tls.post_quantum, "tls.post_quantum: off instead of prefer"),
     ];
@@ -848,5 +854,13 @@ mod tests {
             ["tls.min_version: 1.2 instead of 1.3", "tls.post_quantum: off instead of prefer"]
         );
         assert_eq!(weakened(&config(weak), &config(strong)), [""; 0]);
+    }
+
+    #[test]
+    fn a_memory_limit_that_is_turned_off_is_told() {
+        let of = |limits: &str| pillion_config::parse(limits, Path::new("")).expect("a good file").0;
+        let [auto, off] = ["auto", "off"].map(|max| of(&format!("limits: {{ max_memory: {max} }}\n")));
+        assert!(weakened(&auto, &off).iter().any(|what| what.starts_with("limits.max_memory: off")));
+        assert_eq!(weakened(&off, &auto), Vec::<String>::new());
     }
 }

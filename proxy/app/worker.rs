@@ -8,10 +8,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::listeners::{Use, WorkerPort};
 use crate::listening;
+use pillion_base::ground::Shared;
 use pillion_base::limits::Limit;
 use pillion_base::net::Stream;
-use pillion_base::strangers::Strangers;
-use pillion_base::unfinished::Unfinished;
 use pillion_model::Direction;
 use pillion_sidecar::connection::Place;
 use pillion_sidecar::inbound::Inbound;
@@ -26,11 +25,11 @@ pub(super) type Command = listening::Command<WorkerPort>;
 #[derive(Clone)]
 pub(super) struct Connections {
     pub(super) inbound: Arc<Limit>,
-    /// Inbound connections that have not been admitted yet.
-    pub(super) strangers: Arc<Strangers>,
-    /// Heads and handshakes that are not complete, on both sides.
-    pub(super) unfinished: Arc<Unfinished>,
     pub(super) outbound: Arc<Limit>,
+    /// Clients that are told why they are refused.
+    pub(super) told: Arc<Limit>,
+    /// What is not admitted or not complete, and the memory for all.
+    pub(super) shared: Shared,
 }
 
 /// Serves until the process ends.
@@ -46,18 +45,18 @@ fn accept_on(
     closed: oneshot::Receiver<()>,
 ) {
     let direction = port.use_.load().direction();
-    let (worker, use_) = (worker.clone(), port.use_);
+    let (worker, use_, told) = (worker.clone(), port.use_, connections.told.clone());
     match (port.bound.listen(), direction) {
         (Err(error), _) => tracing::error!(%error, "a bound listener could not be used"),
         (Ok(listener), Direction::Inbound) => {
             let (connections, of) = (connections.inbound.clone(), worker.clone());
             let serve = Box::new(move |stream, from, place| serve_inbound(&of, &use_, stream, from, place));
-            tokio::spawn(Accepting { worker, direction, connections, serve }.run(listener, closed));
+            tokio::spawn(Accepting { worker, direction, connections, serve, told }.run(listener, closed));
         }
         (Ok(listener), Direction::Outbound) => {
             let (connections, of) = (connections.outbound.clone(), worker.clone());
             let serve = Box::new(move |stream, from, place| serve_outbound(&of, &use_, stream, from, place));
-            tokio::spawn(Accepting { worker, direction, connections, serve }.run(listener, closed));
+            tokio::spawn(Accepting { worker, direction, connections, serve, told }.run(listener, closed));
         }
     }
 }

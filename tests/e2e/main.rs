@@ -31,6 +31,7 @@ mod logs;
 mod loops;
 mod many;
 mod matrix;
+mod memory;
 mod opaque;
 mod outside;
 mod pods;

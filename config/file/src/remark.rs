@@ -23,12 +23,6 @@ impl Remark {
         self
     }
 
-    /// Makes the message a warning: the value is valid, but probably not what the operator wants.
-    pub(crate) fn warns(&mut self) -> &mut Self {
-        self.fault.severity = Severity::Warning;
-        self
-    }
-
     /// Says that the message concerns the key and not its value.
     pub(crate) fn of_key(&mut self) -> &mut Self {
         self.is_of_key = true;

@@ -6,6 +6,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use pillion_model::listener::MaxMemory;
 use pillion_model::policy::{Adaptive, HedgeAfter, IdleTimeout, Timeout};
 use serde_json::Value;
 
@@ -304,7 +305,24 @@ impl Word for IdleTimeout {
     }
 }
 
+impl Word for MaxMemory {
+    const EXPECTED: &'static str = Size::EXPECTED;
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        OffOr::<AutoOr<Size>>::parse(text).map(|written| match written {
+            OffOr::Off => Self::Off,
+            OffOr::Set(AutoOr(None)) => Self::Auto,
+            OffOr::Set(AutoOr(Some(Size(bytes)))) => Self::Bytes(bytes),
+        })
+    }
+}
+
 leaves!(
+    MaxMemory: |max| match max {
+        Self::Auto => "auto".into(),
+        Self::Off => "off".into(),
+        Self::Bytes(bytes) => spell::size(*bytes),
+    },
     Duration: |time| spell::duration(*time),
     Timeout: |timeout| OffOr::<Duration>::spell(&timeout.bound()),
     IdleTimeout: |timeout| spell::idle(*timeout),

@@ -184,9 +184,26 @@ pub enum Unknown {
     Deny,
 }
 
-/// `limits`: what a client's connection may use, on both sides.
+/// `limits.max_memory`: above it connections are closed and refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MaxMemory {
+    /// 90 % of the limit of the process's cgroup; without a cgroup that has one, no limit.
+    #[default]
+    Auto,
+    Off,
+    /// This many bytes of the process itself, and 90 % of its cgroup's limit where that is less.
+    Bytes(u64),
+}
+
+impl MaxMemory {
+    /// The least limit: a sidecar that has served its first requests takes 12 MB.
+    pub const LEAST: u64 = 16 * 1024 * 1024;
+}
+
+/// `limits`: what a client's connection may use, on both sides; and the memory of all together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DownstreamLimits {
+    pub max_memory: MaxMemory,
     /// Bytes of a request's head. Default 64 KiB: the cookies of browsers fit, and so do ten thousand such heads in
     /// memory.
     pub header_bytes: u32,
@@ -213,6 +230,7 @@ impl DownstreamLimits {
 impl Default for DownstreamLimits {
     fn default() -> Self {
         Self {
+            max_memory: MaxMemory::Auto,
             header_bytes: 64 * 1024,
             header_count: 100,
             response_header_count: 200,

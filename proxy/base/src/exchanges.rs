@@ -14,12 +14,11 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::memory::ceiling::Ceiling;
+
 /// Bytes counted for an exchange beside its head and its bodies. An exchange that waits for an HTTP/1 application was
 /// measured to hold 13.9 KB, with both of its connections.
 const EXCHANGE: usize = 16 * 1024;
-/// Exchanges may take one part in four of the process's memory. The rest is for connections, bodies and the sidecar
-/// itself.
-const PART: u64 = 4;
 /// The number of exchanges with small heads that always fit, however little memory there is.
 const AT_LEAST: usize = 64;
 
@@ -27,8 +26,16 @@ const AT_LEAST: usize = 64;
 #[derive(Debug)]
 pub struct Exchanges {
     held: AtomicUsize,
-    most: usize,
+    ceiling: Arc<Ceiling>,
+    share: Share,
     holders: Mutex<HashMap<Box<str>, Weak<Holder>>>,
+}
+
+/// The share of the memory: `parts` of what is a bound in sum, divided among the workers.
+#[derive(Debug, Clone, Copy)]
+struct Share {
+    parts: usize,
+    workers: usize,
 }
 
 /// One identity, or all clients without one. It lives while it has connections or exchanges.
@@ -47,16 +54,30 @@ pub struct ExchangePlace {
 }
 
 impl Exchanges {
-    /// The exchanges of one worker out of `workers`, in a process that may take `memory` bytes.
-    pub fn of_one_in(workers: usize, memory: u64) -> Arc<Self> {
-        let all = usize::try_from(memory / PART).unwrap_or(usize::MAX);
-        let most = (all / workers.max(1)).max(AT_LEAST * EXCHANGE);
-        Arc::new(Self { held: AtomicUsize::new(0), most, holders: Mutex::default() })
+    /// The inbound exchanges of one worker out of `workers`.
+    pub fn of_one_in(workers: usize, ceiling: Arc<Ceiling>) -> Arc<Self> {
+        Self::sharing(Share { parts: 1, workers: workers.max(1) }, ceiling)
+    }
+
+    /// The outbound exchanges of one worker out of `workers`. The application is their only holder, so it gets one half of
+    /// two parts.
+    pub fn of_application(workers: usize, ceiling: Arc<Ceiling>) -> Arc<Self> {
+        Self::sharing(Share { parts: 2, workers: workers.max(1) }, ceiling)
+    }
+
+    fn sharing(share: Share, ceiling: Arc<Ceiling>) -> Arc<Self> {
+        Arc::new(Self { held: AtomicUsize::new(0), ceiling, share, holders: Mutex::default() })
+    }
+
+    /// Bytes that all holders may have together.
+    fn most(&self) -> usize {
+        let Share { parts, workers } = self.share;
+        (self.ceiling.part().saturating_mul(parts) / workers).max(AT_LEAST * EXCHANGE)
     }
 
     /// The number of exchanges with small heads that one holder may have while no other holder has any.
-    pub const fn most_of_one(&self) -> usize {
-        self.most / 2 / EXCHANGE
+    pub fn most_of_one(&self) -> usize {
+        self.most() / 2 / EXCHANGE
     }
 
     /// The holder with this name. There are at most as many holders as connections.
@@ -77,7 +98,7 @@ impl Holder {
         // The head is held twice: as it came, and as it is written for the other side.
         let bytes = EXCHANGE.saturating_add(head.saturating_mul(2));
         let (own, all) = (self.held.load(Relaxed), self.of.held.load(Relaxed));
-        if !has_room(bytes, own, all, self.of.most) {
+        if !has_room(bytes, own, all, self.of.most()) {
             return None;
         }
         self.held.fetch_add(bytes, Relaxed);
@@ -87,10 +108,10 @@ impl Holder {
 
     /// The sentence for a request that got no place.
     pub fn why_no_room(&self) -> String {
-        let (own, all, most) = (self.held.load(Relaxed), self.of.held.load(Relaxed), self.of.most);
+        let (own, all, most) = (self.held.load(Relaxed), self.of.held.load(Relaxed), self.of.most());
         format!(
             "the client's requests under way hold {own} bytes, which may be at most what is free of {most} \
-             ({all} are taken); it is a quarter of the memory limit, divided among the workers"
+             ({all} are taken); it follows from the memory limit (limits.max_memory), divided among the workers"
         )
     }
 }
@@ -112,7 +133,7 @@ impl ExchangePlace {
     pub fn grow(&mut self, bytes: usize) -> bool {
         let holder = &self.holder;
         let (own, all) = (holder.held.load(Relaxed), holder.of.held.load(Relaxed));
-        let is_granted = has_room(bytes, own, all.saturating_add(bytes), holder.of.most);
+        let is_granted = has_room(bytes, own, all.saturating_add(bytes), holder.of.most());
         if is_granted {
             holder.held.fetch_add(bytes, Relaxed);
             holder.of.held.fetch_add(bytes, Relaxed);
@@ -204,7 +225,7 @@ mod tests {
     }
 
     fn of(places: usize) -> Arc<Exchanges> {
-        Exchanges::of_one_in(1, (places * EXCHANGE) as u64 * PART)
+        Exchanges::of_one_in(1, Arc::new(Ceiling::of_host((places * EXCHANGE) as u64 * 4)))
     }
 
     #[test]
@@ -267,7 +288,7 @@ mod tests {
 
     #[test]
     fn a3_all_connections_of_a_name_share_one_holder_and_it_is_forgotten_with_the_last() {
-        let exchanges = Exchanges::of_one_in(1, u64::MAX);
+        let exchanges = Exchanges::of_one_in(1, Arc::default());
         let (one, same) = (exchanges.holder("web"), exchanges.holder("web"));
         assert!(Arc::ptr_eq(&one, &same));
         let place = one.begin(0);
@@ -279,6 +300,17 @@ mod tests {
 
     #[test]
     fn some_exchanges_have_room_however_little_memory_there_is() {
-        assert_eq!(Exchanges::of_one_in(4, 0).most_of_one(), AT_LEAST / 2);
+        assert_eq!(Exchanges::of_one_in(4, Arc::new(Ceiling::of_host(0))).most_of_one(), AT_LEAST / 2);
+    }
+
+    #[test]
+    fn the_application_alone_may_have_a_quarter_of_the_memory_limit() {
+        let ceiling = Arc::<Ceiling>::default();
+        let exchanges = Exchanges::of_application(2, ceiling.clone());
+        ceiling.set_limit(Some(64 << 20));
+        let places = all_of(&exchanges.holder("the application"), 0);
+        assert_eq!(places.len() * EXCHANGE, 8 << 20, "half of it, for one of two workers");
+        ceiling.set_limit(Some(32 << 20));
+        assert!(places[0].holder.begin(0).is_none(), "a lower limit holds at once");
     }
 }

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::deadline::Timers;
 use super::exchanges::Exchanges;
 use super::memory::Memory;
+use super::memory::ceiling::Ceiling;
 use super::strangers::Strangers;
 use super::unfinished::Unfinished;
 use crate::net::Network;
@@ -26,12 +27,35 @@ pub struct Ground {
     pub rng: Mutex<fastrand::Rng>,
     /// The bound of the memory that this worker's HTTP/2 connections hold together.
     pub http2_memory: Arc<Memory>,
-    /// The bound of the exchanges of this worker.
+    /// The bound of the inbound exchanges of this worker.
     pub exchanges: Arc<Exchanges>,
+    /// The bound of its outbound exchanges, where the memory of the process is limited.
+    pub application_exchanges: Arc<Exchanges>,
     /// The inbound connections of all workers whose client has not proven an identity.
     pub strangers: Arc<Strangers>,
     /// The unfinished handshakes and heads of all workers.
     pub unfinished: Arc<Unfinished>,
+    /// The limit of the memory of the process.
+    pub ceiling: Arc<Ceiling>,
+}
+
+/// What all workers share.
+#[derive(Clone, Default)]
+pub struct Shared {
+    /// The inbound connections of all workers whose client has not proven an identity.
+    pub strangers: Arc<Strangers>,
+    /// The unfinished handshakes and heads of all workers.
+    pub unfinished: Arc<Unfinished>,
+    /// The limit of the memory of the process.
+    pub ceiling: Arc<Ceiling>,
+}
+
+impl Shared {
+    /// For a process that may take the given bytes of memory.
+    pub fn of_host(bytes: u64) -> Self {
+        let ceiling = Arc::new(Ceiling::of_host(bytes));
+        Self { strangers: Arc::default(), unfinished: Arc::new(Unfinished::within(ceiling.clone())), ceiling }
+    }
 }
 
 impl Ground {
@@ -40,11 +64,12 @@ impl Ground {
         (index, workers): (usize, usize),
         network: Network,
         metrics: Arc<Metrics>,
-        (strangers, unfinished): (Arc<Strangers>, Arc<Unfinished>),
+        Shared { strangers, unfinished, ceiling }: Shared,
     ) -> Arc<Self> {
         let rng = Mutex::new(fastrand::Rng::new());
-        let http2_memory = Memory::of_one_in(workers);
-        let exchanges = Exchanges::of_one_in(workers, network.host_memory());
+        let http2_memory = Memory::of_one_in(workers, ceiling.clone());
+        let exchanges = Exchanges::of_one_in(workers, ceiling.clone());
+        let application_exchanges = Exchanges::of_application(workers, ceiling.clone());
         Arc::new(Self {
             index,
             network,
@@ -53,8 +78,10 @@ impl Ground {
             rng,
             http2_memory,
             exchanges,
+            application_exchanges,
             strangers,
             unfinished,
+            ceiling,
         })
     }
 

@@ -1,9 +1,15 @@
 //! Bounds the bytes that the connections of one worker hold together.
 //!
 //! Each connection counts what it holds (today the HTTP/2 connections). A connection that finds little left takes less.
+//! The bound is a part of the memory that the process may take: see [`ceiling`].
 
+pub mod allocator;
+pub mod ceiling;
+pub mod cgroup;
 pub mod host;
 pub mod program;
+pub mod resting;
+pub mod shedding;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -11,15 +17,18 @@ use std::task::Waker;
 
 use parking_lot::Mutex;
 
-/// Bytes that all HTTP/2 connections of the process may hold: a quarter of 128 MiB, the smallest container that is
-/// usual for a sidecar.
+use ceiling::Ceiling;
+
+/// Bytes that all HTTP/2 connections of the process may hold: a quarter of 128 MiB, which is usual for the container of a
+/// sidecar. Where the memory has a lower limit, a quarter of that.
 const PROCESS: usize = 32 * 1024 * 1024;
 
 /// The share of one worker.
 #[derive(Debug)]
 pub struct Memory {
     held: AtomicUsize,
-    most: usize,
+    ceiling: Arc<Ceiling>,
+    workers: usize,
     /// The tasks of connections that were refused memory while it was scarce.
     refused: Mutex<Vec<Waker>>,
     has_refused: AtomicBool,
@@ -27,10 +36,11 @@ pub struct Memory {
 
 impl Memory {
     /// The share of one worker out of `workers`.
-    pub fn of_one_in(workers: usize) -> Arc<Self> {
+    pub fn of_one_in(workers: usize, ceiling: Arc<Ceiling>) -> Arc<Self> {
         Arc::new(Self {
             held: AtomicUsize::new(0),
-            most: PROCESS / workers.max(1),
+            ceiling,
+            workers: workers.max(1),
             refused: Mutex::default(),
             has_refused: AtomicBool::new(false),
         })
@@ -52,7 +62,7 @@ impl Memory {
 
     /// Whether a connection may be refused memory because of what other connections hold.
     fn is_scarce(&self) -> bool {
-        self.free() < self.most / 2
+        self.free() < self.most() / 2
     }
 
     /// Wakes `waker` when memory is no longer scarce, whichever connection gives memory back. Does nothing when memory
@@ -70,12 +80,12 @@ impl Memory {
 
     /// Bytes that may still be held.
     pub fn free(&self) -> usize {
-        self.most.saturating_sub(self.held.load(Relaxed))
+        self.most().saturating_sub(self.held.load(Relaxed))
     }
 
     /// Bytes that may be held in total.
-    pub const fn most(&self) -> usize {
-        self.most
+    pub fn most(&self) -> usize {
+        PROCESS.min(self.ceiling.part_of_limit()) / self.workers
     }
 }
 
@@ -97,7 +107,7 @@ mod tests {
 
     #[test]
     fn a3_a_connection_refused_because_of_others_is_woken_when_they_give_memory_back() {
-        let (memory, woken) = (Memory::of_one_in(1), Arc::<Woken>::default());
+        let (memory, woken) = (Memory::of_one_in(1, Arc::default()), Arc::<Woken>::default());
         let waker = Waker::from(woken.clone());
         memory.wait_while_scarce(&waker);
         memory.hold(memory.most());

@@ -22,7 +22,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::memory::host;
+use pillion_model::listener::MaxMemory;
+
+use crate::memory::host::{self, MemoryLimit};
 
 pub use forward::forward;
 pub use leg::Leg;
@@ -82,6 +84,22 @@ impl Network {
         match self {
             Self::Os => host::available(),
             Self::Memory(memory) => memory.host_memory(),
+        }
+    }
+
+    /// The limit of memory that `max` means for a process on this host.
+    pub fn memory_limit(&self, max: MaxMemory) -> Option<MemoryLimit> {
+        match self {
+            Self::Os => host::limit(max),
+            Self::Memory(memory) => memory.memory_limit(max),
+        }
+    }
+
+    /// The bytes that count against the limit. `None`: the kernel does not tell.
+    pub fn memory_used(&self, of: &MemoryLimit) -> Option<u64> {
+        match self {
+            Self::Os => host::used(of),
+            Self::Memory(memory) => Some(memory.memory_used()),
         }
     }
 

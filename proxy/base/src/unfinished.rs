@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
+
+use super::memory::ceiling::Ceiling;
 use pillion_telemetry::Seldom;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -24,6 +26,10 @@ pub const HANDSHAKE: usize = 16 * 1024;
 /// and a post-quantum key share are 10 KiB.
 pub const HANDSHAKE_BYTES: usize = 12 * 1024;
 
+/// 32 MiB for the unfinished handshakes and heads of all sides: a quarter of 128 MiB, which is usual for the container of a
+/// sidecar. Where the memory has a lower limit, a quarter of that.
+const ALL: usize = 32 * 1024 * 1024;
+
 /// The kind of client that has begun a handshake or a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -36,14 +42,22 @@ pub enum Side {
 }
 
 impl Side {
-    /// Bytes that all unfinished handshakes and heads of this side may hold at once. The three bounds together are 32
-    /// MiB, a quarter of 128 MiB, the smallest container that is usual for a sidecar. 12 MiB are 768 handshakes, or 170
-    /// heads of 64 KiB with their readers; 8 MiB are 113 such heads.
+    /// Bytes that all unfinished handshakes and heads of this side may hold at once, however much memory there is. The
+    /// three bounds together are [`ALL`]. 12 MiB are 768 handshakes, or 170 heads of 64 KiB with their readers; 8 MiB are
+    /// 113 such heads.
     pub const fn most(self) -> usize {
-        const MIB: usize = 1024 * 1024;
         match self {
-            Self::Strangers | Self::Peers => 12 * MIB,
-            Self::Application => 8 * MIB,
+            Self::Strangers | Self::Peers => ALL / 8 * 3,
+            Self::Application => ALL / 4,
+        }
+    }
+
+    /// The same where the memory of the process is limited: the same part of a quarter of it.
+    fn most_within(self, ceiling: &Ceiling) -> usize {
+        let all = ceiling.part_of_limit().min(ALL);
+        match self {
+            Self::Strangers | Self::Peers => all / 8 * 3,
+            Self::Application => all / 4,
         }
     }
 
@@ -58,7 +72,10 @@ impl Side {
 
 /// The unfinished handshakes and heads of all workers.
 #[derive(Default)]
-pub struct Unfinished([Mutex<Pile>; 3]);
+pub struct Unfinished {
+    piles: [Mutex<Pile>; 3],
+    ceiling: Arc<Ceiling>,
+}
 
 #[derive(Default)]
 struct Pile {
@@ -82,6 +99,22 @@ pub struct Share {
 }
 
 impl Unfinished {
+    /// Those of a process whose memory has this limit.
+    pub fn within(ceiling: Arc<Ceiling>) -> Self {
+        Self { ceiling, ..Self::default() }
+    }
+
+    /// Gives up the oldest of a side, until they have freed `bytes` or there is none. Returns how many there were.
+    pub fn give_up_oldest(&self, side: Side, bytes: u64) -> usize {
+        let mut pile = self.pile(side).lock();
+        let most = pile.bytes.saturating_sub(usize::try_from(bytes).unwrap_or(usize::MAX));
+        let gone = pile.shrink(most);
+        drop(pile);
+        let count = gone.len();
+        gone.into_iter().for_each(Held::give_up);
+        count
+    }
+
     pub fn begin(self: &Arc<Self>, side: Side) -> Share {
         let (gives_up, given_up) = oneshot::channel();
         let mut pile = self.pile(side).lock();
@@ -92,7 +125,7 @@ impl Unfinished {
     }
 
     const fn pile(&self, side: Side) -> &Mutex<Pile> {
-        let [strangers, peers, application] = &self.0;
+        let [strangers, peers, application] = &self.piles;
         match side {
             Side::Strangers => strangers,
             Side::Peers => peers,
@@ -109,6 +142,11 @@ impl Pile {
             self.bytes = self.bytes - held.bytes + bytes;
             held.bytes = bytes;
         }
+        self.shrink(most)
+    }
+
+    /// Removes the oldest entries until the rest fits into `most`. Returns what was removed.
+    fn shrink(&mut self, most: usize) -> Vec<Held> {
         let mut gone = Vec::new();
         while self.bytes > most
             && let Some((_, oldest)) = self.held.pop_first()
@@ -126,17 +164,22 @@ impl Pile {
     }
 }
 
+impl Held {
+    fn give_up(self) {
+        let _told: Result<(), ()> = self.gives_up.send(()); // an entry whose receiver is dropped is about to end
+    }
+}
+
 impl Share {
     /// Notes that this one now holds `bytes`. Above the bound the oldest of its side are given up, perhaps this one
     /// among them.
     pub fn hold(&self, bytes: usize) {
-        let gone = self.of.pile(self.side).lock().hold(self.id, bytes, self.side.most());
+        let most = self.side.most_within(&self.of.ceiling);
+        let gone = self.of.pile(self.side).lock().hold(self.id, bytes, most);
         if !gone.is_empty() {
-            tell(self.side);
+            tell(self.side, most);
         }
-        for held in gone {
-            let _told: Result<(), ()> = held.gives_up.send(()); // an entry whose receiver is dropped is about to end
-        }
+        gone.into_iter().for_each(Held::give_up);
     }
 
     /// Ready when this one was given up.
@@ -158,7 +201,7 @@ impl Drop for Share {
     }
 }
 
-fn tell(side: Side) {
+fn tell(side: Side, limit: usize) {
     static LINES: [Seldom; 3] = [const { Seldom::new() }; 3];
     let [strangers, peers, application] = &LINES;
     let line = match side {
@@ -167,7 +210,7 @@ fn tell(side: Side) {
         Side::Application => application,
     };
     if let Some(left_out) = line.due(Instant::now().into_std()) {
-        let (of, limit) = (side.name(), side.most());
+        let of = side.name();
         tracing::warn!(
             of,
             limit,
@@ -204,5 +247,33 @@ mod tests {
         assert!(!is_given_up(&mut peer), "unproven clients never cost a peer anything");
         drop((first, third_one, fourth));
         assert_eq!(all.pile(Side::Strangers).lock().bytes, 0);
+    }
+
+    #[test]
+    fn the_bounds_shrink_with_the_memory_of_the_process() {
+        let ceiling = Arc::<Ceiling>::default();
+        let all = Arc::new(Unfinished::within(ceiling.clone()));
+        ceiling.set_limit(Some(64 << 20));
+        let [mut first, mut second] = [(); 2].map(|()| all.begin(Side::Application));
+        first.hold(4 << 20);
+        assert!(!is_given_up(&mut first));
+        second.hold(1);
+        assert!(
+            is_given_up(&mut first) && !is_given_up(&mut second),
+            "the half of what 128 MiB have room for"
+        );
+        let sides = [Side::Strangers, Side::Peers, Side::Application];
+        assert_eq!(sides.map(Side::most).iter().sum::<usize>(), ALL);
+    }
+
+    #[test]
+    fn when_memory_runs_short_the_oldest_of_a_side_are_given_up_until_enough_is_free() {
+        let all = Arc::<Unfinished>::default();
+        let [mut first, mut second, mut third] = [(); 3].map(|()| all.begin(Side::Strangers));
+        [&first, &second, &third].into_iter().for_each(|share| share.hold(1000));
+        assert_eq!(all.give_up_oldest(Side::Peers, u64::MAX), 0);
+        assert_eq!(all.give_up_oldest(Side::Strangers, 1001), 2);
+        assert!(is_given_up(&mut first) && is_given_up(&mut second) && !is_given_up(&mut third));
+        assert_eq!(all.give_up_oldest(Side::Strangers, u64::MAX), 1);
     }
 }

@@ -130,6 +130,7 @@ mod tests {
 
     use http::{HeaderName, HeaderValue};
     use pillion_base::exchanges::Exchanges;
+    use pillion_base::memory::ceiling::Ceiling;
 
     use super::*;
 
@@ -201,7 +202,7 @@ mod tests {
         }
         let buffers = Arc::new(());
         let piece = |_| Frame::data(Bytes::from_owner(Buffer([b'x'; 4096], buffers.clone())).slice(..1));
-        let exchanges = Exchanges::of_one_in(1, 0); // 1 MiB, of which one client gets a half
+        let exchanges = Exchanges::of_one_in(1, Arc::new(Ceiling::of_host(0))); // 1 MiB, of which one client gets a half
         let place = exchanges.holder("mallory").begin(0).unwrap();
         let mut begun = Begun::new(Frames((0..1000).map(piece).collect()), Some(place.beside()));
         for _ in 0..900 {
@@ -214,7 +215,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_read_takes_room_until_it_is_passed_on() {
-        let exchanges = Exchanges::of_one_in(1, 0); // 1 MiB, of which one client gets a half
+        let exchanges = Exchanges::of_one_in(1, Arc::new(Ceiling::of_host(0))); // 1 MiB, of which one client gets a half
         let place = exchanges.holder("mallory").begin(0).unwrap();
         let text: &'static str = "x".repeat(120 * 1024).leak();
         let mut begun = Begun::new(Frames::of(&[text, text, text], None), Some(place.beside()));

@@ -2,7 +2,8 @@
 //!
 //! The first try streams the body while its pieces are kept. A later try gets the kept pieces, and then the part that
 //! the first has not read. Beyond the bound, the kept pieces are dropped and the current try goes on alone: the body
-//! cannot be sent again, and the current try is not delayed.
+//! cannot be sent again, and the current try is not delayed. The same happens where the client has no room for what is kept
+//! among its requests under way.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use pillion_base::exchanges::ExchangePlace;
 
 /// 4 KiB: a smaller piece is copied behind the others, because it may be a part of a large buffer, which it would hold.
 const SMALL: usize = 4 * 1024;
@@ -47,6 +49,8 @@ struct State<B> {
     rest: Option<B>,
     kept: Kept,
     bound: usize,
+    /// What is kept counts here. `None`: it is not counted.
+    room: Option<ExchangePlace>,
     trailers: Option<HeaderMap>,
     /// All of the body was read.
     complete: bool,
@@ -57,8 +61,8 @@ struct State<B> {
 }
 
 impl<B: Body<Data = Bytes>> Shared<B> {
-    /// Keeps at most `bound` bytes. `Err`: the body, which announces more than that.
-    pub fn keep(body: B, bound: usize) -> Result<Arc<Self>, B> {
+    /// Keeps at most `bound` bytes, which count in `room`. `Err`: the body, which announces more than that.
+    pub fn keep(body: B, bound: usize, room: Option<ExchangePlace>) -> Result<Arc<Self>, B> {
         let size = body.size_hint();
         if size.lower() > bound as u64 {
             return Err(body);
@@ -67,6 +71,7 @@ impl<B: Body<Data = Bytes>> Shared<B> {
             rest: Some(body),
             kept: Kept::default(),
             bound,
+            room,
             trailers: None,
             complete: false,
             spoilt: false,
@@ -202,12 +207,15 @@ impl<B> State<B> {
         if self.kept.bytes + data.len() > self.bound {
             return self.spoil();
         }
+        if self.room.as_mut().is_some_and(|room| !room.grow(data.len())) {
+            return self.spoil();
+        }
         self.kept.add(data);
     }
 
     fn spoil(&mut self) {
         self.spoilt = true;
-        self.kept = Kept::default();
+        (self.kept, self.room) = (Kept::default(), None);
     }
 }
 
@@ -246,6 +254,9 @@ mod tests {
     use std::collections::VecDeque;
     use std::convert::Infallible;
     use std::future::poll_fn;
+
+    use pillion_base::exchanges::Exchanges;
+    use pillion_base::memory::ceiling::Ceiling;
 
     use super::*;
 
@@ -294,7 +305,7 @@ mod tests {
         let whole: Vec<u8> = pieces.iter().flatten().copied().collect();
         let whole = String::from_utf8(whole).unwrap();
         for read_before in [0, 1, 2, 5001, 9_100, 14_000, usize::MAX] {
-            let shared = Shared::keep(Pieces(pieces.clone()), 64 * 1024).ok().unwrap();
+            let shared = Shared::keep(Pieces(pieces.clone()), 64 * 1024, None).ok().unwrap();
             let mut first = shared.start();
             let begun = read(&mut first, read_before).await;
             assert!(whole.starts_with(&begun));
@@ -305,8 +316,26 @@ mod tests {
             let state = shared.state.lock();
             assert_eq!((state.kept.bytes, state.kept.pieces.len()), (whole.len(), 5));
         }
-        let shared = Shared::keep(Pieces(pieces), 64 * 1024).ok().unwrap();
+        let shared = Shared::keep(Pieces(pieces), 64 * 1024, None).ok().unwrap();
         assert_eq!(read(&mut shared.start(), usize::MAX).await.len(), whole.len());
         assert_eq!(Arc::strong_count(&buffers), 1 + 3, "those of the first piece and of the large ones");
+    }
+
+    #[tokio::test]
+    async fn a_body_for_which_its_client_has_no_room_goes_on_and_cannot_be_sent_again() {
+        let exchanges = Exchanges::of_one_in(1, Arc::new(Ceiling::of_host(0))); // 1 MiB, of which one client gets a half
+        let place = exchanges.holder("mallory").begin(0).expect("a place");
+        let piece = Bytes::from(vec![b'a'; 60 * 1024]);
+        let pieces = || Pieces([piece.clone(), piece.clone()].into());
+        let mut kept = Vec::new();
+        for nth in 0..8 {
+            let shared = Shared::keep(pieces(), 128 * 1024, Some(place.beside())).ok().unwrap();
+            let mut first = shared.start();
+            assert_eq!(read(&mut first, usize::MAX).await.len(), 120 * 1024);
+            assert_eq!(shared.can_replay(), nth < 4, "{nth}");
+            kept.push(shared);
+        }
+        drop(kept);
+        assert!(place.beside().grow(480 * 1024), "all is given back");
     }
 }

@@ -33,6 +33,8 @@ use pillion_tls::outside::OutsideClient;
 
 /// The holder to which exchanges of clients without an identity are counted. No SPIFFE ID has this form.
 const STRANGERS: &str = "without identity";
+/// The only holder of outbound exchanges.
+const APPLICATION: &str = "the application";
 
 /// 260 bytes: a DNS name has at most 253, and a port may follow. A longer host is not kept.
 const HOST_BYTES: usize = 260;
@@ -419,8 +421,8 @@ impl Connection {
     }
 
     /// Takes a place for one more exchange whose head has `head_bytes`. Inbound, the identities of the mesh share a
-    /// common limit, and all clients without an identity count as one. Outbound there is no such limit (`None`): the
-    /// circuit breakers of the services bound the application's requests.
+    /// common limit, and all clients without an identity count as one. Outbound there is a limit only where the memory
+    /// of the process has one: otherwise (`None`) the circuit breakers of the services bound the application's requests.
     ///
     /// # Errors
     /// `overloaded`: the client has as many exchanges under way as it may have now.
@@ -429,11 +431,14 @@ impl Connection {
         head_bytes: usize,
         ground: &Ground,
     ) -> Result<Option<ExchangePlace>, Error> {
-        if self.direction == Direction::Outbound {
+        if self.direction == Direction::Outbound && ground.ceiling.limit().is_none() {
             return Ok(None);
         }
-        let name = || self.peer.as_ref().map_or_else(|| STRANGERS.to_owned(), |peer| peer.id.to_string());
-        let holder = self.holder.get_or_init(|| ground.exchanges.holder(&name()));
+        let holder = self.holder.get_or_init(|| match (self.direction, &self.peer) {
+            (Direction::Outbound, _) => ground.application_exchanges.holder(APPLICATION),
+            (Direction::Inbound, None) => ground.exchanges.holder(STRANGERS),
+            (Direction::Inbound, Some(peer)) => ground.exchanges.holder(peer.id.as_str()),
+        });
         holder.begin(head_bytes).map(Some).ok_or_else(|| Error::new(Reason::Overloaded, holder.why_no_room()))
     }
 

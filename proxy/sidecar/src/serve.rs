@@ -5,14 +5,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::connection::{Connection, Place};
-use crate::detect::{Detected, Version};
+use crate::detect::{Detected, Found, NO_EARLY_DIAL, PeekedClient, Version, detect};
 use crate::exchange::unmatched_service;
-use crate::http::server;
+use crate::http::{refusal, server};
 use crate::layers::AnsweringService;
 use crate::state::Route;
 use crate::tcp::{self, Dialled};
@@ -20,10 +21,20 @@ use crate::worker::Worker;
 use pillion_base::accept::{Acceptor, accept};
 use pillion_base::drain::Phase;
 use pillion_base::limits::{Limit, Permit};
+use pillion_base::net::own::is_from_this_host;
 use pillion_base::net::{Io, Listener, Stream};
 use pillion_base::strangers::Strangers;
-use pillion_model::Direction;
-use pillion_telemetry::{ConnectionOutcome, Protocol, Seldom, Tls};
+use pillion_base::unfinished::Side;
+use pillion_model::{Direction, Reason};
+use pillion_telemetry::{ConnectionOutcome, Protocol, Seldom, Shed, Tls};
+
+/// Clients at once that are told why they are refused, where memory runs short. Each takes some 12 KiB, for a second or
+/// two. Others are closed without an answer.
+const TOLD_AT_ONCE: u32 = 32;
+/// 1 s: how long the first bytes of such a client are waited for.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
+/// The sentence for them.
+const SHORT_OF_MEMORY: &str = "the sidecar takes more memory than limits.max_memory allows, and accepts no new connections until it takes less";
 
 /// How a connection is served, once this is decided.
 pub enum Next {
@@ -59,6 +70,13 @@ pub struct Accepting {
     /// The limit of open connections over all listeners of the side (`max_connections`).
     pub connections: Arc<Limit>,
     pub serve: Box<dyn Fn(Stream, SocketAddr, Place) -> Serving + Send>,
+    /// Clients that are told why they are refused.
+    pub told: Arc<Limit>,
+}
+
+/// The limit for [`Accepting::told`].
+pub fn told() -> Arc<Limit> {
+    Limit::new("clients that are told why they are refused", TOLD_AT_ONCE)
 }
 
 impl Accepting {
@@ -94,6 +112,22 @@ impl Accepting {
         }
     }
 
+    /// Refuses a connection because memory runs short. A client that speaks HTTP/1 learns why.
+    fn refuse_for_memory(&self, stream: Stream, from: SocketAddr) {
+        static LINE: Seldom = Seldom::new();
+        if let Some(left_out) = LINE.due(Instant::now().into_std()) {
+            tracing::warn!(%from, left_out, "connection refused: {SHORT_OF_MEMORY}");
+        }
+        self.count_refused();
+        self.worker.ground.metrics.memory_shed(Shed::Refused).inc();
+        let at = stream.own_address().map(|at| at.ip());
+        let is_known = self.direction == Direction::Inbound || is_from_this_host(from.ip(), at);
+        if let Some(permit) = self.told.try_acquire().filter(|_| is_known) {
+            let place = Place::limited(self.worker.work(self.direction), permit);
+            tokio::spawn(tell_short_of_memory(stream, Connection::new(from, place), self.worker.clone()));
+        }
+    }
+
     fn count_refused(&self) {
         let service = unmatched_service(self.direction);
         let refused = self.worker.ground.metrics.connections(
@@ -104,6 +138,20 @@ impl Accepting {
             ConnectionOutcome::Refused,
         );
         refused.inc();
+    }
+}
+
+async fn tell_short_of_memory(stream: Stream, connection: Connection, worker: Arc<Worker>) {
+    let until = Instant::now() + TOLD_WITHIN;
+    let side = match connection.direction {
+        Direction::Inbound => Side::Strangers,
+        Direction::Outbound => Side::Application,
+    };
+    let client = PeekedClient::new(Io::plain(stream), &worker, side, None);
+    let detected = timeout_at(until, Box::pin(detect(client, &connection.place.work, NO_EARLY_DIAL))).await;
+    if let Ok(Ok(Detected { found: Found::Http1, io, .. })) = detected {
+        let why = (Reason::Overloaded, SHORT_OF_MEMORY);
+        refusal::refuse_plaintext(io, why, &connection, &worker, until).await;
     }
 }
 
@@ -124,6 +172,9 @@ async fn ended(worker: Arc<Worker>, direction: Direction, closed: oneshot::Recei
 
 impl Acceptor for Accepting {
     fn admit(&mut self, stream: Stream, from: SocketAddr) {
+        if self.worker.ground.ceiling.refuses() {
+            return self.refuse_for_memory(stream, from);
+        }
         let permit = self.connections.try_acquire().or_else(|| {
             self.warn_of_full();
             self.make_way()

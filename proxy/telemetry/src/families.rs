@@ -7,7 +7,7 @@ use super::istio::IstioFamilies;
 use super::labels::{
     AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,
     DnsOutcome, EjectionCause, EndpointLabels, EndpointState, Flow, HandshakeOutcome, JwksOutcome,
-    LimitLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, RouteLabel, RuleLabel, Service,
+    LimitLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, RouteLabel, RuleLabel, Service, Shed,
     SpanOutcome, Tls, TokenOutcome,
 };
 use super::symbols::Symbol;
@@ -60,6 +60,9 @@ pub(super) struct Families {
     pub(super) checks: Family<(CheckOutcome,), IntCounter>,
     pub(super) jwks_loads: Family<(JwksOutcome,), IntCounter>,
     pub(super) spans: Family<(SpanOutcome,), IntCounter>,
+    pub(super) memory_used: Family<(), IntGauge>,
+    pub(super) memory_limit: Family<(), IntGauge>,
+    pub(super) memory_shed: Family<(Shed,), IntCounter>,
     pub(super) istio: IstioFamilies,
 }
 
@@ -95,6 +98,9 @@ impl Families {
             checks: to.counters("pillion_ext_authz_checks_total", "Inbound requests for the external authorizer by what came of the check."),
             jwks_loads: to.counters("pillion_jwks_loads_total", "Readings of the issuer's keys, from a file or a URL, by outcome."),
             spans: to.counters("pillion_traces_spans_total", "Spans of traced requests, by what became of them."),
+            memory_used: to.gauges("pillion_memory_used_bytes", "Memory that counts against limits.max_memory."),
+            memory_limit: to.gauges("pillion_memory_limit_bytes", "The limit of memory by limits.max_memory."),
+            memory_shed: to.counters("pillion_memory_shed_total", "Connections and unfinished heads closed or refused because of limits.max_memory."),
             istio: IstioFamilies::register(to),
         }
     }

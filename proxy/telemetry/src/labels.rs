@@ -341,6 +341,20 @@ vocabulary! {
 }
 
 vocabulary! {
+    /// What was closed or refused because the process takes more memory than it may.
+    Shed as "kind" {
+        /// A connection or an unfinished head of a client that has not proven an identity.
+        Unproven = "unproven",
+        /// A new connection.
+        Refused = "refused",
+        /// A client's connection on which nothing happened.
+        Idle = "idle",
+        /// A connection to an endpoint that no request used.
+        Pooled = "pooled",
+    }
+}
+
+vocabulary! {
     /// `inbound.authorization.mode`.
     AuthorizationMode as "mode" { Enforce = "enforce", Audit = "audit" }
 }

@@ -41,7 +41,7 @@ pub use istio::{IstioLabels, IstioProtocol, Own};
 pub use labels::{
     AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,
     DnsOutcome, EjectionCause, EndpointLabels, EndpointState, Flow, HandshakeOutcome, JwksOutcome,
-    LimitLabel, MethodLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, SpanOutcome, Tls,
+    LimitLabel, MethodLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, Shed, SpanOutcome, Tls,
     TokenOutcome, TryOutcome,
 };
 pub use metrics::{Detail, EndpointKey, Metrics};

@@ -18,7 +18,7 @@ use super::istio::{IstioLabels, IstioRequests, Own, Servers};
 use super::labels::{
     AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,
     DnsOutcome, EndpointLabels, HandshakeOutcome, JwksOutcome, Label, Protocol, ReloadOutcome, RequestLabels,
-    RouteLabel, RuleLabel, Service, SpanOutcome, Tls, TokenOutcome,
+    RouteLabel, RuleLabel, Service, Shed, SpanOutcome, Tls, TokenOutcome,
 };
 use super::overview::Overview;
 use super::process;
@@ -341,6 +341,23 @@ impl Metrics {
         self.families.spans.of((outcome,))
     }
 
+    /// Memory in use and its limit, which exist where `limits.max_memory` has one.
+    pub fn set_memory(&self, used: u64, limit: u64) {
+        let bytes = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.families.memory_used.of(()).set(bytes(used));
+        self.families.memory_limit.of(()).set(bytes(limit));
+    }
+
+    /// Removes both, because there is no limit any more.
+    pub fn forget_memory(&self) {
+        self.families.memory_used.remove(|_| true);
+        self.families.memory_limit.remove(|_| true);
+    }
+
+    pub fn memory_shed(&self, kind: Shed) -> IntCounter {
+        self.families.memory_shed.of((kind,))
+    }
+
     /// The counter of what authorization decides by a rule. Keep the handle.
     pub fn authorization(&self, decision: Decision, rule: Symbol, mode: AuthorizationMode) -> IntCounter {
         self.families.authorization.of((decision, RuleLabel(rule), mode))
@@ -457,7 +474,10 @@ mod tests {
     use pillion_model::Reason;
 
     /// The families of the public interface that exist so far.
-    const FAMILIES: [&str; 36] = [
+    const FAMILIES: [&str; 39] = [
+        "pillion_memory_used_bytes",
+        "pillion_memory_limit_bytes",
+        "pillion_memory_shed_total",
         "pillion_traces_spans_total",
         "pillion_route_duration_seconds",
         "pillion_endpoint_requests_total",
@@ -553,6 +573,8 @@ mod tests {
         CheckOutcome::ALL.iter().for_each(|outcome| metrics.checks(*outcome).inc());
         JwksOutcome::ALL.iter().for_each(|outcome| metrics.jwks_loads(*outcome).inc());
         SpanOutcome::ALL.iter().for_each(|outcome| metrics.spans(*outcome).inc());
+        metrics.set_memory(40 << 20, 64 << 20);
+        Shed::ALL.iter().for_each(|kind| metrics.memory_shed(*kind).inc());
         ReloadOutcome::ALL.iter().for_each(|outcome| metrics.config_reloads(*outcome).inc());
         metrics.config_generation().set(7);
         CertificateUse::ALL.iter().for_each(|of| metrics.set_certificate_not_after(*of, Some(1_800_000_000)));

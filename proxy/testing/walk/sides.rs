@@ -20,7 +20,7 @@ use pillion_tls::server::{accept, server_config};
 pub(super) fn rows() -> Vec<Row> {
     vec![
         only("version", "1", "2"),
-        only("limits.max_memory", "auto", "much"),
+        shows("limits.max_memory", ["16MiB", "32MiB"], memory_limit),
         shows("outbound", ["off", "{}"], listens),
         shows("outbound.listen", ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
         shows("outbound.unknown", ["passthrough", "deny"], answer_to_an_unauthenticated_client),
@@ -111,6 +111,12 @@ async fn answer_to_an_unauthenticated_client(key: Key) -> String {
 }
 
 /// The series after answers with two hundred different statuses.
+async fn memory_limit(key: Key) -> String {
+    let sidecar = key.caller(&Mesh::default(), json!({ "endpoints": [A] }));
+    settle().await;
+    sidecar.sum("pillion_memory_limit_bytes").to_string()
+}
+
 async fn series(key: Key) -> String {
     let mesh = Mesh::default();
     let _a = mesh.scripted(A, |mut peer: Peer, _| async move {

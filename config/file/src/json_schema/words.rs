@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::schema::{Described, any_of, defined, off, one_of};
-use crate::value::{Bytes, Count, Delay, OffOr, Port, Share, Size, Text, Threads, Word as _};
+use crate::value::{AutoOr, Bytes, Count, Delay, OffOr, Port, Share, Size, Text, Threads, Word as _};
 use crate::words::{
     Authority, CONDITIONS, ChangedHeader, ClaimName, CookieName, DnsName, EndpointSocket, GRPC, Grpc,
     GrpcService, HashedHeader, HeaderName, HeaderText, HiddenValue, MatchPath, Method, NameServer, ProbeName,
@@ -19,6 +19,7 @@ use pillion_model::authorization::{
 };
 use pillion_model::cluster::{AddressPattern, HostPattern};
 use pillion_model::identity::SpiffeId;
+use pillion_model::listener::MaxMemory;
 use pillion_model::policy::{Adaptive, HedgeAfter, IdleTimeout, RetryCondition, Timeout};
 use pillion_model::route::RouteHost;
 use pillion_model::telemetry::{LogPath, SourceUrl};
@@ -234,6 +235,12 @@ impl Described for OtlpUrl {
     fn described() -> Option<Value> {
         const PATTERN: &str = "^(https?|grpcs?)://[!-\"$->@-~]+$";
         Some(json!({ "type": "string", "pattern": PATTERN, "description": Self::EXPECTED }))
+    }
+}
+
+impl Described for MaxMemory {
+    fn described() -> Option<Value> {
+        OffOr::<AutoOr<Size>>::described()
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pillion_model::access_format::LogFormat;
 use pillion_model::dns::{Dns, NameServers};
-use pillion_model::listener::{DownstreamLimits, Drain};
+use pillion_model::listener::{DownstreamLimits, Drain, MaxMemory};
 use pillion_model::telemetry::{AccessLog, Admin, Compatibility, Explain, LogPath, Metrics};
 use serde_json::Value;
 
@@ -15,7 +15,7 @@ use crate::page::{Page, Scopes};
 use crate::reading::{Node, Reading, Shape};
 use crate::schema::{self, Described};
 use crate::spell;
-use crate::value::{AutoOr, BadWord, Bytes, Count, Delay, OffOr, Opt, Share, Size, Text, Word, on_off};
+use crate::value::{BadWord, Bytes, Count, Delay, Opt, Share, Size, Text, Word, on_off};
 use crate::words::{AlwaysErrors, NameServer, Token};
 
 pub(super) static ADMIN: Static<Admin> = Static::new(|| {
@@ -201,26 +201,14 @@ pub(super) fn tell_drain(drain: &Drain, at: &Scopes<'_>, page: &mut Page<'_>) {
     DRAIN.tell(drain, at, page);
 }
 
-type MaxMemory = OffOr<AutoOr<Size>>;
-
-/// An operator who sets a limit must know that it is not enforced, hence the warning.
-fn read_max_memory(node: &Node<'_>, reading: &mut Reading<'_>) {
-    if let Some(OffOr::Set(_)) = node.word::<MaxMemory>(reading) {
-        node.remark("does nothing yet: no memory limit is enforced", reading).warns().help(
-            "set the memory limit of the container; the other keys of `limits` bound what each peer can hold",
-        );
-    }
-}
-
 pub(super) static LIMITS: Static<DownstreamLimits> = Static::new(|| {
     Block::new(DownstreamLimits::default)
-        .key(
+        .word::<MaxMemory>(
             "max_memory",
-            "auto, a size, or off. It does nothing yet: memory is bounded by the other limits alone.",
-            schema::word::<MaxMemory>,
-            |_, node, reading| read_max_memory(node, reading),
-            |_, _, _| {},
+            field!(max_memory),
+            "The memory of the sidecar, above which connections are closed and refused; auto: 90% of the cgroup's limit.",
         )
+        .takes("auto, off, or 16MiB and more")
         .word::<Bytes<u32>>(
             "header_bytes",
             field!(header_bytes),

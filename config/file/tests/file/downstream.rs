@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use pillion_config::Severity;
 use pillion_model::Config;
-use pillion_model::listener::{DownstreamLimits, Drain};
+use pillion_model::listener::{DownstreamLimits, Drain, MaxMemory};
 
 use crate::{bad, good, messages, warnings};
 
@@ -43,6 +42,8 @@ fn a_limit_that_is_out_of_range_is_a_fault() {
         "idle_timeout: off",
         "max_memory: on",
         "max_memory: much",
+        "max_memory: 0",
+        "max_memory: 16777215",
     ] {
         let source = format!("limits: {{ {limit} }}");
         let errors = bad(&source);
@@ -53,15 +54,16 @@ fn a_limit_that_is_out_of_range_is_a_fault() {
 }
 
 #[test]
-fn a_memory_limit_gives_a_warning_because_it_is_not_enforced_yet() {
-    for written in ["auto", "1GiB"] {
-        let all = warnings(&format!("limits:\n  max_memory: {written}\n"));
-        let [warning] = &all[..] else { panic!("one warning: {all:?}") };
-        assert_eq!((warning.line, warning.column, warning.severity), (2, 15, Severity::Warning));
-        assert_eq!(warning.message, "limits.max_memory does nothing yet: no memory limit is enforced");
-    }
-    for source in ["limits: { max_memory: off }", "limits: {}", "{}"] {
-        assert_eq!(warnings(source), [], "{source}");
+fn a_memory_limit_is_auto_off_or_a_size() {
+    for (written, expected) in [
+        ("auto", MaxMemory::Auto),
+        ("off", MaxMemory::Off),
+        ("16MiB", MaxMemory::Bytes(16 << 20)),
+        ("1GiB", MaxMemory::Bytes(1 << 30)),
+    ] {
+        let source = format!("limits: {{ max_memory: {written} }}");
+        assert_eq!(good(&source).limits.max_memory, expected);
+        assert_eq!(warnings(&source), [], "{source}");
     }
 }
 
@@ -90,6 +92,7 @@ fn drain_and_limits_are_read_as_written() {
     assert_eq!(
         good(source).limits,
         DownstreamLimits {
+            max_memory: MaxMemory::Auto,
             header_bytes: 8192,
             header_count: 1000,
             response_header_count: 300,

@@ -104,13 +104,6 @@ fn the_schema_refuses_a_value_of_the_wrong_form() {
 }
 
 #[test]
-fn the_description_of_a_key_without_effect_says_so() {
-    let schema: Value = serde_json::from_str(&pillion_config::json_schema()).unwrap();
-    let about = schema["properties"]["limits"]["properties"]["max_memory"]["description"].as_str().unwrap();
-    assert!(about.contains("does nothing yet"), "{about}");
-}
-
-#[test]
 fn a_key_whose_feature_does_not_exist_yet_is_absent() {
     let schema = pillion_config::json_schema();
     for key in ["kubernetes", "zone_aware"] {

@@ -1,7 +1,7 @@
 //! `limits`, `drain` and `explain`: values that contradict each other or are out of range.
 
 use crate::fault::Faults;
-use crate::listener::{DownstreamLimits, Drain};
+use crate::listener::{DownstreamLimits, Drain, MaxMemory};
 use crate::path::Trail;
 use crate::telemetry::Explain;
 
@@ -33,6 +33,14 @@ pub(super) fn explain(explain: &Explain, at: &Trail<'_>, faults: &mut Faults) {
 }
 
 pub(super) fn downstream(limits: &DownstreamLimits, at: &Trail<'_>, faults: &mut Faults) {
+    if let MaxMemory::Bytes(bytes @ ..MaxMemory::LEAST) = limits.max_memory {
+        faults
+            .error(
+                &at.key("max_memory"),
+                format!("is {bytes} bytes, which is too little for the sidecar itself"),
+            )
+            .help("16MiB or more, auto, or off");
+    }
     let bytes = limits.header_bytes;
     if !DownstreamLimits::HEADER_BYTES.contains(&bytes) {
         faults

@@ -12,7 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use pillion_model::listener::MaxMemory;
 use tokio::sync::mpsc;
+
+use crate::memory::host::{self, Counts, MemoryLimit};
 
 pub use pipe::Pipe;
 
@@ -47,6 +50,10 @@ struct Hosts {
     late: HashSet<SocketAddr>,
     /// The memory of the host. `None` means more than any test needs.
     host_memory: Option<u64>,
+    /// The limit of the cgroup of each process.
+    cgroup: Option<u64>,
+    /// What counts against a limit.
+    memory_used: u64,
     /// The time at which the clock of the hosts stands. `None`: it shows that of the machine.
     unix_now: Option<i64>,
     /// The last port that was given out, for port 0 and for the local end of connections.
@@ -75,6 +82,29 @@ impl MemoryNetwork {
 
     pub fn host_memory(&self) -> u64 {
         self.hosts.lock().host_memory.unwrap_or(u64::MAX)
+    }
+
+    /// Sets the limit of the cgroup of each process.
+    pub fn set_cgroup(&self, limit: Option<u64>) {
+        self.hosts.lock().cgroup = limit;
+    }
+
+    /// Sets what counts against a limit.
+    pub fn set_memory_used(&self, bytes: u64) {
+        self.hosts.lock().memory_used = bytes;
+    }
+
+    pub fn memory_used(&self) -> u64 {
+        self.hosts.lock().memory_used
+    }
+
+    pub fn memory_limit(&self, max: MaxMemory) -> Option<MemoryLimit> {
+        let bytes = match max {
+            MaxMemory::Off => None,
+            MaxMemory::Auto => self.hosts.lock().cgroup.map(host::share),
+            MaxMemory::Bytes(bytes) => Some(bytes),
+        };
+        bytes.map(|bytes| MemoryLimit { bytes, counts: Counts::Own })
     }
 
     /// Stops the clock of the hosts at this time, in seconds since 1970.

@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn a3_hostile_connections_leave_room_for_another_however_many_they_are() {
-        let most = Memory::of_one_in(1).most();
+        let most = Memory::of_one_in(1, Arc::default()).most();
         let mut held = vec![0; 500];
         for _ in 0..1000 {
             for index in 0..held.len() {
@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn a3_heads_are_measured_once_the_socket_does_not_take_them() {
-        let memory = Memory::of_one_in(1);
+        let memory = Memory::of_one_in(1, Arc::default());
         let account = Account::new(memory.clone());
         for _ in 0..10 {
             assert!(

@@ -393,7 +393,7 @@ mod tests {
 
     #[tokio::test]
     async fn a3_a_small_answer_counts_until_it_is_read() {
-        let (memory, arrivals) = (Memory::of_one_in(1), Arrivals::default());
+        let (memory, arrivals) = (Memory::of_one_in(1, Arc::default()), Arrivals::default());
         let account = Account::new(memory.clone());
         let room = Arc::new(Room { account, arrivals, timers: Timers::default() });
         let held = || memory.most() - memory.free();

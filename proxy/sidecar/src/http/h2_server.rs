@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use h2::server::{Builder, SendResponse};
@@ -43,7 +43,7 @@ use pillion_http::seen::Seen;
 use pillion_http::transfer::{INTERIM_WAITING, Observer as _, ResponseEnd, interim_bytes, only_continues};
 use pillion_http1::{Known, Value};
 use pillion_model::Direction;
-use pillion_telemetry::{ConnectionOutcome, Held, Protocol, Seldom};
+use pillion_telemetry::{ConnectionOutcome, Held, Protocol, Seldom, Shed};
 
 /// 1,024 streams at once on one connection: some applications keep a thousand gRPC streams open on one connection, and
 /// would wait for ever for a further one. Envoy allows as many.
@@ -145,7 +145,7 @@ pub async fn serve<S: AnsweringService>(
     let client = Arc::new(Http2Client {
         room: Room::new(&worker.ground),
         connection: connection.clone(),
-        worker,
+        worker: worker.clone(),
         agreed: Agreed::default(),
         resets: AtomicU32::new(0),
         heads: AtomicUsize::new(0),
@@ -159,10 +159,11 @@ pub async fn serve<S: AnsweringService>(
         was_warned: false,
         was_dismissed: false,
     };
-    tokio::select! { // only the wait for the drain can be dropped here
+    tokio::select! { // only the waits for the drain and for short memory can be dropped here
         biased;
         () = poll_fn(|cx| driver.poll(cx)) => return,
         () = connection.place.work.goaway_due() => driver.send_goaway(),
+        () = called(&connection, &worker) => driver.send_goaway(),
     }
     tokio::select! { // only the wait for silence can be dropped here
         biased;
@@ -170,6 +171,17 @@ pub async fn serve<S: AnsweringService>(
         () = deserted(&connection) => driver.end(),
     }
     drop(timeout(LAST_WORDS, poll_fn(|cx| driver.poll(cx))).await);
+}
+
+/// Returns when the connection is to be closed because memory runs short. One with a request under way is left alone.
+async fn called(connection: &Connection, worker: &Worker) {
+    loop {
+        let seat = worker.ground.ceiling.resting.sit(Instant::now(), Waker::noop().clone());
+        poll_fn(|cx| seat.poll_called(cx)).await;
+        if connection.in_flight.load(Relaxed) == 0 {
+            return worker.ground.metrics.memory_shed(Shed::Idle).inc();
+        }
+    }
 }
 
 /// The limit of open streams that is announced to a client. Where memory is short, it is as many as the client's

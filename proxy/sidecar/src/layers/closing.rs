@@ -1,5 +1,5 @@
-//! Refuses requests that come near the end of a drain, and requests for which there is no room. Nothing of such a
-//! request was forwarded, so a caller's sidecar sends it to another endpoint at once, with any method.
+//! Refuses requests that come near the end of a drain. Nothing of such a request was forwarded, so a caller's sidecar
+//! sends it to another endpoint at once, with any method.
 
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
@@ -19,6 +19,5 @@ async fn closing<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Respons
                       connect to another replica";
         return Err(Error::new(Reason::Draining, detail).into());
     }
-    call.common.exchange.has_place()?;
     next.call(call).await
 }

@@ -217,7 +217,8 @@ impl Spare {
             return;
         }
         call.body.watch_request_once(&self.common.exchange, self.cluster().max_body);
-        match replay::Shared::keep(std::mem::replace(&mut call.body, Body::empty()), bound) {
+        let room = self.common.exchange.room();
+        match replay::Shared::keep(std::mem::replace(&mut call.body, Body::empty()), bound, room) {
             Err(too_large) => call.body = too_large,
             Ok(shared) => {
                 call.body = Body::replay(shared.start());

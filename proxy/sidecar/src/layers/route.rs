@@ -62,6 +62,7 @@ async fn route<S: HttpService>(
     inside: Option<EnterInside>,
     check: impl Carry,
 ) -> Result<Response, FailedCall> {
+    call.common.exchange.has_place()?; // first, because nothing is to be done for a request without room
     refuse_loop(&call)?;
     framing::check_request(Arc::make_mut(&mut call.head), &call.seen).map_err(Fault::refusal)?;
     let noted = call.common.host.take();

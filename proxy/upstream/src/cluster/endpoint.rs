@@ -165,6 +165,13 @@ impl Endpoint {
         self.pool.sweep(self.has_left.load(Relaxed), now);
     }
 
+    /// Closes every connection that no request uses. Returns how many there were.
+    pub fn close_idle(&self) -> usize {
+        let idle = self.pool.connections().idle;
+        self.pool.sweep(true, tokio::time::Instant::now());
+        idle
+    }
+
     /// Sets the weight, which a reload may change.
     pub fn set_weight(&self, weight: NonZeroU32) {
         self.weight.store(weight.get(), Relaxed);

@@ -26,6 +26,12 @@ impl Pools {
         self.0.lock().len()
     }
 
+    /// Closes every connection that no request uses. Returns how many there were.
+    pub fn close_idle(&self) -> usize {
+        let known: Vec<_> = self.0.lock().iter().filter_map(Weak::upgrade).collect();
+        known.iter().map(|endpoint| endpoint.close_idle()).sum()
+    }
+
     /// Closes connections that were idle for too long, and forgets endpoints that were dropped.
     pub fn sweep(&self) {
         // The list is taken out, so that an endpoint's first connection does not wait for the sweep.

@@ -18,10 +18,12 @@ use crate::http::refusal;
 use crate::worker::Worker;
 use pillion_base::deadline::Deadline;
 use pillion_base::drain::{Reached, Work};
+use pillion_base::memory::resting::Seat;
 use pillion_base::unfinished::{READER, Share};
 use pillion_http::h1::buffer::{Outbox, poll_fill};
 use pillion_http::h1::request::Incoming;
 use pillion_http::message::RequestHead;
+use pillion_telemetry::Shed;
 
 /// 1 s: a connection that is idle for so long is at rest, and the drain does not wait for it.
 const REST_AFTER: Duration = Duration::from_secs(1);
@@ -55,6 +57,8 @@ pub(super) struct Watch {
     idle: Option<Deadline>,
     /// The end of the wait of a silent client by the drain. Made at the first rest, and kept.
     dismissed: Option<Reached>,
+    /// The place of a silent client among those that are closed where memory runs short.
+    seat: Option<Seat>,
     /// The share of the memory for incomplete heads.
     share: Option<Box<Share>>,
 }
@@ -191,6 +195,7 @@ impl Watch {
             is_at_rest: false,
             idle: None,
             dismissed: None,
+            seat: None,
             share: None,
         }
     }
@@ -209,6 +214,7 @@ impl Watch {
     fn note_read(&mut self, work: &Work) {
         (self.has_begun, self.has_moved) = (true, true);
         if std::mem::take(&mut self.is_at_rest) {
+            self.seat = None;
             work.wake();
         }
     }
@@ -220,6 +226,7 @@ impl Watch {
         let work = &connection.place.work;
         work.rest();
         self.dismissed = self.dismissed.take().or_else(|| work.dismissal());
+        self.seat = Some(worker.ground.ceiling.resting.sit(self.last, cx.waker().clone()));
         let until = self.last + REST_AFTER + worker.limits().idle_timeout;
         match &mut self.idle {
             Some(idle) => idle.move_to(until),
@@ -272,7 +279,12 @@ impl Watch {
         }
         let is_dismissed =
             self.dismissed.as_mut().is_some_and(|reached| Pin::new(reached).poll(cx).is_ready());
-        let is_over = is_dismissed || self.idle.as_mut().is_none_or(|idle| idle.poll_fired(cx).is_ready());
+        let is_called = self.seat.as_ref().is_some_and(Seat::is_called);
+        if is_called {
+            worker.ground.metrics.memory_shed(Shed::Idle).inc();
+        }
+        let is_over =
+            is_dismissed || is_called || self.idle.as_mut().is_none_or(|idle| idle.poll_fired(cx).is_ready());
         if is_over { Poll::Ready(Patience::Silent) } else { Poll::Pending }
     }
 

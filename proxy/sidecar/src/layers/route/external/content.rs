@@ -194,13 +194,16 @@ async fn next(body: &mut Body) -> Option<Result<Frame<Bytes>, Unfinished>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use pillion_base::exchanges::Exchanges;
+    use pillion_base::memory::ceiling::Ceiling;
 
     use super::*;
 
     #[tokio::test]
     async fn the_content_of_an_answer_takes_room_of_the_client_as_long_as_it_is_held() {
-        let exchanges = Exchanges::of_one_in(1, 0); // 1 MiB, of which one client gets a half
+        let exchanges = Exchanges::of_one_in(1, Arc::new(Ceiling::of_host(0))); // 1 MiB, of which one client gets a half
         let place = exchanges.holder("mallory").begin(0).expect("a place");
         let until = Instant::now() + Duration::from_secs(60);
         let read = |bytes| Content::read(Body::full(vec![b'x'; bytes]), Some(place.beside()), until);
