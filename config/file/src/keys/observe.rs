@@ -208,7 +208,7 @@ pub(super) static LIMITS: Static<DownstreamLimits> = Static::new(|| {
             field!(max_memory),
             "The memory of the sidecar, above which connections are closed and refused; auto: 90% of the cgroup's limit.",
         )
-        .takes("auto, off, or 16MiB and more")
+        .takes("16MiB or more")
         .word::<Bytes<u32>>(
             "header_bytes",
             field!(header_bytes),
