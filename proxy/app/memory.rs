@@ -138,11 +138,11 @@ fn tell_limit(limit: Option<&MemoryLimit>) {
     match limit {
         None => tracing::info!("memory has no limit any more (limits.max_memory)"),
         Some(MemoryLimit { bytes, counts: Counts::Own }) => {
-            tracing::info!(bytes, "memory is limited by limits.max_memory");
+            tracing::info!(bytes, "the process's own memory is limited (limits.max_memory)");
         }
         Some(MemoryLimit { bytes, counts: Counts::Group(group) }) => {
             let cgroup = group.folder.display();
-            tracing::info!(bytes, %cgroup, "memory is limited to 90 % of the cgroup (limits.max_memory)");
+            tracing::info!(bytes, %cgroup, "the memory of the cgroup is limited to 90 % (limits.max_memory)");
         }
     }
 }

@@ -17,6 +17,8 @@ pub enum Version {
 pub struct Group {
     pub version: Version,
     pub folder: PathBuf,
+    /// It is the process's own group, and none around it.
+    is_own: bool,
 }
 
 /// Version 1 writes the largest number of pages where there is no limit, and no machine has an exbibyte of memory.
@@ -49,7 +51,8 @@ fn groups_of(version: Version, membership: &str, mounts: &[Mount]) -> Vec<Group>
     // Outside of a cgroup namespace's root the path begins with `..`, and nothing of it can be seen.
     let is_seen = |inside: &&Path| inside.components().all(|part| matches!(part, Component::Normal(_)));
     let inside = inside.filter(is_seen).unwrap_or_else(|| Path::new(""));
-    inside.ancestors().map(|group| Group { version, folder: mount.point.join(group) }).collect()
+    let group = |group: &Path| Group { version, folder: mount.point.join(group), is_own: group == inside };
+    inside.ancestors().map(group).collect()
 }
 
 /// The path in a line of `/proc/self/cgroup`, if the line is of this version and its hierarchy limits memory.
@@ -118,9 +121,25 @@ impl Group {
         used(self.version, &self.read(file)?, &self.read("memory.stat")?)
     }
 
+    /// Whether all that the group holds is this program's. Of an application in the same group, which may fill it by
+    /// design, nothing could be shed.
+    pub fn is_of_this_program(&self) -> bool {
+        let name = |pid: u32| fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+        let own = std::process::id();
+        let is_same = |pid| pid == own || name(pid).is_some_and(|other| Some(other) == name(own));
+        self.is_own && self.read("cgroup.procs").is_some_and(|procs| are_all(&procs, own, is_same))
+    }
+
     fn read(&self, file: &str) -> Option<String> {
         fs::read_to_string(self.folder.join(file)).ok()
     }
+}
+
+/// Whether the processes in a `cgroup.procs` are the process `own` and such as `is_same`: its successor, or a probe that
+/// asks it. A process outside of the namespace of the reader stands there as 0.
+fn are_all(procs: &str, own: u32, is_same: impl Fn(u32) -> bool) -> bool {
+    let pids = || procs.lines().map(|line| line.trim().parse().unwrap_or(0));
+    pids().any(|pid| pid == own) && pids().all(is_same)
 }
 
 /// The number in a file with a limit. `max` is no limit.
@@ -220,6 +239,16 @@ mod tests {
         assert_eq!(limit("67108864\n"), Some(64 << 20));
         assert_eq!(limit("max\n"), None);
         assert_eq!(limit("9223372036854771712\n"), None);
+    }
+
+    #[test]
+    fn a_group_that_an_application_shares_is_not_of_this_program() {
+        let of = |procs| are_all(procs, 7, |pid| matches!(pid, 7 | 9));
+        assert!(of("7\n") && of("9\n7\n"));
+        assert!(!of("7\n12\n") && !of("7\n0\n") && !of("9\n") && !of("") && !of("7\nnonsense\n"));
+        let is_own = |group: Group| group.is_own;
+        let own = groups("4:memory:/a/b\n0::/\n", &(V1.to_owned() + UNIFIED));
+        assert_eq!(own.into_iter().map(is_own).collect::<Vec<_>>(), [true, false, false, true]);
     }
 
     #[test]
