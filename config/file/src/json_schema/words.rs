@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::schema::{Described, any_of, defined, off, one_of};
-use crate::value::{AutoOr, Bytes, Count, Delay, OffOr, Port, Share, Size, Text, Threads, Word as _};
+use crate::value::{AutoOr, Bytes, Count, Delay, OffOr, Port, Share, Size, Text, Threads};
 use crate::words::{
     Authority, CONDITIONS, ChangedHeader, ClaimName, CookieName, DnsName, EndpointSocket, GRPC, Grpc,
     GrpcService, HashedHeader, HeaderName, HeaderText, HiddenValue, MatchPath, Method, NameServer, ProbeName,
@@ -29,7 +29,7 @@ use pillion_model::tracing::OtlpUrl;
 pub(super) fn definitions() -> Value {
     let pattern =
         |pattern: &str, about: &str| json!({ "type": "string", "pattern": pattern, "description": about });
-    json!({
+    let mut all = json!({
         "left_open": {
             "type": ["string", "null"],
             "pattern": "\\$",
@@ -115,7 +115,13 @@ pub(super) fn definitions() -> Value {
         "grpc_service": pattern("^[!-~]*$", "A service as in gRPC health checking; \"\" is the server as a whole"),
         "on_off": { "enum": on_off() },
         "condition": condition(),
-    })
+    });
+    // the macro has a limit for the number of its entries
+    all["otlp_url"] = pattern(
+        "^(https?|grpcs?)://[!-\"$->@-~]+$",
+        "The address of a collector: http://127.0.0.1:4318, grpc://collector:4317",
+    );
+    all
 }
 
 fn on_off() -> Vec<Value> {
@@ -199,6 +205,7 @@ described!(
     AuthorizerUrl: "authorizer_url",
     AuthorizerAddress: "authorizer_address",
     JwksUrl: "jwks_url",
+    OtlpUrl: "otlp_url",
     TokenHeader: "header_name",
     ClaimName: "claim_name",
     ClaimPattern: "claim_value",
@@ -230,13 +237,6 @@ macro_rules! or_off {
     )*};
 }
 or_off!(Delay, Timeout, IdleTimeout);
-
-impl Described for OtlpUrl {
-    fn described() -> Option<Value> {
-        const PATTERN: &str = "^(https?|grpcs?)://[!-\"$->@-~]+$";
-        Some(json!({ "type": "string", "pattern": PATTERN, "description": Self::EXPECTED }))
-    }
-}
 
 impl Described for MaxMemory {
     fn described() -> Option<Value> {
