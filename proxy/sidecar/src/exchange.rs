@@ -152,17 +152,23 @@ impl Facts {
     }
 
     /// Istio's labels, without the status of an answer.
-    pub fn istio(&self, connection: &Connection, protocol: IstioProtocol, metrics: &Metrics) -> IstioLabels {
+    pub fn istio(
+        &self,
+        connection: &Connection,
+        protocol: IstioProtocol,
+        metrics: &Metrics,
+        recorder: &mut Recorder,
+    ) -> IstioLabels {
         let (direction, is_request) = (connection.direction, protocol != IstioProtocol::Tcp);
         let is_external =
             || self.authorization.is_some_and(|decided| &*metrics.name(decided.rule) == ExtAuthz::NAME);
         let other = match direction {
             Direction::Inbound => connection.peer_label,
-            Direction::Outbound => self.server(metrics),
+            Direction::Outbound => self.server(recorder),
         };
         IstioLabels {
             direction,
-            own: metrics.own(),
+            own: recorder.own(),
             service: self.service(direction),
             other,
             protocol,
@@ -175,11 +181,11 @@ impl Facts {
 
     /// The identity of the last endpoint that was picked, where it is verified. One that was noted before a reload turned TLS
     /// off says nothing of the traffic since.
-    fn server(&self, metrics: &Metrics) -> Symbol {
+    fn server(&self, recorder: &mut Recorder) -> Symbol {
         let route = self.route.as_ref().filter(|route| route.cluster.verifies_peers());
         let endpoint = self.attempts.last_picked().and_then(|attempt| attempt.endpoint);
         let known =
-            route.zip(endpoint).map(|(route, endpoint)| metrics.server(route.cluster.symbol, endpoint));
+            route.zip(endpoint).map(|(route, endpoint)| recorder.server(route.cluster.symbol, endpoint));
         known.unwrap_or(Symbol::EMPTY)
     }
 

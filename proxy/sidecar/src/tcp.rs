@@ -27,7 +27,7 @@ use pillion_http::headers::fresh_request_id;
 use pillion_http1::Value;
 use pillion_model::Reason;
 use pillion_telemetry::access::OPAQUE;
-use pillion_telemetry::{Flow, Held, IstioProtocol, Protocol, RequestRecord};
+use pillion_telemetry::{Flow, Held, IstioLabels, IstioProtocol, Protocol, RequestRecord};
 use pillion_upstream::cluster::ClusterProtocol;
 
 /// A client and its server, between which bytes may be carried.
@@ -60,8 +60,7 @@ pub fn forward(
 /// Carries bytes until the connection has ended, and records how.
 async fn carried(mut joined: Box<Joined>, route: &Route, connection: &Connection, worker: &Worker) {
     if worker.has_istio_metrics {
-        let metrics = &worker.ground.metrics;
-        metrics.istio_began(joined.server.facts.istio(connection, IstioProtocol::Tcp, metrics));
+        worker.ground.metrics.istio_began(istio(&joined.server.facts, connection, worker));
     }
     let Joined { downstream, server, most } = &mut *joined;
     let mut watched = Watched::new(downstream, *most, || admits_still(route, connection, worker));
@@ -73,6 +72,10 @@ async fn carried(mut joined: Box<Joined>, route: &Route, connection: &Connection
     let failure = failure(&ended.how, refusal, server.tls_failure());
     server.facts.attempts.end(attempt, outcome(failure.as_ref()), Instant::now());
     record(joined.server.facts, failure.as_ref(), (ended.received, ended.sent), connection, worker);
+}
+
+fn istio(facts: &Facts, connection: &Connection, worker: &Worker) -> IstioLabels {
+    facts.istio(connection, IstioProtocol::Tcp, &worker.ground.metrics, &mut worker.recorder.lock())
 }
 
 /// Checks, before bytes pass, that the rules still admit a client that proved itself by a certificate: it may have been
@@ -132,8 +135,7 @@ async fn server(
 pub fn record_failure(failure: DialFailure, connection: &Connection, worker: &Worker) {
     let DialFailure { error, facts, deposit } = failure;
     if worker.has_istio_metrics {
-        let metrics = &worker.ground.metrics;
-        metrics.istio_began(facts.istio(connection, IstioProtocol::Tcp, metrics));
+        worker.ground.metrics.istio_began(istio(&facts, connection, worker));
     }
     if let Some(deposit) = deposit {
         deposit.keep();
@@ -234,8 +236,7 @@ fn record(
     }
     facts.authorization = facts.authorization.or(connection.authorization);
     if worker.has_istio_metrics {
-        let metrics = &worker.ground.metrics;
-        metrics.istio_ended(facts.istio(connection, IstioProtocol::Tcp, metrics), bytes);
+        worker.ground.metrics.istio_ended(istio(&facts, connection, worker), bytes);
     }
     let ended = Instant::now();
     let slow = facts.attempts.last_picked().and_then(Attempt::took).unwrap_or_default();

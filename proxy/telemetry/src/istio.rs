@@ -391,15 +391,17 @@ impl IstioFamilies {
 pub(super) struct Servers(RwLock<HashMap<(Symbol, SocketAddr), Symbol>>);
 
 impl Servers {
-    pub(super) fn note(&self, service: Symbol, address: SocketAddr, id: Symbol) {
+    /// Returns whether something has changed.
+    pub(super) fn note(&self, service: Symbol, address: SocketAddr, id: Symbol) -> bool {
         if self.of(service, address) == id {
-            return;
+            return false;
         }
         let mut known = self.0.write();
         if known.len() >= MOST_SERVERS {
             known.clear(); // those in use come back with their next connections
         }
         known.insert((service, address), id);
+        true
     }
 
     pub(super) fn forget(&self, gone: &HashSet<Symbol>) {
@@ -598,7 +600,8 @@ mod tests {
         let (symbols, servers) = (Symbols::new(100), Servers::default());
         let (kept, gone, id) = (symbols.intern("kept"), symbols.intern("gone"), symbols.intern(ORDERS));
         let address = ([10, 0, 0, 1], 80).into();
-        [kept, gone].into_iter().for_each(|service| servers.note(service, address, id));
+        assert!([kept, gone].into_iter().all(|service| servers.note(service, address, id)));
+        assert!(!servers.note(kept, address, id), "nothing has changed");
         servers.forget(&HashSet::from([gone]));
         assert_eq!((servers.of(kept, address), servers.of(gone, address)), (id, Symbol::EMPTY));
     }

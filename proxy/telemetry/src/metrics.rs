@@ -68,6 +68,8 @@ pub struct Metrics {
     /// The workload of this sidecar, as Istio's labels name it.
     own: RwLock<Own>,
     servers: Servers,
+    /// Counts the changes of `own` and `servers`.
+    identities: AtomicU64,
     exemplars: Exemplars,
 }
 
@@ -110,6 +112,7 @@ impl Metrics {
             left,
             own: RwLock::default(),
             servers: Servers::default(),
+            identities: AtomicU64::new(0),
             exemplars: Exemplars::default(),
         })
     }
@@ -162,20 +165,34 @@ impl Metrics {
     pub fn set_own(&self, workload: &Workload, id: Option<&str>) {
         if self.has_istio() {
             *self.own.write() = Own::new(workload, id, &self.symbols);
+            self.note_identities();
         }
     }
 
-    pub fn own(&self) -> Own {
+    /// Takes a lock that workers share. The data path uses its [`super::Recorder`] instead.
+    pub(super) fn own(&self) -> Own {
         *self.own.read()
     }
 
     /// Notes the verified identity of a service's endpoint.
     pub fn note_server(&self, service: Symbol, address: SocketAddr, id: &str) {
-        self.servers.note(service, address, self.intern_peer(id));
+        if self.servers.note(service, address, self.intern_peer(id)) {
+            self.note_identities();
+        }
     }
 
-    /// The identity that was noted; [`Symbol::EMPTY`] without one.
-    pub fn server(&self, service: Symbol, address: SocketAddr) -> Symbol {
+    fn note_identities(&self) {
+        self.identities.fetch_add(1, Ordering::Release);
+    }
+
+    /// Changes with each change of [`Self::own`] and [`Self::server`].
+    pub(super) fn identities(&self) -> u64 {
+        self.identities.load(Ordering::Acquire)
+    }
+
+    /// The identity that was noted; [`Symbol::EMPTY`] without one. It takes a lock that workers share. The data path uses
+    /// its [`super::Recorder`] instead.
+    pub(super) fn server(&self, service: Symbol, address: SocketAddr) -> Symbol {
         self.servers.of(service, address)
     }
 
@@ -262,6 +279,7 @@ impl Metrics {
         if !gone.is_empty() {
             self.families.forget(&gone);
             self.servers.forget(&gone);
+            self.note_identities();
             self.exemplars.forget(&gone);
             self.removals.fetch_add(1, Ordering::Relaxed);
         }

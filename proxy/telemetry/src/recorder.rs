@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::family::IntCounter;
-use super::istio::{IstioLabels, IstioRequests};
+use super::istio::{IstioLabels, IstioRequests, Own};
 use super::labels::{EndpointLabels, RequestLabels};
 use super::metrics::Metrics;
+use super::symbols::Symbol;
 
 /// The most label sets that one worker caches. When the cache is full it is emptied, which costs one shared lock for
 /// each label set in use.
@@ -21,6 +23,7 @@ pub struct Recorder {
     known: Known<RequestLabels, IntCounter>,
     tries: Known<EndpointLabels, IntCounter>,
     istio: Known<IstioLabels, IstioRequests>,
+    identities: Identities,
     /// The value of [`Metrics::removals`] when the cached handles were resolved.
     as_of: u64,
 }
@@ -34,8 +37,29 @@ impl Recorder {
             known: Known::default(),
             tries: Known::default(),
             istio: Known::default(),
+            identities: Identities::default(),
             as_of,
         }
+    }
+
+    /// The workload of this sidecar, for Istio's metrics.
+    pub fn own(&mut self) -> Own {
+        self.refresh_identities().own
+    }
+
+    /// The verified identity of a service's endpoint; [`Symbol::EMPTY`] where none is known.
+    pub fn server(&mut self, service: Symbol, address: SocketAddr) -> Symbol {
+        self.refresh_identities();
+        self.identities.servers.get((service, address), || self.metrics.server(service, address))
+    }
+
+    fn refresh_identities(&mut self) -> &Identities {
+        let now = self.metrics.identities();
+        if self.identities.as_of != Some(now) {
+            self.identities.servers.0.clear();
+            (self.identities.as_of, self.identities.own) = (Some(now), self.metrics.own());
+        }
+        &self.identities
     }
 
     /// Adds one to the request counter of `labels`.
@@ -75,6 +99,15 @@ impl Recorder {
             self.istio.0.clear();
         }
     }
+}
+
+/// Who takes part in the traffic.
+#[derive(Default)]
+struct Identities {
+    /// The value of [`Metrics::identities`] before these were read.
+    as_of: Option<u64>,
+    own: Own,
+    servers: Known<(Symbol, SocketAddr), Symbol>,
 }
 
 /// The handles of some label sets.
@@ -148,8 +181,9 @@ mod tests {
     use std::hash::BuildHasher;
 
     use super::*;
-    use crate::{MethodLabel, Symbol};
-    use pillion_model::Direction;
+    use crate::MethodLabel;
+    use crate::metrics::Detail;
+    use pillion_model::{Direction, Workload};
 
     fn labels(status: u16, service: Symbol) -> RequestLabels {
         RequestLabels {
@@ -161,6 +195,21 @@ mod tests {
             grpc_status: None,
             reason: None,
             peer: Symbol::EMPTY,
+        }
+    }
+
+    #[test]
+    fn a_worker_learns_of_identities_that_have_changed() {
+        let metrics = Metrics::with(1_000, Detail { has_istio: true, ..Detail::default() });
+        let mut worker = Recorder::new(metrics.clone());
+        let (service, address) = (metrics.intern("orders"), SocketAddr::from(([10, 0, 0, 1], 80)));
+        assert_eq!((worker.own(), worker.server(service, address)), (Own::default(), Symbol::EMPTY));
+        for id in ["spiffe://a/orders", "spiffe://a/others"] {
+            metrics.note_server(service, address, id);
+            assert_eq!(worker.server(service, address), metrics.intern_peer(id));
+            metrics.set_own(&Workload::default(), Some(id));
+            assert_eq!(worker.own(), metrics.own());
+            assert_ne!(worker.own(), Own::default());
         }
     }
 

@@ -328,16 +328,17 @@ impl Exchange {
             facts.common.count_tries(recorder);
         }
         if self.worker.has_istio_metrics {
-            recorder.count_istio(self.istio(facts), took.as_secs_f64(), (self.progress.bytes(), sent));
+            let labels = self.istio(facts, recorder);
+            recorder.count_istio(labels, took.as_secs_f64(), (self.progress.bytes(), sent));
         }
     }
 
-    fn istio(&self, facts: &RequestFacts) -> IstioLabels {
+    fn istio(&self, facts: &RequestFacts, recorder: &mut Recorder) -> IstioLabels {
         let protocol = if facts.is_grpc { IstioProtocol::Grpc } else { IstioProtocol::Http };
         IstioLabels {
             status: facts.status,
             grpc_status: facts.grpc_status,
-            ..facts.common.istio(&self.connection, protocol, &self.worker.ground.metrics)
+            ..facts.common.istio(&self.connection, protocol, &self.worker.ground.metrics, recorder)
         }
     }
 
