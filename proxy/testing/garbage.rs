@@ -67,6 +67,23 @@ async fn an_answer_that_promises_more_than_it_sends_is_cut_and_never_made_whole(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_that_is_reset_after_its_head_has_the_reason_of_a_reset() {
+    let mesh = Mesh::default();
+    let _a = mesh.http2(A, 100, |_, _, mut respond| async move {
+        let head = http::Response::new(());
+        let mut stream = respond.send_response(head, false).expect("the stream is open");
+        stream.send_data("five!".into(), false).expect("the stream is open");
+        pass(1).await;
+        stream.send_reset(h2::Reason::INTERNAL_ERROR);
+    });
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80], protocol: http2");
+    let answer = sidecar.client().await.get("/").await;
+    assert_eq!((&*answer.body, answer.is_whole), ("five!", false));
+    settle().await;
+    assert_eq!(sidecar.sum("pillion_requests_total status=200 reason=upstream_reset"), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn chunks_that_are_none_break_the_answer_off() {
     let mesh = Mesh::default();
     let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
@@ -77,6 +94,8 @@ async fn chunks_that_are_none_break_the_answer_off() {
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     let answer = sidecar.client().await.get("/").await;
     assert_eq!((&*answer.body, answer.is_whole), ("good", false));
+    settle().await;
+    assert_eq!(sidecar.sum("pillion_requests_total status=200 reason=protocol_error"), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -423,10 +423,7 @@ impl ResponseTail {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match polled {
             Poll::Ready(Some(Ok(frame))) => frame,
-            Poll::Ready(Some(Err(error))) if error.is_our_shortage() => {
-                return self.break_off(Reason::Overloaded, error);
-            }
-            Poll::Ready(Some(Err(error))) => return self.break_off(Reason::UpstreamClosed, error),
+            Poll::Ready(Some(Err(error))) => return self.break_off(error.reason(), error),
             Poll::Ready(None) => {
                 self.end(true);
                 return Poll::Ready(None);

@@ -46,6 +46,9 @@ pub fn sentence(reason: Reason, under_way: UnderWay, facts: &Facts) -> String {
         (Reason::UpstreamReset | Reason::UpstreamClosed, _) => {
             format!("{of} broke off its answer: its own log may say why")
         }
+        (Reason::ProtocolError, UnderWay::Answer) => {
+            format!("{of} sent bytes within its answer that are not valid HTTP: its own log may say why")
+        }
         (Reason::BadRequest, UnderWay::Bytes) => {
             format!("the client sent HTTP in a tunnel to {of}, where no rule would judge it")
         }

@@ -11,12 +11,13 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::aftermath::{Patience, close_gracefully};
-use super::send_failure::{io_reason, sent};
+use super::send_failure::sent;
 use super::{About, Counted, Idle, SendFailure};
 use crate::slots::Slot;
 use pillion_base::error::Sent;
 use pillion_base::limits::Permit;
 use pillion_base::net::Io;
+use pillion_http::error::io_reason;
 use pillion_http::h1::client::{ClientFailure, Connection, FailedRequest, Fault, Rest};
 use pillion_http::head::HeadLimits;
 use pillion_http::message::RequestHead;

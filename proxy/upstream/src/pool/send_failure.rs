@@ -1,6 +1,7 @@
 //! Why a request got no answer on its connection.
 
 use pillion_base::error::Sent;
+use pillion_http::error::io_reason;
 use pillion_http::h2::client::{ClientFailure, FailedRequest};
 use pillion_model::Reason;
 use pillion_tls::admission;
@@ -82,15 +83,6 @@ pub(crate) fn reason_http2(failure: &ClientFailure) -> Reason {
         ClientFailure::TooManyInterim | ClientFailure::Switched | ClientFailure::Content => {
             Reason::ProtocolError
         }
-    }
-}
-
-pub(super) fn io_reason(error: &std::io::Error) -> Reason {
-    match error.kind() {
-        // the crate h2 reports BrokenPipe for an end of the connection with open streams
-        std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::BrokenPipe => Reason::UpstreamClosed,
-        std::io::ErrorKind::InvalidData => Reason::ProtocolError,
-        _ => Reason::UpstreamReset,
     }
 }
 
