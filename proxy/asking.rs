@@ -21,7 +21,7 @@ use pillion_model::identity::TlsPolicy;
 use pillion_tls::client::{AlpnOffer, ClientTls, Purpose};
 use pillion_tls::{SetupError, TlsError};
 use pillion_upstream::discovery::{Answer, Resolver};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// The time for one of several addresses, TCP and TLS together.
 const PATIENCE_TO_CONNECT: Duration = Duration::from_secs(3);
@@ -49,6 +49,8 @@ pub(crate) enum AskError {
     BrokeOff(#[from] hyper::Error),
     #[error("its answer has more than {kib} KiB", kib = .0 / 1024)]
     TooLong(usize),
+    #[error("its answer has not come in time")]
+    Slow,
 }
 
 /// The server of a URL.
@@ -115,17 +117,23 @@ async fn connect_to(
 pub(crate) type Content = Result<Vec<u8>, AskError>;
 
 /// Sends a request of HTTP/1.1, and reads the answer. Its content is read only if the status is a good one (2xx), because the
-/// pages that explain failures may be of any length. It has at most so many bytes.
+/// pages that explain failures may be of any length. It has at most so many bytes, and it has come `until` then. A head that
+/// has come in time is given to the caller whatever becomes of its content.
 pub(crate) async fn ask(
     transport: Transport,
     question: Request<Full<Bytes>>,
     most: usize,
+    until: Instant,
 ) -> Result<Response<Content>, AskError> {
     let (mut send, conn) =
         http1::Builder::new().max_buf_size(HEAD_BYTES).handshake(TokioIo::new(transport)).await?;
     let answer = async {
-        let (head, body) = send.send_request(question).await?.into_parts();
-        let content = if head.status.is_success() { whole(body, most).await } else { Ok(Vec::new()) };
+        let head = timeout_at(until, send.send_request(question)).await;
+        let (head, body) = head.map_err(|_elapsed| AskError::Slow)??.into_parts();
+        let content = match head.status.is_success() {
+            true => timeout_at(until, whole(body, most)).await.unwrap_or(Err(AskError::Slow)),
+            false => Ok(Vec::new()),
+        };
         Ok(Response::from_parts(head, content))
     };
     let (mut conn, mut answer) = (pin!(conn), pin!(answer));

@@ -6,6 +6,7 @@
 //! fills, and what does not fit is dropped.
 
 pub(crate) mod messages;
+mod notices;
 mod over_grpc;
 mod over_http;
 mod spans;
@@ -13,19 +14,26 @@ mod spans;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::body::Bytes;
 use pillion_base::ground::Ground;
+use pillion_grpc::prost::Message as _;
 use pillion_model::text::shortened;
 use pillion_model::tracing::{OtlpTransport, OtlpUrl};
 use pillion_sidecar::traces::{Settings, TraceQueue, Traced, Traces};
 use pillion_telemetry::SpanOutcome;
 use pillion_upstream::discovery::Resolver;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::asking::AskError;
-use messages::{ExportResponse, Span};
+use messages::ExportResponse;
+use notices::Notices;
+use spans::Names;
 
 /// The most spans of one request to the collector, as OpenTelemetry's own exporters have it.
 const BATCH: usize = 512;
+/// 3 MiB: the most bytes of these spans. Servers of gRPC take messages of 4 MiB by default, and the rest of a request is
+/// below a KiB.
+const BATCH_BYTES: usize = 3 * 1024 * 1024;
 /// How long a span waits for others.
 const BATCH_TIME: Duration = Duration::from_secs(5);
 /// From the connection to the last byte of the answer.
@@ -49,12 +57,35 @@ pub(crate) struct Exporter {
     traces: Arc<Traces>,
     ground: Arc<Ground>,
     resolver: Resolver,
-    /// A request that did not fit into the last batch.
-    left: Option<Box<Traced>>,
+    /// The spans of a request that did not fit into the last batch.
+    left: Option<Vec<Bytes>>,
+    names: Names,
     /// The collector that asked to be left alone, and until when.
     rests: Option<(OtlpUrl, Instant)>,
-    /// The last problem that was logged, so that each is logged once.
-    said: Option<String>,
+    notices: Notices,
+}
+
+/// Spans that are sent together.
+#[derive(Default)]
+struct Batch {
+    spans: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl Batch {
+    /// Adds the spans of a request. Gives them back where there is no room for them. An empty batch takes all.
+    fn add(&mut self, spans: Vec<Bytes>) -> Option<Vec<Bytes>> {
+        /// The most that the message adds to a span, for its length and its number.
+        const FRAME: usize = 6;
+        let bytes: usize = spans.iter().map(|span| span.len() + FRAME).sum();
+        let has_room = self.spans.len() + spans.len() <= BATCH && self.bytes + bytes <= BATCH_BYTES;
+        if !has_room && !self.spans.is_empty() {
+            return Some(spans);
+        }
+        self.spans.extend(spans);
+        self.bytes += bytes;
+        None
+    }
 }
 
 /// What a collector has taken.
@@ -71,12 +102,18 @@ enum ExportError {
     #[error("no answer within {s} s", s = PATIENCE.as_secs())]
     Slow,
     #[error(transparent)]
-    NoAnswer(#[from] AskError),
+    NoAnswer(AskError),
     /// `again`: whether the collector wants the spans again, and the pause that it asks for.
     #[error("{what}")]
     Answered { what: String, again: Option<Duration> },
     #[error("the request cannot be written: {0}")]
     Unaskable(#[from] http::Error),
+}
+
+impl From<AskError> for ExportError {
+    fn from(error: AskError) -> Self {
+        if matches!(error, AskError::Slow) { Self::Slow } else { Self::NoAnswer(error) }
+    }
 }
 
 impl ExportError {
@@ -100,8 +137,9 @@ impl Exporter {
             ground,
             resolver: Resolver::system(),
             left: None,
+            names: Names::default(),
             rests: None,
-            said: None,
+            notices: Notices::default(),
         })
     }
 
@@ -110,7 +148,7 @@ impl Exporter {
         loop {
             self.rest().await;
             let batch = self.batch().await;
-            if batch.is_empty() {
+            if batch.spans.is_empty() {
                 break;
             }
             self.export(batch).await;
@@ -134,24 +172,24 @@ impl Exporter {
     }
 
     /// The spans of the next requests. Empty: the sidecar ends, and none is left.
-    async fn batch(&mut self) -> Vec<Span> {
+    async fn batch(&mut self) -> Batch {
+        let mut batch = Batch::default();
         let first = match self.left.take() {
             Some(left) => Some(left),
-            None => self.next(None).await,
+            None => self.next(None).await.map(|first| self.spans(&first)),
         };
-        let Some(first) = first else { return Vec::new() };
-        let (mut batch, until) = (spans::spans(&first), Instant::now() + BATCH_TIME);
-        while batch.len() < BATCH {
-            match self.next(Some(until)).await {
-                None => break,
-                Some(next) if batch.len() + next.spans() > BATCH => {
-                    self.left = Some(next);
-                    break;
-                }
-                Some(next) => batch.extend(spans::spans(&next)),
-            }
+        let Some(first) = first else { return batch };
+        batch.add(first);
+        let until = Instant::now() + BATCH_TIME;
+        while batch.spans.len() < BATCH && self.left.is_none() {
+            let Some(next) = self.next(Some(until)).await else { break };
+            self.left = batch.add(self.spans(&next));
         }
         batch
+    }
+
+    fn spans(&mut self, of: &Traced) -> Vec<Bytes> {
+        spans::spans(of, &mut self.names).iter().map(|span| span.encode_to_vec().into()).collect()
     }
 
     /// The next request. `None`: none has come until then, or none waits while the sidecar ends.
@@ -172,14 +210,13 @@ impl Exporter {
     }
 
     /// Sends a batch, and sends it again where the collector or the way to it has failed.
-    async fn export(&mut self, batch: Vec<Span>) {
-        let (began, count) = (Instant::now(), batch.len() as u64);
+    async fn export(&mut self, batch: Batch) {
+        let (began, count) = (Instant::now(), batch.spans.len() as u64);
         for failures in 0.. {
             let Some(settings) = self.traces.settings() else {
                 return self.count(SpanOutcome::Dropped, count); // a reload has turned traces off
             };
-            let sent = timeout(PATIENCE, self.send(&settings, batch.clone())).await;
-            let why = match sent.unwrap_or(Err(ExportError::Slow)) {
+            let why = match self.send(&settings, &batch).await {
                 Ok(taken) => return self.taken(taken, count),
                 Err(why) => why,
             };
@@ -198,12 +235,15 @@ impl Exporter {
         }
     }
 
-    async fn send(&self, settings: &Settings, batch: Vec<Span>) -> Result<Taken, ExportError> {
-        let request = spans::request(batch, &settings.workload);
-        let of = &settings.of;
+    async fn send(&self, settings: &Settings, batch: &Batch) -> Result<Taken, ExportError> {
+        let request = spans::request(batch.spans.clone(), &settings.workload);
+        let (of, until) = (&settings.of, Instant::now() + PATIENCE);
         match of.otlp.transport {
-            OtlpTransport::Http => over_http::send(of, &request, &self.ground, &self.resolver).await,
-            OtlpTransport::Grpc => over_grpc::send(of, request, &self.ground, &self.resolver).await,
+            OtlpTransport::Http => over_http::send(of, &request, until, &self.ground, &self.resolver).await,
+            OtlpTransport::Grpc => {
+                let sent = over_grpc::send(of, request, &self.ground, &self.resolver);
+                timeout_at(until, sent).await.unwrap_or(Err(ExportError::Slow))
+            }
         }
     }
 
@@ -212,19 +252,17 @@ impl Exporter {
         self.count(SpanOutcome::Exported, count - rejected);
         self.count(SpanOutcome::Rejected, rejected);
         if rejected > 0 {
-            if self.said.as_ref() != Some(&why) {
+            if self.notices.problem(&why, Instant::now()) {
                 tracing::warn!(rejected, "the collector of traces has refused spans: {why}");
-                self.said = Some(why);
             }
-        } else if self.said.take().is_some() {
+        } else if self.notices.over() {
             tracing::info!("the collector of traces takes spans again");
         }
     }
 
     fn warn(&mut self, settings: &Settings, why: &str) {
-        if self.said.as_deref() != Some(why) {
+        if self.notices.problem(why, Instant::now()) {
             tracing::warn!(collector = %settings.of.otlp, "spans cannot be exported: {why}");
-            self.said = Some(why.to_owned());
         }
     }
 
@@ -249,6 +287,26 @@ fn accepted(answer: ExportResponse) -> Taken {
 mod tests {
     use super::messages::PartialSuccess;
     use super::*;
+
+    #[test]
+    fn a_batch_is_bounded_in_spans_and_in_bytes() {
+        let spans = |count: usize, bytes: usize| vec![Bytes::from(vec![0; bytes]); count];
+        let mut batch = Batch::default();
+        assert!(batch.add(spans(500, 10)).is_none());
+        assert_eq!(batch.add(spans(13, 10)).map(|left| left.len()), Some(13));
+        assert!(batch.add(spans(12, 10)).is_none());
+        assert_eq!(batch.spans.len(), 512);
+
+        let mut batch = Batch::default();
+        let mut added = 0;
+        while batch.add(spans(2, 64 * 1024)).is_none() {
+            added += 2;
+        }
+        assert_eq!(added, 46);
+        let request = spans::request(batch.spans, &Default::default());
+        assert!((2 * 1024 * 1024..=BATCH_BYTES).contains(&request.encoded_len()));
+        assert!(Batch::default().add(spans(1, BATCH_BYTES + 1)).is_none(), "it is sent alone");
+    }
 
     #[test]
     fn pauses_grow_and_are_not_the_same_for_all() {

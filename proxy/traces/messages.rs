@@ -4,6 +4,7 @@
 //! They are written here because the crate `opentelemetry-proto` cannot have its messages of traces without the SDK: both
 //! together are further crates with 48,000 lines.
 
+use hyper::body::Bytes;
 use pillion_grpc::prost;
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -36,8 +37,10 @@ pub(crate) struct Resource {
 pub(crate) struct ScopeSpans {
     #[prost(message, optional, tag = "1")]
     pub(crate) scope: Option<Scope>,
-    #[prost(message, repeated, tag = "2")]
-    pub(crate) spans: Vec<Span>,
+    /// Each a [`Span`] that is encoded already: so the size of a batch is known while it grows, and a batch that is sent
+    /// again is not encoded again. A message and its bytes are the same on the wire.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub(crate) spans: Vec<Bytes>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -91,8 +94,9 @@ pub(crate) enum Kind {
 pub(crate) struct Event {
     #[prost(fixed64, tag = "1")]
     pub(crate) time_unix_nano: u64,
-    #[prost(string, tag = "2")]
-    pub(crate) name: String,
+    /// Text on the wire, as the keys of attributes are.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) name: Bytes,
     #[prost(message, repeated, tag = "3")]
     pub(crate) attributes: Vec<KeyValue>,
 }
@@ -116,8 +120,9 @@ pub(crate) enum StatusCode {
 #[derive(Clone, PartialEq, prost::Message)]
 #[prost(prost_path = "pillion_grpc::prost")]
 pub(crate) struct KeyValue {
-    #[prost(string, tag = "1")]
-    pub(crate) key: String,
+    /// Text on the wire. As bytes it needs no allocation, because all keys are constants.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) key: Bytes,
     #[prost(message, optional, tag = "2")]
     pub(crate) value: Option<AnyValue>,
 }

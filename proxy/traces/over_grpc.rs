@@ -50,17 +50,16 @@ fn headers(of: &Tracing) -> Result<HeaderMap, ExportError> {
     Ok(map)
 }
 
-/// What a status means (OTLP/gRPC Response). A collector that is exhausted wants the spans again only if it says when.
+/// What a status means (OTLP/gRPC Response). A collector that is exhausted wants the spans again only if it says when. So does
+/// one that names a range: the protocol would send the spans again, but tonic has this status for a message that is too
+/// long, which it stays.
 fn judge(status: &Status) -> ExportError {
     let asked = retry_info(status.details());
     let again = match status.code() {
-        Code::Cancelled
-        | Code::DeadlineExceeded
-        | Code::Aborted
-        | Code::OutOfRange
-        | Code::Unavailable
-        | Code::DataLoss => Some(asked.unwrap_or_default()),
-        Code::ResourceExhausted => asked,
+        Code::Cancelled | Code::DeadlineExceeded | Code::Aborted | Code::Unavailable | Code::DataLoss => {
+            Some(asked.unwrap_or_default())
+        }
+        Code::ResourceExhausted | Code::OutOfRange => asked,
         _ => None,
     };
     let what = format!("the collector answered {:?}: {}", status.code(), shortened(status.message()));
@@ -100,6 +99,8 @@ mod tests {
             (Code::DataLoss, None, Some(0)),
             (Code::ResourceExhausted, None, None),
             (Code::ResourceExhausted, Some(3), Some(3)),
+            (Code::OutOfRange, None, None),
+            (Code::OutOfRange, Some(3), Some(3)),
             (Code::InvalidArgument, Some(3), None),
             (Code::Unauthenticated, None, None),
             (Code::Internal, None, None),

@@ -13,6 +13,7 @@ use pillion_model::tracing::Tracing;
 use pillion_sidecar::layers::pushback::Pushback;
 use pillion_tls::client::AlpnOffer;
 use pillion_upstream::discovery::Resolver;
+use tokio::time::{Instant, timeout_at};
 
 use super::messages::{ExportRequest, ExportResponse};
 use super::{ExportError, Taken, accepted};
@@ -24,6 +25,7 @@ const MOST_BYTES: usize = 64 * 1024;
 pub(super) async fn send(
     of: &Tracing,
     request: &ExportRequest,
+    until: Instant,
     ground: &Ground,
     resolver: &Resolver,
 ) -> Result<Taken, ExportError> {
@@ -38,14 +40,15 @@ pub(super) async fn send(
     }
     let question = question.body(Full::new(Bytes::from(request.encode_to_vec())))?;
     let server = Server { is_tls: url.is_tls, host: &url.host, port: url.port };
-    let transport = connect(server, AlpnOffer::Http1, ground, resolver).await?;
-    let answer = ask(transport, question, MOST_BYTES).await?;
+    let connecting = timeout_at(until, connect(server, AlpnOffer::Http1, ground, resolver));
+    let transport = connecting.await.map_err(|_elapsed| ExportError::Slow)??;
+    let answer = ask(transport, question, MOST_BYTES, until).await?;
     let content = answer.body().as_deref().unwrap_or_default();
     judge(answer.status(), answer.headers(), content, SystemTime::now())
 }
 
-/// What an answer means (OTLP/HTTP Response). A collector that takes the request and answers with something unreadable, or
-/// too long, has taken it.
+/// What an answer means (OTLP/HTTP Response). A collector that takes the request and answers with something unreadable, too
+/// long, or without an end has taken it.
 fn judge(
     status: StatusCode,
     headers: &HeaderMap,

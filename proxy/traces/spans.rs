@@ -3,7 +3,10 @@
 //! There is a SERVER span for the request, and a CLIENT span inside it for each attempt. The stages of the timeline are
 //! their events. No query and no header stands there, because these may have secrets.
 
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
+
+use hyper::body::Bytes;
 
 use pillion_model::{Direction, Reason, Workload};
 use pillion_sidecar::traces::{Traced, Try};
@@ -29,7 +32,7 @@ const IS_REMOTE: u32 = 0x200;
 const SAMPLED: u32 = 1;
 
 /// One request to the collector.
-pub(super) fn request(spans: Vec<Span>, by: &Workload) -> ExportRequest {
+pub(super) fn request(spans: Vec<Bytes>, by: &Workload) -> ExportRequest {
     let mut attributes = Attributes::default();
     attributes.text("service.name", by.name.as_deref().unwrap_or(UNKNOWN));
     attributes.some("service.namespace", by.namespace.as_deref().unwrap_or_default());
@@ -47,14 +50,34 @@ pub(super) fn request(spans: Vec<Span>, by: &Workload) -> ExportRequest {
 }
 
 /// The spans of a request: its own first, then those of its attempts.
-pub(super) fn spans(of: &Traced) -> Vec<Span> {
+pub(super) fn spans(of: &Traced, names: &mut Names) -> Vec<Span> {
+    let name = name(of, names);
     let mut sent = 0;
     let attempts = of.tries.iter().map(|attempt| {
         let before = if attempt.is_sent { sent } else { 0 };
         sent += i64::from(attempt.is_sent);
-        client(of, attempt, before)
+        Span { name: name.clone(), ..client(of, attempt, before) }
     });
-    std::iter::once(server(of)).chain(attempts).collect()
+    std::iter::once(Span { name: name.clone(), ..server(of) }).chain(attempts).collect()
+}
+
+/// The methods of gRPC after which spans are named. A client may ask for methods that do not exist, and names of spans must
+/// be few.
+#[derive(Default)]
+pub(super) struct Names(HashSet<Box<str>>);
+
+impl Names {
+    /// 500: more than the methods of most meshes.
+    const MOST: usize = 500;
+
+    /// Whether spans may have this name. `is_sound`: the answer does not say that there is no such method.
+    fn admit(&mut self, name: &str, is_sound: bool) -> bool {
+        if self.0.contains(name) {
+            return true;
+        }
+        let has_room = is_sound && self.0.len() < Self::MOST;
+        has_room && self.0.insert(name.into())
+    }
 }
 
 fn server(of: &Traced) -> Span {
@@ -94,6 +117,7 @@ fn client(of: &Traced, attempt: &Try, resent: i64) -> Span {
     let Traced { timeline, context, .. } = of;
     let mut attributes = Attributes::default();
     attributes.of_request(of, of.is_tls_upstream);
+    attributes.some("url.full", &url(&timeline.host, &timeline.path, of.is_tls_upstream));
     attributes.text("network.peer.address", &attempt.endpoint.ip().to_canonical().to_string());
     attributes.number("network.peer.port", attempt.endpoint.port().into());
     if resent > 0 {
@@ -134,19 +158,26 @@ fn span(of: &Traced, id: SpanId) -> Span {
         trace_id: of.context.trace.bytes().to_vec(),
         span_id: id.bytes().to_vec(),
         trace_state: of.state.as_deref().unwrap_or_default().to_owned(),
-        name: name(of),
         ..Span::default()
     }
 }
 
-/// The method of a call of gRPC; else the method of HTTP with the route. A path would be another name for each request.
-fn name(of: &Traced) -> String {
+/// The method of a call of gRPC, if there are not too many; else the method of HTTP with the route. A path would be another
+/// name for each request.
+fn name(of: &Traced, names: &mut Names) -> String {
+    /// PERMISSION_DENIED, UNIMPLEMENTED, UNAUTHENTICATED: whether there is such a method is not known.
+    const SAY_NOTHING: [u8; 3] = [7, 12, 16];
     let timeline = &of.timeline;
+    let is_sound = timeline.grpc_status.is_none_or(|status| !SAY_NOTHING.contains(&status));
+    if let Some(called) = rpc(of).map(|(service, method)| format!("{service}/{method}"))
+        && names.admit(&called, is_sound)
+    {
+        return called;
+    }
     let method = method(timeline).unwrap_or("HTTP");
-    match (rpc(of), &*timeline.route) {
-        (Some((service, method)), _) => format!("{service}/{method}"),
-        (None, "") => method.to_owned(),
-        (None, route) => format!("{method} {route}"),
+    match &*timeline.route {
+        "" => method.to_owned(),
+        route => format!("{method} {route}"),
     }
 }
 
@@ -210,7 +241,8 @@ fn events<'s>(timeline: &Timeline, stages: impl Iterator<Item = &'s Stage>) -> V
         }
         attributes.some("pillion.detail", stage.detail.as_deref().unwrap_or_default());
         let time_unix_nano = nanos(timeline.time + stage.at);
-        Event { time_unix_nano, name: stage.name.as_str().to_owned(), attributes: attributes.0 }
+        let name = Bytes::from_static(stage.name.as_str().as_bytes());
+        Event { time_unix_nano, name, attributes: attributes.0 }
     };
     stages.filter(|stage| stage.name != StageName::End).map(event).collect()
 }
@@ -228,26 +260,37 @@ fn server_address(host: &str) -> (&str, Option<u16>) {
     (name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name), port)
 }
 
+/// The URL of an attempt, without query and credentials. Empty: there is no host, or the target is no path.
+fn url(host: &str, path: &str, is_tls: bool) -> String {
+    let host = host.rsplit_once('@').map_or(host, |(_credentials, host)| host);
+    let scheme = if is_tls { "https" } else { "http" };
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    if host.is_empty() || !path.starts_with('/') { String::new() } else { format!("{scheme}://{host}{path}") }
+}
+
 #[derive(Default)]
 struct Attributes(Vec<KeyValue>);
 
 impl Attributes {
-    fn push(&mut self, key: &str, value: Value) {
-        self.0.push(KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }) });
+    fn push(&mut self, key: &'static str, value: Value) {
+        self.0.push(KeyValue {
+            key: Bytes::from_static(key.as_bytes()),
+            value: Some(AnyValue { value: Some(value) }),
+        });
     }
 
-    fn text(&mut self, key: &str, text: &str) {
+    fn text(&mut self, key: &'static str, text: &str) {
         self.push(key, Value::Text(text.to_owned()));
     }
 
     /// Leaves out an empty text.
-    fn some(&mut self, key: &str, text: &str) {
+    fn some(&mut self, key: &'static str, text: &str) {
         if !text.is_empty() {
             self.text(key, text);
         }
     }
 
-    fn number(&mut self, key: &str, number: i64) {
+    fn number(&mut self, key: &'static str, number: i64) {
         self.push(key, Value::Integer(number));
     }
 
@@ -290,5 +333,35 @@ impl Attributes {
             self.text("rpc.method", method);
         }
         grpc_status.into_iter().for_each(|status| self.number("rpc.grpc.status_code", status.into()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_of_spans_are_few_whatever_clients_ask_for() {
+        let mut names = Names::default();
+        assert!(!names.admit("a.B/Typo", false) && names.admit("a.B/C", true));
+        assert!(names.admit("a.B/C", false), "it is known");
+        let admitted = (0..10_000).filter(|nth| names.admit(&format!("a.B/{nth}"), true)).count();
+        assert_eq!(admitted, Names::MOST - 1);
+        assert!(names.admit("a.B/C", true));
+    }
+
+    #[test]
+    fn a_url_has_no_query_and_no_credentials() {
+        for (host, path, is_tls, expected) in [
+            ("orders:80", "/a/b", false, "http://orders:80/a/b"),
+            ("orders", "/", true, "https://orders/"),
+            ("[::1]:80", "/a?token=hunter2", false, "http://[::1]:80/a"),
+            ("me:hunter2@orders", "/a#hunter2", false, "http://orders/a"),
+            ("", "/a", false, ""),
+            ("orders", "*", false, ""),
+            ("orders:443", "", false, ""),
+        ] {
+            assert_eq!(url(host, path, is_tls), expected);
+        }
     }
 }

@@ -11,7 +11,7 @@ use pillion_base::ground::Ground;
 use pillion_model::authorization::JwksUrl;
 use pillion_tls::client::AlpnOffer;
 use pillion_upstream::discovery::Resolver;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::asking::{AGENT, AskError, Server, ask, connect};
 
@@ -36,6 +36,7 @@ pub(super) async fn fetch(
     ground: &Ground,
     resolver: &Resolver,
 ) -> Result<Vec<u8>, FetchError> {
+    let until = Instant::now() + PATIENCE;
     let fetched = async {
         let question = Request::get(&url.path)
             .header(HOST, url.authority())
@@ -45,11 +46,11 @@ pub(super) async fn fetch(
             .body(Full::<Bytes>::default())?;
         let server = Server { is_tls: url.is_https, host: &url.host, port: url.port };
         let transport = connect(server, AlpnOffer::Http1, ground, resolver).await?;
-        let answer = ask(transport, question, MOST_BYTES).await?;
+        let answer = ask(transport, question, MOST_BYTES, until).await?;
         match answer.status() {
             StatusCode::OK => Ok(answer.into_body()?),
             status => Err(FetchError::Status(status)),
         }
     };
-    timeout(PATIENCE, fetched).await.unwrap_or(Err(FetchError::Slow))
+    timeout_at(until, fetched).await.unwrap_or(Err(FetchError::Slow))
 }

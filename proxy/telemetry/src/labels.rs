@@ -331,11 +331,11 @@ vocabulary! {
     SpanOutcome as "outcome" {
         /// The collector has taken them.
         Exported = "exported",
-        /// The collector has refused them.
+        /// The collector has refused them for good, or the message with them cannot be sent.
         Rejected = "rejected",
-        /// The collector could not be reached, or did not answer, in all attempts.
+        /// In all attempts the collector could not be reached, did not answer or was busy.
         Failed = "failed",
-        /// The queue was full, or the sidecar ended.
+        /// They were never sent: the queue was full, or a reload had turned traces off.
         Dropped = "dropped",
     }
 }

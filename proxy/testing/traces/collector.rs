@@ -49,7 +49,8 @@ impl Mesh {
 impl Export {
     pub(in super::super) fn spans(self) -> Vec<Span> {
         let of = self.request.resource_spans.into_iter();
-        of.flat_map(|of| of.scope_spans).flat_map(|scope| scope.spans).collect()
+        let spans = of.flat_map(|of| of.scope_spans).flat_map(|scope| scope.spans);
+        spans.map(|span| Span::decode(span).expect("a span of the protocol")).collect()
     }
 
     /// An attribute of the resource.

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use super::super::backend::OK;
 use super::super::http2::read_body;
 use super::super::mesh::{A, B, C, Mesh, Sidecar, Watch, caller, pass, secs, settle};
+use super::super::peer::Peer;
 use super::collector::{Export, TAKEN, spans};
 use super::{get, tracing};
 use crate::traces::messages::{ExportRequest, ExportResponse, PartialSuccess};
@@ -182,6 +183,23 @@ async fn what_a_collector_refuses_is_counted_and_not_sent_again() {
         let counts = ["exported", "rejected", "failed"].map(|outcome| count(&sidecar, outcome));
         assert_eq!(counts, expected, "{shown}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn spans_are_taken_by_a_collector_whose_answer_has_no_end() {
+    let mesh = Mesh::default();
+    let collector = mesh.scripted(C, |mut peer: Peer, _| async move {
+        peer.message().await;
+        peer.send("HTTP/1.1 200 OK\r\ncontent-length: 60000\r\n\r\n").await;
+        while peer.try_send("x").await.is_ok() {
+            pass(1).await;
+        }
+    });
+    let _a = mesh.answering(A, OK);
+    let sidecar = sidecar(&mesh);
+    ask(&sidecar, 1).await;
+    pass(80).await;
+    assert_eq!((collector.hits(), count(&sidecar, "exported")), (1, 2));
 }
 
 #[tokio::test(start_paused = true)]

@@ -66,6 +66,9 @@ async fn the_spans_of_two_sidecars_form_one_tree_from_the_caller_to_the_applicat
         assert!(!is_error(span) && attribute(span, "error.type").is_none());
         assert!(!String::from_utf8_lossy(&span.encode_to_vec()).contains("hunter2"), "no query");
     }
+    let urls = chain.map(|span| attribute(span, "url.full"));
+    let url = |scheme: &str| Some(format!("{scheme}://orders/a"));
+    assert_eq!(urls, [None, url("https"), None, url("http")]);
     assert_eq!(parent(&app.requests()[0]), above, "the application is called by the last span");
     let remote = chain.map(|span| span.flags);
     assert_eq!(remote, [0x301, 0x101, 0x301, 0x101]);
