@@ -133,6 +133,7 @@ fn client(of: &Traced, attempt: &Try, resent: i64) -> Span {
     let grpc_status = attempt.grpc_status.or(of_trailers);
     attributes.of_rpc(of, grpc_status);
     attributes.some("error.type", &error_of_client(attempt, grpc_status));
+    attributes.some("pillion.outcome", if attempt.is_lost { "outrun" } else { "" });
     let began = timeline.time + attempt.at;
     let is_its = |stage: &&Stage| {
         stage.attempt == attempt.stage && !matches!(stage.name, StageName::Backoff | StageName::Hedge)

@@ -98,6 +98,8 @@ pub struct Try {
     pub grpc_status: Option<u8>,
     /// Whether its head was sent to the endpoint.
     pub is_sent: bool,
+    /// Whether another attempt, made beside it, gave the answer.
+    pub is_lost: bool,
     /// Whether the request ended as this attempt did: the answer that the client got is its answer.
     pub is_last: bool,
 }

@@ -124,7 +124,38 @@ async fn a_hedge_is_a_span_beside_that_of_the_slow_attempt() {
     assert_eq!([slow, quick].map(|span| hex(&span.span_id)), carried);
     let seconds = |span: &Span| (span.end_time_unix_nano - span.start_time_unix_nano) / 1_000_000_000;
     assert_eq!((seconds(slow), seconds(quick), is_error(slow)), (3, 1, false));
+    let outcomes = [slow, quick].map(|span| attribute(span, "pillion.outcome"));
+    assert_eq!(outcomes, [Some("outrun".to_owned()), None]);
     assert!(all[0].events.iter().any(|event| event.name == "hedge"));
+}
+
+/// Neither of two attempts beside each other is good: the caller gets the better result, and the other span says so.
+#[tokio::test(start_paused = true)]
+async fn of_two_bad_attempts_beside_each_other_one_is_outrun() {
+    for (first, second, lost) in [((5, ""), (1, UNAVAILABLE), 0), ((3, UNAVAILABLE), (4, ""), 1)] {
+        let mesh = Mesh::default();
+        let mut exports = mesh.good_collector(C);
+        let answer = |address, (seconds, answer): (u64, &'static str)| {
+            mesh.scripted(address, move |mut peer, _| async move {
+                peer.message().await;
+                pass(seconds).await;
+                if !answer.is_empty() {
+                    peer.send(answer).await;
+                }
+            })
+        };
+        let (_a, _b) = (answer(A, first), answer(B, second));
+        let hedged = format!("{TWO}, retry: {{ attempts: 1, hedge_after: 2s }}");
+        let sidecar = mesh.sidecar(&(caller(&hedged) + &tracing("sample: 100%")), None);
+        assert_eq!(sidecar.client().await.ask(&get("")).await.status_and_reason(), (503, None));
+        let all = spans(&mut exports, 3).await;
+        let outcomes = [&all[1], &all[2]].map(|span| attribute(span, "pillion.outcome"));
+        assert_eq!(outcomes.map(|outcome| outcome.as_deref() == Some("outrun")), [lost == 0, lost == 1]);
+        assert!(all.iter().all(is_error));
+        let errors = [&all[1], &all[2]].map(|span| attribute(span, "error.type").unwrap_or_default());
+        assert_eq!(errors[lost], "upstream_closed");
+        assert_eq!(errors[1 - lost], "503");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -228,7 +228,8 @@ impl Attempts {
     /// the time begins with the first.
     pub fn upstream_time(&self) -> Option<Duration> {
         let answered = self.last_picked()?;
-        match self.first.as_ref().filter(|first| first.is_lost) {
+        let is_beside = |first: &&Attempt| first.is_lost && answered.queued < first.ended;
+        match self.first.as_ref().filter(is_beside) {
             Some(first) => Some(answered.first_byte?.saturating_duration_since(first.sent?)),
             None => answered.took(),
         }

@@ -25,6 +25,7 @@ pub(super) fn tries(facts: &Facts, frame: &Frame<'_>) -> Vec<Try> {
             cut: cut(attempt, facts.reason).filter(|_| is_last),
             grpc_status: attempt.grpc_status,
             is_sent: attempt.sent.is_some(),
+            is_lost: attempt.is_lost,
             is_last,
         })
     });

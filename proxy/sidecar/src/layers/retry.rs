@@ -103,7 +103,12 @@ async fn hedged<S: HttpService>(
                         exchange.lose_attempt(attempt, Instant::now());
                         result
                     }
-                    Raced::Neither(first, second) => better(first, second),
+                    Raced::Neither(first, second) => {
+                        let (result, chosen) = better(first, second);
+                        let lost = if chosen == Chosen::First { other } else { attempt };
+                        exchange.lose_attempt(lost, Instant::now());
+                        result
+                    }
                 }
             }
         },
@@ -115,15 +120,24 @@ async fn hedged<S: HttpService>(
     result
 }
 
+/// Which of two results is given on.
+#[derive(Debug, PartialEq, Eq)]
+enum Chosen {
+    First,
+    Second,
+}
+
 /// Chooses between two results that are not good: an answer is better than a failure.
 fn better(
     first: Result<Response, FailedCall>,
     second: Result<Response, FailedCall>,
-) -> Result<Response, FailedCall> {
+) -> (Result<Response, FailedCall>, Chosen) {
     match (first, second) {
-        (Err(_), Ok(second)) => Ok(second),
-        (Err(failure), second) if may_have_arrived(&second) => Err(failure.error.sent_before().into()),
-        (first, _) => first,
+        (Err(_), Ok(second)) => (Ok(second), Chosen::Second),
+        (Err(failure), second) if may_have_arrived(&second) => {
+            (Err(failure.error.sent_before().into()), Chosen::First)
+        }
+        (first, _) => (first, Chosen::First),
     }
 }
 
