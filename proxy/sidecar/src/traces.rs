@@ -291,18 +291,24 @@ fn caller_by_w3c(headers: &Headers, seen: Seen) -> Option<Caller> {
     traceparent(only(headers.all(Known::Traceparent))?)
 }
 
+/// A header that stands there twice makes all of them worthless: nothing says which one is right.
 #[inline(never)] // few meshes use it
 fn caller_by_b3(headers: &Headers) -> Option<Caller> {
-    let value = |name| only(headers.named(name));
-    let of = |name| value(name).map(<[u8]>::trim_ascii);
-    of(B3).and_then(b3).or_else(|| {
-        b3_multi(B3Fields {
-            trace: of(B3_TRACE),
-            span: of(B3_SPAN),
-            sampled: of(B3_SAMPLED),
-            flags: of(B3_FLAGS),
-        })
-    })
+    let single = at_most_one(headers, B3)?;
+    let fields = B3Fields {
+        trace: at_most_one(headers, B3_TRACE)?,
+        span: at_most_one(headers, B3_SPAN)?,
+        sampled: at_most_one(headers, B3_SAMPLED)?,
+        flags: at_most_one(headers, B3_FLAGS)?,
+    };
+    single.and_then(b3).or_else(|| b3_multi(fields))
+}
+
+/// The value of a header, if it is there. `None`: it is there several times.
+fn at_most_one<'h>(headers: &'h Headers, name: &str) -> Option<Option<&'h [u8]>> {
+    let mut values = headers.named(name);
+    let value = values.next().map(<[u8]>::trim_ascii);
+    values.next().is_none().then_some(value)
 }
 
 /// The value, if there is exactly one.
@@ -416,6 +422,29 @@ mod tests {
         assert_eq!(all[0].1, PARENT, "a header that is not listed passes as it is");
         let (trace, _) = passed(&traces, head(&[("b3", "0")]));
         assert!(!trace.context.is_sampled && trace.context.parent.is_none());
+    }
+
+    #[test]
+    fn a_header_of_b3_that_stands_there_twice_refuses_the_whole_set() {
+        let (traces, _metrics) = on(&[Propagation::B3, Propagation::B3Multi], 0.0);
+        let single = ("b3", "a3ce929d0e0e4736-00f067aa0ba902b7-1");
+        let multi = [
+            ("x-b3-traceid", "a3ce929d0e0e4736"),
+            ("x-b3-spanid", "00f067aa0ba902b7"),
+            ("x-b3-sampled", "1"),
+        ];
+        let is_read = |fields: &[(&'static str, &str)]| {
+            let headers = head(fields);
+            let trace = traces.begin(&headers, Seen::of(&headers), || 7).unwrap();
+            trace.context.parent.is_some()
+        };
+        assert!(is_read(&[single]) && is_read(&multi) && is_read(&[single, multi[0], multi[1]]));
+        for twice in multi {
+            assert!(!is_read(&[&multi[..], &[twice]].concat()), "{twice:?}");
+            assert!(!is_read(&[single, twice, twice]), "{twice:?}");
+        }
+        assert!(!is_read(&[single, single]));
+        assert!(!is_read(&[&multi[..], &[single, single]].concat()));
     }
 
     #[test]
