@@ -38,20 +38,21 @@ async fn without_tracing_the_headers_of_traces_pass_as_they_are() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_decision_of_the_caller_goes_on_with_another_span() {
+async fn a_recorded_trace_goes_on_with_another_span_and_one_that_is_not_recorded_as_it_is() {
     for flags in ["00", "01"] {
-        let fields = format!("traceparent: 00-{TRACE}-{SPAN}-{flags}\r\ntracestate: a=1\r\n");
+        let sent = format!("00-{TRACE}-{SPAN}-{flags}");
+        let fields = format!("traceparent: {sent}\r\ntracestate: a=1\r\n");
         let seen = passed(&tracing("sample: 50%"), &fields).await;
         let parent = seen.header("traceparent").unwrap();
         assert!(parent.starts_with(&format!("00-{TRACE}-")) && parent.ends_with(flags), "{parent}");
-        assert!(!parent.contains(SPAN), "{parent}");
+        assert_eq!(parent == sent, flags == "00", "{parent}");
         assert_eq!(seen.header("tracestate"), Some("a=1"));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_request_without_a_trace_begins_one_and_tells_whether_it_is_recorded() {
-    for (sample, flags) in [("0%", "-00"), ("100%", "-01")] {
+    for (sample, flags) in [("0%", "-02"), ("100%", "-03")] {
         let seen = passed(&tracing(&format!("sample: {sample}")), "").await;
         assert!(seen.header("traceparent").unwrap().ends_with(flags), "{sample}");
     }

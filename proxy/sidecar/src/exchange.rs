@@ -200,11 +200,12 @@ impl Facts {
         let (metrics, route) = (&worker.ground.metrics, self.route.as_deref());
         let unmatched = route.is_none().then(|| metrics.name(unmatched_service(connection.direction)));
         let service = route.map(|route| &*route.cluster.name).or(unmatched.as_deref());
-        let name = route.map(|route| metrics.name(route.name));
+        // most routes have no name, and the names are behind a lock that workers share
+        let name = route.filter(|route| route.name != Symbol::EMPTY).map(|route| metrics.name(route.name));
         let rule = self.authorization.map(|decided| metrics.name(decided.rule));
-        let last = self.attempts.last_picked();
+        let (last, took) = (self.attempts.last_picked(), ended.took());
         let record = Record {
-            time: SystemTime::now() - ended.took(),
+            time: SystemTime::now() - took,
             direction: connection.direction,
             service: service.unwrap_or_default(),
             route: name.as_deref().unwrap_or_default(),
@@ -217,7 +218,7 @@ impl Facts {
             upstream: last.and_then(|attempt| attempt.endpoint),
             bytes_in: ended.bytes.0,
             bytes_out: ended.bytes.1,
-            duration: ended.took(),
+            duration: took,
             upstream_duration: last.and_then(attempts::Attempt::took),
             attempts: self.attempts.made(),
             authorization: self.authorization.map(|decided| decided.decision),

@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -28,13 +28,15 @@ use tokio::time::timeout;
 
 /// 2,048: the most spans that wait for the exporter, some seconds of a busy sidecar. They take about 2 MiB.
 pub const MOST_WAITING: usize = 2048;
+/// There are traces, even if no header is read or written.
+const ON: u8 = 1 << 7;
 /// 1 KiB: a longer `tracestate` is passed on, and is left out of spans.
 const STATE_BYTES: usize = 1024;
 
 /// The traces of a sidecar. All workers share them.
 pub struct Traces {
-    /// Whether there are settings. It is read for each request, and costs less than the settings.
-    is_on: AtomicBool,
+    /// What each request needs of the settings. It costs less than the settings themselves.
+    quick: Quick,
     settings: ArcSwapOption<Settings>,
     queue: mpsc::Sender<Box<Traced>>,
     /// The other end, until the exporter takes it.
@@ -50,9 +52,17 @@ pub struct Settings {
     pub of: Tracing,
     /// Whose spans these are.
     pub workload: Workload,
-    formats: Formats,
-    sampler: Sampler,
     dropped: IntCounter,
+}
+
+/// The formats and the sampler of the settings. While a reload changes both, a request may see one of them new and the
+/// other one old, which does no harm.
+#[derive(Default)]
+struct Quick {
+    /// The bits of the formats, and [`ON`]. Zero: there are no traces.
+    formats: AtomicU8,
+    /// The bits of the sampler.
+    sampler: AtomicU64,
 }
 
 /// The trace of one request.
@@ -121,7 +131,7 @@ impl Default for Traces {
     fn default() -> Self {
         let (queue, unread) = mpsc::channel(MOST_WAITING);
         Self {
-            is_on: AtomicBool::new(false),
+            quick: Quick::default(),
             settings: ArcSwapOption::empty(),
             queue,
             unread: Mutex::new(Some(unread)),
@@ -142,20 +152,21 @@ impl Traces {
         }
         let settings = of.map(|of| {
             SpanOutcome::ALL.iter().for_each(|outcome| drop(metrics.spans(*outcome))); // they appear at zero
-            Arc::new(Settings {
-                of: of.clone(),
-                workload,
-                formats: Formats::of(&of.propagate),
-                sampler: Sampler::of(of.sample),
-                dropped: metrics.spans(SpanOutcome::Dropped),
-            })
+            Arc::new(Settings { of: of.clone(), workload, dropped: metrics.spans(SpanOutcome::Dropped) })
         });
-        self.is_on.store(settings.is_some(), Relaxed);
+        self.quick.sampler.store(of.map_or(0, |of| Sampler::of(of.sample).bits()), Relaxed);
+        self.quick.formats.store(of.map_or(0, |of| Formats::of(&of.propagate).bits() | ON), Relaxed);
         self.settings.store(settings);
     }
 
     pub fn is_on(&self) -> bool {
-        self.is_on.load(Relaxed)
+        self.formats().is_some()
+    }
+
+    /// `None`: there are no traces.
+    fn formats(&self) -> Option<Formats> {
+        let bits = self.quick.formats.load(Relaxed);
+        (bits != 0).then_some(Formats::of_bits(bits & !ON))
     }
 
     /// `None`: there are no traces.
@@ -165,11 +176,11 @@ impl Traces {
 
     /// The trace of a request with this head. `None`: there are no traces.
     pub fn begin(&self, headers: &Headers, seen: Seen, draw: impl FnMut() -> u64) -> Option<Trace> {
-        let settings = self.settings.load();
-        let Settings { sampler, formats, .. } = &**settings.as_ref()?;
-        let by_w3c = if formats.w3c { caller_by_w3c(headers, seen) } else { None };
+        let formats = self.formats()?;
+        let sampler = Sampler::of_bits(self.quick.sampler.load(Relaxed));
+        let by_w3c = if formats.has(Formats::W3C) { caller_by_w3c(headers, seen) } else { None };
         let caller = by_w3c.or_else(|| if formats.has_b3() { caller_by_b3(headers) } else { None });
-        let context = TraceContext::begin(caller, *sampler, *formats, draw);
+        let context = TraceContext::begin(caller, sampler, formats, draw);
         let has_state = by_w3c.is_some() && seen.has(Seen::TRACESTATE);
         let keeps_state = has_state && is_tracestate(headers.all(Known::Tracestate));
         let state = (keeps_state && context.is_sampled).then(|| state(headers)).flatten();
@@ -259,12 +270,16 @@ impl Trace {
     /// The headers for the next hop, which gets this attempt. Those of the caller are replaced, also where they were bad.
     pub fn write(&self, attempt: u32, headers: &mut Headers) {
         let Self { context, keeps_state, .. } = self;
+        if context.formats.has(Formats::W3C) && !keeps_state {
+            headers.remove(Known::Tracestate);
+        }
+        // `connection` of the request may have named the caller's header, which is gone then
+        if context.keeps_parent && headers.has(Known::Traceparent) {
+            return;
+        }
         let (formats, span) = (context.formats, context.attempt(attempt));
-        if formats.w3c {
+        if formats.has(Formats::W3C) {
             headers.set_text(Known::Traceparent, &context.traceparent(span));
-            if !keeps_state {
-                headers.remove(Known::Tracestate);
-            }
         }
         if formats.has_b3() {
             write_b3(context, span, headers);
@@ -275,10 +290,10 @@ impl Trace {
 #[inline(never)] // few meshes use it
 fn write_b3(context: &TraceContext, span: propagation::SpanId, headers: &mut Headers) {
     headers.remove_where(is_b3);
-    if context.formats.b3 {
+    if context.formats.has(Formats::B3) {
         headers.append_text(B3, &context.b3(span));
     }
-    if context.formats.b3_multi {
+    if context.formats.has(Formats::B3_MULTI) {
         context.b3_multi(span).for_each(|(name, value)| headers.append_text(name, &value));
     }
 }
@@ -288,7 +303,7 @@ fn caller_by_w3c(headers: &Headers, seen: Seen) -> Option<Caller> {
     if !seen.has(Seen::TRACEPARENT) {
         return None;
     }
-    traceparent(only(headers.all(Known::Traceparent))?)
+    traceparent(headers.only(Known::Traceparent)?)
 }
 
 /// A header that stands there twice makes all of them worthless: nothing says which one is right.
@@ -308,12 +323,6 @@ fn caller_by_b3(headers: &Headers) -> Option<Caller> {
 fn at_most_one<'h>(headers: &'h Headers, name: &str) -> Option<Option<&'h [u8]>> {
     let mut values = headers.named(name);
     let value = values.next().map(<[u8]>::trim_ascii);
-    values.next().is_none().then_some(value)
-}
-
-/// The value, if there is exactly one.
-fn only<'h>(mut values: impl Iterator<Item = &'h [u8]>) -> Option<&'h [u8]> {
-    let value = values.next()?;
     values.next().is_none().then_some(value)
 }
 
@@ -379,6 +388,46 @@ mod tests {
     }
 
     #[test]
+    fn a_trace_that_is_not_recorded_goes_on_with_the_span_of_the_caller() {
+        let of = |version: &str, flags: &str| {
+            format!("{version}-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-{flags}")
+        };
+        let through = |propagate: &[Propagation], parent: &str| {
+            let (traces, _metrics) = on(propagate, 1.0);
+            let (trace, passed) = passed(&traces, head(&[("traceparent", parent)]));
+            assert!(trace.context.trace.to_string().starts_with("4bf92f35"));
+            passed.into_iter().find(|(name, _)| name == "traceparent").unwrap().1
+        };
+        let w3c = [Propagation::W3c];
+        assert_eq!(through(&w3c, &of("00", "00")), of("00", "00"));
+        assert_eq!(through(&w3c, &of("00", "02")), of("00", "02"));
+        let with_b3 = [Propagation::W3c, Propagation::B3];
+        for (propagate, (version, flags), expected) in [
+            (&w3c[..], ("00", "01"), "01"),
+            (&w3c, ("00", "03"), "03"),
+            (&w3c, ("00", "fe"), "02"), // flags that are not known are not passed on
+            (&w3c, ("01", "00"), "00"),
+            (&with_b3, ("00", "00"), "00"),
+        ] {
+            let passed = through(propagate, &of(version, flags));
+            assert!(!passed.contains("00f067aa0ba902b7"), "{passed}");
+            assert!(passed.starts_with("00-") && passed.ends_with(&format!("-{expected}")), "{passed}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_the_request_has_removed_is_written_anew() {
+        let (traces, _metrics) = on(&[Propagation::W3c], 0.0);
+        let parent = PARENT.replace("-01", "-00");
+        let mut headers = head(&[("traceparent", &parent), ("tracestate", "a=1")]);
+        let trace = traces.begin(&headers, Seen::of(&headers), || 7).unwrap();
+        headers.remove(Known::Traceparent);
+        trace.write(0, &mut headers);
+        let passed = headers.get(Known::Traceparent).unwrap();
+        assert!(passed.starts_with(b"00-4bf92f3577b34da6a3ce929d0e0e4736-") && passed.ends_with(b"-00"));
+    }
+
+    #[test]
     fn bad_headers_are_replaced_and_their_state_is_removed() {
         let (traces, _metrics) = on(&[Propagation::W3c], 0.0);
         for fields in [
@@ -393,7 +442,8 @@ mod tests {
             let goes_on = fields.len() == 2 && fields[1].1 == "a=1,a=2";
             assert_eq!(name, "traceparent");
             assert_eq!(value.contains("4bf92f3577b34da6a3ce929d0e0e4736"), goes_on, "{fields:?}");
-            assert_eq!(value.ends_with("-01"), goes_on, "an unsampled decision is passed on, too");
+            let flags = if goes_on { "-01" } else { "-02" }; // an unsampled decision is passed on, too
+            assert!(value.ends_with(flags), "{value}");
             assert_eq!(trace.state, None);
         }
     }

@@ -25,6 +25,10 @@ pub struct Caller {
     pub is_sampled: Option<bool>,
     /// B3's debug flag: the trace is recorded whatever samplers say.
     is_debug: bool,
+    /// W3C's second flag: the last 56 bits of the trace's ID are random.
+    is_random: bool,
+    /// `traceparent` is as this sidecar writes it: the version 00, and no flags but the two that are known.
+    is_current: bool,
 }
 
 /// The trace of one request, and the span of this sidecar in it.
@@ -39,32 +43,54 @@ pub struct TraceContext {
     pub formats: Formats,
     pub is_sampled: bool,
     is_debug: bool,
+    is_random: bool,
+    /// The caller's `traceparent` goes on as it is. The trace is not recorded, so there is no span of this sidecar that an
+    /// ID in it could name.
+    pub keeps_parent: bool,
 }
 
-/// Which headers are read and written.
+/// Which headers are read and written: a set of the three below.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Formats {
-    pub w3c: bool,
-    pub b3: bool,
-    pub b3_multi: bool,
-}
+pub struct Formats(u8);
 
 /// Decides by the ID which traces are recorded, so that all sidecars with the same share decide alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sampler {
-    /// The last 56 bits of the ID, which are random by the W3C's standard, are below it. `None`: every trace.
-    below: Option<u64>,
+    /// The last 56 bits of the ID, which are random by the W3C's standard, are below it.
+    below: u64,
 }
 
 impl Formats {
+    pub const W3C: Self = Self(1);
+    pub const B3: Self = Self(1 << 1);
+    pub const B3_MULTI: Self = Self(1 << 2);
+
     pub fn of(all: &[Propagation]) -> Self {
-        let has = |of| all.contains(&of);
-        Self { w3c: has(Propagation::W3c), b3: has(Propagation::B3), b3_multi: has(Propagation::B3Multi) }
+        let bits = all.iter().map(|of| match of {
+            Propagation::W3c => Self::W3C,
+            Propagation::B3 => Self::B3,
+            Propagation::B3Multi => Self::B3_MULTI,
+        });
+        Self(bits.fold(0, |all, Self(bit)| all | bit))
+    }
+
+    /// Whether any of `these` is in the set.
+    pub const fn has(self, these: Self) -> bool {
+        self.0 & these.0 != 0
     }
 
     /// Whether any of Zipkin's headers is used. Both forms are read then, and none of a caller is left in the request.
     pub const fn has_b3(self) -> bool {
-        self.b3 || self.b3_multi
+        self.has(Self(Self::B3.0 | Self::B3_MULTI.0))
+    }
+
+    /// The set as a number, by which workers share it.
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    pub const fn of_bits(bits: u8) -> Self {
+        Self(bits)
     }
 }
 
@@ -73,12 +99,21 @@ impl Sampler {
     const RANGE: u64 = 1 << 56;
 
     pub fn of(share: f64) -> Self {
-        Self { below: (share < 1.0).then_some((share * Self::RANGE as f64) as u64) }
+        Self { below: if share < 1.0 { (share * Self::RANGE as f64) as u64 } else { Self::RANGE } }
     }
 
-    pub fn takes(self, trace: TraceId) -> bool {
+    pub const fn takes(self, trace: TraceId) -> bool {
         let TraceId([_, low]) = trace;
-        self.below.is_none_or(|below| low % Self::RANGE < below)
+        low % Self::RANGE < self.below
+    }
+
+    /// The sampler as a number, by which workers share it.
+    pub const fn bits(self) -> u64 {
+        self.below
+    }
+
+    pub const fn of_bits(below: u64) -> Self {
+        Self { below }
     }
 }
 
@@ -90,17 +125,26 @@ impl TraceContext {
         formats: Formats,
         mut draw: impl FnMut() -> u64,
     ) -> Self {
-        let of = caller.and_then(|caller| caller.of);
-        let trace = of.map_or_else(|| TraceId([draw(), draw() | 1 << 63]), |(trace, _)| trace);
-        let decided = caller.and_then(|caller| caller.is_sampled);
-        Self {
-            trace,
-            span: SpanId::mixed(draw()),
-            parent: of.map(|(_, span)| span),
-            formats,
-            is_sampled: decided.unwrap_or_else(|| sampler.takes(trace)),
-            is_debug: caller.is_some_and(|caller| caller.is_debug),
-        }
+        let Some(Caller { of: Some((trace, parent)), is_sampled, is_debug, is_random, is_current }) = caller
+        else {
+            let [high, low] = [draw(), draw() | 1 << 63];
+            let trace = TraceId([high, low]);
+            let decided = caller.and_then(|caller| caller.is_sampled);
+            return Self {
+                trace,
+                span: SpanId::mixed(high),
+                parent: None,
+                formats,
+                is_sampled: decided.unwrap_or_else(|| sampler.takes(trace)),
+                is_debug: caller.is_some_and(|caller| caller.is_debug),
+                is_random: true,
+                keeps_parent: false,
+            };
+        };
+        let is_sampled = is_sampled.unwrap_or_else(|| sampler.takes(trace));
+        let keeps_parent = is_current && !is_sampled && formats == Formats::W3C;
+        let span = if keeps_parent { parent } else { SpanId::mixed(draw()) };
+        Self { trace, span, parent: Some(parent), formats, is_sampled, is_debug, is_random, keeps_parent }
     }
 
     /// The context of a copy of the request, whose span is inside the one of this request.
@@ -126,9 +170,14 @@ impl TraceContext {
             }
         }
         if let Some(last) = text.last_mut() {
-            *last += u8::from(self.is_sampled);
+            *last += self.flags();
         }
         text
+    }
+
+    /// W3C's flags of the trace. Others than these two are not known, and are not passed on.
+    pub const fn flags(&self) -> u8 {
+        (self.is_sampled as u8 * SAMPLED) | (self.is_random as u8 * RANDOM)
     }
 
     /// `b3` for the next hop.
@@ -155,6 +204,11 @@ impl TraceContext {
         }
     }
 }
+
+/// W3C's flag of a trace that is recorded.
+const SAMPLED: u8 = 1;
+/// W3C's flag of a trace whose ID ends with 56 random bits (Trace Context, level 2). It goes on as the caller has set it.
+const RANDOM: u8 = 2;
 
 pub const B3: &str = "b3";
 pub const B3_TRACE: &str = "x-b3-traceid";
@@ -187,8 +241,14 @@ pub fn traceparent(value: &[u8]) -> Option<Caller> {
         _ => return None,
     }
     let of = (TraceId::parsed(trace_at)?, SpanId::parsed(span_at)?);
-    let is_sampled = byte_of_hex(flags)? & 1 == 1;
-    Some(Caller { of: Some(of), is_sampled: Some(is_sampled), is_debug: false })
+    let flags = byte_of_hex(flags)?;
+    Some(Caller {
+        of: Some(of),
+        is_sampled: Some(flags & SAMPLED != 0),
+        is_debug: false,
+        is_random: flags & RANDOM != 0,
+        is_current: version == 0 && flags & !(SAMPLED | RANDOM) == 0,
+    })
 }
 
 type ParentFields<'a> = (&'a [u8; 2], &'a [u8; 33], &'a [u8; 16], &'a [u8; 3]);
@@ -265,7 +325,7 @@ pub fn b3(value: &[u8]) -> Option<Caller> {
         None => None,
         Some(span) => Some((TraceId::read(first)?, SpanId::read(span)?)),
     };
-    Some(Caller { of, is_sampled, is_debug })
+    Some(Caller::of_b3(of, is_sampled, is_debug))
 }
 
 /// The values of B3's older headers.
@@ -296,7 +356,14 @@ pub fn b3_multi(of: B3Fields<'_>) -> Option<Caller> {
         (None, None) => None,
         (trace, span) => Some((TraceId::read(trace?)?, SpanId::read(span?)?)),
     };
-    Some(Caller { of, is_sampled, is_debug })
+    Some(Caller::of_b3(of, is_sampled, is_debug))
+}
+
+impl Caller {
+    /// B3 does not say whether an ID is random.
+    const fn of_b3(of: Option<(TraceId, SpanId)>, is_sampled: Option<bool>, is_debug: bool) -> Self {
+        Self { of, is_sampled, is_debug, is_random: false, is_current: false }
+    }
 }
 
 impl TraceId {
@@ -304,6 +371,7 @@ impl TraceId {
     pub const DIGITS: usize = 32;
 
     /// `None`: it is not 32 hexadecimal digits in lower case, or zero.
+    #[inline(always)]
     fn parsed(text: &[u8; 32]) -> Option<Self> {
         let (high, low) = text.split_first_chunk::<16>()?;
         Self::of(number(high)?, number(low.first_chunk()?)?)
@@ -330,13 +398,16 @@ impl TraceId {
     pub fn text(self) -> [u8; 32] {
         let [high, low] = self.0.map(hex);
         let mut text = [0; 32];
-        text.iter_mut().zip(high.into_iter().chain(low)).for_each(|(to, digit)| *to = digit);
+        let (first, second) = text.split_at_mut(high.len());
+        first.copy_from_slice(&high); // byte by byte it would take ten times as many instructions
+        second.copy_from_slice(&low);
         text
     }
 }
 
 impl SpanId {
     /// `None`: it is not 16 hexadecimal digits in lower case, or zero.
+    #[inline(always)]
     fn parsed(text: &[u8; 16]) -> Option<Self> {
         NonZeroU64::new(number(text)?).map(Self)
     }
@@ -370,37 +441,44 @@ impl fmt::Display for SpanId {
     }
 }
 
-/// The value of each hexadecimal digit in lower case; [`BAD`] for every other byte.
-static DIGITS: [u8; 256] = {
-    let mut digits = [BAD; 256];
-    let mut digit = 0;
-    while digit < 16 {
-        digits[HEX[digit] as usize] = digit as u8;
-        digit += 1;
-    }
-    digits
-};
-const BAD: u8 = 0x80;
-const HEX: &[u8; 16] = b"0123456789abcdef";
+/// One in each byte of a word.
+const EACH: u64 = 0x0101_0101_0101_0101;
 
-fn digit(byte: u8) -> u8 {
-    DIGITS.get(usize::from(byte)).copied().unwrap_or(BAD)
+/// The number of 16 digits in lower case.
+#[inline(always)] // the numbers of one header share their constants
+fn number(text: &[u8; 16]) -> Option<u64> {
+    let (high, low) = text.split_first_chunk::<8>()?;
+    let (high, is_high) = half(u64::from_be_bytes(*high));
+    let (low, is_low) = half(u64::from_be_bytes(*low.first_chunk()?));
+    (is_high && is_low).then_some(high << 32 | low)
 }
 
-/// The number of 16 digits.
-fn number(text: &[u8; 16]) -> Option<u64> {
-    let (mut number, mut bad) = (0, 0);
-    for byte in text {
-        let digit = digit(*byte);
-        bad |= digit;
-        number = number << 4 | u64::from(digit & 0xf);
-    }
-    (bad & BAD == 0).then_some(number)
+/// The number of the eight digits in a word, all at once, and whether each byte is a digit. A digit of the alphabet has
+/// the bit 0x40, and lacks 9 in its lower four bits.
+#[inline(always)]
+const fn half(word: u64) -> (u64, bool) {
+    const LOW: u64 = EACH * 0x0f;
+    const SIXES: u64 = EACH * 6;
+    const CARRIES: u64 = EACH * 0x10;
+    let is_letter = (word >> 6) & EACH;
+    let digits = (word & LOW) + is_letter * 9;
+    // the upper four bits are 3 before a decimal digit, and 6 before a letter
+    let of_kind = (word & !LOW) ^ ((EACH + is_letter) * 0x30);
+    // a digit is below 16, and the letters' are those from 10 on
+    let of_range = (digits & CARRIES) | ((((digits + SIXES) >> 4) & EACH) ^ is_letter);
+    let bytes = (digits | (digits >> 4)) & 0x00ff_00ff_00ff_00ff;
+    let pairs = (bytes | (bytes >> 8)) & 0x0000_ffff_0000_ffff;
+    ((pairs | (pairs >> 16)) & 0xffff_ffff, of_kind | of_range == 0)
 }
 
 fn byte_of_hex(text: &[u8; 2]) -> Option<u8> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
     let [high, low] = text.map(digit);
-    ((high | low) & BAD == 0).then_some(high << 4 | low & 0xf)
+    Some(high? << 4 | low?)
 }
 
 /// The 16 digits of a number: each half byte is moved to a byte of its own, and all become digits at once.
@@ -461,6 +539,20 @@ mod tests {
         ] {
             assert_eq!(of(traceparent(value.as_bytes())), expected, "{value}");
         }
+    }
+
+    #[test]
+    fn the_flag_of_random_ids_is_that_of_the_caller_and_is_set_for_a_trace_that_begins_here() {
+        let told = |flags: &str| {
+            let caller = traceparent(format!("00-{TRACE}-{SPAN}-{flags}").as_bytes());
+            TraceContext::begin(caller, Sampler::of(0.0), Formats::W3C, || 7).flags()
+        };
+        let all = ["00", "01", "02", "03", "fd", "ff"].map(told);
+        assert_eq!(all, [0, 1, 2, 3, 1, 3], "flags that are not known are not passed on");
+        let begun = |caller| TraceContext::begin(caller, Sampler::of(1.0), Formats::W3C, || 7).flags();
+        assert_eq!(begun(None), 3);
+        assert_eq!(begun(b3(format!("{TRACE}-{SPAN}-1").as_bytes())), 1, "B3 does not say it");
+        assert_eq!(begun(b3(b"0")), 2);
     }
 
     #[test]
@@ -571,6 +663,28 @@ mod tests {
     }
 
     proptest! {
+        /// The number of eight digits is that of the standard library, which also takes capital letters and a sign.
+        #[test]
+        fn eight_digits_are_read_at_once(word: u64, digits in "[0-9a-f]{8}", at in 0..8_usize) {
+            let expected = |text: &[u8; 8]| {
+                let is_good = text.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+                let text = std::str::from_utf8(text).ok().filter(|_| is_good)?;
+                u64::from_str_radix(text, 16).ok()
+            };
+            let read = |text: &[u8; 8]| {
+                let (number, is_good) = half(u64::from_be_bytes(*text));
+                is_good.then_some(number)
+            };
+            let good = *digits.as_bytes().first_chunk::<8>().unwrap();
+            prop_assert_eq!(read(&good), expected(&good));
+            prop_assert_eq!(read(&word.to_be_bytes()), expected(&word.to_be_bytes()));
+            for byte in 0..=u8::MAX {
+                let mut near = good;
+                near[at] = byte;
+                prop_assert_eq!(read(&near), expected(&near), "{}", byte);
+            }
+        }
+
         #[test]
         fn what_is_written_is_read_back(
             [high, low, seed] in any::<[u64; 3]>(),
@@ -579,7 +693,7 @@ mod tests {
         ) {
             prop_assume!(high != 0 || low != 0);
             let trace = TraceId([high, low]);
-            let caller = Caller { of: None, is_sampled: Some(is_sampled), is_debug: is_debug && is_sampled };
+            let caller = Caller::of_b3(None, Some(is_sampled), is_debug && is_sampled);
             let context = TraceContext { trace, ..TraceContext::begin(Some(caller), Sampler::of(0.0), Formats::default(), || seed) };
             let span = context.attempt(attempt);
             let expected = Some((trace.to_string(), span.to_string(), Some(is_sampled)));

@@ -57,6 +57,17 @@ impl Headers {
         }
     }
 
+    /// The value, if there is exactly one.
+    pub fn only(&self, name: Known) -> Option<&[u8]> {
+        match self {
+            Self::Text(fields) => fields.get(name).filter(|_| !fields.has_several(name)),
+            Self::Map(map) => {
+                let mut values = map.get_all(name.header_name()).iter();
+                values.next().filter(|_| values.next().is_none()).map(HeaderValue::as_bytes)
+            }
+        }
+    }
+
     /// The first value, if it is printable ASCII text.
     pub fn text(&self, name: Known) -> Option<&str> {
         let value = self.get(name)?;
