@@ -7,8 +7,7 @@
 
 The way: client → caller's proxy → mutual TLS 1.3 → application's proxy → nginx with 1 KiB of answer, everything on this
 machine over loopback, one worker for each proxy, the same certificates and the same cipher for all. Load comes from
-h2load (64 and 256 connections, HTTP/2), from a generator of this script (fixed rates) and from openssl s_time
-(handshakes). What is not installed is left out; name Envoy's binary in $ENVOY.
+h2load (64 and 256 connections, HTTP/2), from `pillion bench` (fixed rates) and from openssl s_time (handshakes). What is not installed is left out; name Envoy's binary in $ENVOY.
 
 How to read it. **CPU per request** is user and system time of the proxies over the requests answered; it is the figure
 to compare. Requests per second and latency under full load depend on the CPU that the load generator and the application
@@ -120,6 +119,7 @@ def main():
         if not os.access(options.pillion, os.X_OK):
             sys.exit(f"{options.pillion} is not there: build it with `cargo build --release`, or name another binary")
         raise_open_files()
+        load.PILLION = options.pillion
         run = measured(options)
     results = figures.Results(run)
     if options.page:

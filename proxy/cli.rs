@@ -1,6 +1,7 @@
 //! The command line: its commands and what they run.
 
 mod admin;
+pub mod bench;
 pub mod certs;
 pub mod check;
 mod client;
@@ -11,6 +12,7 @@ mod ending;
 mod explain;
 pub mod init;
 mod lines;
+mod load;
 mod output;
 pub mod policy;
 mod port;
@@ -72,6 +74,8 @@ enum Command {
     Drain(drain::Drain),
     /// Wait until the sidecar beside it is ready
     Wait(wait::Wait),
+    /// Send requests on a schedule that does not wait for answers, and report latencies
+    Bench(bench::Bench),
     /// Words of the interface that are not built yet are known, and refused.
     #[command(external_subcommand)]
     Other(Vec<String>),
@@ -89,7 +93,7 @@ pillion: a service-mesh sidecar proxy, one binary beside one application
 ";
 
 /// Names of commands that are planned and do not exist yet.
-const PLANNED: [&str; 6] = ["inject", "webhook", "exec", "bench", "completions", "import"];
+const PLANNED: [&str; 5] = ["inject", "webhook", "exec", "completions", "import"];
 
 /// Runs the command of the command line.
 pub fn main() -> ExitCode {
@@ -107,6 +111,7 @@ pub fn main() -> ExitCode {
         Some(Command::Top(top)) => top.run(),
         Some(Command::Drain(drain)) => drain.run(),
         Some(Command::Wait(wait)) => wait.run(),
+        Some(Command::Bench(bench)) => bench.run(),
         Some(Command::Other(words)) => return unknown(&words),
     };
     match result {

@@ -1,12 +1,10 @@
 """The kinds of load: closed loop (as fast as answers come), fixed rate, handshakes, and idle connections."""
 import contextlib
+import json
 import re
-import select
 import socket
 import subprocess
 import tempfile
-import time
-from collections import deque
 
 from .figures import quantile
 from .process import HOST
@@ -14,6 +12,7 @@ from .process import HOST
 REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
 BODY_BYTES = 1024
 PATIENCE = 60
+PILLION = "pillion"  # the binary that sends at fixed rates; the script names it
 
 
 class LoadFailed(Exception):
@@ -52,10 +51,10 @@ class Exchange:
     def __init__(self, port):
         self.socket = socket.create_connection((HOST, port), 10)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.began, self.length, self.got = 0.0, 0, 0
+        self.length, self.got = 0, 0
 
-    def send(self, began):
-        self.began, self.length, self.got = began, 0, 0
+    def send(self):
+        self.length, self.got = 0, 0
         self.socket.sendall(REQUEST)
 
     def read(self):
@@ -73,33 +72,13 @@ class Exchange:
 
 
 def open_loop(port, seconds, rate, connections=32):
-    """Sends at evenly spaced times, whether or not what came before has been answered.
-
-    A request takes any connection that is free. Where none is, it waits for one, and its time counts from when it was due;
-    else from its sending, so that the generator's own lateness is not the proxy's.
-    """
-    exchanges = [Exchange(port) for _ in range(connections)]
-    by_file = {exchange.socket.fileno(): exchange for exchange in exchanges}
-    start, total = time.perf_counter() + 0.01, rate * seconds
-    free, waiting, times, due = deque(exchanges), deque(), [], 0
-    while len(times) < total:
-        now = time.perf_counter()
-        while due < total and start + due / rate <= now:
-            waiting.append(now if len(free) > len(waiting) else start + due / rate)
-            due += 1
-        while waiting and free:
-            free.popleft().send(waiting.popleft())
-        pause = start + due / rate - time.perf_counter() if due < total else PATIENCE
-        ready, _, _ = select.select(by_file, [], [], max(pause, 0))
-        if not ready and due == total:
-            raise LoadFailed(f"{total - len(times)} requests were not answered within {PATIENCE} s")
-        for exchange in map(by_file.get, ready):
-            if exchange.read():
-                times.append((time.perf_counter() - exchange.began) * 1000)
-                free.append(exchange)
-    for exchange in exchanges:
-        exchange.socket.close()
-    return {"requests": total, **latency(times)}
+    """pillion bench: sends at evenly spaced times, whether or not what came before has been answered."""
+    command = [PILLION, "bench", f"http://{HOST}:{port}/", "--rate", str(rate), "--for", f"{seconds}s",
+               "--connections", str(connections), "--json"]
+    report = json.loads(run(command, seconds))
+    if report["errors"] or report["body_bytes"] < report["requests"] * BODY_BYTES:
+        raise LoadFailed(f"of {report['requests']} requests {report['errors']} failed: {report['first_error']}")
+    return {key: report[key] for key in ("requests", "p50_ms", "p99_ms")}
 
 
 def handshakes(port, seconds, certs, processes=2):
@@ -125,7 +104,7 @@ def held(port, count):
     try:
         for _ in range(count):
             exchanges.append(Exchange(port))
-            exchanges[-1].send(0.0)
+            exchanges[-1].send()
             while not exchanges[-1].read():
                 pass
         yield

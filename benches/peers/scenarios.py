@@ -132,8 +132,11 @@ def closed(connections, streams=1, is_http1=True):
 
 def at_rate(rate):
     def measure(one, seconds):
-        load.open_loop(one.place.client, WARM_SECONDS, rate)
-        return metered(one, one.way.roles(), lambda: load.open_loop(one.place.client, seconds, rate))
+        def work(seconds):
+            return load.open_loop(one.place.client, seconds, rate)
+
+        work(WARM_SECONDS)
+        return metered(one, one.way.roles(), lambda: work(seconds))
 
     return measure
 

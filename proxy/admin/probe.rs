@@ -23,7 +23,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use pillion_model::listener::{AppProtocol, Inbound, Probe, Question, RedirectTo};
 
 use super::answer::{Answer, text};
-use bounded::{Io, bounded};
+use bounded::bounded;
 use pillion_base::net::{Leg, Network, Transport};
 use pillion_sidecar::state::Snapshot;
 use shared::Questions;
@@ -181,7 +181,7 @@ fn speaks_http2(inbound: &Inbound, port: u16) -> bool {
     single.unwrap_or(inbound.protocol) == AppProtocol::Http2
 }
 
-async fn http1(io: Io, to: SocketAddr, host: &str, path: &str) -> Result<Answer, ProbeFailure> {
+async fn http1(io: Transport, to: SocketAddr, host: &str, path: &str) -> Result<Answer, ProbeFailure> {
     let question = Request::get(path).header(HOST, host).header(USER_AGENT, AGENT);
     let question = question.header(CONNECTION, "close").body(Full::<Bytes>::default())?;
     let broke_off = |error| ProbeFailure::broke_off(to, error);
@@ -191,7 +191,7 @@ async fn http1(io: Io, to: SocketAddr, host: &str, path: &str) -> Result<Answer,
     driven(conn, answer).await
 }
 
-async fn http2(io: Io, to: SocketAddr, host: &str, path: &str) -> Result<Answer, ProbeFailure> {
+async fn http2(io: Transport, to: SocketAddr, host: &str, path: &str) -> Result<Answer, ProbeFailure> {
     let question = Request::get(format!("http://{host}{path}")).header(USER_AGENT, AGENT);
     let question = question.body(Full::<Bytes>::default())?;
     let answered = async |answer| read_answer(answer, to).await;
@@ -200,7 +200,7 @@ async fn http2(io: Io, to: SocketAddr, host: &str, path: &str) -> Result<Answer,
 
 /// `then` reads the response while the connection is open.
 async fn over_http2<T>(
-    io: Io,
+    io: Transport,
     to: SocketAddr,
     question: Request<Full<Bytes>>,
     then: impl AsyncFnOnce(Response<Incoming>) -> Result<T, ProbeFailure>,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use http::header::{ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -132,7 +132,7 @@ async fn ask(stream: Transport, source: &MergeSource) -> Result<(Vec<u8>, Format
         .header(USER_AGENT, AGENT)
         .header(ACCEPT, ACCEPTED)
         .header(CONNECTION, "close")
-        .body(Empty::<Bytes>::new())?;
+        .body(Full::<Bytes>::default())?;
     let io = TokioIo::new(bounded(stream, MOST_READ));
     let (mut send, conn) = http1::Builder::new().max_buf_size(HEAD_BYTES).handshake(io).await?;
     let answer = async { read(send.send_request(question).await?).await };

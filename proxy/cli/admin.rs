@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use http::header::AUTHORIZATION;
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Collected, Empty, Limited};
+use http_body_util::{BodyExt as _, Collected, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use serde_json::Value;
 use tokio::time::timeout;
@@ -89,12 +89,12 @@ impl AdminPort {
         Ok((client, body))
     }
 
-    fn request(&self, method: Method, target: &str) -> anyhow::Result<Request<Empty<Bytes>>> {
+    fn request(&self, method: Method, target: &str) -> anyhow::Result<Request<Full<Bytes>>> {
         let mut request = self.0.request(method, target);
         if let Ok(token) = std::env::var(TOKEN) {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
-        Ok(request.body(Empty::new())?)
+        Ok(request.body(Full::default())?)
     }
 }
 

@@ -3,24 +3,24 @@
 //! Caller and replicas know nothing of the sidecars between them, and the flaky replica fails on a fixed schedule. The
 //! retries and ejections in the summary are read from `/metrics`, as any scraper would read them.
 
-mod caller;
-mod latencies;
 mod mesh;
 mod replica;
 mod schedule;
 mod story;
 mod report;
 
-use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use clap::Args;
+use http::Request;
+use http::header::HOST;
+use hyper::body::Bytes;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::ending::{asked_to_end, lasting, time_is_up};
-use super::output::print;
-use caller::{Caller, Tally};
+use super::load::{Load, Plan, Tally, Target};
+use super::output::{print, rewrite};
 use mesh::Mesh;
 use report::Reported;
 use schedule::Schedule;
@@ -29,6 +29,10 @@ use schedule::Schedule;
 const RATE: u32 = 200;
 /// The caller's keep-alive connections.
 const CONNECTIONS: usize = 8;
+/// The longest time of a request. The sidecar answers far earlier.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// The name of the service, which is all that the caller knows of it.
+const SERVICE: &str = "orders";
 /// The flaky replica fails for a longer time about once in two of these.
 const PACE: Duration = Duration::from_secs(1);
 /// The time between two live lines.
@@ -62,16 +66,16 @@ impl Demo {
         let asked_to_end = asked_to_end()?;
         let mesh = Mesh::start(Schedule::new(self.seed, PACE))?;
         self.open(&mesh)?;
-        let began = Instant::now();
-        let caller = Caller::start(mesh.outbound, RATE, CONNECTIONS);
+        let mut caller = call(&mesh).await?;
         let mut whole = Tally::default();
         tokio::select! { // the live lines end between two lines; the counts are kept
             () = asked_to_end => {}
             () = time_is_up(self.lasts) => {}
             broken = watch(&mesh, &caller, &mut whole) => return broken,
         }
-        whole.add(&caller.stop().await);
-        close(began.elapsed(), &whole, Reported::by(mesh.metrics).await?)
+        caller.stop(TIMEOUT).await;
+        whole.add(&caller.take());
+        close(caller.elapsed(), &whole, Reported::by(mesh.metrics).await?)
     }
 
     fn open(&self, mesh: &Mesh) -> anyhow::Result<()> {
@@ -89,8 +93,16 @@ fn quieten() {
     pillion_telemetry::log::init((!is_asked_for).then_some("warn"));
 }
 
+/// Starts the caller, which knows nothing of the sidecars.
+async fn call(mesh: &Mesh) -> anyhow::Result<Load> {
+    let request = Request::get("/").header(HOST, SERVICE).body(Bytes::new())?;
+    let plan = Plan { rate: RATE, connections: CONNECTIONS, streams: 1, lasts: None, timeout: TIMEOUT };
+    let target = Target::plaintext(mesh.outbound, request);
+    Load::start(target, plan).await.map_err(|failure| anyhow!(failure.why))
+}
+
 /// Prints a live line every second. Returns only if the mesh is broken.
-async fn watch(mesh: &Mesh, caller: &Caller, whole: &mut Tally) -> anyhow::Result<()> {
+async fn watch(mesh: &Mesh, caller: &Load, whole: &mut Tally) -> anyhow::Result<()> {
     let mut ticks = interval_at(Instant::now() + LINE_EVERY, LINE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut since = Instant::now();
@@ -104,15 +116,7 @@ async fn watch(mesh: &Mesh, caller: &Caller, whole: &mut Tally) -> anyhow::Resul
         let line =
             story::line(since.elapsed(), &latest, whole, Reported::by(mesh.metrics).await?, mesh.state());
         since = Instant::now();
-        rewrite(&line)?;
-    }
-}
-
-/// On a terminal the line replaces the line before.
-fn rewrite(line: &str) -> anyhow::Result<()> {
-    match std::io::stdout().is_terminal() {
-        true => print(&format!("\r{line}\x1b[K")),
-        false => print(&format!("{line}\n")),
+        rewrite(&mut std::io::stdout().lock(), &line)?;
     }
 }
 
@@ -136,9 +140,10 @@ mod tests {
     #[tokio::test]
     async fn a_replica_fails_and_the_caller_gets_only_good_answers() {
         let mesh = Mesh::start(Schedule::new(1, PACE * 3 / 10)).expect("loopback has free ports");
-        let caller = Caller::start(mesh.outbound, RATE, CONNECTIONS);
+        let mut caller = call(&mesh).await.expect("the sidecar listens");
         let noticed = tokio::time::timeout(Duration::from_secs(60), until_noticed(&mesh)).await;
-        let whole = caller.stop().await;
+        caller.stop(TIMEOUT).await;
+        let whole = caller.take();
         let reported = noticed.expect("a retry and an ejection within a minute");
         assert_eq!((whole.failed, whole.first_failure), (0, None), "{reported:?}");
         assert!(whole.answered > reported.retries, "{reported:?}");

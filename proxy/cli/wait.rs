@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::Args;
 use http::{Method, StatusCode};
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::body::Bytes;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -67,7 +67,7 @@ pub(super) async fn until_ready(port: &Port, patience: Duration) -> anyhow::Resu
 /// Asks once. The error is the reason why the sidecar is not ready.
 async fn asked(port: &Port) -> Result<(), String> {
     let answered = async {
-        let request = port.request(Method::GET, "/ready").body(Empty::<Bytes>::new())?;
+        let request = port.request(Method::GET, "/ready").body(Full::<Bytes>::default())?;
         port.connect().await?.ask(request).await
     };
     let answer = answered.await.map_err(|error| unreached(port, &error))?;

@@ -9,6 +9,7 @@ mod admin;
 mod alerts;
 mod authorization;
 mod authorizer;
+mod bench;
 mod checks;
 mod clients;
 mod cuts;

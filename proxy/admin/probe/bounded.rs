@@ -6,17 +6,16 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, Join, ReadBuf, ReadHalf, WriteHalf, join, split};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use pillion_base::net::Transport;
+use pillion_base::net::{Overlay, Transport};
 
 /// Bytes that are read for one check, whose answer is a status and a sentence, with interim responses, heads and framing. Twice the largest head.
 pub(super) const MOST: usize = 128 * 1024;
 
-pub(in crate::admin) type Io = Join<Bounded, WriteHalf<Transport>>;
-
-pub(in crate::admin) struct Bounded {
-    io: ReadHalf<Transport>,
+#[derive(Debug)]
+struct Bounded {
+    io: Transport,
     most: usize,
     left: usize,
 }
@@ -25,9 +24,10 @@ pub(in crate::admin) struct Bounded {
 #[error("more than {0} bytes")]
 struct TooLong(usize);
 
-pub(in crate::admin) fn bounded(stream: Transport, most: usize) -> Io {
-    let (io, write) = split(stream);
-    join(Bounded { io, most, left: most }, write)
+/// The same connection, of which so many bytes can be read. It is a [`Transport`], so that hyper's code exists once for all
+/// questions that the sidecar asks.
+pub(in crate::admin) fn bounded(io: Transport, most: usize) -> Transport {
+    Transport::Inside(Box::new(Bounded { io, most, left: most }))
 }
 
 /// Whether an error of hyper has this cause.
@@ -50,5 +50,28 @@ impl AsyncRead for Bounded {
         let read = buf.filled().len() - before;
         self.left = self.left.saturating_sub(read);
         polled
+    }
+}
+
+impl AsyncWrite for Bounded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+impl Overlay for Bounded {
+    fn reset_when_dropped(&self, resets: bool) {
+        match resets {
+            true => self.io.reset_on_drop(),
+            false => self.io.end_on_drop(),
+        }
     }
 }

@@ -8,7 +8,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 
-use super::{AGENT, ANSWER_BYTES, Io, ProbeFailure, over_http2};
+use super::{AGENT, ANSWER_BYTES, ProbeFailure, Transport, over_http2};
 use crate::admin::answer::{Answer, text};
 
 const CHECK: &str = "/grpc.health.v1.Health/Check";
@@ -33,7 +33,12 @@ pub(crate) enum NotServing {
     Health(&'static str),
 }
 
-pub(super) async fn ask(io: Io, to: SocketAddr, host: &str, service: &str) -> Result<Answer, ProbeFailure> {
+pub(super) async fn ask(
+    io: Transport,
+    to: SocketAddr,
+    host: &str,
+    service: &str,
+) -> Result<Answer, ProbeFailure> {
     let question = Request::post(format!("http://{host}{CHECK}"))
         .header(CONTENT_TYPE, "application/grpc")
         .header(TE, "trailers")

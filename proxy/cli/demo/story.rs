@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::caller::Tally;
 use super::mesh::{Mesh, REPLICAS};
 use super::report::Reported;
 use super::schedule::ReplicaState;
+use crate::cli::load::Tally;
 
 /// A drawing of the mesh, and what the user can try.
 pub(crate) fn opening(mesh: &Mesh, rate: u32) -> String {
@@ -47,7 +47,7 @@ pub(crate) fn line(
     reported: Reported,
     state: ReplicaState,
 ) -> String {
-    let rate = (second.answered + second.failed) as f64 / took.as_secs_f64().max(f64::MIN_POSITIVE);
+    let rate = second.requests() as f64 / took.as_secs_f64().max(f64::MIN_POSITIVE);
     let at = |share| milliseconds(second.latencies.percentile(share));
     format!(
         "{rate:4.0}/s  success {}  p50 {}  p99 {}  retries {}  ejections {}  {} {}",
@@ -77,7 +77,7 @@ pub(crate) fn summary(lasted: Duration, whole: &Tally, reported: Reported) -> St
 latency seen by the caller: p50 {}, p99 {}, slowest {}
 its sidecar's /metrics: {} retries, {} ejections
 ",
-        whole.answered + whole.failed,
+        whole.requests(),
         lasted.as_secs_f64(),
         whole.answered,
         share(whole),

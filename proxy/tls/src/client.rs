@@ -22,7 +22,7 @@ use super::admission::ClientStream;
 use super::material::{Material, Wanted};
 use super::notes::noting;
 use super::revocation::Revocations;
-use super::verify::{Expected, Revoking, ServerVerifier, Trust};
+use super::verify::{Expected, Revoking, ServerVerifier, Trust, Unverified};
 use super::{Alpn, SetupError, TlsError, provider, recheck_resumed, wire_names};
 use crate::identity::credentials::{Bundle, Credentials};
 use crate::identity::unix_now;
@@ -144,6 +144,22 @@ impl ClientTls {
         let material = Material::of(wanted, &Material::default(), SystemTime::now());
         Setup::new(credentials, &material.map_err(|unusable| unusable.source)?, policy)?
             .client(tls, host, alpn)
+    }
+
+    /// For a server whose certificate is not verified, whoever it is of: for measurements that the operator asks for,
+    /// never for traffic.
+    ///
+    /// # Errors
+    /// The host is neither a name nor an IP address.
+    pub fn unverified(host: &str, alpn: AlpnOffer) -> Result<Self, SetupError> {
+        let policy = TlsPolicy::default();
+        let (provider, versions) = (provider::provider(&policy), provider::versions(&policy));
+        ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions)?;
+        let named = ServerName::try_from(host.to_owned());
+        let server_name = named.map_err(|_invalid| SetupError::BadServerName(host.to_owned()))?;
+        let (made, verifier) = (OnceLock::new(), Arc::new(Unverified(provider.clone())));
+        let connectors = Connectors { made, provider, versions, verifier, own: None, is_mutual: false, alpn };
+        Ok(Self(State::Ready { connectors: Arc::new(connectors), server_name }))
     }
 
     /// For a cluster that must use mutual TLS while our own certificate is missing, or the trust bundle of the servers. No
