@@ -16,6 +16,8 @@ FROM scratch AS image
 USER 1337:1337
 # Inbound and metrics. Outbound (15001) and admin (15000) listen on loopback, for the application beside it.
 EXPOSE 15006 15020
+# Docker and Podman ask the metrics port at its usual place; Kubernetes has probes of its own.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["/pillion", "wait", "--timeout", "2s"]
 ENTRYPOINT ["/pillion"]
 CMD ["run"]
 

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod certs;
 pub mod check;
 mod client;
+pub mod completions;
 pub mod demo;
 pub mod drain;
 mod duration;
@@ -76,6 +77,8 @@ enum Command {
     Wait(wait::Wait),
     /// Send requests on a schedule that does not wait for answers, and report latencies
     Bench(bench::Bench),
+    /// Print what a shell needs to complete commands and flags
+    Completions(completions::Completions),
     /// Words of the interface that are not built yet are known, and refused.
     #[command(external_subcommand)]
     Other(Vec<String>),
@@ -93,7 +96,14 @@ pillion: a service-mesh sidecar proxy, one binary beside one application
 ";
 
 /// Names of commands that are planned and do not exist yet.
-const PLANNED: [&str; 5] = ["inject", "webhook", "exec", "completions", "import"];
+const PLANNED: [&str; 4] = ["inject", "webhook", "exec", "import"];
+
+/// The command line as clap knows it, for completions and manual pages.
+#[doc(hidden)]
+pub fn command() -> clap::Command {
+    use clap::CommandFactory as _;
+    Cli::command()
+}
 
 /// Runs the command of the command line.
 pub fn main() -> ExitCode {
@@ -112,6 +122,7 @@ pub fn main() -> ExitCode {
         Some(Command::Drain(drain)) => drain.run(),
         Some(Command::Wait(wait)) => wait.run(),
         Some(Command::Bench(bench)) => bench.run(),
+        Some(Command::Completions(completions)) => completions.run(),
         Some(Command::Other(words)) => return unknown(&words),
     };
     match result {

@@ -107,6 +107,8 @@
 //! `traces`, beside the data path; `asking` connects to servers that the operator names by URL. `preflight` judges what is wrong
 //! around the sidecar (`pillion check --live`).
 //!
+//! `manager` tells systemd when the sidecar serves, reads its configuration anew, and drains.
+//!
 //! The DNS proxy (`dns`) has a thread of its own. It answers for services from the same snapshot; a virtual address in
 //! an answer leads the connection to its service.
 //!
@@ -131,5 +133,6 @@ pub(crate) mod workload;
 pub(crate) mod traces;
 pub(crate) mod asking;
 pub(crate) mod listening;
+pub(crate) mod manager;
 
 pub use pillion_base::memory::allocator::set as give_memory_back_by;

@@ -16,6 +16,7 @@ use super::following::DnsSource;
 use super::issued::WorkloadSource;
 use super::watch::{EVERY, Watch};
 use crate::admin::{Order, Refusal};
+use crate::manager::{News as ManagerNews, ServiceManager};
 use crate::workload::{Failure, News, dial_unix};
 use pillion_base::memory::program;
 use pillion_telemetry::{Metrics, ReloadOutcome};
@@ -51,6 +52,8 @@ pub struct Keeper {
     names: DnsSource,
     workload: WorkloadSource,
     looks: Interval,
+    /// Learns of reloads.
+    manager: ServiceManager,
     /// Whether the start or a reload used parts of the program since the last look, which serving does not need.
     has_worked: bool,
 }
@@ -62,7 +65,16 @@ impl Keeper {
         let mut looks = interval(EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (names, workload) = (DnsSource::new(), WorkloadSource::new(dial_unix()));
-        Self { source, watch, names, workload, looks, has_worked: false }
+        Self { source, watch, names, workload, looks, manager: ServiceManager::default(), has_worked: false }
+    }
+
+    /// Tells this service manager of reloads from now on.
+    pub(crate) fn report_to(&mut self, manager: ServiceManager) {
+        self.manager = manager;
+    }
+
+    pub(crate) const fn manager(&self) -> &ServiceManager {
+        &self.manager
     }
 
     /// Waits until the sidecar is ready: the first DNS answers and the keys for tokens have arrived or their time is over,
@@ -104,6 +116,7 @@ impl Keeper {
                 if running.is_broken() {
                     return Some(End::Broken);
                 }
+                self.manager.tell(ManagerNews::Well);
                 look_at_certificates(running);
                 running.controller.free_former();
                 if std::mem::take(&mut self.has_worked) {
@@ -165,8 +178,23 @@ impl Keeper {
         });
     }
 
-    /// Reloads the file, and reports the result as return value, in the log and in the metric.
+    /// Reloads the file, and tells the service manager what came of it.
     fn reload(&mut self, running: &mut Running, because: &str) -> Result<String, String> {
+        self.manager.tell(ManagerNews::Reloading);
+        let reloaded = self.reload_file(running, because);
+        let status = match &reloaded {
+            Ok(done) => done.clone(),
+            Err(_) => {
+                let generation = running.controller.generation();
+                format!("configuration refused, generation {generation} stays in use; see the log")
+            }
+        };
+        self.manager.tell(ManagerNews::Ready { status: &status });
+        reloaded
+    }
+
+    /// Reloads the file, and reports the result as return value, in the log and in the metric.
+    fn reload_file(&mut self, running: &mut Running, because: &str) -> Result<String, String> {
         look_at_certificates(running);
         self.has_worked = true;
         let controller = &mut running.controller;

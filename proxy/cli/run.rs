@@ -14,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::output::warn;
 use crate::app::{App, ConfigSource, End, Keeper, Running, with_causes};
+use crate::manager::{News, ServiceManager};
 
 /// The configuration file if the command line names none.
 const USUAL_FILE: &str = "/etc/pillion/pillion.yaml";
@@ -81,6 +82,7 @@ impl Run {
         file: Option<PathBuf>,
     ) -> anyhow::Result<()> {
         let mut keeper = Keeper::new(self.source(file));
+        keeper.report_to(ServiceManager::of_environment());
         let Signals { end, hangup } = &mut signals;
         let ended = tokio::select! { // nothing is lost: the sidecar ends in both cases
             () = end.wait() => End::Drain,
@@ -89,6 +91,7 @@ impl Run {
         if ended == End::Broken {
             anyhow::bail!("a worker thread has ended unexpectedly; see the log above");
         }
+        keeper.manager().tell(News::Stopping);
         drain(running, signals, ended).await;
         Ok(())
     }
@@ -176,6 +179,7 @@ async fn keep(keeper: &mut Keeper, running: &mut Running, hangup: &mut Signal) -
     }
     let (mut stdout, addresses) = (std::io::stdout(), running.addresses());
     writeln!(stdout, "ready {addresses}").and_then(|()| stdout.flush()).context("standard output")?;
+    keeper.manager().tell(News::Ready { status: &format!("ready {addresses}") });
     if log::is_json() {
         tracing::info!(%addresses, "ready");
     }

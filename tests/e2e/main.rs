@@ -35,6 +35,7 @@ mod matrix;
 mod memory;
 mod opaque;
 mod outside;
+mod packages;
 mod pods;
 mod policy;
 mod probes;

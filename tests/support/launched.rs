@@ -76,11 +76,20 @@ impl Launched {
         self.program.errors()
     }
 
+    /// Replaces the configuration file.
+    pub(crate) fn rewrite(&self, yaml: &str) {
+        self.scratch.write("pillion.yaml", yaml);
+    }
+
+    pub(crate) async fn signal(&self, name: &str) {
+        let mut kill = Command::new("sh");
+        kill.args(["-c", &format!("kill -{name} {}", self.pid())]);
+        printed(kill).await;
+    }
+
     /// Sends SIGTERM, and waits for the end.
     pub(crate) async fn terminated(&self) {
-        let mut kill = Command::new("sh");
-        kill.args(["-c", &format!("kill -TERM {}", self.pid())]);
-        printed(kill).await;
+        self.signal("TERM").await;
         eventually("the end of the sidecar", async || self.has_ended().then_some(())).await;
     }
 

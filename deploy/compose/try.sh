@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Runs compose.yaml with images of this machine's own files, so that nothing is pulled: deploy/compose/try.sh BINARY
+#
+# BINARY is a static pillion. Needs Docker, docker-compose, /usr/bin/python3 and prometheus. Ends with 0 when `web` was answered
+# by `orders` through both sidecars, and Prometheus has scraped both.
+set -euo pipefail
+BINARY=$(realpath "$1")
+cd "$(dirname "$0")"
+export COMPOSE_PROJECT_NAME=pillion-try-$$ PILLION_IMAGE=pillion:try PYTHON_IMAGE=python:try PROMETHEUS_IMAGE=prometheus:try
+free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+WEB_PORT=$(free_port)
+PROMETHEUS_PORT=$(free_port)
+export WEB_PORT PROMETHEUS_PORT
+WORK=$(mktemp -d)
+
+leave() {
+    local code=$?
+    [ "$code" = 0 ] || docker-compose logs --no-color --tail 20 || true
+    docker-compose down --volumes --timeout 2 >/dev/null 2>&1 || true
+    rm -rf "$WORK"
+    exit "$code"
+}
+trap leave EXIT
+
+# libraries PROGRAM: what the dynamic linker loads for it.
+libraries() { ldd "$1" | grep -o '/[^ ]*'; }
+
+# image TAG CHANGE PATH…: an image of these files of the machine, with links followed.
+image() {
+    local tag=$1 change=$2
+    shift 2
+    tar --create --dereference --hard-dereference --absolute-names --ignore-failed-read --exclude='*.pyc' --exclude='*/test' "$@" 2>/dev/null |
+        docker import --change "$change" - "$tag" >/dev/null
+}
+
+images() {
+    cp "$BINARY" "$WORK/pillion"
+    docker build --quiet --file ../../Dockerfile --target host --tag "$PILLION_IMAGE" "$WORK" >/dev/null
+    local python extensions
+    python=$(readlink -f /usr/bin/python3)
+    extensions=$(find /usr/lib/python3*/lib-dynload -name '*.so')
+    # shellcheck disable=SC2046,SC2086
+    image "$PYTHON_IMAGE" 'ENV PATH=/usr/bin:/bin' /usr/bin/python3 /bin/chown "${python/\/bin\//\/lib\/}" \
+        $( { libraries /usr/bin/python3; libraries /bin/chown; for one in $extensions; do libraries "$one"; done; } | sort -u)
+    # shellcheck disable=SC2046
+    image "$PROMETHEUS_IMAGE" 'ENTRYPOINT ["/usr/bin/prometheus"]' /usr/bin/prometheus $(libraries /usr/bin/prometheus)
+}
+
+# eventually WHAT COMMAND…: until the command succeeds, for at most a minute.
+eventually() {
+    local what=$1
+    shift
+    for _ in $(seq 120); do
+        "$@" && return 0
+        sleep 0.5
+    done
+    echo "not within a minute: $what" >&2
+    return 1
+}
+
+web_says() { curl --silent --max-time 5 "http://127.0.0.1:$WEB_PORT/" | grep -q 'orders says: your order is accepted'; }
+both_are_scraped() {
+    curl --silent --max-time 5 "http://127.0.0.1:$PROMETHEUS_PORT/api/v1/query?query=up" |
+        python3 -c 'import json, sys; up = [it["value"][1] for it in json.load(sys.stdin)["data"]["result"]]; sys.exit(up != ["1", "1"])' 2>/dev/null
+}
+
+images
+docker-compose up --detach
+eventually 'web is answered by orders' web_says
+eventually 'Prometheus scrapes both sidecars' both_are_scraped
+echo 'web was answered by orders through both sidecars, and Prometheus scrapes both'
