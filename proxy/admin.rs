@@ -41,6 +41,7 @@ use tokio::sync::Semaphore;
 
 use crate::listening::bound;
 pub(crate) use console::{Console, Order, Published, Refusal};
+pub(crate) use drain::begin_inbound;
 use pages::{OwnPort, Pages};
 use pillion_base::accept::{Acceptor, accept};
 use pillion_base::net::descriptors::Reserve;

@@ -12,6 +12,7 @@ mod following;
 mod issued;
 mod jwks;
 mod keeper;
+mod kept;
 mod listeners;
 mod own;
 mod causes;
@@ -33,7 +34,7 @@ use pillion_model::telemetry::{Compatibility, LogPath};
 use tokio::sync::mpsc;
 
 use self::dns::DnsListeners;
-use crate::admin::{Admin, Console, Order, Published, Readiness};
+use crate::admin::{Admin, Console, Order, Published, Readiness, begin_inbound};
 use crate::dns::Dns;
 use crate::traces::{Exporter, FLUSH_PATIENCE};
 pub(crate) use causes::with_causes;
@@ -45,7 +46,8 @@ pub(crate) use following::DnsSource;
 #[cfg(test)]
 pub(crate) use issued::WorkloadSource;
 use jwks::KeyFollower;
-pub use keeper::{ConfigSource, End, Keeper};
+pub use keeper::{ConfigSource, End, Keeper, Loaded};
+pub use kept::{Kept, Restored};
 pub use listeners::Addresses;
 use listeners::{Listeners, Workers};
 use memory::MemoryKeeper;
@@ -273,6 +275,16 @@ impl Running {
     /// Reports that the sidecar is ready, because everything for which it waited is there.
     pub fn set_ready(&self) {
         self.readiness.set_ready();
+    }
+
+    /// Drains inbound, and goes on.
+    pub fn drain_inbound(&self) {
+        begin_inbound(&self.drain, &self.readiness, self.controller.config());
+    }
+
+    /// Why it is not ready.
+    pub fn why_not_ready(&self) -> Option<String> {
+        self.readiness.why_not()
     }
 
     /// Drains and ends without `drain.delay`.

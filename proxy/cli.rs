@@ -10,6 +10,7 @@ pub mod demo;
 pub mod drain;
 mod duration;
 mod ending;
+pub mod exec;
 mod explain;
 pub mod init;
 mod lines;
@@ -29,6 +30,7 @@ use clap::{Parser, Subcommand};
 
 use crate::app::with_causes;
 use crate::explained::BadQuestion;
+use exec::NotStarted;
 use output::{ReaderGone, print, print_failure};
 
 /// The exit code of work that failed and of an invalid configuration.
@@ -73,6 +75,8 @@ enum Command {
     Top(top::Top),
     /// Drain the inbound side of a running sidecar, before its application ends; what a preStop hook runs
     Drain(drain::Drain),
+    /// Run an application beside a sidecar, from when the sidecar is ready until the application ends
+    Exec(exec::Exec),
     /// Wait until the sidecar beside it is ready
     Wait(wait::Wait),
     /// Send requests on a schedule that does not wait for answers, and report latencies
@@ -96,7 +100,7 @@ pillion: a service-mesh sidecar proxy, one binary beside one application
 ";
 
 /// Names of commands that are planned and do not exist yet.
-const PLANNED: [&str; 4] = ["inject", "webhook", "exec", "import"];
+const PLANNED: [&str; 3] = ["inject", "webhook", "import"];
 
 /// The command line as clap knows it, for completions and manual pages.
 #[doc(hidden)]
@@ -120,22 +124,27 @@ pub fn main() -> ExitCode {
         Some(Command::Tap(tap)) => tap.run(),
         Some(Command::Top(top)) => top.run(),
         Some(Command::Drain(drain)) => drain.run(),
+        Some(Command::Exec(exec)) => return exit_code(exec.run()),
         Some(Command::Wait(wait)) => wait.run(),
         Some(Command::Bench(bench)) => bench.run(),
         Some(Command::Completions(completions)) => completions.run(),
         Some(Command::Other(words)) => return unknown(&words),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<ReaderGone>() => ExitCode::SUCCESS,
-        Err(error) if error.is::<BadQuestion>() => {
-            print_failure(&with_causes(&error));
-            ExitCode::from(WRONG_USAGE)
-        }
-        Err(error) => {
-            print_failure(&with_causes(&error));
-            ExitCode::from(FAILED)
-        }
+    exit_code(result.map(|()| ExitCode::SUCCESS))
+}
+
+/// Prints why a command failed, and returns the exit code.
+fn exit_code(result: anyhow::Result<ExitCode>) -> ExitCode {
+    let error = match result {
+        Ok(code) => return code,
+        Err(error) if error.is::<ReaderGone>() => return ExitCode::SUCCESS,
+        Err(error) => error,
+    };
+    print_failure(&with_causes(&error));
+    match error.downcast_ref::<NotStarted>() {
+        Some(not_started) => ExitCode::from(not_started.code()),
+        None if error.is::<BadQuestion>() => ExitCode::from(WRONG_USAGE),
+        None => ExitCode::from(FAILED),
     }
 }
 

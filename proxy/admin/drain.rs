@@ -34,8 +34,9 @@ impl Sides {
 
 /// Begins the drain of inbound unless it has begun, and returns how far it has come.
 pub(super) fn inbound(console: &Console, readiness: &Arc<Readiness>) -> Value {
-    let plan = plan(&console.published().config);
-    begin_inbound(&console.drain, readiness, plan);
+    let config = console.published().config.clone();
+    begin_inbound(&console.drain, readiness, &config);
+    let plan = plan(&config);
     match console.drain.inbound_state(plan) {
         InboundState::Draining { at_work } => json!({ "inbound": "draining", "at_work": at_work }),
         InboundState::Idle => json!({ "inbound": "idle", "at_work": 0 }),
@@ -44,10 +45,10 @@ pub(super) fn inbound(console: &Console, readiness: &Arc<Readiness>) -> Value {
 }
 
 /// Fails readiness and drains inbound, in a task that ends with the drain.
-pub(crate) fn begin_inbound(drain: &Drain, readiness: &Readiness, plan: Plan) {
+pub(crate) fn begin_inbound(drain: &Drain, readiness: &Readiness, config: &Config) {
     readiness.set_draining();
     if drain.begin_inbound() {
-        let drain = drain.clone();
+        let (drain, plan) = (drain.clone(), plan(config));
         tokio::spawn(async move { report(drain.inbound_finished(plan).await) });
     }
 }
@@ -65,7 +66,7 @@ fn report(outcome: DrainOutcome) {
 }
 
 /// Without an inbound side, nobody has to learn that it ends.
-pub(crate) fn plan(config: &Config) -> Plan {
+fn plan(config: &Config) -> Plan {
     let delay = config.inbound.as_ref().map_or(Duration::ZERO, |_| config.drain.delay);
     Plan { delay, ..config.drain }
 }

@@ -14,6 +14,7 @@ use super::causes::with_causes;
 use super::control::Applied;
 use super::following::DnsSource;
 use super::issued::WorkloadSource;
+use super::kept::Kept;
 use super::watch::{EVERY, Watch};
 use crate::admin::{Order, Refusal};
 use crate::manager::{News as ManagerNews, ServiceManager};
@@ -33,7 +34,16 @@ pub struct ConfigSource {
     /// Keys that flags of the command line set over the file, each with its flag (`inbound.app`, `--app`).
     pub flags: Vec<(&'static str, &'static str)>,
     /// Reads the configuration anew. The error is the whole text that `check` prints.
-    pub load: Box<dyn Fn() -> Result<Config, String> + Send>,
+    pub load: Box<dyn Fn() -> Result<Loaded, String> + Send>,
+    /// Where the last good configuration is kept.
+    pub kept: Option<Kept>,
+}
+
+/// A configuration with the file that it was read from.
+pub struct Loaded {
+    pub config: Arc<Config>,
+    /// The file and its text. `None`: built-in defaults and flags.
+    pub written: Option<(PathBuf, Arc<str>)>,
 }
 
 /// Why [`Keeper::keep`] has returned.
@@ -48,6 +58,10 @@ pub enum End {
 
 pub struct Keeper {
     source: ConfigSource,
+    /// The file and the text of the configuration at work.
+    written: Option<(PathBuf, Arc<str>)>,
+    /// Why the configuration was refused at the start, so that the kept one is at work.
+    refused: Option<Refusal>,
     watch: Option<Watch>,
     names: DnsSource,
     workload: WorkloadSource,
@@ -59,13 +73,16 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Must be called on the runtime that will keep the sidecar.
-    pub fn new(source: ConfigSource) -> Self {
+    /// Must be called on the runtime that will keep the sidecar. It was started with what is `written` there, because its
+    /// file was `refused` if this has a reason.
+    pub fn new(source: ConfigSource, written: Option<(PathBuf, Arc<str>)>, refused: Option<String>) -> Self {
+        let refused = refused.map(|why| Refusal { at: SystemTime::now(), why });
         let watch = source.file.as_deref().map(Watch::new);
         let mut looks = interval(EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (names, workload) = (DnsSource::new(), WorkloadSource::new(dial_unix()));
-        Self { source, watch, names, workload, looks, manager: ServiceManager::default(), has_worked: false }
+        let manager = ServiceManager::default();
+        Self { source, written, refused, watch, names, workload, looks, manager, has_worked: false }
     }
 
     /// Tells this service manager of reloads from now on.
@@ -80,6 +97,9 @@ impl Keeper {
     /// Waits until the sidecar is ready: the first DNS answers and the keys for tokens have arrived or their time is over,
     /// and its certificates exist. `Some`: the sidecar must end before that. `hangup` is SIGHUP, which asks for a reload.
     pub async fn settle(&mut self, running: &mut Running, hangup: &mut Signal) -> Option<End> {
+        if self.refused.is_some() {
+            running.controller.around.metrics.config_reloads(ReloadOutcome::Refused).inc();
+        }
         self.workload.follow(running.controller.config());
         self.names.follow(running.controller.config());
         let names = self.names.first(&running.controller);
@@ -95,6 +115,7 @@ impl Keeper {
                 return Some(end);
             }
         }
+        self.keep_written();
         self.looks.reset(); // the threads that have just started use parts of the program, too
         self.has_worked = true;
         None
@@ -166,16 +187,26 @@ impl Keeper {
     /// Gives the admin port the current configuration and the current text of its file. `changed` is when the
     /// configuration was applied, unless that was published before.
     fn tell(&self, running: &Running, changed: Option<SystemTime>) {
-        let text = self.source.file.as_deref().map(pillion_config::text_of);
+        let (file, text) = self.written.clone().unzip();
+        if self.source.kept.is_some() {
+            running.controller.around.metrics.config_snapshot().set(self.refused.is_some().into());
+        }
         running.console.amend(|published| {
             published.loaded_at = changed.or(published.loaded_at);
-            published.file.clone_from(&self.source.file);
+            published.file = file;
             published.config = running.controller.config().clone();
             published.listening = running.controller.addresses().listening();
-            published.text = text.map(Into::into);
+            published.text = text;
             published.flags.clone_from(&self.source.flags);
-            published.last_refusal = None;
+            published.last_refusal.clone_from(&self.refused);
         });
+    }
+
+    /// Keeps the configuration at work for later starts, unless it is the kept one.
+    fn keep_written(&mut self) {
+        if let (Some(kept), Some((_, text)), None) = (&mut self.source.kept, &self.written, &self.refused) {
+            kept.keep(text);
+        }
     }
 
     /// Reloads the file, and tells the service manager what came of it.
@@ -201,8 +232,11 @@ impl Keeper {
         if let Some(watch) = &mut self.watch {
             watch.known(); // before the file is read, so that a change during the reading is noticed
         }
-        let applied = (self.source.load)()
-            .and_then(|config| controller.apply(&Arc::new(config)).map_err(|error| with_causes(&error)));
+        let applied = (self.source.load)().and_then(|Loaded { config, written }| {
+            let applied = controller.apply(&config).map_err(|error| with_causes(&error))?;
+            (self.written, self.refused) = (written, None);
+            Ok(applied)
+        });
         let metrics: &Metrics = &controller.around.metrics;
         metrics.config_reloads(outcome(&applied)).inc();
         let generation = controller.generation();
@@ -212,12 +246,14 @@ impl Keeper {
                 self.workload.follow(controller.config());
                 tracing::info!(because, generation, "configuration reloaded");
                 self.tell(running, Some(SystemTime::now()));
+                self.keep_written();
                 publish_identity(running);
                 Ok(format!("reloaded; this is generation {generation}"))
             }
             Ok(Applied::Unchanged) => {
                 tracing::info!(because, generation, "configuration reloaded without changes");
                 self.tell(running, None);
+                self.keep_written();
                 Ok(format!("nothing has changed; this is generation {generation}"))
             }
             Err(why) => {

@@ -49,6 +49,10 @@ pub(super) struct Answer {
 }
 
 impl AdminPort {
+    pub(super) const fn port(&self) -> &Port {
+        &self.0
+    }
+
     /// `target`: path and query.
     ///
     /// # Errors
@@ -99,6 +103,15 @@ impl AdminPort {
 }
 
 impl Answer {
+    /// # Errors
+    /// The sidecar has refused the call.
+    pub(super) fn accepted(&self) -> anyhow::Result<()> {
+        match self.status {
+            StatusCode::OK => Ok(()),
+            _ => self.json().map(drop),
+        }
+    }
+
     /// The content of a good answer.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! `pillion run`: runs the sidecar, from reading file and flags to the drain.
+//! `pillion run`: runs the sidecar, from reading file and flags to the drain. `pillion exec` does the same around an
+//! application.
 
 use std::convert::Infallible;
 use std::io::Write as _;
@@ -8,18 +9,20 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
+use pillion_config::Fault;
 use pillion_model::Config;
 use pillion_telemetry::{AccessLog, log};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
 
 use super::output::warn;
-use crate::app::{App, ConfigSource, End, Keeper, Running, with_causes};
+use crate::app::{App, ConfigSource, End, Keeper, Kept, Loaded, Restored, Running, with_causes};
 use crate::manager::{News, ServiceManager};
 
 /// The configuration file if the command line names none.
 const USUAL_FILE: &str = "/etc/pillion/pillion.yaml";
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Run {
     /// The configuration file [default: /etc/pillion/pillion.yaml where it exists, else the built-in defaults]
     #[arg(short, long, value_name = "FILE")]
@@ -36,6 +39,9 @@ pub struct Run {
     /// The address that the admin port listens on
     #[arg(long, value_name = "ADDR")]
     admin: Option<SocketAddr>,
+    /// Keep the last good configuration at PATH, and start with it when the new one is bad or absent
+    #[arg(long, value_name = "PATH")]
+    snapshot: Option<PathBuf>,
     /// Allow core files and debuggers of the same user; a core file contains private keys
     #[arg(long)]
     core_dumps: bool,
@@ -49,62 +55,103 @@ fn app(text: &str) -> Result<SocketAddr, String> {
 }
 
 impl Run {
+    /// As if these were the only arguments.
+    pub(super) fn of_file(file: PathBuf, snapshot: Option<PathBuf>) -> Self {
+        Self { config: Some(file), snapshot, ..Self::default() }
+    }
+
     /// Runs until a signal ends the sidecar.
     ///
     /// # Errors
     /// The configuration is invalid or cannot be applied. The text has all faults.
     pub fn run(self) -> anyhow::Result<()> {
+        self.prepare();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let mut ends = Ends::new()?; // before anything listens, so that no signal is missed
+            let mut sidecar = self.start()?;
+            let ended = tokio::select! { // nothing is lost: the sidecar ends in both cases
+                () = ends.wait() => End::Drain,
+                ended = sidecar.serve() => ended?,
+            };
+            if ended == End::Broken {
+                return Err(broken());
+            }
+            sidecar.end(ended, ends.wait()).await;
+            Ok(())
+        })
+    }
+
+    /// What a process that will hold keys does first.
+    pub(super) fn prepare(&self) {
         log::init(None);
         if !self.core_dumps {
             keep_memory_private();
         }
-        let file = self.file();
-        let config = self.config(file.as_deref())?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let signals = Signals::new()?; // before anything listens, so that no signal is missed
-            let reopen = signal(SignalKind::user_defined1())?;
-            let running = App::build(config)?.start()?;
-            log_start(&running, file.as_deref());
-            let reopening = reopen_log(reopen, running.access_log());
-            tokio::select! { // the log need not be opened again when the sidecar has ended
-                ended = self.serve(running, signals, file) => ended,
-                never = reopening => match never {},
-            }
-        })
     }
 
-    /// Keeps the sidecar until a signal or an order ends it, and drains it.
-    async fn serve(
-        self,
-        mut running: Running,
-        mut signals: Signals,
-        file: Option<PathBuf>,
-    ) -> anyhow::Result<()> {
-        let mut keeper = Keeper::new(self.source(file));
+    /// Starts the sidecar, on the runtime that will keep it.
+    ///
+    /// # Errors
+    /// The configuration is invalid or cannot be applied. The text has all faults.
+    pub(super) fn start(self) -> anyhow::Result<Started> {
+        let file = self.file();
+        let (hangup, reopen) = (signal(SignalKind::hangup())?, signal(SignalKind::user_defined1())?);
+        let kept = self.kept(file.as_deref())?;
+        let Begun { running, written, refused } = self.begin(file.as_deref(), kept.as_ref())?;
+        log_start(&running, written.as_ref().map(|(file, _)| file.as_path()));
+        let mut beside = JoinSet::new();
+        beside.spawn(reopen_log(reopen, running.access_log()));
+        let mut keeper = Keeper::new(self.source(file, kept), written, refused);
         keeper.report_to(ServiceManager::of_environment());
-        let Signals { end, hangup } = &mut signals;
-        let ended = tokio::select! { // nothing is lost: the sidecar ends in both cases
-            () = end.wait() => End::Drain,
-            ended = keep(&mut keeper, &mut running, hangup) => ended?,
+        Ok(Started { running, keeper, hangup, _beside: beside })
+    }
+
+    /// Starts with the file or, when that is bad or absent, with the kept configuration.
+    fn begin(&self, file: Option<&Path>, kept: Option<&Kept>) -> anyhow::Result<Begun> {
+        let started = |loaded: Loaded, refused| {
+            let Loaded { config, written } = loaded;
+            anyhow::Ok(Begun { running: App::build(config)?.start()?, written, refused })
         };
-        if ended == End::Broken {
-            anyhow::bail!("a worker thread has ended unexpectedly; see the log above");
-        }
-        keeper.manager().tell(News::Stopping);
-        drain(running, signals, ended).await;
-        Ok(())
+        let why = match (self.config(file).and_then(|loaded| started(loaded, None)), kept) {
+            (Err(why), Some(_)) => with_causes(&why),
+            (begun, _) => return begun,
+        };
+        let kept = kept.context("there is none")?;
+        let path = kept.path().display();
+        let begun = self.restored(kept).and_then(|loaded| started(loaded, Some(why.clone())));
+        let begun = begun.map_err(|also| {
+            anyhow::anyhow!(
+                "{why}\nthe configuration kept at {path} cannot be used either: {}",
+                with_causes(&also)
+            )
+        })?;
+        tracing::error!(kept = %path, "configuration refused at the start, the kept one is in use: {why}");
+        Ok(begun)
+    }
+
+    /// `None`: the configuration is not kept.
+    fn kept(&self, file: Option<&Path>) -> anyhow::Result<Option<Kept>> {
+        let pair = self.snapshot.clone().zip(file);
+        pair.map(|(path, file)| Kept::new(path, file)).transpose()
+    }
+
+    fn restored(&self, kept: &Kept) -> anyhow::Result<Loaded> {
+        let Restored { config, warnings, text } = kept.restore()?;
+        tell_warnings(kept.path(), warnings);
+        let config = Arc::new(self.with_flags(config)?);
+        Ok(Loaded { config, written: Some((kept.path().to_owned(), text.into())) })
     }
 
     /// The source for reloads: the file and the flags of the start. A missing file is refused, because it does not mean
     /// that the operator wants the defaults.
-    fn source(self, file: Option<PathBuf>) -> ConfigSource {
+    fn source(self, file: Option<PathBuf>, kept: Option<Kept>) -> ConfigSource {
         let (flags, again) = (self.flags(), file.clone());
         let load = move || match &again {
             Some(file) => self.config(Some(file)).map_err(|error| with_causes(&error)),
             None => Err("there is no configuration file to read again".to_owned()),
         };
-        ConfigSource { file, flags, load: Box::new(load) }
+        ConfigSource { file, flags, load: Box::new(load), kept }
     }
 
     /// The keys that flags set over the file.
@@ -118,16 +165,25 @@ impl Run {
         all.into_iter().filter(|(.., given)| given.is_some()).map(|(key, flag, _)| (key, flag)).collect()
     }
 
+    /// With --snapshot the usual file is meant also where it is absent: the kept configuration stands in for it.
     fn file(&self) -> Option<PathBuf> {
-        let usual = || Some(PathBuf::from(USUAL_FILE)).filter(|file| file.exists());
+        let is_meant = |file: &PathBuf| self.snapshot.is_some() || file.exists();
+        let usual = || Some(PathBuf::from(USUAL_FILE)).filter(is_meant);
         self.config.clone().or_else(usual)
     }
 
-    fn config(&self, file: Option<&Path>) -> anyhow::Result<Config> {
-        let mut config = match file {
-            Some(file) => load(file)?,
-            None => Config::default(),
+    fn config(&self, file: Option<&Path>) -> anyhow::Result<Loaded> {
+        let (config, written) = match file {
+            Some(file) => {
+                let (config, text) = load(file)?;
+                (config, Some((file.to_owned(), text.into())))
+            }
+            None => (Config::default(), None),
         };
+        Ok(Loaded { config: Arc::new(self.with_flags(config)?), written })
+    }
+
+    fn with_flags(&self, mut config: Config) -> anyhow::Result<Config> {
         if let Some(inbound) = &mut config.inbound {
             inbound.app = self.app.or(inbound.app);
             inbound.listen = self.inbound.map_or_else(|| inbound.listen.clone(), |address| vec![address]);
@@ -146,12 +202,28 @@ impl Run {
     }
 }
 
-fn load(file: &Path) -> anyhow::Result<Config> {
-    let (config, warnings) = pillion_config::load(file).map_err(|errors| anyhow::anyhow!("{errors}"))?;
+/// What the sidecar was started with.
+struct Begun {
+    running: Running,
+    written: Option<(PathBuf, Arc<str>)>,
+    /// Why it was not started with its file.
+    refused: Option<String>,
+}
+
+/// The configuration of a file, and its text.
+fn load(file: &Path) -> anyhow::Result<(Config, String)> {
+    let folder = file.parent().unwrap_or_else(|| Path::new(""));
+    let read = pillion_config::read(file)
+        .and_then(|text| Ok((pillion_config::parse_file(file, &text, folder)?, text)));
+    let ((config, warnings), text) = read.map_err(|errors| anyhow::anyhow!("{errors}"))?;
+    tell_warnings(file, warnings);
+    Ok((config, text))
+}
+
+fn tell_warnings(file: &Path, warnings: Vec<Fault>) {
     for warning in warnings {
         warn(&format!("{}:{warning}", file.display()));
     }
-    Ok(config)
 }
 
 /// Forbids core files of this process, and reading its memory through /proc or ptrace without CAP_SYS_PTRACE: the memory
@@ -172,18 +244,74 @@ fn log_start(running: &Running, file: Option<&Path>) {
     }
 }
 
-/// Reports the sidecar as ready when it is, and keeps it until it ends.
-async fn keep(keeper: &mut Keeper, running: &mut Running, hangup: &mut Signal) -> anyhow::Result<End> {
-    if let Some(end) = keeper.settle(running, hangup).await {
-        return Ok(end);
+/// A sidecar that this process runs.
+pub(super) struct Started {
+    running: Running,
+    keeper: Keeper,
+    hangup: Signal,
+    /// Tasks that end with the sidecar.
+    _beside: JoinSet<Infallible>,
+}
+
+impl Started {
+    /// Reports the sidecar as ready when it is. `Some`: it must end before that.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub(super) async fn ready(&mut self) -> anyhow::Result<Option<End>> {
+        if let Some(end) = self.keeper.settle(&mut self.running, &mut self.hangup).await {
+            return Ok(Some(end));
+        }
+        let (mut stdout, addresses) = (std::io::stdout(), self.running.addresses());
+        writeln!(stdout, "ready {addresses}").and_then(|()| stdout.flush()).context("standard output")?;
+        self.keeper.manager().tell(News::Ready { status: &format!("ready {addresses}") });
+        if log::is_json() {
+            tracing::info!(%addresses, "ready");
+        }
+        Ok(None)
     }
-    let (mut stdout, addresses) = (std::io::stdout(), running.addresses());
-    writeln!(stdout, "ready {addresses}").and_then(|()| stdout.flush()).context("standard output")?;
-    keeper.manager().tell(News::Ready { status: &format!("ready {addresses}") });
-    if log::is_json() {
-        tracing::info!(%addresses, "ready");
+
+    /// Why it is not ready.
+    pub(super) fn why_not_ready(&self) -> Option<String> {
+        self.running.why_not_ready()
     }
-    Ok(keeper.keep(running, hangup).await)
+
+    /// Keeps the sidecar until it must end. May be dropped and called again.
+    pub(super) async fn keep(&mut self) -> End {
+        self.keeper.keep(&mut self.running, &mut self.hangup).await
+    }
+
+    async fn serve(&mut self) -> anyhow::Result<End> {
+        match self.ready().await? {
+            Some(end) => Ok(end),
+            None => Ok(self.keep().await),
+        }
+    }
+
+    /// Drains inbound, and leaves outbound to the application.
+    pub(super) fn drain_inbound(&self) {
+        self.running.drain_inbound();
+    }
+
+    /// Drains. A `second` signal ends it at once.
+    pub(super) async fn end(self, why: End, second: impl Future<Output = ()>) {
+        tracing::info!("draining; a second signal ends at once");
+        self.keeper.manager().tell(News::Stopping);
+        let drained = async {
+            match why {
+                End::Quit => self.running.quit().await,
+                End::Drain | End::Broken => self.running.drain().await,
+            }
+        };
+        tokio::select! { // open connections are then closed, as the operator asked
+            () = drained => {}
+            () = second => tracing::warn!("second signal: ending without waiting for open connections"),
+        }
+    }
+}
+
+pub(super) fn broken() -> anyhow::Error {
+    anyhow::anyhow!("a worker thread has ended unexpectedly; see the log above")
 }
 
 /// Opens the file of the access log again at each SIGUSR1, as the programs that rotate files ask for.
@@ -199,45 +327,21 @@ async fn reopen_log(mut reopen: Signal, log: Option<Arc<AccessLog>>) -> Infallib
     }
 }
 
-struct Signals {
-    end: Ends,
-    hangup: Signal,
-}
-
 /// The signals SIGTERM and SIGINT.
 struct Ends {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        let end =
-            Ends { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
-        Ok(Self { end, hangup: signal(SignalKind::hangup())? })
-    }
-}
-
 impl Ends {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
     async fn wait(&mut self) {
         tokio::select! { // a signal of the other branch is not needed any more
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
-    }
-}
-
-/// Drains. A second signal ends the process at once.
-async fn drain(running: Running, mut signals: Signals, why: End) {
-    tracing::info!("draining; a second signal ends at once");
-    let drained = async {
-        match why {
-            End::Quit => running.quit().await,
-            End::Drain | End::Broken => running.drain().await,
-        }
-    };
-    tokio::select! { // open connections are then closed, as the operator asked
-        () = drained => {}
-        () = signals.end.wait() => tracing::warn!("second signal: ending without waiting for open connections"),
     }
 }

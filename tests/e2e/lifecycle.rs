@@ -1,9 +1,12 @@
-//! `pillion wait` and `pillion drain`, beside real processes.
+//! `pillion wait`, `pillion drain` and kept configurations, with real processes.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::support::backend::{Backend, free, nobody};
+use crate::support::certs::Authority;
 use crate::support::launched::binary;
 use crate::support::program::Program;
 use crate::support::sidecar::Plan;
@@ -151,4 +154,109 @@ async fn drain_needs_the_token_and_a_sidecar() {
     assert_eq!(sidecar.page("/ready").await.0, 503);
     let (code, said) = ended(&run(pillion(&["drain", "--admin", &url(nobody())])).await);
     assert!(code == Some(1) && said.contains("cannot be asked (see --admin)"), "{said}");
+}
+
+/// A file of a caller's sidecar with an identity in the folder of the file.
+fn kept_file(scratch: &Scratch, more: &str) -> PathBuf {
+    let text = "inbound: off\noutbound: { listen: 127.0.0.1:0 }\nadmin: { listen: 127.0.0.1:0 }\n\
+                metrics: { listen: 127.0.0.1:0 }\nidentity: { directory: certs }\n";
+    scratch.write("pillion.yaml", format!("{text}{more}\n"))
+}
+
+/// `pillion run` in another folder than that of the file.
+fn kept_by(file: &Path, kept: &Path) -> Command {
+    let mut command = pillion(&["run"]);
+    command.arg("-c").arg(file).arg("--snapshot").arg(kept).current_dir("/");
+    command
+}
+
+/// The address of this kind in a ready line.
+fn address(ready: &str, kind: &str) -> SocketAddr {
+    let word = ready.split(' ').find_map(|word| word.strip_prefix(kind)?.strip_prefix('='));
+    word.and_then(|word| word.parse().ok()).expect("an address")
+}
+
+async fn page(of: SocketAddr, path: &str) -> String {
+    let answer = Wire::connect(of).await.get("localhost", path).await;
+    assert_eq!(answer.status(), 200, "{path}");
+    answer.text()
+}
+
+#[tokio::test]
+async fn a_start_with_a_bad_or_absent_file_uses_the_last_good_one_and_says_so() {
+    let scratch = Scratch::new();
+    Authority::new().issue_into(&scratch.path().join("certs"), "web");
+    let (file, kept) = (kept_file(&scratch, ""), scratch.path().join("kept.yaml"));
+    let good = std::fs::read_to_string(&file).expect("written");
+    let mut first = Program::start(kept_by(&file, &kept));
+    let metrics = address(&first.line().await, "metrics");
+    assert!(page(metrics, "/metrics").await.contains("\npillion_config_snapshot 0\n"));
+    kept_file(&scratch, "inbund: off");
+    first.has_logged("configuration refused, the old one stays in use").await;
+    let text = std::fs::read_to_string(&kept).expect("the kept configuration");
+    let original = format!("# original: \"{}\"\n", file.display());
+    assert!(
+        text.starts_with("# The last good") && text.contains(&original) && text.ends_with(&good),
+        "{text}"
+    );
+    assert_eq!(std::fs::metadata(&kept).expect("kept").permissions().mode() & 0o777, 0o600);
+    drop(first);
+    for fault in ["the file has no key `inbund`", "the file cannot be read"] {
+        let mut sidecar = Program::start(kept_by(&file, &kept));
+        let ready = sidecar.line().await;
+        sidecar
+            .has_logged("ERROR pillion::cli::run: configuration refused at the start, the kept one is in use")
+            .await;
+        assert!(sidecar.errors().contains(fault), "{}", sidecar.errors());
+        let (admin, metrics) = (address(&ready, "admin"), address(&ready, "metrics"));
+        let shown: serde_json::Value = serde_json::from_str(&page(admin, "/config").await).expect("JSON");
+        assert!(shown["last_refusal"]["why"].as_str().is_some_and(|why| why.contains(fault)), "{shown}");
+        assert_eq!(shown["file"], kept.to_str().expect("text"));
+        assert_eq!(page(metrics, "/ready").await, "ready\n");
+        let counted = page(metrics, "/metrics").await;
+        assert!(counted.contains("\npillion_config_snapshot 1\n"), "{counted}");
+        assert!(counted.contains("\npillion_config_reloads_total{outcome=\"refused\"} 1\n"), "{counted}");
+        assert_eq!(run(pillion(&["check", "-c", file.to_str().expect("text")])).await.status.code(), Some(1));
+        kept_file(&scratch, "services: { orders: { endpoints: [\"127.0.0.1:9\"] } }");
+        sidecar.has_logged("configuration reloaded").await;
+        eventually("the file is at work", async || {
+            page(metrics, "/metrics").await.contains("\npillion_config_snapshot 0\n").then_some(())
+        })
+        .await;
+        let shown: serde_json::Value = serde_json::from_str(&page(admin, "/config").await).expect("JSON");
+        assert!(shown["last_refusal"].is_null() && shown["file"] == file.to_str().expect("text"), "{shown}");
+        eventually("the file is kept", async || {
+            std::fs::read_to_string(&kept).is_ok_and(|text| text.contains("orders")).then_some(())
+        })
+        .await;
+        std::fs::remove_file(&file).expect("written");
+    }
+    std::fs::write(&kept, "# original: \"/p.yaml\"\nwokers: 1\n").expect("written");
+    let (code, said) = ended(&run(kept_by(&file, &kept)).await);
+    let both =
+        [format!("{}:1:1: error: the file cannot be read", file.display()), "has no key `wokers`".to_owned()];
+    assert!(code == Some(1) && both.iter().all(|part| said.contains(part)), "{said}");
+    assert!(
+        said.contains(&format!("the configuration kept at {} cannot be used either", kept.display())),
+        "{said}"
+    );
+}
+
+/// With a configuration that nothing but the kept one makes good, `exec` runs its application too.
+#[tokio::test]
+async fn exec_starts_with_the_kept_configuration() {
+    let scratch = Scratch::new();
+    let kept = scratch.path().join("kept.yaml");
+    let file = scratch.write(
+        "p.yaml",
+        "inbound: off\noutbound: { listen: 127.0.0.1:0 }\nmetrics: off\nadmin: { listen: 127.0.0.1:0 }\n",
+    );
+    for code in [3, 4] {
+        let mut exec = pillion(&["exec", "-c"]);
+        exec.arg(&file).arg("--snapshot").arg(&kept).args(["--", "sh", "-c", &format!("exit {code}")]);
+        let (status, said) = ended(&run(exec).await);
+        assert_eq!(status, Some(code), "{said}");
+        assert_eq!(said.contains("the kept one is in use"), code == 4, "{said}");
+        std::fs::write(&file, "").expect("written");
+    }
 }

@@ -18,6 +18,7 @@ mod dns;
 mod documents;
 mod drain;
 mod early;
+mod exec;
 mod explain;
 mod grafana;
 mod grpc;

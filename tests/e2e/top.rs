@@ -2,68 +2,14 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::support::backend::{Backend, free, nobody};
 use crate::support::launched::binary;
 use crate::support::sidecar::{Plan, Sidecar};
-use crate::support::tools::{printed, require, run};
+use crate::support::tmux::Tmux;
+use crate::support::tools::{require, run};
 use crate::support::wire::Wire;
 use crate::support::{Scratch, eventually};
-
-/// A shell in a terminal of 100 columns and 30 lines, with a tmux of its own.
-struct Tmux(String);
-
-impl Tmux {
-    async fn start() -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let tmux = Self(format!("pillion-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed)));
-        tmux.ask(&["new-session", "-d", "-x", "100", "-y", "30", "env", "PS1=> ", "sh"]).await;
-        tmux
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("tmux");
-        command.env("LC_ALL", "C.UTF-8").env_remove("TMUX").env_remove("NO_COLOR");
-        command.args(["-u", "-f", "/dev/null", "-L", &self.0]).args(words);
-        command
-    }
-
-    async fn ask(&self, words: &[&str]) -> String {
-        printed(self.command(words)).await
-    }
-
-    async fn types(&self, line: &str) {
-        self.ask(&["send-keys", "-l", line]).await;
-        self.press("Enter").await;
-    }
-
-    async fn press(&self, key: &str) {
-        self.ask(&["send-keys", key]).await;
-    }
-
-    /// Waits until the screen has all of these texts, and returns it.
-    async fn shows(&self, texts: &[&str]) -> String {
-        eventually(&format!("a screen with {texts:?}"), async || {
-            let screen = self.ask(&["capture-pane", "-p"]).await;
-            texts.iter().all(|text| screen.contains(text)).then_some(screen)
-        })
-        .await
-    }
-}
-
-impl Drop for Tmux {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let screen = self.command(&["capture-pane", "-p"]).output();
-            eprintln!(
-                "{}",
-                screen.map(|of| String::from_utf8_lossy(&of.stdout).into_owned()).unwrap_or_default()
-            );
-        }
-        drop(self.command(&["kill-server"]).output());
-    }
-}
 
 /// A sidecar with two services, one of which nobody serves.
 async fn sidecar(app: SocketAddr, gone: SocketAddr, admin: SocketAddr) -> Sidecar {

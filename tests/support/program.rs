@@ -1,7 +1,7 @@
 //! A program that runs beside a test. Its output is read line by line, and it ends with its owner.
 
-use std::io::{BufRead as _, BufReader, Read};
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -17,9 +17,18 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    pub(crate) fn start(mut command: Command) -> Self {
+    pub(crate) fn start(command: Command) -> Self {
+        Self::begin(command, Stdio::null())
+    }
+
+    /// With a standard input that the test writes.
+    pub(crate) fn with_input(command: Command) -> Self {
+        Self::begin(command, Stdio::piped())
+    }
+
+    fn begin(mut command: Command, input: Stdio) -> Self {
         let description = format!("{command:?}");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| unreachable!("{description}: {error}"));
         let (sender, lines) = mpsc::unbounded_channel();
         each_line(child.stdout.take().expect("a pipe"), move |line| drop(sender.send(line)));
@@ -61,6 +70,16 @@ impl Program {
     /// What it has written to standard error so far.
     pub(crate) fn errors(&self) -> String {
         self.errors.lock().clone()
+    }
+
+    /// Writes to its standard input.
+    pub(crate) fn write(&mut self, text: &str) {
+        let input = self.child.stdin.as_mut().expect("an input that the test writes");
+        input.write_all(text.as_bytes()).expect("a running program");
+    }
+
+    pub(crate) fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child of ours")
     }
 
     pub(crate) fn pid(&self) -> u32 {

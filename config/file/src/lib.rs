@@ -35,6 +35,6 @@ mod place;
 pub use effective::{Part, Written, effective, effective_part};
 pub use fault::{Errors, Fault, Severity};
 pub use json_schema::json_schema;
-pub use load::{effective_in, load, parse, parse_with, text_of};
+pub use load::{effective_in, load, parse, parse_file, parse_with, read, text_of};
 pub use page::{Origin, Provenance, Setting};
 pub use value::duration;

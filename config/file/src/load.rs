@@ -29,11 +29,24 @@ const SIGNS: usize = 1000;
 /// Returns every fault that was found, if any is an error: the file cannot be read, is larger than 4 MiB, is not UTF-8,
 /// is not YAML, or contains values that are not allowed.
 pub fn load(path: &Path) -> Result<(Config, Vec<Fault>), Errors> {
-    let name = path.display().to_string();
-    let alone = |fault| Errors::new(name.clone(), "", vec![fault]);
-    let source = utf8(read_file(path).map_err(alone)?).map_err(alone)?;
-    let folder = path.parent().unwrap_or_else(|| Path::new(""));
-    parse_named(&name, &source, folder, &of_process)
+    parse_file(path, &read(path)?, path.parent().unwrap_or_else(|| Path::new("")))
+}
+
+/// The text of a configuration file.
+///
+/// # Errors
+/// The file cannot be read, or is not UTF-8.
+pub fn read(path: &Path) -> Result<String, Errors> {
+    let alone = |fault| Errors::new(path.display().to_string(), "", vec![fault]);
+    read_file(path).and_then(utf8).map_err(alone)
+}
+
+/// Checks the text of the file at `path`, as [`load`] does. Relative paths in it start at `folder`.
+///
+/// # Errors
+/// Returns the same errors as [`load`].
+pub fn parse_file(path: &Path, source: &str, folder: &Path) -> Result<(Config, Vec<Fault>), Errors> {
+    parse_named(&path.display().to_string(), source, folder, &of_process)
 }
 
 /// The text of a file, for [`effective()`](crate::effective()) of the configuration read from it. Empty if the file

@@ -409,6 +409,11 @@ impl Metrics {
         self.families.config_reloads.of((outcome,))
     }
 
+    /// Whether the kept configuration is at work. It exists where one is kept.
+    pub fn config_snapshot(&self) -> IntGauge {
+        self.families.config_snapshot.of(())
+    }
+
     /// The gauge of the snapshot that the data path uses.
     pub fn config_generation(&self) -> IntGauge {
         self.families.config_generation.of(())
@@ -523,6 +528,7 @@ mod tests {
         "pillion_certificate_not_after_timestamp_seconds",
         "pillion_config_reloads_total",
         "pillion_config_generation",
+        "pillion_config_snapshot",
         "pillion_access_log_dropped_total",
         "pillion_build_info",
         "process_cpu_seconds_total",
@@ -595,6 +601,7 @@ mod tests {
         Shed::ALL.iter().for_each(|kind| metrics.memory_shed(*kind).inc());
         ReloadOutcome::ALL.iter().for_each(|outcome| metrics.config_reloads(*outcome).inc());
         metrics.config_generation().set(7);
+        metrics.config_snapshot().set(1);
         CertificateUse::ALL.iter().for_each(|of| metrics.set_certificate_not_after(*of, Some(1_800_000_000)));
         metrics
     }

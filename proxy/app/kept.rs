@@ -1,0 +1,181 @@
+//! The last good configuration, kept on disk (`run --snapshot PATH`) for a start at which the new one is bad or absent.
+//!
+//! The kept file is the text of the original, with its variables, below comments that say what it is and where the original
+//! stands: relative paths in it start at the folder of the original.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use pillion_config::Fault;
+use pillion_model::Config;
+
+/// The beginning of the line that names the original, as a text of JSON.
+const ORIGINAL: &str = "# original: ";
+/// The file may contain secrets.
+const MODE: u32 = 0o600;
+
+pub struct Kept {
+    path: PathBuf,
+    /// The original as the command line names it, and from the root.
+    original: PathBuf,
+    absolute: String,
+    /// The text that the file has, as far as this process knows.
+    written: Option<Arc<str>>,
+}
+
+/// A kept configuration that was read.
+pub struct Restored {
+    pub config: Config,
+    pub warnings: Vec<Fault>,
+    pub text: String,
+}
+
+impl Kept {
+    /// # Errors
+    /// The two are the same file, or the path of the original is not UTF-8.
+    pub fn new(path: PathBuf, original: &Path) -> anyhow::Result<Self> {
+        let is_same = match (fs::canonicalize(&path), fs::canonicalize(original)) {
+            (Ok(path), Ok(original)) => path == original,
+            _ => path == original,
+        };
+        if is_same {
+            bail!("--snapshot needs a file of its own, and {} is the configuration", path.display());
+        }
+        let absolute = std::path::absolute(original)?.into_os_string().into_string();
+        let absolute = absolute
+            .map_err(|of| anyhow::anyhow!("--snapshot needs a configuration whose path is UTF-8: {of:?}"))?;
+        Ok(Self { path, original: original.to_owned(), absolute, written: None })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads the kept configuration.
+    ///
+    /// # Errors
+    /// There is none, or it is not valid. The text has all faults.
+    pub fn restore(&self) -> anyhow::Result<Restored> {
+        let text = pillion_config::read(&self.path).map_err(|errors| anyhow::anyhow!("{errors}"))?;
+        let folder = self.folder(&text)?;
+        let read = pillion_config::parse_file(&self.path, &text, &folder);
+        let (config, warnings) = read.map_err(|errors| anyhow::anyhow!("{errors}"))?;
+        Ok(Restored { config, warnings, text })
+    }
+
+    /// The folder at which relative paths start. It is spelled as for the original where that is the same, so that a reload
+    /// of the original finds the same paths.
+    fn folder(&self, text: &str) -> anyhow::Result<PathBuf> {
+        let named = original_of(text).with_context(|| {
+            format!(
+                "{} has no line `{ORIGINAL}\"PATH\"`, with which kept configurations begin",
+                self.path.display()
+            )
+        })?;
+        let original = if named == self.absolute { self.original.as_path() } else { Path::new(&named) };
+        Ok(original.parent().unwrap_or_else(|| Path::new("")).to_owned())
+    }
+
+    /// Keeps this text of the original, in one step: a reader finds the old text or the new one, also after a power failure.
+    /// A failure is logged.
+    pub(super) fn keep(&mut self, text: &Arc<str>) {
+        if self.written.as_ref() == Some(text) {
+            return;
+        }
+        let whole = format!("{}{}", header(&self.absolute), text.strip_prefix('\u{feff}').unwrap_or(text));
+        match replace(&self.path, &whole) {
+            Ok(()) => self.written = Some(text.clone()),
+            Err(error) => tracing::error!(
+                path = %self.path.display(),
+                %error,
+                "the configuration cannot be kept; the next start would have an older one, or none"
+            ),
+        }
+    }
+}
+
+fn header(original: &str) -> String {
+    format!(
+        "# The last good configuration, kept by `pillion run --snapshot`. It is written anew after each good start and reload,\n\
+         # and used at a start where the original is bad or absent. Change the original, not this file. Relative paths start at the\n\
+         # folder of the original.\n\
+         {ORIGINAL}{}\n",
+        serde_json::Value::from(original)
+    )
+}
+
+/// The original that the comments at the beginning name.
+fn original_of(text: &str) -> Option<String> {
+    let comments = text.lines().take_while(|line| line.starts_with('#'));
+    let named = comments.filter_map(|line| line.strip_prefix(ORIGINAL)).next()?;
+    serde_json::from_str(named).ok()
+}
+
+/// Writes a file beside the path and renames it.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let unfinished = path.with_added_extension("new");
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&unfinished)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use pillion_testkit::Scratch;
+
+    use super::*;
+
+    #[test]
+    fn the_kept_text_is_read_as_that_of_the_original() {
+        let scratch = Scratch::new();
+        let (original, path) = (scratch.path("p.yaml"), scratch.path("kept.yaml"));
+        let text = "\u{feff}identity: { directory: certs }\ninbound: off\n";
+        fs::write(&original, text).unwrap();
+        let mut kept = Kept::new(path.clone(), &original).unwrap();
+        assert!(kept.restore().is_err(), "there is none yet");
+        kept.keep(&text.into());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let restored = kept.restore().unwrap();
+        assert_eq!(restored.config, pillion_config::load(&original).unwrap().0);
+        let elsewhere = Kept::new(path.clone(), &scratch.path("sub/other.yaml")).unwrap();
+        assert_eq!(
+            elsewhere.restore().unwrap().config,
+            restored.config,
+            "the folder is that of the original"
+        );
+        kept.keep(&"inbound: off\n".into());
+        assert!(kept.restore().unwrap().config.identity.is_none());
+        assert!(!path.with_added_extension("new").exists());
+    }
+
+    #[test]
+    fn a_file_that_was_not_kept_by_a_sidecar_is_refused() {
+        let scratch = Scratch::new();
+        let (original, path) = (scratch.path("p.yaml"), scratch.path("kept.yaml"));
+        let kept = Kept::new(path.clone(), &original).unwrap();
+        for (text, expected) in [
+            ("inbound: off\n", "has no line `# original: "),
+            ("# original: nonsense\ninbound: off\n", "has no line `# original: "),
+            ("inbound: off\n# original: \"/p.yaml\"\n", "has no line `# original: "),
+            ("# original: \"/p.yaml\"\ninbund: off\n", "kept.yaml:2:1: error: the file has no key `inbund`"),
+        ] {
+            fs::write(&path, text).unwrap();
+            let said = kept.restore().err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(said.contains(expected), "{said}");
+        }
+        assert!(Kept::new(original.clone(), &original).is_err());
+    }
+}

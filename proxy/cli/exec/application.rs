@@ -1,0 +1,142 @@
+//! The program beside which a sidecar runs: starts it, passes signals on to it, and waits for its end. It also collects other
+//! children that have ended, because orphans become children of a process with the ID 1.
+//!
+//! It is not tokio's child: that one waits for itself, and whoever collects all children would take its status away.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal as Kind, kill, killpg};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getpid};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::terminal::Terminal;
+
+/// The exit codes of shells for a command that does not exist, and for one that cannot be run.
+const NOT_FOUND: u8 = 127;
+const NOT_RUN: u8 = 126;
+/// Shells add the number of the signal that ended a program.
+const SIGNALLED: u8 = 128;
+
+/// Why the application did not start.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::cli) enum NotStarted {
+    #[error("cannot start {0:?}: there is no such program; write its path, or have its folder in PATH")]
+    NotFound(OsString),
+    #[error("cannot start {0:?}; is it a program that this user may execute?")]
+    NotRun(OsString, #[source] io::Error),
+}
+
+impl NotStarted {
+    pub(in crate::cli) const fn code(&self) -> u8 {
+        match self {
+            Self::NotFound(_) => NOT_FOUND,
+            Self::NotRun(..) => NOT_RUN,
+        }
+    }
+}
+
+/// A running application. It has a process group of its own, so that a signal from the terminal reaches it once, and not a
+/// second time through this process. The group is in the terminal's foreground if this process was.
+pub(super) struct Application {
+    pid: Pid,
+    terminal: Option<Terminal>,
+    children: Signal,
+}
+
+impl Application {
+    /// # Errors
+    /// The program cannot be executed.
+    pub(super) fn start(words: &[OsString]) -> anyhow::Result<Self> {
+        let children = signal(SignalKind::child())?; // before the start, so that no end is missed
+        let (program, arguments) = words.split_first().ok_or_else(|| anyhow::anyhow!("no command"))?;
+        let terminal = Terminal::in_foreground();
+        let started = Command::new(program).args(arguments).process_group(0).spawn();
+        let child = started.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => NotStarted::NotFound(program.clone()),
+            _ => NotStarted::NotRun(program.clone(), error),
+        })?;
+        let pid = Pid::from_raw(i32::try_from(child.id())?);
+        let started = Self { pid, terminal, children };
+        started.bring_to_foreground();
+        Ok(started)
+    }
+
+    /// Passes a signal on. The process exists until its end is collected, so that no other one can get it.
+    pub(super) fn send(&self, kind: Kind) {
+        if let Err(error) = kill(self.pid, kind) {
+            tracing::warn!(%error, signal = kind.as_str(), "a signal cannot be passed on to the application");
+        }
+    }
+
+    /// Waits for the end, and returns the exit code. May be dropped and called again.
+    pub(super) async fn ended(&mut self) -> u8 {
+        loop {
+            while let Some(status) = next_child() {
+                match status {
+                    WaitStatus::Exited(pid, code) if pid == self.pid => return exit_code(code),
+                    WaitStatus::Signaled(pid, kind, _) if pid == self.pid => return signalled(kind),
+                    WaitStatus::Stopped(pid, _) if pid == self.pid => self.stopped(),
+                    _ => {} // another child
+                }
+            }
+            if self.children.recv().await.is_none() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// The terminal has stopped the application (Ctrl-Z), or it was about to read in the background. This process stops,
+    /// too, so that its shell can go on, until the shell continues it.
+    fn stopped(&self) {
+        let Some(terminal) = &self.terminal else { return };
+        if !terminal.is_ours() && getpid().as_raw() != 1 {
+            terminal.take_back(self.pid);
+            kill(getpid(), Kind::SIGSTOP).unwrap_or_default(); // returns when the shell continues this process
+        }
+        self.bring_to_foreground();
+    }
+
+    /// Gives the terminal to the application if this process has it, and continues the application: it may have been
+    /// stopped because it read too early.
+    fn bring_to_foreground(&self) {
+        if let Some(terminal) = &self.terminal {
+            terminal.give(self.pid);
+            killpg(self.pid, Kind::SIGCONT).unwrap_or_default(); // the group may have ended
+        }
+    }
+}
+
+impl Drop for Application {
+    fn drop(&mut self) {
+        if let Some(terminal) = &self.terminal {
+            terminal.take_back(self.pid);
+        }
+    }
+}
+
+/// The next child that has ended or stopped.
+fn next_child() -> Option<WaitStatus> {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
+            Ok(WaitStatus::StillAlive) => return None,
+            Ok(status) => return Some(status),
+            Err(Errno::EINTR) => {}
+            Err(_none) => return None,
+        }
+    }
+}
+
+/// The exit code for the end by a signal.
+pub(super) fn signalled(kind: Kind) -> u8 {
+    SIGNALLED.saturating_add(u8::try_from(kind as i32).unwrap_or_default())
+}
+
+/// Exit codes are of one byte.
+fn exit_code(code: i32) -> u8 {
+    u8::try_from(code & 0xff).unwrap_or(u8::MAX)
+}

@@ -1,0 +1,79 @@
+"""An application for `pillion exec`. Its argument says what it does; it prints what it sees, a line each."""
+
+import os
+import signal
+import sys
+import time
+import urllib.request
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def signals():
+    """Prints the name of each signal, and ends at SIGTERM with the exit code 3."""
+    def seen(number, _frame):
+        say(signal.Signals(number).name)
+        if number == signal.SIGTERM:
+            sys.exit(3)
+    for name in ("HUP", "INT", "QUIT", "USR1", "USR2", "WINCH", "TERM"):
+        signal.signal(getattr(signal, "SIG" + name), seen)
+    say("started")
+    while True:
+        signal.pause()
+
+
+def calls(port):
+    """Calls a service when it is told to end, as programs do that must say goodbye."""
+    def end(_number, _frame):
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"host": "orders"})
+        say(f"called {urllib.request.urlopen(request).status}")
+        input()  # the test looks at the sidecar meanwhile
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, end)
+    say("started")
+    while True:
+        signal.pause()
+
+
+def stubborn():
+    """Ignores SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    say(f"started {os.getpid()}")
+    while True:
+        signal.pause()
+
+
+def zombies():
+    """Leaves a hundred orphans that end at once, and waits until the process with the ID 1 has collected all of them."""
+    for _ in range(100):
+        child = os.fork()
+        if child == 0:
+            if os.fork() != 0:
+                os._exit(0)
+            os._exit(5)
+        os.waitpid(child, 0)
+    while True:
+        states = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/stat") as stat:
+                    states.append(stat.read().rsplit(")", 1)[1].split()[0])
+            except OSError:
+                pass  # it was collected meanwhile
+        if "Z" not in states and len(states) <= 2:
+            break
+        time.sleep(0.01)
+    say(f"all collected, {len(states)} processes")
+    sys.exit(9)
+
+
+def files():
+    """Prints its limit of open files, its open descriptors, and whether its process group is its own."""
+    import resource
+    opened = sorted(int(fd) for fd in os.listdir("/proc/self/fd"))
+    say(f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]} {len(opened)} {os.getpgrp() == os.getpid()}")
+
+
+globals()[sys.argv[1]](*sys.argv[2:])
