@@ -37,15 +37,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pillion_model::Config;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::listening::bound;
+use crate::listening;
 pub(crate) use console::{Console, Order, Published, Refusal};
 pub(crate) use drain::begin_inbound;
-use pages::{OwnPort, Pages};
-use pillion_base::accept::{Acceptor, accept};
+pub(crate) use pages::OwnPort;
+use pages::Pages;
+use pillion_base::accept::{Acceptor, Hold, accept_held};
 use pillion_base::net::descriptors::Reserve;
-use pillion_base::net::{Bound, Listener, Network, Sharing, Stream};
+use pillion_base::net::{Bound, Listener, Network, Stream};
 use pillion_telemetry::Metrics;
 use places::Places;
 use probe::Prober;
@@ -61,33 +62,39 @@ const METRICS_CONNECTIONS: usize = 64;
 const ADMIN_CONNECTIONS: usize = 32;
 /// The send buffer for a response that its client does not read; the kernel doubles this number. Without the limit the
 /// kernel would buffer up to 4 MiB for each connection, which counts as memory of the pod.
-const SEND_BUFFER: usize = 64 * 1024;
+pub(crate) const SEND_BUFFER: usize = 64 * 1024;
+
+/// A bound address that is sent to the thread of these ports.
+pub(crate) struct AdminPort {
+    pub(crate) id: u64,
+    pub(crate) of: OwnPort,
+    pub(crate) bound: Bound,
+    /// Cloned for each connection that may still be answered.
+    pub(crate) visit: Arc<()>,
+}
+
+pub(crate) type Command = listening::Command<AdminPort>;
 
 pub(crate) struct Admin {
-    admin: Vec<Bound>,
-    metrics: Vec<Bound>,
     pages: Pages,
     expositions: exposition::Writer,
     events: events::Publisher,
 }
 
 impl Admin {
-    pub(crate) fn bind(
+    pub(crate) fn new(
         network: &Network,
         config: &Config,
         registry: &Arc<Metrics>,
         console: Arc<Console>,
-    ) -> anyhow::Result<Self> {
-        let metrics = config.metrics.as_ref().map_or(&[][..], |metrics| &metrics.listen);
+    ) -> Self {
         let merged = config.metrics.as_ref().map_or(&[][..], |metrics| &metrics.merge);
         let sources = Sources::new(network, merged);
         let (expositions, writer) =
             exposition::expositions(registry.clone(), sources, METRICS_CONNECTIONS + ADMIN_CONNECTIONS);
         let started = info::Started::now();
         let (events, publisher) = events::events(registry.clone(), console.clone(), started);
-        Ok(Self {
-            admin: bind_all(network, "admin.listen", &config.admin.listen)?,
-            metrics: bind_all(network, "metrics.listen", metrics)?,
+        Self {
             pages: Pages {
                 expositions,
                 events,
@@ -102,51 +109,34 @@ impl Admin {
             },
             expositions: writer,
             events: publisher,
-        })
+        }
     }
 
     pub(crate) fn readiness(&self) -> Arc<Readiness> {
         self.pages.readiness.clone()
     }
 
-    /// The addresses of the admin port and those of the metrics port.
-    pub(crate) fn addresses(&self) -> io::Result<(Vec<SocketAddr>, Vec<SocketAddr>)> {
-        let all = |bound: &[Bound]| bound.iter().map(Bound::address).collect::<Result<Vec<_>, _>>();
-        Ok((all(&self.admin)?, all(&self.metrics)?))
-    }
-
     /// Serves until the process ends, so that probes are answered to the end.
-    pub(crate) async fn run(self) {
-        let ports = [
-            (OwnPort::Admin, self.admin, ADMIN_CONNECTIONS),
-            (OwnPort::Metrics, self.metrics, METRICS_CONNECTIONS),
-        ];
-        for (port, all, most) in ports {
-            let places = Places::new(most);
-            for bound in all {
-                match bound.listen() {
-                    Ok(listener) => {
-                        let visitors = Visitors::new(port, self.pages.clone(), places.clone());
-                        drop(tokio::spawn(visitors.accept(listener)));
-                    }
-                    Err(error) => tracing::error!(%error, "the admin and metrics ports cannot be opened"),
-                }
-            }
-        }
+    pub(crate) async fn run(self, commands: mpsc::Receiver<Command>) {
+        let (admin, metrics) = (Places::new(ADMIN_CONNECTIONS), Places::new(METRICS_CONNECTIONS));
+        let pages = self.pages;
         tokio::spawn(self.events.run());
-        self.expositions.run().await;
-        std::future::pending::<()>().await; // the DNS proxy shares this thread, and goes on
+        tokio::spawn(self.expositions.run());
+        let open = |port: AdminPort, held| {
+            let places = match port.of {
+                OwnPort::Admin => &admin,
+                OwnPort::Metrics => &metrics,
+            };
+            match port.bound.listen() {
+                Ok(listener) => {
+                    let visitors = Visitors::new(port.of, pages.clone(), places.clone(), port.visit);
+                    drop(tokio::spawn(visitors.accept(listener, held)));
+                }
+                Err(error) => tracing::error!(%error, "the admin and metrics ports cannot be opened"),
+            }
+        };
+        listening::obey(commands, |port| port.id, open).await;
     }
-}
-
-/// Binds addresses. They are fixed, as a reload cannot change them.
-fn bind_all(network: &Network, key: &str, wanted: &[SocketAddr]) -> anyhow::Result<Vec<Bound>> {
-    let bind = |address: &SocketAddr| {
-        let bound = network.bind(*address, Sharing::Alone);
-        bound.and_then(|bound| bound.limit_send_buffer(SEND_BUFFER).map(|()| bound))
-    };
-    let all = wanted.iter().map(|address| bound(key, *address, bind(address)));
-    all.filter_map(Result::transpose).collect()
 }
 
 /// Accepts the connections of a port.
@@ -154,18 +144,23 @@ struct Visitors {
     port: OwnPort,
     pages: Pages,
     places: Arc<Places>,
+    visit: Arc<()>,
     reserve: Reserve,
+    /// When it is dropped, the connections end after the answers that they are giving.
+    open: watch::Sender<()>,
     /// Whether one of the reserved descriptors was released for the next connection.
     has_made_room: bool,
 }
 
 impl Visitors {
-    fn new(port: OwnPort, pages: Pages, places: Arc<Places>) -> Self {
-        Self { port, pages, places, reserve: Reserve::default(), has_made_room: false }
+    fn new(port: OwnPort, pages: Pages, places: Arc<Places>, visit: Arc<()>) -> Self {
+        let (reserve, open) = (Reserve::default(), watch::Sender::new(()));
+        Self { port, pages, places, visit, reserve, open, has_made_room: false }
     }
 
-    async fn accept(mut self, listener: Listener) {
-        accept(listener, std::future::pending(), &mut self).await;
+    async fn accept(mut self, listener: Listener, mut held: Hold) {
+        let listener = accept_held(listener, &mut held, std::future::pending(), None, &mut self).await;
+        listener.close().into_iter().for_each(|(stream, from)| self.admit(stream, from));
     }
 }
 
@@ -180,7 +175,8 @@ impl Acceptor for Visitors {
 
     fn admit(&mut self, stream: Stream, from: SocketAddr) {
         let place = self.places.take(from.ip().to_canonical());
-        tokio::spawn(connection::serve(stream, self.port, self.pages.clone(), place));
+        let until = (self.open.subscribe(), self.visit.clone());
+        tokio::spawn(connection::serve(stream, self.port, self.pages.clone(), place, until));
     }
 
     async fn make_room(&mut self, shortage: &io::Error) -> bool {

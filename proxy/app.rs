@@ -14,7 +14,9 @@ mod jwks;
 mod keeper;
 mod kept;
 mod listeners;
+mod handing;
 mod own;
+mod own_ports;
 mod causes;
 mod memory;
 mod watch;
@@ -36,6 +38,7 @@ use tokio::sync::mpsc;
 use self::dns::DnsListeners;
 use crate::admin::{Admin, Console, Order, Published, Readiness, begin_inbound};
 use crate::dns::Dns;
+use crate::takeover::Inherited;
 use crate::traces::{Exporter, FLUSH_PATIENCE};
 pub(crate) use causes::with_causes;
 use checks::Checker;
@@ -52,6 +55,7 @@ pub use listeners::Addresses;
 use listeners::{Listeners, Workers};
 use memory::MemoryKeeper;
 use own::Identity;
+pub(crate) use own_ports::OwnPorts;
 use pillion_base::drain::{Drain, DrainOutcome};
 use pillion_base::ground::{Ground, Shared as SharedGround};
 use pillion_base::limits::{Limit, NO_LIMIT};
@@ -80,7 +84,7 @@ pub struct App {
     workers: Vec<mpsc::Receiver<Command>>,
     orders: mpsc::Receiver<Order>,
     console: Arc<Console>,
-    admin: Admin,
+    admin: (Admin, mpsc::Receiver<crate::admin::Command>),
     dns: (Arc<Dns>, mpsc::Receiver<crate::dns::Command>),
 }
 
@@ -117,6 +121,14 @@ impl App {
         Self::build_on(Network::Os, config, None)
     }
 
+    /// Builds everything on sockets that another sidecar hands over. What is missing among them is bound.
+    ///
+    /// # Errors
+    /// As [`Self::build`] has.
+    pub(crate) fn build_with_sockets(config: Arc<Config>, inherited: &Inherited) -> anyhow::Result<Self> {
+        Self::build_all((Network::Os, inherited), &config, None)
+    }
+
     /// Builds and binds everything, with credentials from memory.
     pub fn build_with(config: impl Into<Arc<Config>>, credentials: Credentials) -> anyhow::Result<Self> {
         Self::build_on(Network::Os, config, Some(credentials))
@@ -127,7 +139,14 @@ impl App {
         config: impl Into<Arc<Config>>,
         credentials: Option<Credentials>,
     ) -> anyhow::Result<Self> {
-        let config = &config.into();
+        Self::build_all((network, &Inherited::default()), &config.into(), credentials)
+    }
+
+    fn build_all(
+        (network, inherited): (Network, &Inherited),
+        config: &Arc<Config>,
+        credentials: Option<Credentials>,
+    ) -> anyhow::Result<Self> {
         prepare_process(&network, config.identity.is_some() || credentials.is_some())?;
         let workers = workers(config);
         let metrics = metrics(config);
@@ -137,15 +156,14 @@ impl App {
         let drain = Drain::default();
         let (console, orders) =
             Console::new(around.store.clone(), timelines.clone(), taps.clone(), drain.clone());
-        let admin = Admin::bind(&network, config, &metrics, console.clone())?;
-        let mut fixed = Addresses::default();
-        (fixed.admin, fixed.metrics) = admin.addresses()?;
+        let admin = Admin::new(&network, config, &metrics, console.clone());
+        let (own_ports, of_admin) = OwnPorts::bind(&network, inherited, config)?;
         let (threads, receivers) = (0..workers).map(|_| bindings::channel()).unzip();
-        let listeners = Listeners::new(Workers(network.clone()), threads);
+        let listeners = Listeners::new(Workers(network.clone(), inherited.clone()), threads);
         let dns = Arc::new(Dns::new(network.clone(), around.store.clone(), metrics.clone()));
-        let (dns_listeners, commands) = DnsListeners::new(network.clone(), dns.clone());
+        let (dns_listeners, commands) = DnsListeners::new(network.clone(), inherited.clone(), dns.clone());
         let listeners = (listeners, dns_listeners);
-        let mut controller = Controller::new(listeners, fixed, around.clone());
+        let mut controller = Controller::new(listeners, own_ports, around.clone());
         match credentials {
             Some(credentials) => controller.begin(config, Identity::Known(Arc::new(credentials)))?,
             None => drop(controller.apply(config)?),
@@ -170,6 +188,7 @@ impl App {
             instance: format!("{:012x}", fastrand::u64(..1 << 48)).into(),
         };
         let dns = (dns, commands);
+        let admin = (admin, of_admin);
         Ok(Self { controller, shared, workers: receivers, orders, console, admin, dns })
     }
 
@@ -182,14 +201,24 @@ impl App {
         self.controller
     }
 
-    /// Starts a thread for each worker, one for admin and metrics, and one for DNS.
+    /// Starts a thread for each worker, one for admin and metrics, and one for DNS. They accept connections at once.
     ///
     /// # Errors
     /// A thread or a runtime cannot be created.
     pub fn start(self) -> io::Result<Running> {
-        let readiness = self.admin.readiness();
+        let mut running = self.start_closed()?;
+        running.open();
+        Ok(running)
+    }
+
+    /// Starts all threads. They accept no connection before [`Running::open`].
+    ///
+    /// # Errors
+    /// A thread or a runtime cannot be created.
+    pub(crate) fn start_closed(self) -> io::Result<Running> {
         let mut threads = Vec::new();
-        let (shared, admin, (dns, names)) = (self.shared, self.admin, self.dns);
+        let (shared, (admin, of_admin), (dns, names)) = (self.shared, self.admin, self.dns);
+        let readiness = admin.readiness();
         let memory = shared.memory_keeper(); // before the workers: its limit holds for their first connections
         let workers = self.workers.len();
         for (index, commands) in self.workers.into_iter().enumerate() {
@@ -204,7 +233,7 @@ impl App {
             runtime.spawn(checker.run());
             runtime.spawn(keys.run());
             exporter.map(|exporter| runtime.spawn(exporter.run()));
-            runtime.block_on(admin.run());
+            runtime.block_on(admin.run(of_admin));
         })?;
         // DNS has its own thread, because an exposition of metrics takes milliseconds and no query may wait for one
         let runtime = single_threaded()?;
@@ -220,7 +249,7 @@ impl App {
 
     /// Starts everything on the caller's runtime, with one worker. For tests.
     #[cfg(test)]
-    pub(crate) fn start_here(self) -> (Controller, Arc<Metrics>, Drain) {
+    pub(crate) fn start_here(mut self) -> (Controller, Arc<Metrics>, Drain) {
         let (metrics, drain) = (self.shared.around.metrics.clone(), self.shared.drain.clone());
         tokio::spawn(self.shared.memory_keeper().run());
         let workers = self.workers.len();
@@ -230,9 +259,11 @@ impl App {
         tokio::spawn(self.shared.checker().run());
         tokio::spawn(self.shared.key_follower().run());
         self.shared.exporter().map(|exporter| tokio::spawn(exporter.run()));
-        tokio::spawn(self.admin.run());
+        let (admin, of_admin) = self.admin;
+        tokio::spawn(admin.run(of_admin));
         let (dns, commands) = self.dns;
         tokio::spawn(crate::dns::run(dns, commands));
+        self.controller.open();
         (self.controller, metrics, drain)
     }
 }
@@ -259,6 +290,11 @@ impl Running {
                 tracing::warn!(timeout = ?plan.timeout, inbound, outbound, "drain timeout reached: closing the open connections");
             }
         }
+        self.finish().await;
+    }
+
+    /// Writes what was recorded.
+    async fn finish(&self) {
         if !self.traces.close(FLUSH_PATIENCE).await {
             tracing::warn!("the collector of traces does not accept spans in time; the last spans are lost");
         }
@@ -437,9 +473,12 @@ pub(crate) fn store(config: &Config, metrics: &Arc<Metrics>) -> Arc<Store> {
     let network = Network::Memory(pillion_base::net::memory::MemoryNetwork::default());
     let around = around(&network, metrics, 1, config.workload.zone.as_deref());
     let dns = Arc::new(Dns::new(network.clone(), around.store.clone(), metrics.clone()));
-    let (dns, _commands) = DnsListeners::new(network.clone(), dns);
-    let listeners = Listeners::new(Workers(network), vec![bindings::channel().0]);
-    let mut controller = Controller::new((listeners, dns), Addresses::default(), around.clone());
+    let inherited = Inherited::default();
+    let (dns, _commands) = DnsListeners::new(network.clone(), inherited.clone(), dns);
+    let ports = Config { metrics: None, ..Config::default() };
+    let (own_ports, _commands) = OwnPorts::bind(&network, &inherited, &ports).expect("a network of its own");
+    let listeners = Listeners::new(Workers(network, inherited), vec![bindings::channel().0]);
+    let mut controller = Controller::new((listeners, dns), own_ports, around.clone());
     controller.begin(&Arc::new(config.clone()), Identity::None).expect("a configuration without credentials");
     around.store
 }

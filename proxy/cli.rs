@@ -22,6 +22,7 @@ pub mod run;
 pub mod tap;
 mod timeline;
 pub mod top;
+mod upgrade;
 pub mod wait;
 
 use std::process::ExitCode;

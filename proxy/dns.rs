@@ -53,6 +53,8 @@ pub(crate) struct Dns {
     /// Queries in progress. An equal query waits for the same answer.
     asking: Mutex<Asking>,
     room: Arc<Semaphore>,
+    /// The places of connections over TCP.
+    connections: Arc<Semaphore>,
 }
 
 /// The result of looking at a message, without waiting.
@@ -73,7 +75,14 @@ impl Dns {
             cache: Mutex::default(),
             asking: Mutex::default(),
             room: Arc::new(Semaphore::new(IN_FLIGHT)),
+            connections: Arc::new(Semaphore::new(server::CONNECTIONS)),
         }
+    }
+
+    /// The number of queries that wait for name servers, and of connections over TCP that are open.
+    pub(crate) fn under_way(&self) -> usize {
+        let waiting = IN_FLIGHT - self.room.available_permits();
+        waiting + server::CONNECTIONS - self.connections.available_permits()
     }
 
     /// Replaces the name servers. Cached answers of the former servers are dropped.

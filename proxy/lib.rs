@@ -109,6 +109,8 @@
 //!
 //! `manager` tells systemd when the sidecar serves, reads its configuration anew, and drains.
 //!
+//! [`takeover`] gives the listeners to a successor, and takes them from a predecessor (`run --takeover`); accepted connections stay.
+//!
 //! The DNS proxy (`dns`) has a thread of its own. It answers for services from the same snapshot; a virtual address in
 //! an answer leads the connection to its service.
 //!
@@ -132,6 +134,7 @@ pub(crate) mod dns;
 pub(crate) mod workload;
 pub(crate) mod traces;
 pub(crate) mod asking;
+pub(crate) mod takeover;
 pub(crate) mod listening;
 pub(crate) mod manager;
 

@@ -6,8 +6,9 @@ use std::io;
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
+use pillion_base::accept::{Closed, Hold, Holder, Lent, hold};
 use pillion_base::net::has_no_ipv6;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 /// An address on which the sidecar listens, with its real port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +65,10 @@ pub(crate) enum Command<P> {
     Open(Vec<P>),
     /// Closes listeners by their ids. Accepted connections stay open.
     Close(Vec<u64>),
+    /// Sends copies of the descriptors of every open listener.
+    Lend(mpsc::Sender<Lent>),
+    /// Closes all listeners. Each drops a clone of this when it is closed.
+    CloseAll(mpsc::Sender<Closed>),
 }
 
 /// Executes commands until the process ends. A task that `open` starts ends when the other half of its receiver is
@@ -71,19 +76,25 @@ pub(crate) enum Command<P> {
 pub(crate) async fn obey<P>(
     mut commands: mpsc::Receiver<Command<P>>,
     id: impl Fn(&P) -> u64,
-    open: impl Fn(P, oneshot::Receiver<()>),
+    open: impl Fn(P, Hold),
 ) {
-    let mut opened: HashMap<u64, oneshot::Sender<()>> = HashMap::new();
+    let mut opened: HashMap<u64, Vec<Holder>> = HashMap::new();
     while let Some(command) = commands.recv().await {
         match command {
             Command::Open(ports) => {
                 for port in ports {
-                    let (close, closed) = oneshot::channel();
-                    opened.insert(id(&port), close);
-                    open(port, closed);
+                    let (holder, held) = hold();
+                    opened.entry(id(&port)).or_default().push(holder);
+                    open(port, held);
                 }
             }
             Command::Close(ids) => ids.iter().for_each(|id| drop(opened.remove(id))),
+            Command::Lend(to) => opened.iter_mut().for_each(|(id, all)| {
+                *all = std::mem::take(all).into_iter().map(|holder| holder.lend(*id, to.clone())).collect();
+            }),
+            Command::CloseAll(closed) => {
+                opened.drain().flat_map(|(_, all)| all).for_each(|holder| holder.close(closed.clone()));
+            }
         }
     }
     std::future::pending::<()>().await;

@@ -7,16 +7,19 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::Request;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::pages::{OwnPort, Pages};
@@ -37,16 +40,28 @@ const LAST_ANSWER: Duration = Duration::from_secs(35);
 /// Bytes of a request's head, which has a path and little else. hyper reads this much ahead.
 const HEAD_BYTES: usize = 16 * 1024;
 
-/// Serves the connection until its client leaves, its time is over, or it must make room for another one.
-pub(super) async fn serve(stream: Stream, port: OwnPort, pages: Pages, mut place: AdminPlace) {
+/// Serves the connection until its client leaves, its time is over, or it must make room for another one. When its
+/// listener is closed, so that `listens` ends, the connection ends with its next answer; the process waits for that as long
+/// as `visit` lives.
+pub(super) async fn serve(
+    stream: Stream,
+    port: OwnPort,
+    pages: Pages,
+    mut place: AdminPlace,
+    (mut listens, visit): (watch::Receiver<()>, Arc<()>),
+) {
     let asked_at = stream.own_ip();
     let is_stream = &AtomicBool::new(false); // the answer under way
+    let is_last = &AtomicBool::new(false); // the next answer
     let service = service_fn(move |request: Request<Incoming>| {
         let pages = pages.clone();
         is_stream.store(false, Relaxed); // the client has its last answer, as it asks again
         async move {
             let (parts, _unread) = request.into_parts();
-            let reply = pages.answer(port, &parts, asked_at).await;
+            let mut reply = pages.answer(port, &parts, asked_at).await;
+            if is_last.load(Relaxed) {
+                reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             is_stream.store(reply.body().is_stream(), Relaxed);
             Ok::<_, Infallible>(reply)
         }
@@ -57,9 +72,16 @@ pub(super) async fn serve(stream: Stream, port: OwnPort, pages: Pages, mut place
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(WriteTimeout::new(stream)), service);
     let whole_life = async {
-        if timeout(LIFETIME, &mut serving).await.is_ok() {
-            return true; // a client that breaks off here does no harm
+        let open = async { while listens.changed().await.is_ok() {} };
+        tokio::select! { // nothing is lost: the connection goes on below
+            _ = &mut serving => return true, // a client that breaks off here does no harm
+            closed = timeout(LIFETIME, open) => is_last.store(closed.is_ok(), Relaxed),
         }
+        let may_ask = is_last.load(Relaxed) && !is_stream.load(Relaxed); // a request may be on its way
+        if may_ask && timeout(HEADER_TIMEOUT + LAST_ANSWER, &mut serving).await.is_ok() {
+            return true;
+        }
+        drop(visit);
         Pin::new(&mut serving).graceful_shutdown();
         // a stream has a time of its own
         let rest = if is_stream.load(Relaxed) { tap::LONGEST } else { LAST_ANSWER };

@@ -30,7 +30,7 @@ use pillion_model::telemetry::Secret;
 use pillion_telemetry::Format;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum OwnPort {
+pub(crate) enum OwnPort {
     /// Shows and changes the state; on loopback.
     Admin,
     /// Reachable from other hosts; shows state only.

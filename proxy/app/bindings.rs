@@ -5,12 +5,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
+use pillion_base::accept::{Closed, Lent};
 use tokio::sync::mpsc;
 
-use crate::listening::{Command, bound};
+use crate::listening::{Command, Role, bound};
 use pillion_base::net::Sharing;
 
 /// The capacity of a thread's command queue. A reload sends two commands at most.
@@ -29,7 +31,14 @@ pub(super) trait Serves {
     /// Whether an open address can change its use without being bound again.
     fn may_become(from: &Self::Use, to: &Self::Use) -> bool;
 
-    /// Returns the address, with the real port if port 0 was requested, and a port for each thread.
+    /// The id of the request for which a port was bound.
+    fn id(port: &Self::Port) -> u64;
+
+    /// What an address with this use is for.
+    fn role(use_: &Self::Use) -> Role;
+
+    /// Returns the address, with the real port if port 0 was requested, and at least one port for each thread. There are
+    /// more if a sidecar that was taken over had more threads.
     fn bind(&self, request: &BindRequest<Self::Use>) -> io::Result<(SocketAddr, Vec<Self::Port>)>;
 }
 
@@ -67,6 +76,8 @@ pub(super) struct Bindings<S: Serves> {
     /// Addresses that are no longer wanted, and that some thread may not have closed yet.
     closing: Vec<(SocketAddr, Weak<ArcSwap<S::Use>>)>,
     last_id: u64,
+    /// The ports of each thread that are not sent to it yet. `None`: they are sent at once.
+    held: Option<Vec<Vec<S::Port>>>,
 }
 
 /// The step from one configuration's addresses to those of the next: bound, and not used yet.
@@ -102,9 +113,50 @@ impl<U> Open<U> {
 }
 
 impl<S: Serves> Bindings<S> {
-    /// No address is bound yet.
-    pub(super) const fn new(of: S, threads: Vec<mpsc::Sender<Command<S::Port>>>) -> Self {
-        Self { of, threads, open: Vec::new(), closing: Vec::new(), last_id: 0 }
+    /// No address is bound yet. Nothing is accepted before [`Self::open`].
+    pub(super) fn new(of: S, threads: Vec<mpsc::Sender<Command<S::Port>>>) -> Self {
+        let held = Some(threads.iter().map(|_| Vec::new()).collect());
+        Self { of, threads, open: Vec::new(), closing: Vec::new(), last_id: 0, held }
+    }
+
+    /// Lets the threads accept connections from now on.
+    pub(super) fn open(&mut self) {
+        let held = self.held.take().unwrap_or_default();
+        self.send_all(held, &[]);
+    }
+
+    pub(super) const fn is_open(&self) -> bool {
+        self.held.is_none()
+    }
+
+    /// Closes all addresses, and returns when that is done. Accepted connections stay open. The caller bounds the wait.
+    pub(super) async fn close(&mut self) {
+        self.open.clear();
+        let (closed, mut all_closed) = mpsc::channel::<Closed>(1);
+        for thread in &self.threads {
+            drop(thread.send(Command::CloseAll(closed.clone())).await); // a thread that has ended has no listeners
+        }
+        drop(closed);
+        match all_closed.recv().await {
+            None => {}
+            Some(never) => match never {},
+        }
+    }
+
+    /// Copies of the descriptors of all listeners, each with the role and the address that the configuration gives it.
+    /// The caller bounds the wait.
+    pub(super) async fn lend(&self) -> Vec<(Role, SocketAddr, OwnedFd)> {
+        let (to, mut lent) = mpsc::channel::<Lent>(COMMANDS);
+        for thread in &self.threads {
+            drop(thread.send(Command::Lend(to.clone())).await); // a thread that has ended has no listeners
+        }
+        drop(to);
+        let mut all = Vec::new();
+        while let Some((id, descriptor)) = lent.recv().await {
+            let open = self.open.iter().find(|open| open.id == id);
+            all.extend(open.map(|open| (S::role(&open.use_.load()), open.wanted, descriptor)));
+        }
+        all
     }
 
     /// Binds the wanted addresses that are not bound yet.
@@ -151,10 +203,18 @@ impl<S: Serves> Bindings<S> {
 
     /// Sends the change to the threads. A thread that does not take a command has ended, which ends the sidecar too, or
     /// is blocked and [`COMMANDS`] behind. Commands that were sent cannot be taken back.
-    pub(super) fn send(&self, change: Change<S>) {
-        for (thread, ports) in self.threads.iter().zip(change.opened) {
+    pub(super) fn send(&mut self, change: Change<S>) {
+        let Some(held) = &mut self.held else { return self.send_all(change.opened, &change.closed) };
+        for (held, opened) in held.iter_mut().zip(change.opened) {
+            held.retain(|port| !change.closed.contains(&S::id(port)));
+            held.extend(opened);
+        }
+    }
+
+    fn send_all(&self, opened: Vec<Vec<S::Port>>, closed: &[u64]) {
+        for (thread, ports) in self.threads.iter().zip(opened) {
             let opened = (!ports.is_empty()).then_some(Command::Open(ports));
-            let closed = (!change.closed.is_empty()).then(|| Command::Close(change.closed.clone()));
+            let closed = (!closed.is_empty()).then(|| Command::Close(closed.to_vec()));
             for command in opened.into_iter().chain(closed) {
                 if thread.try_send(command).is_err() {
                     tracing::error!("a thread does not take the commands for its listeners");
@@ -204,11 +264,21 @@ impl<S: Serves> Change<S> {
         let request = BindRequest { id, address: wanted.address, sharing, threads, use_: use_.clone() };
         let bound = bound(&wanted.key, wanted.address, of.bind(&request))?;
         let bound = bound.map(|(address, ports)| {
-            self.opened.iter_mut().zip(ports).for_each(|(opened, port)| opened.push(port));
+            deal(ports, &mut self.opened);
             address
         });
         self.open.push(Open { id, use_, wanted: wanted.address, bound });
         Ok(())
+    }
+}
+
+/// Deals the ports out to the threads, one after the other.
+fn deal<P>(ports: Vec<P>, threads: &mut [Vec<P>]) {
+    let count = threads.len().max(1);
+    for (nth, port) in ports.into_iter().enumerate() {
+        if let Some(thread) = threads.get_mut(nth % count) {
+            thread.push(port);
+        }
     }
 }
 

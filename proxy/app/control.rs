@@ -22,8 +22,10 @@ use super::dns::DnsListeners;
 use super::jwks;
 use super::listeners::{self, Addresses, Listeners, Workers};
 use super::own::{self, Identity};
+use super::own_ports::OwnPorts;
 use super::weakened::weakened;
 use super::worker::Connections;
+use crate::admin::OwnPort;
 use crate::preflight::{Certificate, CertificateOwner};
 use pillion_base::limits::{Limit, NO_LIMIT};
 use pillion_base::net::own::OwnListeners;
@@ -71,10 +73,10 @@ pub struct Controller {
     /// The same for the certificates of services and ports, by the place of the configuration that names them.
     warned_of_others: Vec<(Place, Expiry)>,
     generation: u64,
-    listeners: Listeners,
-    dns: DnsListeners,
-    /// The addresses of admin and metrics, which a reload cannot change.
-    fixed: Addresses,
+    pub(super) listeners: Listeners,
+    pub(super) dns: DnsListeners,
+    /// Admin and metrics, which a reload cannot change.
+    pub(super) own_ports: OwnPorts,
     clusters: Clusters,
     policies: Policies,
     former: Former,
@@ -100,7 +102,11 @@ pub(super) struct Around {
 
 impl Controller {
     /// A controller that serves nothing yet.
-    pub(super) fn new((listeners, dns): (Listeners, DnsListeners), fixed: Addresses, around: Around) -> Self {
+    pub(super) fn new(
+        (listeners, dns): (Listeners, DnsListeners),
+        own_ports: OwnPorts,
+        around: Around,
+    ) -> Self {
         Self {
             config: Arc::new(nothing()),
             identity: Identity::None,
@@ -112,7 +118,7 @@ impl Controller {
             generation: 0,
             listeners,
             dns,
-            fixed,
+            own_ports,
             clusters: Clusters::new(),
             policies: Policies::default(),
             former: Former::default(),
@@ -125,7 +131,12 @@ impl Controller {
     }
 
     pub fn addresses(&self) -> Addresses {
-        Addresses { dns: self.dns.addresses(), ..with(listeners::addresses(&self.listeners), &self.fixed) }
+        Addresses {
+            dns: self.dns.addresses(),
+            admin: self.own_ports.addresses(OwnPort::Admin),
+            metrics: self.own_ports.addresses(OwnPort::Metrics),
+            ..listeners::addresses(&self.listeners)
+        }
     }
 
     pub const fn config(&self) -> &Arc<Config> {
@@ -666,12 +677,6 @@ impl Expiry {
 /// A configuration that serves nothing.
 fn nothing() -> Config {
     Config { identity: None, inbound: None, outbound: None, clusters: Vec::new(), ..Config::default() }
-}
-
-fn with(mut addresses: Addresses, fixed: &Addresses) -> Addresses {
-    addresses.admin.clone_from(&fixed.admin);
-    addresses.metrics.clone_from(&fixed.metrics);
-    addresses
 }
 
 /// The external authorizer with a cluster of its own.

@@ -11,13 +11,15 @@ use tokio::sync::mpsc;
 
 use super::bindings::{self, BindRequest, Bindings, Serves, Wanted};
 use crate::dns::{Command, Dns, DnsPort, Upstream, refuse_loop, system_servers};
+use crate::listening::Role;
+use crate::takeover::Inherited;
 use pillion_base::net::own::OwnListeners;
 use pillion_base::net::{Network, Sharing};
 
 /// How many ports are tried until one is free for both UDP and TCP, if the configuration says port 0.
 const TRIES: usize = 16;
 
-struct Proxy(Network);
+pub(super) struct Proxy(Network, Inherited);
 
 impl Serves for Proxy {
     type Use = ();
@@ -28,8 +30,19 @@ impl Serves for Proxy {
         false
     }
 
+    fn id(port: &DnsPort) -> u64 {
+        port.id
+    }
+
+    fn role((): &()) -> Role {
+        Role::Dns
+    }
+
     fn bind(&self, request: &BindRequest<()>) -> io::Result<(SocketAddr, Vec<DnsPort>)> {
-        let port = bind(&self.0, request.address, request.id)?;
+        let port = match self.1.pair(&Role::Dns, request.address)? {
+            Some((udp, tcp)) => DnsPort { id: request.id, udp: Some(udp), tcp },
+            None => bind(&self.0, request.address, request.id)?,
+        };
         Ok((port.tcp.address()?, vec![port]))
     }
 }
@@ -47,9 +60,23 @@ pub(super) struct Change {
 
 impl DnsListeners {
     /// The receiver is the argument of [`crate::dns::run`].
-    pub(super) fn new(network: Network, dns: Arc<Dns>) -> (Self, mpsc::Receiver<Command>) {
+    pub(super) fn new(
+        network: Network,
+        inherited: Inherited,
+        dns: Arc<Dns>,
+    ) -> (Self, mpsc::Receiver<Command>) {
         let (commands, receiver) = bindings::channel();
-        (Self { bindings: Bindings::new(Proxy(network), vec![commands]), dns }, receiver)
+        (Self { bindings: Bindings::new(Proxy(network, inherited), vec![commands]), dns }, receiver)
+    }
+
+    /// The addresses, to be opened, lent and closed.
+    pub(super) const fn bindings(&mut self) -> &mut Bindings<Proxy> {
+        &mut self.bindings
+    }
+
+    /// The number of queries and connections that are under way.
+    pub(super) fn under_way(&self) -> usize {
+        self.dns.under_way()
     }
 
     /// Binds the addresses of `config` that are not bound yet, and reads the name servers.

@@ -18,6 +18,7 @@ use super::kept::Kept;
 use super::watch::{EVERY, Watch};
 use crate::admin::{Order, Refusal};
 use crate::manager::{News as ManagerNews, ServiceManager};
+use crate::takeover::{Successors, Wish};
 use crate::workload::{Failure, News, dial_unix};
 use pillion_base::memory::program;
 use pillion_telemetry::{Metrics, ReloadOutcome};
@@ -51,6 +52,8 @@ pub struct Loaded {
 pub enum End {
     Drain,
     Quit,
+    /// A successor accepts connections, and this process does not any more.
+    TakenOver,
     /// A thread of the data path has ended. The process ends, because otherwise it would report that it is ready and
     /// serve only a part.
     Broken,
@@ -68,6 +71,8 @@ pub struct Keeper {
     looks: Interval,
     /// Learns of reloads.
     manager: ServiceManager,
+    /// Where successors ask for the listeners, with `--takeover`.
+    successors: Option<Successors>,
     /// Whether the start or a reload used parts of the program since the last look, which serving does not need.
     has_worked: bool,
 }
@@ -82,7 +87,18 @@ impl Keeper {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (names, workload) = (DnsSource::new(), WorkloadSource::new(dial_unix()));
         let manager = ServiceManager::default();
-        Self { source, written, refused, watch, names, workload, looks, manager, has_worked: false }
+        Self {
+            source,
+            written,
+            refused,
+            watch,
+            names,
+            workload,
+            looks,
+            manager,
+            successors: None,
+            has_worked: false,
+        }
     }
 
     /// Tells this service manager of reloads from now on.
@@ -92,6 +108,11 @@ impl Keeper {
 
     pub(crate) const fn manager(&self) -> &ServiceManager {
         &self.manager
+    }
+
+    /// Hands over to a successor that asks there. `None`: hands over to none any more.
+    pub(crate) fn await_successors(&mut self, successors: Option<Successors>) {
+        self.successors = successors;
     }
 
     /// Waits until the sidecar is ready: the first DNS answers and the keys for tokens have arrived or their time is over,
@@ -156,6 +177,7 @@ impl Keeper {
                 Order::Quit => return Some(End::Quit),
                 Order::Reload(answer) => drop(answer.send(self.reload(running, "the admin port"))),
             },
+            wish = next_wish(self.successors.as_mut()) => return grant(running, wish).await,
         }
         None
     }
@@ -266,6 +288,30 @@ impl Keeper {
                 running.console.amend(|published| published.last_refusal = Some(refusal));
                 Err(why)
             }
+        }
+    }
+}
+
+async fn next_wish(successors: Option<&mut Successors>) -> Wish {
+    match successors {
+        Some(successors) => successors.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Gives a successor what it needs. `Some`: it serves.
+async fn grant(running: &mut Running, wish: Wish) -> Option<End> {
+    match wish {
+        Wish::Sockets(answer) => {
+            drop(answer.send(running.lend().await)); // the successor may have gone
+            None
+        }
+        Wish::Serves(closed) => {
+            running.close().await;
+            if closed.send(()).is_err() {
+                tracing::debug!("the successor did not wait for the end of the listeners");
+            }
+            Some(End::TakenOver)
         }
     }
 }

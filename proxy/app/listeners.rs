@@ -10,6 +10,7 @@ use pillion_model::Config;
 
 use super::bindings::{BindRequest, Bindings, Serves, Wanted};
 use crate::listening::{Listening, Role};
+use crate::takeover::Inherited;
 use pillion_base::net::{Bound, Network, Sharing};
 use pillion_model::Direction;
 
@@ -55,7 +56,7 @@ pub(super) struct WorkerPort {
 }
 
 /// The listeners that every worker has: all but those of admin, metrics and DNS.
-pub(super) struct Workers(pub(super) Network);
+pub(super) struct Workers(pub(super) Network, pub(super) Inherited);
 
 pub(super) type Listeners = Bindings<Workers>;
 
@@ -67,19 +68,48 @@ impl Serves for Workers {
         from.direction() == to.direction()
     }
 
+    fn id(port: &WorkerPort) -> u64 {
+        port.id
+    }
+
+    fn role(use_: &Use) -> Role {
+        match use_ {
+            Use::Inbound(None) => Role::Inbound,
+            Use::Inbound(Some(port)) => Role::Port(*port),
+            Use::Outbound => Role::Outbound,
+            Use::Service(name) => Role::Service(name.to_string()),
+        }
+    }
+
     fn bind(&self, request: &BindRequest<Use>) -> io::Result<(SocketAddr, Vec<WorkerPort>)> {
+        let mut all = self.inherited(request)?;
         let (mut address, mut sharing) = (request.address, request.sharing);
-        let mut ports = Vec::new();
-        for _ in 0..request.threads {
+        if let Some(first) = all.first() {
+            (address, sharing) = (first.address()?, Sharing::Joining);
+        }
+        while all.len() < request.threads {
             let bound = self.0.bind(address, sharing)?;
-            if request.use_.load().direction() == Direction::Inbound {
-                take_tproxy(&bound);
-            }
             address = bound.address()?; // the first worker gets a real port for port 0
             sharing = Sharing::Joining;
-            ports.push(WorkerPort { id: request.id, bound, use_: request.use_.clone() });
+            all.push(bound);
         }
-        Ok((address, ports))
+        if request.use_.load().direction() == Direction::Inbound {
+            all.iter().for_each(take_tproxy);
+        }
+        let port = |bound| WorkerPort { id: request.id, bound, use_: request.use_.clone() };
+        Ok((address, all.into_iter().map(port).collect()))
+    }
+}
+
+impl Workers {
+    /// The listeners of a sidecar that is taken over. Each of them has a queue of its own, so that all must be accepted
+    /// from, also where this sidecar has fewer workers.
+    fn inherited(&self, request: &BindRequest<Use>) -> io::Result<Vec<Bound>> {
+        let all = self.1.listeners(&Self::role(&request.use_.load()), request.address)?;
+        if all.len() < request.threads {
+            all.iter().try_for_each(Bound::share)?; // a sidecar with one worker does not share its addresses
+        }
+        Ok(all)
     }
 }
 

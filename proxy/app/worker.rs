@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::listeners::{Use, WorkerPort};
 use crate::listening;
+use pillion_base::accept::Hold;
 use pillion_base::ground::Shared;
 use pillion_base::limits::Limit;
 use pillion_base::net::Stream;
@@ -34,16 +35,11 @@ pub(super) struct Connections {
 
 /// Serves until the process ends.
 pub(super) async fn run(worker: Arc<Worker>, connections: Connections, commands: mpsc::Receiver<Command>) {
-    let open = |port, closed| accept_on(port, &worker, &connections, closed);
+    let open = |port, held| accept_on(port, &worker, &connections, held);
     listening::obey(commands, |port| port.id, open).await;
 }
 
-fn accept_on(
-    port: WorkerPort,
-    worker: &Arc<Worker>,
-    connections: &Connections,
-    closed: oneshot::Receiver<()>,
-) {
+fn accept_on(port: WorkerPort, worker: &Arc<Worker>, connections: &Connections, held: Hold) {
     let direction = port.use_.load().direction();
     let (worker, use_, told) = (worker.clone(), port.use_, connections.told.clone());
     match (port.bound.listen(), direction) {
@@ -51,12 +47,12 @@ fn accept_on(
         (Ok(listener), Direction::Inbound) => {
             let (connections, of) = (connections.inbound.clone(), worker.clone());
             let serve = Box::new(move |stream, from, place| serve_inbound(&of, &use_, stream, from, place));
-            tokio::spawn(Accepting { worker, direction, connections, serve, told }.run(listener, closed));
+            tokio::spawn(Accepting { worker, direction, connections, serve, told }.run(listener, held));
         }
         (Ok(listener), Direction::Outbound) => {
             let (connections, of) = (connections.outbound.clone(), worker.clone());
             let serve = Box::new(move |stream, from, place| serve_outbound(&of, &use_, stream, from, place));
-            tokio::spawn(Accepting { worker, direction, connections, serve, told }.run(listener, closed));
+            tokio::spawn(Accepting { worker, direction, connections, serve, told }.run(listener, held));
         }
     }
 }

@@ -82,7 +82,7 @@ impl Exec {
     async fn with_own_sidecar(self, run: Run) -> anyhow::Result<u8> {
         let mut signals = Signals::catch(true)?; // before anything listens, so that no signal is missed
         let most_files = getrlimit(Resource::RLIMIT_NOFILE)?.0;
-        let mut sidecar = run.start()?;
+        let mut sidecar = run.start().await?;
         let code = self.inside(&mut sidecar, &mut signals, most_files).await;
         sidecar.end(End::Quit, async { _ = signals.ending().await }).await;
         code

@@ -16,7 +16,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::output::warn;
-use crate::app::{App, ConfigSource, End, Keeper, Kept, Loaded, Restored, Running, with_causes};
+use super::upgrade::Upgrade;
+use crate::app::{ConfigSource, End, Keeper, Kept, Loaded, Restored, Running, with_causes};
 use crate::manager::{News, ServiceManager};
 
 /// The configuration file if the command line names none.
@@ -45,6 +46,10 @@ pub struct Run {
     /// Allow core files and debuggers of the same user; a core file contains private keys
     #[arg(long)]
     core_dumps: bool,
+    /// Take the listeners over from the sidecar that serves at this Unix socket, if there is one, and wait there for a
+    /// successor of this one
+    #[arg(long, value_name = "PATH")]
+    takeover: Option<PathBuf>,
 }
 
 fn app(text: &str) -> Result<SocketAddr, String> {
@@ -69,16 +74,17 @@ impl Run {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let mut ends = Ends::new()?; // before anything listens, so that no signal is missed
-            let mut sidecar = self.start()?;
+            let mut sidecar = self.start().await?;
             let ended = tokio::select! { // nothing is lost: the sidecar ends in both cases
-                () = ends.wait() => End::Drain,
-                ended = sidecar.serve() => ended?,
+                () = ends.wait() => Ok(End::Drain),
+                ended = sidecar.serve() => ended,
             };
-            if ended == End::Broken {
+            if let Ok(End::Broken) = ended {
                 return Err(broken());
             }
-            sidecar.end(ended, ends.wait()).await;
-            Ok(())
+            let why = *ended.as_ref().unwrap_or(&End::Quit);
+            sidecar.end(why, ends.second(why)).await;
+            ended.map(drop)
         })
     }
 
@@ -94,24 +100,29 @@ impl Run {
     ///
     /// # Errors
     /// The configuration is invalid or cannot be applied. The text has all faults.
-    pub(super) fn start(self) -> anyhow::Result<Started> {
+    pub(super) async fn start(self) -> anyhow::Result<Started> {
         let file = self.file();
         let (hangup, reopen) = (signal(SignalKind::hangup())?, signal(SignalKind::user_defined1())?);
         let kept = self.kept(file.as_deref())?;
-        let Begun { running, written, refused } = self.begin(file.as_deref(), kept.as_ref())?;
+        let mut upgrade = Upgrade::find(self.takeover.clone()).await?;
+        let begun = self.begin(file.as_deref(), kept.as_ref(), &upgrade);
+        if let Err(error) = &begun {
+            upgrade.fail(error).await;
+        }
+        let Begun { running, written, refused } = begun?;
         log_start(&running, written.as_ref().map(|(file, _)| file.as_path()));
         let mut beside = JoinSet::new();
         beside.spawn(reopen_log(reopen, running.access_log()));
         let mut keeper = Keeper::new(self.source(file, kept), written, refused);
         keeper.report_to(ServiceManager::of_environment());
-        Ok(Started { running, keeper, hangup, _beside: beside })
+        Ok(Started { running, keeper, upgrade, hangup, _beside: beside })
     }
 
     /// Starts with the file or, when that is bad or absent, with the kept configuration.
-    fn begin(&self, file: Option<&Path>, kept: Option<&Kept>) -> anyhow::Result<Begun> {
+    fn begin(&self, file: Option<&Path>, kept: Option<&Kept>, upgrade: &Upgrade) -> anyhow::Result<Begun> {
         let started = |loaded: Loaded, refused| {
             let Loaded { config, written } = loaded;
-            anyhow::Ok(Begun { running: App::build(config)?.start()?, written, refused })
+            anyhow::Ok(Begun { running: upgrade.start(config)?, written, refused })
         };
         let why = match (self.config(file).and_then(|loaded| started(loaded, None)), kept) {
             (Err(why), Some(_)) => with_causes(&why),
@@ -248,6 +259,7 @@ fn log_start(running: &Running, file: Option<&Path>) {
 pub(super) struct Started {
     running: Running,
     keeper: Keeper,
+    upgrade: Upgrade,
     hangup: Signal,
     /// Tasks that end with the sidecar.
     _beside: JoinSet<Infallible>,
@@ -259,7 +271,8 @@ impl Started {
     /// # Errors
     /// Standard output cannot be written.
     pub(super) async fn ready(&mut self) -> anyhow::Result<Option<End>> {
-        if let Some(end) = self.keeper.settle(&mut self.running, &mut self.hangup).await {
+        let Self { running, keeper, upgrade, hangup, .. } = self;
+        if let Some(end) = upgrade.settle(keeper, running, hangup).await? {
             return Ok(Some(end));
         }
         let (mut stdout, addresses) = (std::io::stdout(), self.running.addresses());
@@ -293,18 +306,28 @@ impl Started {
         self.running.drain_inbound();
     }
 
-    /// Drains. A `second` signal ends it at once.
-    pub(super) async fn end(self, why: End, second: impl Future<Output = ()>) {
-        tracing::info!("draining; a second signal ends at once");
-        self.keeper.manager().tell(News::Stopping);
-        let drained = async {
+    /// Ends the sidecar in order. A `second` signal ends it at once.
+    pub(super) async fn end(mut self, why: End, second: impl Future<Output = ()>) {
+        if !self.running.is_open() {
+            tracing::info!("ended before it served; the sidecar that it should replace serves on");
+            return;
+        }
+        if why == End::TakenOver {
+            tracing::info!("a successor serves; this process ends after its connections");
+        } else {
+            tracing::info!("draining; a second signal ends at once");
+            self.keeper.await_successors(None);
+            self.keeper.manager().tell(News::Stopping);
+        }
+        let ended = async {
             match why {
+                End::TakenOver => self.running.end_after_connections().await,
                 End::Quit => self.running.quit().await,
                 End::Drain | End::Broken => self.running.drain().await,
             }
         };
         tokio::select! { // open connections are then closed, as the operator asked
-            () = drained => {}
+            () = ended => {}
             () = second => tracing::warn!("second signal: ending without waiting for open connections"),
         }
     }
@@ -336,6 +359,17 @@ struct Ends {
 impl Ends {
     fn new() -> std::io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The second signal, where the first one has told the sidecar to drain. No signal has come to one that was taken over.
+    async fn second(&mut self, why: End) {
+        if why == End::TakenOver {
+            self.wait().await;
+            tracing::info!(
+                "this process ends after its connections already; a second signal ends it at once"
+            );
+        }
+        self.wait().await;
     }
 
     async fn wait(&mut self) {

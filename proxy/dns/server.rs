@@ -1,24 +1,25 @@
 //! The sockets of the DNS proxy: UDP, and TCP with several queries on a connection (RFC 7766).
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
 
 use super::forward::{read_message, write_message};
 use super::query::{MOST_OVER_UDP, Over};
 use super::{Dns, Look};
 use crate::listening;
-use pillion_base::accept::{Acceptor, accept};
+use pillion_base::accept::{Acceptor, Hold, accept_held};
 use pillion_base::net::own::is_from_this_host;
 use pillion_base::net::{Bound, Stream};
 
 /// Open connections at once. A client needs one, and none for answers that fit into a datagram. A connection beyond
 /// this number waits.
-const CONNECTIONS: usize = 64;
+pub(super) const CONNECTIONS: usize = 64;
 
 /// How long a connection may be idle. RFC 7766, section 6.2.3, recommends a few seconds.
 const IDLE: Duration = Duration::from_secs(10);
@@ -38,11 +39,10 @@ pub(crate) type Command = listening::Command<DnsPort>;
 
 /// Serves until the process ends.
 pub(crate) async fn run(dns: Arc<Dns>, commands: mpsc::Receiver<Command>) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    listening::obey(commands, |port| port.id, |port, closed| serve(port, &dns, &connections, closed)).await;
+    listening::obey(commands, |port| port.id, |port, held| serve(port, &dns, held)).await;
 }
 
-fn serve(port: DnsPort, dns: &Arc<Dns>, connections: &Arc<Semaphore>, closed: oneshot::Receiver<()>) {
+fn serve(port: DnsPort, dns: &Arc<Dns>, mut held: Hold) {
     let udp = port.udp.map(UdpSocket::from_std).transpose();
     let (udp, tcp) = match (udp, port.tcp.listen()) {
         (Ok(udp), Ok(tcp)) => (udp, tcp),
@@ -50,26 +50,27 @@ fn serve(port: DnsPort, dns: &Arc<Dns>, connections: &Arc<Semaphore>, closed: on
             return tracing::error!(%error, "a bound address of the DNS proxy could not be used");
         }
     };
-    let mut clients = Clients { dns: dns.clone(), connections: connections.clone(), permit: None };
-    let dns = dns.clone();
+    let mut clients = Clients { dns: dns.clone(), permit: None };
+    let (dns, udp) = (dns.clone(), udp.map(Arc::new));
     tokio::spawn(async move {
-        let ended = async { drop(closed.await) };
+        let beside = udp.as_ref().map(|udp| udp.as_fd());
         // queries in progress have their own tasks; a query that was not read yet is sent again by its client
-        tokio::select! {
-            listener = accept(tcp, ended, &mut clients) => drop(listener),
-            () = datagrams(udp, &dns) => {} // UDP does not wait if TCP is short of descriptors
-        }
+        let listener = tokio::select! {
+            listener = accept_held(tcp, &mut held, std::future::pending(), beside, &mut clients) => listener,
+            () = datagrams(udp.as_ref(), &dns) => return, // UDP does not wait if TCP is short of descriptors
+        };
+        listener.close().into_iter().for_each(|(stream, from)| clients.admit(stream, from));
     });
 }
 
-async fn datagrams(socket: Option<UdpSocket>, dns: &Arc<Dns>) {
-    let Some(socket) = socket.map(Arc::new) else { return std::future::pending().await };
+async fn datagrams(socket: Option<&Arc<UdpSocket>>, dns: &Arc<Dns>) {
+    let Some(socket) = socket else { return std::future::pending().await };
     let mut message = Vec::with_capacity(MOST_OVER_UDP.into());
     loop {
         message.clear();
         match socket.recv_buf_from(&mut message).await {
             Ok((_, from)) if is_from_this_host(from.ip(), None) => {
-                datagram(&socket, dns, &message, from).await
+                datagram(socket, dns, &message, from).await
             }
             Ok((_, from)) => tracing::debug!(%from, "a query from another host is not answered"),
             Err(_) => tokio::time::sleep(PAUSE).await,
@@ -95,7 +96,6 @@ async fn datagram(socket: &Arc<UdpSocket>, dns: &Arc<Dns>, message: &[u8], from:
 /// Accepts the connections of a port.
 struct Clients {
     dns: Arc<Dns>,
-    connections: Arc<Semaphore>,
     /// The permit of the next connection.
     permit: Option<OwnedSemaphorePermit>,
 }
@@ -103,7 +103,7 @@ struct Clients {
 impl Acceptor for Clients {
     async fn ready(&mut self) {
         if self.permit.is_none() {
-            self.permit = self.connections.clone().acquire_owned().await.ok();
+            self.permit = self.dns.connections.clone().acquire_owned().await.ok();
         }
     }
 

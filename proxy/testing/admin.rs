@@ -13,7 +13,9 @@ use super::backend::OK;
 use super::mesh::{A, B, Mesh};
 use super::peer::{Message, Peer};
 use crate::admin::Order;
-use crate::admin::{Admin, Console, Published, Readiness, Refusal};
+use crate::admin::{Admin, Console, OwnPort, Published, Readiness, Refusal};
+use crate::app::OwnPorts;
+use crate::takeover::Inherited;
 use pillion_base::drain::Drain;
 use pillion_base::net::Network;
 use pillion_telemetry::{Metrics, ReloadOutcome, Timelines};
@@ -43,10 +45,13 @@ impl Side {
         let (console, orders) =
             Console::new(crate::app::store(&config, &registry), timelines, Arc::default(), Drain::default());
         let network = Network::Memory(mesh.memory.clone());
-        let side = Admin::bind(&network, &config, &registry, console.clone()).expect("free ports");
-        let (admin, metrics) = side.addresses().expect("bound ports");
+        let (mut ports, commands) =
+            OwnPorts::bind(&network, &Inherited::default(), &config).expect("free ports");
+        ports.open();
+        let (admin, metrics) = (ports.addresses(OwnPort::Admin), ports.addresses(OwnPort::Metrics));
+        let side = Admin::new(&network, &config, &registry, console.clone());
         let readiness = side.readiness();
-        tokio::spawn(side.run());
+        tokio::spawn(side.run(commands));
         Self { mesh, console, orders, readiness, admin: admin[0], metrics: metrics[0] }
     }
 

@@ -48,6 +48,7 @@ mod reload;
 mod rotation;
 mod status;
 mod streaming;
+mod takeover;
 mod tokens;
 mod top;
 mod traces;

@@ -39,6 +39,21 @@ pub(crate) async fn application() -> (SocketAddr, Task) {
     (address, Task(task))
 }
 
+/// An application that echoes bytes without a protocol.
+pub(crate) async fn bytes() -> (SocketAddr, Task) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("a bound socket");
+    let task = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut from, mut to) = stream.split();
+                drop(tokio::io::copy(&mut from, &mut to).await);
+            });
+        }
+    });
+    (address, Task(task))
+}
+
 async fn serve(stream: TcpStream) {
     let mut first = [0; 3];
     let is_http2 = stream.peek(&mut first).await.is_ok() && first == *b"PRI";

@@ -152,7 +152,7 @@ async fn ask(port: SocketAddr, mut ticks: Interval, stops: &AtomicBool, tally: &
 }
 
 /// Sends GET and POST alternately, because a POST is never sent again. Returns whether the connection stays open.
-async fn ask_once(wire: &mut Wire, number: usize) -> Result<bool, String> {
+pub(crate) async fn ask_once(wire: &mut Wire, number: usize) -> Result<bool, String> {
     let (method, body) = match number % 2 {
         0 => ("GET", String::new()),
         _ => ("POST", number.to_string()),
@@ -172,7 +172,7 @@ async fn ask_once(wire: &mut Wire, number: usize) -> Result<bool, String> {
 /// The pause between two tokens of a stream.
 const TOKENS: Duration = Duration::from_secs(1);
 
-async fn websocket(port: SocketAddr, stops: &AtomicBool, tally: &Tally) -> Result<(), String> {
+pub(crate) async fn websocket(port: SocketAddr, stops: &AtomicBool, tally: &Tally) -> Result<(), String> {
     let mut wire = Wire::connect(port).await;
     wire.send(
         "GET /socket HTTP/1.1\r\nhost: orders\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
@@ -203,7 +203,7 @@ async fn websocket(port: SocketAddr, stops: &AtomicBool, tally: &Tally) -> Resul
     Ok(())
 }
 
-async fn stream(mut client: Client, stops: &AtomicBool, tally: &Tally) -> Result<(), String> {
+pub(crate) async fn stream(mut client: Client, stops: &AtomicBool, tally: &Tally) -> Result<(), String> {
     let (to, piped) = Piped::new();
     let answer = client.try_send(grpc("orders", piped)).await.map_err(|error| format!("{error:?}"))?;
     if answer.status() != 200 {

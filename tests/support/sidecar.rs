@@ -17,18 +17,28 @@ use super::wire::Wire;
 use super::{Scratch, eventually, soon};
 
 const FILE: &str = "pillion.yaml";
+const TAKEOVER: &str = "takeover.sock";
 
 /// A sidecar that is not started yet.
 pub(crate) struct Plan {
     scratch: Scratch,
     yaml: String,
     environment: Vec<(&'static str, PathBuf)>,
+    has_takeover: bool,
+    /// Another build than the one to test.
+    build: Option<PathBuf>,
 }
 
 impl Plan {
     /// Exactly this configuration, and nothing else.
     pub(crate) fn exactly(yaml: &str) -> Self {
-        Self { scratch: Scratch::new(), yaml: yaml.to_owned(), environment: Vec::new() }
+        Self {
+            scratch: Scratch::new(),
+            yaml: yaml.to_owned(),
+            environment: Vec::new(),
+            has_takeover: false,
+            build: None,
+        }
     }
 
     /// This configuration, with admin and metrics on free ports.
@@ -85,27 +95,104 @@ impl Plan {
         self
     }
 
+    /// Runs another build of the program, which may be of an earlier version.
+    pub(crate) fn built_as(mut self, build: Option<&Path>) -> Self {
+        self.build = build.map(Path::to_owned);
+        self
+    }
+
+    /// The socket at which it will wait for its successor.
+    pub(crate) fn takeover(&self) -> PathBuf {
+        self.scratch.path().join(TAKEOVER)
+    }
+
+    /// Lets it wait for a successor ([`Sidecar::successor`]).
+    pub(crate) fn with_takeover(mut self) -> Self {
+        self.has_takeover = true;
+        self
+    }
+
     pub(crate) async fn start(self) -> Sidecar {
         let config = self.scratch.write(FILE, &self.yaml);
-        let mut command = Command::new(binary());
+        let mut command = Command::new(self.build.clone().unwrap_or_else(binary));
         command.envs(self.environment);
-        command.args(["run", "--core-dumps", "-c"]).arg(config); // so that an ordinary user can read /proc/PID/fd
+        command.args(["run", "-c"]).arg(config);
+        if self.build.is_none() {
+            command.arg("--core-dumps"); // so that an ordinary user can read /proc/PID/fd
+        }
+        if self.has_takeover {
+            command.arg("--takeover").arg(self.scratch.path().join(TAKEOVER));
+        }
+        Starting::new(command, Arc::new(self.scratch)).ready().await
+    }
+}
+
+/// A sidecar that has not said yet that it is ready.
+pub(crate) struct Starting {
+    child: Option<Child>,
+    lines: mpsc::UnboundedReceiver<String>,
+    errors: Arc<Mutex<String>>,
+    scratch: Arc<Scratch>,
+}
+
+impl Starting {
+    pub(crate) fn new(mut command: Command, scratch: Arc<Scratch>) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the built binary starts");
-        let mut lines = lines(child.stdout.take().expect("a pipe"));
+        let lines = lines(child.stdout.take().expect("a pipe"));
         let errors = collect(child.stderr.take().expect("a pipe"));
-        let first = soon("the ready line", lines.recv()).await;
-        let ready = first.unwrap_or_else(|| unreachable!("no ready line; {}", errors.lock()));
+        Self { child: Some(child), lines, errors, scratch }
+    }
+
+    pub(crate) async fn ready(mut self) -> Sidecar {
+        let first = soon("the ready line", self.lines.recv()).await;
+        let ready = first.unwrap_or_else(|| unreachable!("no ready line; {}", self.errors.lock()));
         Sidecar {
             addresses: addresses(&ready),
-            child,
-            lines,
-            errors,
-            scratch: self.scratch,
+            child: self.child.take().expect("a running process"),
+            lines: std::mem::replace(&mut self.lines, mpsc::unbounded_channel().1),
+            errors: self.errors.clone(),
+            scratch: self.scratch.clone(),
             status: None,
             ready,
         }
     }
+
+    /// Waits for its end without a ready line. Returns its exit code and its log.
+    pub(crate) async fn refused(mut self) -> (Option<i32>, String) {
+        let line = soon("the end of its output", self.lines.recv()).await;
+        assert!(line.is_none(), "{line:?}");
+        let child = self.child.as_mut().expect("a running process");
+        let ended =
+            eventually("the end of the process", async || child.try_wait().expect("a child of ours")).await;
+        let is_read = || Arc::strong_count(&self.errors) == 1; // the thread that reads the log has ended
+        eventually("the end of its log", async || is_read().then_some(())).await;
+        (ended.code(), self.errors.lock().clone())
+    }
+
+    /// Waits until its log contains this text.
+    pub(crate) async fn has_said(&self, text: &str) {
+        eventually(text, async || self.errors.lock().contains(text).then_some(())).await;
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        signal(self.child.as_ref().expect("a running process"), name);
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+fn signal(child: &Child, name: &str) {
+    let kill = format!("kill -{name} {}", child.id());
+    let sent = Command::new("sh").args(["-c", &kill]).status();
+    assert!(sent.is_ok_and(|status| status.success()), "{kill}");
 }
 
 /// A running process, which is killed at the end of the test.
@@ -117,11 +204,11 @@ pub(crate) struct Sidecar {
     lines: mpsc::UnboundedReceiver<String>,
     errors: Arc<Mutex<String>>,
     status: Option<ExitStatus>,
-    scratch: Scratch,
+    scratch: Arc<Scratch>,
 }
 
 impl Sidecar {
-    fn address(&self, kind: &str) -> SocketAddr {
+    pub(crate) fn address(&self, kind: &str) -> SocketAddr {
         let found = self.addresses.get(kind).and_then(|all| all.first());
         *found.unwrap_or_else(|| unreachable!("no {kind} in {}", self.ready))
     }
@@ -226,9 +313,31 @@ impl Sidecar {
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        let kill = format!("kill -{name} {}", self.child.id());
-        let sent = Command::new("sh").args(["-c", &kill]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "{kill}");
+        signal(&self.child, name);
+    }
+
+    /// The socket at which it waits for its successor.
+    pub(crate) fn takeover(&self) -> PathBuf {
+        self.scratch.path().join(TAKEOVER)
+    }
+
+    /// Starts a successor with the same file, by `prefix` if that is a command.
+    pub(crate) fn succeed_by(&self, prefix: Option<Command>) -> Starting {
+        let mut command = match prefix {
+            None => Command::new(binary()),
+            Some(mut prefix) => {
+                prefix.arg(binary());
+                prefix
+            }
+        };
+        command.args(["run", "--core-dumps", "-c"]).arg(self.scratch.path().join(FILE));
+        command.arg("--takeover").arg(self.takeover());
+        Starting::new(command, self.scratch.clone())
+    }
+
+    /// A successor that has taken over.
+    pub(crate) async fn successor(&self) -> Self {
+        self.succeed_by(None).ready().await
     }
 
     pub(crate) fn exited(&mut self) -> Option<ExitStatus> {

@@ -1,13 +1,17 @@
 //! The accept loop of every listener: it accepts a connection, hands it over, and stops when it is asked to.
 //!
+//! A listener is open while its [`Holder`] lives, which may also ask for a copy of its descriptor.
+//!
 //! Deliberately absent: limits. The [`Acceptor`] admits the connections and decides which of them must be closed.
 
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
 use crate::net::descriptors::{is_short_of_descriptors, is_short_of_memory};
@@ -31,6 +35,117 @@ pub trait Acceptor {
     /// pauses.
     fn make_room(&mut self, _shortage: &io::Error) -> impl Future<Output = bool> + Send {
         std::future::ready(false)
+    }
+}
+
+/// Holds a listener open. The listener is closed when this is dropped.
+#[derive(Debug)]
+pub struct Holder(oneshot::Sender<Order>);
+
+/// The other half of a [`Holder`], for the accept loop. Its owner drops it when it has served the listener's queue.
+#[derive(Debug)]
+pub struct Hold {
+    orders: oneshot::Receiver<Order>,
+    /// Dropped with this: the waiting code then knows that the listener is closed.
+    _closed: Option<mpsc::Sender<Closed>>,
+}
+
+/// A descriptor that was lent, with the id of its listener.
+pub type Lent = (u64, OwnedFd);
+
+/// No value of it exists: the end of its channel says that listeners are closed.
+pub type Closed = std::convert::Infallible;
+
+#[derive(Debug)]
+enum Order {
+    /// Asks for copies of the listener's descriptors. `then` holds the listener open from now on: a channel for many
+    /// questions would take memory in every listener.
+    Lend {
+        id: u64,
+        to: mpsc::Sender<Lent>,
+        then: Hold,
+    },
+    Close(mpsc::Sender<Closed>),
+}
+
+/// The two halves of what holds a listener open.
+pub fn hold() -> (Holder, Hold) {
+    let (sender, orders) = oneshot::channel();
+    (Holder(sender), Hold { orders, _closed: None })
+}
+
+impl Holder {
+    /// Asks the listener for copies of its descriptors, which arrive with this id. Returns what holds it open from now
+    /// on.
+    pub fn lend(self, id: u64, to: mpsc::Sender<Lent>) -> Self {
+        let (holder, then) = hold();
+        drop(self.0.send(Order::Lend { id, to, then })); // a listener that is closed already has nothing to lend
+        holder
+    }
+
+    /// Closes the listener. `closed` is dropped when the connections of its queue are served.
+    pub fn close(self, closed: mpsc::Sender<Closed>) {
+        drop(self.0.send(Order::Close(closed))); // a listener that is closed already drops it at once
+    }
+}
+
+impl Hold {
+    /// The next order. `None`: the holder was dropped. Dropping the future before it is ready loses nothing.
+    async fn asked(&mut self) -> Option<Order> {
+        (&mut self.orders).await.ok()
+    }
+
+    /// Carries the order out. Returns whether the listener stays open.
+    async fn obey(
+        &mut self,
+        order: Option<Order>,
+        copies: impl Iterator<Item = io::Result<OwnedFd>>,
+    ) -> bool {
+        match order {
+            None => return false,
+            Some(Order::Close(closed)) => {
+                self._closed = Some(closed);
+                return false;
+            }
+            Some(Order::Lend { id, to, then }) => {
+                *self = then;
+                for copy in copies {
+                    match copy {
+                        Ok(copy) => drop(to.send((id, copy)).await), // the reader may have given up
+                        Err(error) => tracing::warn!(%error, "a listener cannot be handed over"),
+                    }
+                }
+            }
+        }
+        true
+    }
+}
+
+/// Accepts connections as [`accept`] does, until the listener's holder closes it as well. `beside` is a descriptor that is
+/// lent together with the listener's.
+pub async fn accept_held(
+    mut listener: Listener,
+    held: &mut Hold,
+    ended: impl Future<Output = ()>,
+    beside: Option<BorrowedFd<'_>>,
+    acceptor: &mut impl Acceptor,
+) -> Listener {
+    let mut ended = std::pin::pin!(ended);
+    loop {
+        let (mut order, mut has_ended) = (None, false);
+        let stop = async {
+            tokio::select! { // dropping a branch loses nothing: both wait for an event that stays
+                biased;
+                () = &mut ended => has_ended = true,
+                asked = held.asked() => order = asked,
+            }
+        };
+        listener = accept(listener, stop, acceptor).await;
+        let also = beside.iter().map(|descriptor| descriptor.try_clone_to_owned());
+        let copies = std::iter::once_with(|| listener.descriptor()).chain(also);
+        if has_ended || !held.obey(order, copies).await {
+            return listener;
+        }
     }
 }
 
@@ -160,6 +275,32 @@ mod tests {
         seen.recv().await.expect("a place was given");
         end.send(()).unwrap();
         assert_eq!(accepting.await.unwrap(), 1, "the second one waits in the queue");
+    }
+
+    #[tokio::test]
+    async fn a_listener_lends_copies_of_its_descriptor_and_accepts_until_its_holder_closes_it() {
+        let bound = Network::Os.bind("127.0.0.1:0".parse().unwrap(), Sharing::Alone).unwrap();
+        let address = bound.address().unwrap();
+        let (mut acceptor, give, mut seen) = places(false);
+        let (holder, held) = hold();
+        let listener = bound.listen().unwrap();
+        let accepting = tokio::spawn(async move {
+            let mut held = held;
+            accept_held(listener, &mut held, std::future::pending(), None, &mut acceptor).await;
+        });
+        let (to, mut lent) = mpsc::channel(1);
+        let holder = holder.lend(7, to);
+        let (id, copy) = lent.recv().await.expect("a copy");
+        let copy = std::net::TcpListener::from(copy);
+        assert_eq!((id, copy.local_addr().unwrap()), (7, address));
+        give.send(()).await.unwrap();
+        let _client = tokio::net::TcpStream::connect(address).await.unwrap();
+        seen.recv().await.expect("it still accepts");
+        let (closed, mut all_closed) = mpsc::channel(1);
+        holder.close(closed);
+        assert!(all_closed.recv().await.is_none(), "it is closed");
+        accepting.await.unwrap();
+        let _late = std::net::TcpStream::connect(address).expect("the copy keeps the address open");
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,6 +17,7 @@ mod stream;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
@@ -162,6 +163,33 @@ impl Network {
 }
 
 impl Bound {
+    /// A listener that another process has bound and handed over.
+    ///
+    /// # Errors
+    /// The descriptor is no listener.
+    pub fn adopted(descriptor: OwnedFd) -> io::Result<Self> {
+        let socket = Socket::from(descriptor);
+        if !socket.is_listener()? {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the descriptor is not a listening socket",
+            ));
+        }
+        socket.set_nonblocking(true)?;
+        Ok(Self::Tcp(socket.into()))
+    }
+
+    /// From now on further workers may join the address with [`Sharing::Joining`].
+    ///
+    /// # Errors
+    /// The kernel refuses the option.
+    pub fn share(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(listener) => SockRef::from(listener).set_reuse_port(true),
+            Self::Memory(_) => Ok(()),
+        }
+    }
+
     pub fn address(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Tcp(listener) => listener.local_addr(),
@@ -222,6 +250,17 @@ impl Listener {
 }
 
 impl Listener {
+    /// A copy of the descriptor, with which another process can accept from the same queue.
+    ///
+    /// # Errors
+    /// No descriptor is left, or the network has none.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(listener, _) => listener.as_fd().try_clone_to_owned(),
+            Self::Memory(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     /// Stops listening. Returns the connections that the kernel has completed and that were not accepted yet; otherwise
     /// the kernel would reset them. Returns at most as many as fit into the queue, so that a flood of connections
     /// cannot delay the end.
@@ -363,6 +402,19 @@ mod tests {
             }
         }
         assert!(accepted.iter().all(|count| *count > 0), "{accepted:?}");
+    }
+
+    #[test]
+    fn a_listener_that_was_handed_over_can_be_shared_and_another_socket_is_refused() {
+        let alone =
+            bind_tcp("127.0.0.1:0".parse().expect("an address"), Sharing::Alone).expect("a free port");
+        let adopted = Bound::adopted(OwnedFd::from(alone)).expect("a listener");
+        let address = adopted.address().expect("a bound address");
+        assert!(bind(address, Sharing::Joining).is_err(), "it listens alone");
+        adopted.share().expect("an option");
+        bind(address, Sharing::Joining).expect("a further worker");
+        let other = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        assert!(Bound::adopted(OwnedFd::from(other)).is_err());
     }
 
     #[tokio::test]

@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::connection::{Connection, Place};
@@ -18,7 +17,7 @@ use crate::layers::AnsweringService;
 use crate::state::Route;
 use crate::tcp::{self, Dialled};
 use crate::worker::Worker;
-use pillion_base::accept::{Acceptor, accept};
+use pillion_base::accept::{Acceptor, Hold, accept_held};
 use pillion_base::drain::Phase;
 use pillion_base::limits::{Limit, Permit};
 use pillion_base::net::own::is_from_this_host;
@@ -80,12 +79,12 @@ pub fn told() -> Arc<Limit> {
 }
 
 impl Accepting {
-    /// Accepts until the inbound side closes in a drain, or until the listener is `closed`. Then connections that wait
-    /// in the listener's queue are served.
-    pub async fn run(mut self, listener: Listener, closed: oneshot::Receiver<()>) {
+    /// Accepts until the inbound side closes in a drain, or until the listener is not held any more. Then connections
+    /// that wait in the listener's queue are served.
+    pub async fn run(mut self, listener: Listener, mut held: Hold) {
         let _queue = (self.direction == Direction::Inbound).then(|| self.worker.work(self.direction));
-        let ended = ended(self.worker.clone(), self.direction, closed);
-        let listener = accept(listener, ended, &mut self).await;
+        let ended = ended(self.worker.clone(), self.direction);
+        let listener = accept_held(listener, &mut held, ended, None, &mut self).await;
         listener.close().into_iter().for_each(|(stream, from)| self.admit(stream, from));
     }
 
@@ -155,18 +154,11 @@ async fn tell_short_of_memory(stream: Stream, connection: Connection, worker: Ar
     }
 }
 
-/// Returns when the listener is `closed`, or its side does not accept new connections any more.
-async fn ended(worker: Arc<Worker>, direction: Direction, closed: oneshot::Receiver<()>) {
-    let closing = async {
-        match direction {
-            Direction::Inbound => worker.drain.reached(Direction::Inbound, Phase::Closing).await,
-            Direction::Outbound => std::future::pending().await,
-        }
-    };
-    tokio::select! { // a dropped branch loses nothing: both futures only wait for an event
-        biased;
-        () = closing => {}
-        _ = closed => {}
+/// Returns when the side does not accept new connections any more.
+async fn ended(worker: Arc<Worker>, direction: Direction) {
+    match direction {
+        Direction::Inbound => worker.drain.reached(Direction::Inbound, Phase::Closing).await,
+        Direction::Outbound => std::future::pending().await,
     }
 }
 
