@@ -54,5 +54,6 @@ mod top;
 mod traces;
 mod transparent;
 mod tunnels;
+mod versions;
 mod walk;
 mod workload;
