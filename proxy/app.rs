@@ -12,6 +12,7 @@ mod following;
 mod issued;
 mod jwks;
 mod keeper;
+mod kubernetes;
 mod listeners;
 mod own;
 mod causes;
@@ -34,6 +35,7 @@ use tokio::sync::mpsc;
 
 use self::dns::DnsListeners;
 use crate::admin::{Admin, Console, Order, Published, Readiness};
+use crate::api_server::Environment;
 use crate::dns::Dns;
 use crate::traces::{Exporter, FLUSH_PATIENCE};
 pub(crate) use causes::with_causes;
@@ -46,6 +48,7 @@ pub(crate) use following::DnsSource;
 pub(crate) use issued::WorkloadSource;
 use jwks::KeyFollower;
 pub use keeper::{ConfigSource, End, Keeper};
+pub(crate) use kubernetes::KubernetesSource;
 pub use listeners::Addresses;
 use listeners::{Listeners, Workers};
 use memory::MemoryKeeper;
@@ -91,6 +94,7 @@ pub struct Running {
     readiness: Arc<Readiness>,
     access_log: Option<Arc<AccessLog>>,
     traces: Arc<Traces>,
+    kubernetes: KubernetesSource,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -211,9 +215,11 @@ impl App {
             runtime.spawn(memory.run());
             runtime.block_on(crate::dns::run(dns, names));
         })?;
+        let known = self.console.kubernetes.clone();
+        let kubernetes = KubernetesSource::new(known, shared.ground_beside(), Environment::of_process());
         let (drain, access_log, traces) = (shared.drain, shared.access_log, shared.around.traces);
         let Self { controller, orders, console, .. } = self;
-        Ok(Running { controller, orders, console, drain, readiness, access_log, traces, threads })
+        Ok(Running { controller, orders, console, drain, readiness, access_log, traces, kubernetes, threads })
     }
 
     /// Starts everything on the caller's runtime, with one worker. For tests.

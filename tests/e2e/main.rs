@@ -25,6 +25,7 @@ mod headers;
 mod house;
 mod init;
 mod isolation;
+mod kubernetes;
 mod lenient;
 mod lifecycle;
 mod logs;
