@@ -13,6 +13,7 @@ mod issued;
 mod jwks;
 mod keeper;
 mod kept;
+mod kubernetes;
 mod listeners;
 mod handing;
 mod own;
@@ -37,6 +38,7 @@ use tokio::sync::mpsc;
 
 use self::dns::DnsListeners;
 use crate::admin::{Admin, Console, Order, Published, Readiness, begin_inbound};
+use crate::api_server::Environment;
 use crate::dns::Dns;
 use crate::takeover::Inherited;
 use crate::traces::{Exporter, FLUSH_PATIENCE};
@@ -51,6 +53,7 @@ pub(crate) use issued::WorkloadSource;
 use jwks::KeyFollower;
 pub use keeper::{ConfigSource, End, Keeper, Loaded};
 pub use kept::{Kept, Restored};
+pub(crate) use kubernetes::KubernetesSource;
 pub use listeners::Addresses;
 use listeners::{Listeners, Workers};
 use memory::MemoryKeeper;
@@ -97,6 +100,7 @@ pub struct Running {
     readiness: Arc<Readiness>,
     access_log: Option<Arc<AccessLog>>,
     traces: Arc<Traces>,
+    kubernetes: KubernetesSource,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -242,9 +246,11 @@ impl App {
             runtime.spawn(memory.run());
             runtime.block_on(crate::dns::run(dns, names));
         })?;
+        let known = self.console.kubernetes.clone();
+        let kubernetes = KubernetesSource::new(known, shared.ground_beside(), Environment::of_process());
         let (drain, access_log, traces) = (shared.drain, shared.access_log, shared.around.traces);
         let Self { controller, orders, console, .. } = self;
-        Ok(Running { controller, orders, console, drain, readiness, access_log, traces, threads })
+        Ok(Running { controller, orders, console, drain, readiness, access_log, traces, kubernetes, threads })
     }
 
     /// Starts everything on the caller's runtime, with one worker. For tests.

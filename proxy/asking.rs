@@ -1,12 +1,13 @@
 //! Asks a server that the operator has named by its URL: with the system's CAs, or in plaintext. It is for requests that the
 //! sidecar makes for itself, beside the data path.
 //!
-//! Each connection carries one question. Its bytes are bounded; the caller bounds the time. Redirects are not followed,
+//! Each connection carries one question. The bytes of its answer are bounded, or come one piece after the other
+//! ([`begin`]); the caller bounds the time. Redirects are not followed,
 //! because the address is the operator's alone.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Response};
@@ -62,7 +63,7 @@ pub(crate) struct Server<'a> {
     pub(crate) port: u16,
 }
 
-/// Connects to the first address that can be connected to.
+/// Connects to the first address that can be connected to, with the system's CAs.
 pub(crate) async fn connect(
     to: Server<'_>,
     offer: AlpnOffer,
@@ -71,10 +72,23 @@ pub(crate) async fn connect(
 ) -> Result<Transport, AskError> {
     let tls = if to.is_tls { tls(to.host, offer)? } else { None };
     let purpose = if matches!(offer, AlpnOffer::Http1) { Purpose::Http1 } else { Purpose::Http };
+    connect_by((tls.as_ref(), purpose), to, None, ground, resolver).await
+}
+
+/// Connects to the first address that can be connected to. `keepalive`: after what time without a byte the kernel asks
+/// whether the server is still there.
+pub(crate) async fn connect_by(
+    (tls, purpose): (Option<&ClientTls>, Purpose),
+    to: Server<'_>,
+    keepalive: Option<Duration>,
+    ground: &Ground,
+    resolver: &Resolver,
+) -> Result<Transport, AskError> {
     let mut failed = AskError::NoAddress("it was not found".to_owned());
     for ip in addresses(to.host, resolver).await?.into_iter().take(MOST_ADDRESSES) {
         let to = SocketAddr::new(ip, to.port);
-        let connected = timeout(PATIENCE_TO_CONNECT, connect_to(to, tls.as_ref(), purpose, ground)).await;
+        let connecting = connect_to(to, (tls, purpose), keepalive, ground);
+        let connected = timeout(PATIENCE_TO_CONNECT, connecting).await;
         match connected.unwrap_or(Err(AskError::SlowToConnect(to))) {
             Ok(transport) => return Ok(transport),
             Err(why) => failed = why,
@@ -102,11 +116,11 @@ async fn addresses(host: &str, resolver: &Resolver) -> Result<Vec<IpAddr>, AskEr
 
 async fn connect_to(
     to: SocketAddr,
-    tls: Option<&ClientTls>,
-    purpose: Purpose,
+    (tls, purpose): (Option<&ClientTls>, Purpose),
+    keepalive: Option<Duration>,
     ground: &Ground,
 ) -> Result<Transport, AskError> {
-    let connected = ground.network.connect(to, Leg::Outbound, None).await;
+    let connected = ground.network.connect(to, Leg::Outbound, keepalive).await;
     let stream = connected.map_err(|error| AskError::Unreachable(to, error))?;
     let Some(tls) = tls else { return Ok(Transport::plain(stream)) };
     let (stream, _alpn) = tls.connect(stream, purpose).await.map_err(|error| AskError::Tls(to, error))?;
@@ -125,34 +139,76 @@ pub(crate) async fn ask(
     most: usize,
     until: Instant,
 ) -> Result<Response<Content>, AskError> {
+    let begun = timeout_at(until, begin(transport, question)).await;
+    let (head, mut body) = begun.map_err(|_elapsed| AskError::Slow)??.into_parts();
+    let content = match head.status.is_success() {
+        true => timeout_at(until, body.whole(most)).await.unwrap_or(Err(AskError::Slow)),
+        false => Ok(Vec::new()),
+    };
+    Ok(Response::from_parts(head, content))
+}
+
+/// Sends a request of HTTP/1.1, and reads the head of the answer.
+pub(crate) async fn begin(
+    transport: Transport,
+    question: Request<Full<Bytes>>,
+) -> Result<Response<Body>, AskError> {
     let (mut send, conn) =
         http1::Builder::new().max_buf_size(HEAD_BYTES).handshake(TokioIo::new(transport)).await?;
-    let answer = async {
-        let head = timeout_at(until, send.send_request(question)).await;
-        let (head, body) = head.map_err(|_elapsed| AskError::Slow)??.into_parts();
-        let content = match head.status.is_success() {
-            true => timeout_at(until, whole(body, most)).await.unwrap_or(Err(AskError::Slow)),
-            false => Ok(Vec::new()),
-        };
-        Ok(Response::from_parts(head, content))
-    };
-    let (mut conn, mut answer) = (pin!(conn), pin!(answer));
-    tokio::select! {
-        biased;
-        answer = &mut answer => answer, // the connection is dropped, and closed with that
-        _ = &mut conn => answer.await, // the answer has what the connection had read
+    let mut conn = Some(Box::pin(conn));
+    let mut answer = pin!(send.send_request(question));
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut answer => return Ok(answer?.map(|incoming| Body { incoming, conn })),
+            () = ended(&mut conn) => conn = None, // the answer has what the connection had read
+        }
     }
 }
 
-async fn whole(mut body: Incoming, most: usize) -> Content {
-    let mut read = Vec::new();
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame?.into_data() {
+/// Waits until the connection has ended. Without one it waits forever.
+async fn ended(conn: &mut Option<Conn>) {
+    match conn {
+        Some(conn) => drop(conn.await),
+        None => std::future::pending().await,
+    }
+}
+
+type Conn = Pin<Box<http1::Connection<TokioIo<Transport>, Full<Bytes>>>>;
+
+/// The content of an answer, as it comes. The connection is closed when this is dropped.
+pub(crate) struct Body {
+    incoming: Incoming,
+    /// `None`: it has ended, and `incoming` has what it had read.
+    conn: Option<Conn>,
+}
+
+impl Body {
+    /// The next bytes. `None`: the content has ended, and is complete.
+    pub(crate) async fn next(&mut self) -> Option<Result<Bytes, AskError>> {
+        loop {
+            tokio::select! {
+                biased;
+                frame = self.incoming.frame() => match frame?.map(hyper::body::Frame::into_data) {
+                    Ok(Ok(data)) => return Some(Ok(data)),
+                    Ok(Err(_trailers)) => {}
+                    Err(broken) => return Some(Err(broken.into())),
+                },
+                () = ended(&mut self.conn) => self.conn = None,
+            }
+        }
+    }
+
+    /// All of it, if it has at most so many bytes.
+    pub(crate) async fn whole(&mut self, most: usize) -> Content {
+        let mut read = Vec::new();
+        while let Some(data) = self.next().await {
+            let data = data?;
             if read.len() + data.len() > most {
                 return Err(AskError::TooLong(most));
             }
             read.extend_from_slice(&data);
         }
+        Ok(read)
     }
-    Ok(read)
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use pillion_config::{Part, Provenance, Setting, Written, effective_part};
 use pillion_model::Config;
 use pillion_model::authorization::{Action, Mode};
+use pillion_model::cluster::Discovery;
 use pillion_sidecar::layers::route::explain::{Explained, Judged, explain};
 use pillion_sidecar::state::Snapshot;
 use serde_json::{Map, Value, json};
@@ -62,7 +63,11 @@ fn endpoints(of: &Explained, source: &Source<'_>) -> Vec<Value> {
     let found =
         source.config.clusters.iter().find(|cluster| Some(cluster.name.as_str()) == of.service.as_deref());
     let discovery = found.and_then(|cluster| cluster.discovery.as_ref()).filter(|_| !source.is_live);
-    let named = discovery.map(|by| json!({ "address": by.records.to_string(), "state": "looked up by DNS" }));
+    let by = |discovery: &Discovery| match discovery {
+        Discovery::Dns(_) => "looked up by DNS",
+        Discovery::Kubernetes(_) => "looked up in Kubernetes",
+    };
+    let named = discovery.map(|of| json!({ "address": of.to_string(), "state": by(of) }));
     let each = of.endpoints.iter().map(|(address, state)| {
         let state = if source.is_live { state } else { "written" };
         json!({ "address": address.to_string(), "state": state })

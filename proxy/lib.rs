@@ -91,10 +91,11 @@
 //!
 //! # Crates
 //! Each crate may use those to its right, and an import in the other direction does not compile: `pillion` ([`cli`] →
-//! [`app`] → `admin`, `explained`, `preflight`, `dns`, `workload`, `traces`, `asking`) → [`pillion_sidecar`] → [`pillion_upstream`] → [`pillion_http`] → [`pillion_tls`] →
-//! [`pillion_base`] → [`pillion_telemetry`] → [`pillion_model`]. Five crates are outside this line: [`pillion_config`]
+//! [`app`] → `admin`, `explained`, `preflight`, `dns`, `workload`, `traces`, `api_server`, `asking`) → [`pillion_sidecar`] → [`pillion_upstream`] → [`pillion_http`] → [`pillion_tls`] →
+//! [`pillion_base`] → [`pillion_telemetry`] → [`pillion_model`]. Six crates are outside this line: [`pillion_config`]
 //! reads the file into the model; `pillion_authz`, below [`pillion_sidecar`], judges by authorization rules;
 //! `pillion_grpc`, below it too, makes calls of gRPC over tonic's framing;
+//! `pillion_kubernetes`, which `api_server` uses, makes endpoints of EndpointSlices;
 //! `pillion_init` installs the kernel's redirect rules before the sidecar runs; `pillion_http1`, the HTTP/1 engine without sockets, is below [`pillion_http`]. hyper serves the admin and metrics
 //! ports, and sends health probes; no request of the data path passes through it. Within a crate, `lib.rs` lists the
 //! modules from top to bottom, and `tests/e2e/house.rs` fails on an import of a module that is higher up
@@ -102,6 +103,9 @@
 //!
 //! What runs inside a CONNECT enters the outbound side again, through a function that the side gives to its route
 //! layer.
+//!
+//! `api_server` watches the EndpointSlices of Kubernetes on the thread that keeps the sidecar up to date. A watch that ends, and a
+//! server that is away, change no endpoint.
 //!
 //! Spans are made from the timelines of requests that are traced ([`pillion_sidecar::traces`] decides which), and are sent by
 //! `traces`, beside the data path; `asking` connects to servers that the operator names by URL. `preflight` judges what is wrong
@@ -133,6 +137,7 @@ pub(crate) mod preflight;
 pub(crate) mod dns;
 pub(crate) mod workload;
 pub(crate) mod traces;
+pub(crate) mod api_server;
 pub(crate) mod asking;
 pub(crate) mod takeover;
 pub(crate) mod listening;

@@ -40,6 +40,7 @@ mod http2_bounds;
 mod http2_streams;
 mod layers_inbound;
 mod layers_outbound;
+mod kubernetes;
 mod known_bugs;
 mod istio;
 mod limits;

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes the pictures of the documents from a demo that runs: the dashboard, a failure, and `pillion top`.
+"""Makes the pictures of the documents: the dashboard and `pillion top` from a demo that runs, and a failure from a sidecar whose
+service always answers 503, so that its timeline has several attempts with their pauses.
 
     cargo build --release && docs/pictures/make.py        with chromium, tmux, and `pip install websockets pillow`
 
@@ -10,10 +11,14 @@ import asyncio
 import base64
 import contextlib
 import http.client
+import http.server
 import io
 import re
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
 
 from PIL import Image
@@ -30,6 +35,51 @@ MOST_BYTES = 150_000
 MOST_TRIES = 100_000
 ROW = "document.querySelector('tr[data-service=\"outbound/orders\"]')"
 COUNT = f"Number({ROW}.dataset.requests)"
+
+
+class Failing(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(503)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def serving():
+    """Gives the address of a server that answers 503."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def free():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def failing():
+    """Gives the address of the dashboard of a sidecar, one of whose requests has failed in spite of further attempts."""
+    outbound, admin, metrics = free(), free(), free()
+    with serving() as endpoint, tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(
+            f"inbound: off\nmetrics: {{ listen: \"{metrics}\" }}\nadmin: {{ listen: \"{admin}\" }}\noutbound: {{ listen: \"{outbound}\" }}\n"
+            f"services:\n  orders: {{ endpoints: [\"{endpoint}\"], retry: {{ attempts: 2, backoff: {{ base: 25ms }} }} }}\n"
+        )
+        file.flush()
+        running = subprocess.Popen([BINARY, "run", "-c", file.name], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        try:
+            subprocess.run([BINARY, "wait", "--metrics", f"http://{metrics}"], check=True, stdout=subprocess.DEVNULL)
+            if asked(outbound, "GET", "/orders/4711") != 503:
+                sys.exit("the request to the failing service did not fail")
+            yield admin
+        finally:
+            running.terminate()
+            running.wait()
 
 
 @contextlib.contextmanager
@@ -49,12 +99,17 @@ def demo():
         running.wait()
 
 
-def order(outbound):
-    """Sends an order, which no sidecar sends again. Returns the status."""
+def asked(outbound, method, path, body=None):
+    """Sends a request to the service `orders`. Returns the status."""
     connection = http.client.HTTPConnection(outbound, timeout=30)
     with contextlib.closing(connection):
-        connection.request("POST", "/checkout?card=4711", body="{}", headers={"Host": "orders"})
+        connection.request(method, path, body=body, headers={"Host": "orders"})
         return connection.getresponse().status
+
+
+def order(outbound):
+    """Sends an order, which no sidecar sends again. Returns the status."""
+    return asked(outbound, "POST", "/checkout?card=4711", "{}")
 
 
 async def further(page, requests):
@@ -97,12 +152,23 @@ async def take(outbound, dashboard):
             await page.look_like(PHONE, "dark", height=844, scale=2)
             await further(page, 1)
             await picture(page, "dashboard-phone", "document.documentElement", height=844)
+            check(page)
+
+
+async def take_failure(dashboard):
+    with chromium() as port:
+        async with tab(port) as page:
             await page.look_like(860, "light")
+            await page.open(f"http://{dashboard}/")
+            await page.until("document.querySelector('#failures details')")
             await page.value("document.querySelector('#failures details').open = true")
-            await further(page, 1)
             await picture(page, "failure", "document.getElementById('failures').closest('section')")
-            if page.faults:
-                sys.exit(f"the page had faults: {page.faults}")
+            check(page)
+
+
+def check(page):
+    if page.faults:
+        sys.exit(f"the page had faults: {page.faults}")
 
 
 def fail(outbound):
@@ -145,6 +211,8 @@ def main():
     with demo() as (outbound, dashboard):
         asyncio.run(take(outbound, dashboard))
         write_terminal(terminal(dashboard))
+    with failing() as dashboard:
+        asyncio.run(take_failure(dashboard))
 
 
 main()

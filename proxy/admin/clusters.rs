@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use pillion_model::Config;
-use pillion_model::cluster::DnsRecords;
+use pillion_model::cluster::Discovery;
+use pillion_model::endpoint::Problem;
 use serde_json::{Value, json};
 
 use super::config::NoSuchService;
 use super::console::{Console, Published};
+use crate::api_server::Known;
 use pillion_sidecar::state::Snapshot;
+use pillion_tls::identity::unix_now;
 use pillion_upstream::cluster::Cluster;
 
 /// Parses a query: `service=NAME`, or nothing for all services. The names of services need no decoding.
@@ -47,38 +50,43 @@ pub(super) fn named<'a>(console: &Console, names: impl Iterator<Item = &'a str>,
 struct Moment {
     published: Arc<Published>,
     snapshot: Arc<Snapshot>,
+    kubernetes: Arc<Known>,
     at: Instant,
+    unix_now: i64,
 }
 
 impl Moment {
     fn of(console: &Console, at: Instant) -> Self {
-        Self { published: console.published(), snapshot: console.store.load_full(), at }
+        let (published, snapshot) = (console.published(), console.store.load_full());
+        Self { published, snapshot, kubernetes: console.kubernetes.clone(), at, unix_now: unix_now() }
     }
 
     fn pictures<'a>(&self, clusters: impl IntoIterator<Item = &'a Arc<Cluster>>) -> Vec<Value> {
-        let asked = asked_of_dns(&self.published.config);
+        let learnt = discovered(&self.published.config);
         let picture = |cluster: &Arc<Cluster>| {
             let mut picture = cluster.picture(self.at);
-            picture["endpoints_from"] = asked.get(&*cluster.name).map_or_else(
-                || json!("static"),
-                |records| json!({ (key(records)): records.to_string(), "problem": cluster.endpoints().said.problem.as_deref() }),
-            );
+            picture["endpoints_from"] =
+                learnt.get(&*cluster.name).map_or_else(|| json!("static"), |by| self.source(cluster, by));
             picture
         };
         clusters.into_iter().map(picture).collect()
     }
-}
 
-/// The services that discover their endpoints by DNS, each with the records that are looked up.
-fn asked_of_dns(config: &Config) -> HashMap<&str, &DnsRecords> {
-    let asked = config.clusters.iter().filter_map(|of| Some((of, of.discovery.as_ref()?)));
-    asked.map(|(of, by)| (of.name.as_str(), &by.records)).collect()
-}
-
-/// The key of the configuration that names these records.
-fn key(records: &DnsRecords) -> &'static str {
-    match records {
-        DnsRecords::Addresses { .. } => "dns",
-        DnsRecords::Services { .. } => "srv",
+    /// Where the endpoints of a service come from, and how that source is.
+    fn source(&self, cluster: &Cluster, by: &Discovery) -> Value {
+        let endpoints = cluster.endpoints();
+        let problem = endpoints.said.problem.as_ref().map(Problem::text);
+        let mut source = json!({ (by.key()): by.to_string(), "problem": problem });
+        if let Some(service) = by.kubernetes() {
+            source["port"] = json!(service.dialled);
+            source["watches"] = self.kubernetes.watches(&service.namespace, self.unix_now);
+        }
+        source
     }
+}
+
+/// The services that discover their endpoints, each with its source.
+fn discovered(config: &Config) -> HashMap<&str, &Discovery> {
+    let learnt = config.clusters.iter().filter_map(|of| Some((of, of.discovery.as_ref()?)));
+    learnt.map(|(of, by)| (of.name.as_str(), by)).collect()
 }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::config;
+use crate::api_server::Known;
 use crate::explained::{self, BadQuestion, Query, Source};
 use crate::listening::Listening;
 use crate::preflight::{Certificate, Subject};
@@ -50,6 +51,8 @@ pub(crate) struct Console {
     pub(super) timelines: Option<Timelines>,
     pub(super) taps: Arc<Taps>,
     pub(super) drain: Drain,
+    /// What is known of services in Kubernetes.
+    pub(crate) kubernetes: Arc<Known>,
 }
 
 /// What the pages show about the current configuration. It is replaced as a whole.
@@ -115,7 +118,8 @@ impl Console {
         drain: Drain,
     ) -> (Arc<Self>, mpsc::Receiver<Order>) {
         let (orders, receiver) = mpsc::channel(MAX_WAITING_ORDERS);
-        (Arc::new(Self { published: ArcSwap::default(), orders, store, timelines, taps, drain }), receiver)
+        let (published, kubernetes) = (ArcSwap::default(), Arc::default());
+        (Arc::new(Self { published, orders, store, timelines, taps, drain, kubernetes }), receiver)
     }
 
     /// Replaces what the pages show.

@@ -3,6 +3,7 @@
 //! One event is made for all clients, on a thread of its own, and only while there is a client. A client that does not
 //! read misses events, and holds none of them in memory.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use hyper::body::{Body, Bytes, Frame};
 use pillion_telemetry::Metrics;
-use pillion_telemetry::overview::{CallerOverview, Latency, Overview, ServiceOverview};
+use pillion_telemetry::overview::{CallerOverview, Latency, Overview, ServiceOverview, Sum};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
@@ -30,7 +31,7 @@ const LONGEST: Duration = Duration::from_secs(3600);
 const FAILURES: usize = 20;
 /// How many services an event has with their endpoints. Those of others are on `/clusters?service=NAME`.
 const DETAILED: usize = 50;
-/// How many endpoints of one service an event has.
+/// How many endpoints of one service an event has: those first that do not get all requests.
 const ENDPOINTS: usize = 50;
 
 /// Where clients get events from.
@@ -132,6 +133,8 @@ fn event(registry: &Metrics, console: &Console, started: Started, now: Instant) 
 fn picture(registry: &Metrics, console: &Console, started: Started, now: Instant) -> Value {
     let (overview, published) = (registry.overview(), console.published());
     let at = SystemTime::now();
+    let outbound = overview.sums.get("outbound").map_or(0, |of| of.services);
+    let services: usize = overview.sums.values().map(|of| of.services).sum();
     let (workload, _) = info::workload(&published);
     json!({
         "at": moment(at),
@@ -144,11 +147,19 @@ fn picture(registry: &Metrics, console: &Console, started: Started, now: Instant
             "namespace": workload.namespace,
             "zone": workload.zone,
         },
+        "sides": {
+            "inbound": published.config.inbound.is_some(),
+            "outbound": published.config.outbound.is_some(),
+        },
         "services": overview.services.iter().map(service).collect::<Vec<_>>(),
+        "services_left_out": services.saturating_sub(overview.services.len()),
+        "sums": overview.sums.iter().map(sum).collect::<Vec<_>>(),
         "callers": overview.callers.iter().map(caller).collect::<Vec<_>>(),
+        "callers_left_out": overview.callers_left_out,
         "overhead": overview.overhead.iter().map(|(direction, of)| json!({ "direction": direction.as_str(), "latency": latency(of) })).collect::<Vec<_>>(),
         "connections_open": overview.connections_open,
         "clusters": endpoints(console, &overview, now),
+        "clusters_left_out": outbound.saturating_sub(detailed(&overview).count()),
         "certificates": console.certificates(),
         "failures": console.timelines.as_ref().map(|kept| requests::failures(kept, FAILURES)),
         "config": config::summary(&published, console.store.load().generation),
@@ -157,6 +168,19 @@ fn picture(registry: &Metrics, console: &Console, started: Started, now: Instant
 
 fn since_1970(at: SystemTime) -> u64 {
     at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+fn sum((direction, of): (&&'static str, &Sum)) -> Value {
+    json!({
+        "direction": direction,
+        "services": of.services,
+        "requests": of.requests,
+        "failed": of.failed,
+        "client_gone": of.client_gone,
+        "active": of.active,
+        "retries": of.retries,
+        "rejections": of.rejections,
+    })
 }
 
 fn caller(of: &CallerOverview) -> Value {
@@ -187,18 +211,40 @@ fn latency(of: &Latency) -> Value {
     json!({ "buckets": buckets, "sum": of.sum, "count": of.count })
 }
 
+/// The services whose endpoints an event has.
+fn detailed(overview: &Overview) -> impl Iterator<Item = &ServiceOverview> {
+    overview.services.iter().filter(|of| of.direction == "outbound").take(DETAILED)
+}
+
 /// The endpoints and limits of the services in use.
 fn endpoints(console: &Console, overview: &Overview, now: Instant) -> Vec<Value> {
-    let used = overview.services.iter().filter(|of| of.direction == "outbound").take(DETAILED);
-    let mut all = clusters::named(console, used.map(|of| &*of.name), now.into_std());
-    for cluster in &mut all {
-        if let Some(endpoints) = cluster["endpoints"].as_array_mut() {
-            let left_out = endpoints.len().saturating_sub(ENDPOINTS);
-            endpoints.truncate(ENDPOINTS);
-            cluster["endpoints_left_out"] = left_out.into();
-        }
-    }
+    let used = detailed(overview).map(|of| &*of.name);
+    let mut all = clusters::named(console, used, now.into_std());
+    all.iter_mut().for_each(shorten);
     all
+}
+
+/// Counts the endpoints of a service by their state, and leaves out what is beyond [`ENDPOINTS`]: healthy ones first.
+fn shorten(cluster: &mut Value) {
+    let Some(endpoints) = cluster["endpoints"].as_array_mut() else { return };
+    let mut states = BTreeMap::<String, usize>::new();
+    for endpoint in &*endpoints {
+        *states.entry(endpoint["state"].as_str().unwrap_or_default().to_owned()).or_default() += 1;
+    }
+    endpoints.sort_by_key(|endpoint| urgency(&endpoint["state"]));
+    let left_out = endpoints.len().saturating_sub(ENDPOINTS);
+    endpoints.truncate(ENDPOINTS);
+    cluster["endpoints_left_out"] = left_out.into();
+    cluster["endpoints_by_state"] = json!(states);
+}
+
+/// The place of a state among others: what a reader has to see comes first.
+fn urgency(state: &Value) -> u8 {
+    match state.as_str() {
+        Some("healthy") => 2,
+        Some("probing") => 1,
+        _ => 0,
+    }
 }
 
 #[cfg(test)]
@@ -250,5 +296,23 @@ mod tests {
         let found: Vec<_> = shown.iter().map(|of| (&of["name"], &of["endpoints"][0]["address"])).collect();
         assert_eq!(json!(found), json!([["orders", "10.0.0.2:80"], ["billing", "10.0.0.1:80"]]));
         assert_eq!(shown[0]["endpoints_from"], "static");
+    }
+
+    #[test]
+    fn an_endpoint_that_is_ejected_is_shown_however_many_healthy_ones_there_are() {
+        let state = |number| match number {
+            60 => "ejected",
+            65 => "probing",
+            _ => "healthy",
+        };
+        let all: Vec<_> =
+            (0..70).map(|number| json!({ "address": number, "state": state(number) })).collect();
+        let mut cluster = json!({ "endpoints": all });
+        shorten(&mut cluster);
+        let endpoints = cluster["endpoints"].as_array().expect("a list");
+        let first: Vec<_> = endpoints.iter().take(4).map(|of| of["address"].clone()).collect();
+        assert_eq!((endpoints.len(), json!(first)), (ENDPOINTS, json!([60, 65, 0, 1])));
+        assert_eq!(cluster["endpoints_left_out"], 20);
+        assert_eq!(cluster["endpoints_by_state"], json!({ "healthy": 68, "probing": 1, "ejected": 1 }));
     }
 }

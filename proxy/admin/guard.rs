@@ -7,7 +7,7 @@
 //! So the host must be an address or `localhost`, which no other site can have. Of these headers, programs send only
 //! `Host`.
 
-use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, ORIGIN};
+use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
 use http::request::Parts;
 use http::uri::Authority;
 use pillion_model::telemetry::Secret;
@@ -34,21 +34,24 @@ pub(super) fn admit(request: &Parts) -> Result<(), &'static str> {
             "the admin port answers to IP addresses and to localhost, not to other names (DNS rebinding)",
         );
     }
-    if request.method.is_safe() {
-        return Ok(());
-    }
-    if !request
-        .headers
-        .get_all(ORIGIN)
-        .iter()
-        .all(|origin| hosts.iter().any(|host| is_origin_of(origin.as_bytes(), host)))
+    match request.method.is_safe()
+        || (is_from_origin(&request.headers, &hosts) && is_from_site(&request.headers))
     {
-        return Err("web pages of other origins may not change anything here");
+        true => Ok(()),
+        false => Err("web pages of other sites may not change anything here"),
     }
-    if !is_fetched_from_here(&request.headers) {
-        return Err("web pages of other sites may not change anything here");
-    }
-    Ok(())
+}
+
+/// Whether no page of another site has a browser ask. A page that costs something, or of which there are few places, must
+/// not be used up by one that cannot even read the answer.
+pub(super) fn is_asked_from_here(request: &Parts) -> bool {
+    let hosts = hosts(request).unwrap_or_default();
+    is_from_origin(&request.headers, &hosts) && is_from_site(&request.headers)
+}
+
+fn is_from_origin(headers: &HeaderMap, hosts: &[Authority]) -> bool {
+    let is_own = |origin: &HeaderValue| hosts.iter().any(|host| is_origin_of(origin.as_bytes(), host));
+    headers.get_all(ORIGIN).iter().all(is_own)
 }
 
 /// The hosts in the request line and in the header; none in HTTP/1.0. `None`: a value is not a host.
@@ -77,8 +80,8 @@ fn is_origin_of(origin: &[u8], host: &Authority) -> bool {
     origin.host().eq_ignore_ascii_case(host.host()) && port(&origin) == port(host)
 }
 
-/// Whether no page of another site has the request sent by a browser.
-pub(super) fn is_fetched_from_here(headers: &HeaderMap) -> bool {
+/// Whether the browser says of no request that a page of another site has it sent.
+fn is_from_site(headers: &HeaderMap) -> bool {
     headers.get_all(SEC_FETCH_SITE).iter().all(|site| matches!(site.as_bytes(), b"same-origin" | b"none"))
 }
 
@@ -87,13 +90,38 @@ mod tests {
     use super::*;
 
     /// `line` is `METHOD TARGET`.
-    fn admitted(line: &str, headers: &[(&str, &str)]) -> bool {
+    fn request(line: &str, headers: &[(&str, &str)]) -> Parts {
         let (method, target) = line.split_once(' ').expect("two words");
         let mut request = http::Request::builder().method(method).uri(target);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        admit(&request.body(()).expect("a request").into_parts().0).is_ok()
+        request.body(()).expect("a request").into_parts().0
+    }
+
+    fn admitted(line: &str, headers: &[(&str, &str)]) -> bool {
+        admit(&request(line, headers)).is_ok()
+    }
+
+    #[test]
+    fn a_page_with_few_places_is_not_asked_by_pages_of_other_sites() {
+        let table = [
+            (None, None, true),
+            (None, Some("same-origin"), true),
+            (None, Some("none"), true),
+            (None, Some("same-site"), false),
+            (None, Some("cross-site"), false),
+            (Some("http://localhost:15000"), None, true),
+            (Some("http://evil.example"), None, false),
+            (Some("null"), None, false),
+        ];
+        for (origin, site, expected) in table {
+            let mut headers = vec![("host", "localhost:15000")];
+            headers.extend(origin.map(|origin| ("origin", origin)));
+            headers.extend(site.map(|site| ("sec-fetch-site", site)));
+            let asked = request("GET /tap", &headers);
+            assert_eq!(is_asked_from_here(&asked), expected, "{origin:?} {site:?}");
+        }
     }
 
     #[test]

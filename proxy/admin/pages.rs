@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header::{ACCEPT, ALLOW, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{ACCEPT, ALLOW, HeaderValue, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
@@ -198,7 +198,12 @@ impl Pages {
                 return Err(without_token().into());
             }
         }
-        find(port, request)
+        let page = find(port, request)?;
+        if matches!(page, Page::Checks | Page::Tap | Page::Events) && !guard::is_asked_from_here(request) {
+            let why = format!("web pages of other sites may not ask for {}\n", request.uri.path());
+            return Err(text(StatusCode::FORBIDDEN, why).into());
+        }
+        Ok(page)
     }
 
     async fn page(&self, page: Page, request: &Parts, asked_at: Option<IpAddr>) -> Reply {
@@ -214,7 +219,7 @@ impl Pages {
             Page::ServerInfo => self.server_info().await,
             Page::Listeners => json(&listeners::page(&self.console)),
             // boxed, because this future is large and rarely needed
-            Page::Checks => Box::pin(self.checks(&request.headers)).await,
+            Page::Checks => Box::pin(self.checks()).await,
             Page::Config => self.config(query).await,
             Page::Clusters => self.clusters(query).await,
             Page::Certs => json(&self.console.certificates()),
@@ -266,10 +271,7 @@ impl Pages {
     }
 
     /// One at a time, because a check makes connections. For that reason pages of other sites may not ask for one.
-    async fn checks(&self, headers: &HeaderMap) -> Answer {
-        if !guard::is_fetched_from_here(headers) {
-            return text(StatusCode::FORBIDDEN, "web pages of other sites may not ask for a check\n");
-        }
+    async fn checks(&self) -> Answer {
         let Ok(turn) = self.check.clone().try_acquire_owned() else {
             return text(
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context as _;
+use pillion_model::cluster::Discovery;
 use pillion_model::{Config, Dns as DnsConfig};
 use tokio::sync::mpsc;
 
@@ -107,7 +108,9 @@ impl DnsListeners {
 
 fn upstream(dns: &DnsConfig, config: &Config, own: OwnListeners) -> anyhow::Result<Upstream> {
     // queries of the sidecar's own resolver must not come back to the DNS proxy
-    if let Some(of) = config.clusters.iter().find(|of| of.discovery.is_some()) {
+    if let Some(of) =
+        config.clusters.iter().find(|of| of.discovery.as_ref().and_then(Discovery::dns).is_some())
+    {
         refuse_loop("/etc/resolv.conf", &system_servers(), &own)
             .with_context(|| format!("services.{}.endpoints", of.name))?;
     }

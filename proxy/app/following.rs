@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pillion_model::cluster::Discovery;
+use pillion_model::cluster::{Discovery, DnsDiscovery};
+use pillion_model::endpoint::Problem;
 use pillion_model::{Config, EndpointUpdate};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -23,7 +24,7 @@ const NEWS: usize = 64;
 /// News of a name.
 struct NameUpdate {
     service: Arc<str>,
-    of: Discovery,
+    of: DnsDiscovery,
     membership: Membership,
 }
 
@@ -36,7 +37,7 @@ pub(crate) struct DnsSource {
 }
 
 struct Followed {
-    of: Discovery,
+    of: DnsDiscovery,
     following: Following,
     forward: JoinHandle<()>,
 }
@@ -57,7 +58,7 @@ impl DnsSource {
         Self { resolver: Arc::new(resolver), followed: HashMap::new(), tell, heard }
     }
 
-    fn start(&self, service: &str, of: &Discovery, before: Option<&Followed>) -> Followed {
+    fn start(&self, service: &str, of: &DnsDiscovery, before: Option<&Followed>) -> Followed {
         let same_name = before.filter(|before| before.of.records == of.records);
         let known = same_name.map(|before| before.following.membership().borrow().clone());
         let following = Following::start(self.resolver.clone(), of, known, &Handle::current());
@@ -90,10 +91,12 @@ impl DnsSource {
 impl EndpointSource for DnsSource {
     /// Must be called on a runtime.
     fn follow(&mut self, config: &Config) {
-        let wanted: HashMap<&str, &Discovery> = config
+        let wanted: HashMap<&str, &DnsDiscovery> = config
             .clusters
             .iter()
-            .filter_map(|cluster| Some((cluster.name.as_str(), cluster.discovery.as_ref()?)))
+            .filter_map(|cluster| {
+                Some((cluster.name.as_str(), cluster.discovery.as_ref().and_then(Discovery::dns)?))
+            })
             .collect();
         let mut before: HashMap<String, Followed> = self.followed.drain().collect();
         for (service, of) in wanted {
@@ -125,7 +128,7 @@ impl EndpointSource for DnsSource {
 fn update(service: impl Into<Arc<str>>, membership: &Membership) -> EndpointUpdate {
     if membership.endpoints.is_empty() {
         let why = membership.last_error.as_deref().unwrap_or("its name has no addresses");
-        return EndpointUpdate::none(service, why);
+        return EndpointUpdate::none(service, Problem::Dns(why.into()));
     }
     EndpointUpdate::known(service, membership.endpoints.iter().cloned())
 }
@@ -149,7 +152,7 @@ mod tests {
         names.follow(&config);
         for (name, address) in [("old", "10.0.0.9:80"), ("new", "10.0.0.1:80")] {
             let records = DnsRecords::Addresses { name: name.into(), port: 80 };
-            let of = Discovery { records, refresh: Duration::from_secs(5) };
+            let of = DnsDiscovery { records, refresh: Duration::from_secs(5) };
             let endpoints = [Endpoint::at(address.parse().expect("an address"))].into();
             let mut membership = Membership::unknown();
             membership.endpoints = endpoints;

@@ -115,7 +115,7 @@ impl Keeper {
         self.successors = successors;
     }
 
-    /// Waits until the sidecar is ready: the first DNS answers and the keys for tokens have arrived or their time is over,
+    /// Waits until the sidecar is ready: the first answers of DNS and of Kubernetes and the keys for tokens have arrived or their time is over,
     /// and its certificates exist. `Some`: the sidecar must end before that. `hangup` is SIGHUP, which asks for a reload.
     pub async fn settle(&mut self, running: &mut Running, hangup: &mut Signal) -> Option<End> {
         if self.refused.is_some() {
@@ -123,8 +123,10 @@ impl Keeper {
         }
         self.workload.follow(running.controller.config());
         self.names.follow(running.controller.config());
+        running.kubernetes.follow(running.controller.config());
         let names = self.names.first(&running.controller);
-        tokio::join!(names, running.controller.first_keys(KEYS_PATIENCE));
+        let slices = running.kubernetes.first(&running.controller);
+        tokio::join!(names, slices, running.controller.first_keys(KEYS_PATIENCE));
         publish_identity(running);
         self.tell(running, None);
         running.set_ready();
@@ -172,6 +174,7 @@ impl Keeper {
             Some(()) = hangup.recv() => drop(self.reload(running, "SIGHUP")),
             news = self.workload.next() => self.learn_identity(running, news),
             Some(update) = self.names.next() => running.controller.learn(update),
+            Some(update) = running.kubernetes.next() => running.controller.learn(update),
             Some(order) = running.orders.recv() => match order {
                 Order::Drain => return Some(End::Drain),
                 Order::Quit => return Some(End::Quit),
@@ -265,6 +268,7 @@ impl Keeper {
         match applied {
             Ok(Applied::Changed) => {
                 self.names.follow(controller.config());
+                running.kubernetes.follow(controller.config());
                 self.workload.follow(controller.config());
                 tracing::info!(because, generation, "configuration reloaded");
                 self.tell(running, Some(SystemTime::now()));

@@ -13,7 +13,7 @@ mod words;
 
 use std::io::{IsTerminal as _, stdout};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use clap::Args;
 use tokio::sync::mpsc;
 
@@ -54,7 +54,7 @@ impl Top {
         let (to, mut inputs) = mpsc::channel(MOST_WAITING);
         let mut screen = Screen::take()?;
         follow_keys(to.clone())?;
-        let following = tokio::spawn(feed.follow(self.admin, to));
+        let mut following = tokio::spawn(feed.follow(self.admin, to));
         let shown = async {
             let mut state = State::default();
             while !state.has_ended {
@@ -67,6 +67,7 @@ impl Top {
         let ended = tokio::select! { // what was drawn is given back with the terminal
             () = asked_to_end => Ok(()),
             ended = shown => ended,
+            ended = &mut following => ended.context("the events are read no more"),
         };
         following.abort();
         ended

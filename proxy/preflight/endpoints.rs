@@ -65,7 +65,7 @@ pub(super) fn wanted(snapshot: &Snapshot, now: Instant) -> (Vec<Wanted>, usize) 
             service: cluster.name.to_string(),
             endpoints,
             all: states.len(),
-            problem: cluster.endpoints().said.problem.as_deref().map(str::to_owned),
+            problem: cluster.endpoints().said.problem.as_ref().map(|problem| problem.text().to_owned()),
         });
     }
     let left_out = all - wanted.len();

@@ -11,6 +11,7 @@ use crate::dns::{servers_in, system_servers};
 use pillion_base::net::Network;
 use pillion_model::Config;
 use pillion_model::authorization::Jwks;
+use pillion_model::cluster::Discovery;
 use pillion_model::dns::NameServers;
 
 const CHECK: &str = "resolver";
@@ -34,7 +35,7 @@ pub(super) fn is_needed(config: &Config) -> bool {
     });
     let collector = config.tracing.as_ref().map(|tracing| &tracing.otlp.host);
     config.dns.is_some()
-        || config.clusters.iter().any(|of| of.discovery.is_some())
+        || config.clusters.iter().any(|of| of.discovery.as_ref().and_then(Discovery::dns).is_some())
         || keys.into_iter().chain(collector).any(|host| is_name(host))
 }
 

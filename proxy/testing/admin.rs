@@ -179,6 +179,11 @@ async fn a_browser_s_page_of_another_origin_changes_nothing() {
         assert_eq!(side.client().await.ask(&rebound).await.status_and_reason().0, 403, "{line}");
     }
     assert!(side.orders.try_recv().is_err());
+    for line in ["GET /tap", "GET /events", "GET /checks"] {
+        for headers in ["origin: http://evil.example\r\n", "sec-fetch-site: cross-site\r\n"] {
+            assert_eq!(side.status(line, headers).await, 403, "{line} {headers}: there are few places");
+        }
+    }
     assert_eq!(side.status("POST /drain", &own).await, 200);
     assert!(matches!(side.orders.try_recv(), Ok(Order::Drain)));
 }

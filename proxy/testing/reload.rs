@@ -7,6 +7,7 @@ use super::mesh;
 use super::mesh::{A, B, Mesh, ORDERS, Pair, identity, pass, settle};
 use super::peer::Peer;
 use crate::app::Applied;
+use pillion_model::endpoint::Problem;
 use pillion_model::{Endpoint, EndpointUpdate};
 use pillion_testkit::Scratch;
 use pillion_tls::identity::issue::IssuedPem;
@@ -301,7 +302,7 @@ async fn a_service_with_a_new_dns_name_keeps_its_endpoints_until_that_name_is_re
 fn learnt(addresses: &[&str], why: &str) -> EndpointUpdate {
     let endpoints = || addresses.iter().map(|address| Endpoint::at(mesh::at(address)));
     match addresses {
-        [] => EndpointUpdate::none("orders", why),
+        [] => EndpointUpdate::none("orders", Problem::Dns(why.into())),
         _ => EndpointUpdate::known("orders", endpoints()),
     }
 }

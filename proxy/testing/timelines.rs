@@ -88,6 +88,32 @@ async fn a_failed_request_is_kept_with_every_attempt_and_the_reason_for_its_end(
     let ends: Vec<&Value> =
         whole["stages"].as_array().unwrap().iter().map(|stage| &stage["endpoint"]).collect();
     assert!(ends.contains(&&A.into()) && ends.contains(&&B.into()), "{ends:?}");
+    let detail = whole["detail"].as_str().expect("a sentence");
+    assert!(detail.ends_with(":80 answered 503; it was the last of 2 attempts"), "{detail}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_answer_of_an_endpoint_has_a_sentence_that_says_why_it_was_the_last() {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n");
+    for (method, retry, why) in [
+        ("POST", "attempts: 1", "; POST is not tried again"),
+        ("POST", "methods: idempotent_or_keyed", "; POST is tried again with an Idempotency-Key only"),
+        ("GET", "on: [connect_failure]", "; that is none of retry.conditions"),
+    ] {
+        let sidecar = mesh.caller(&format!("endpoints: [10.0.0.1:80], retry: {{ {retry} }}"));
+        let asked = format!("{method} / HTTP/1.1\r\nhost: orders\r\ncontent-length: 0\r\n\r\n");
+        assert_eq!(sidecar.client().await.ask(&asked).await.status_and_reason().0, 503);
+        let whole = newest(&sidecar, &mesh).await;
+        assert_eq!(whole["detail"], format!("the endpoint {A} answered 503{why}"), "{whole:#}");
+    }
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80], retry: off");
+    sidecar.client().await.get("/").await;
+    let whole = newest(&sidecar, &mesh).await;
+    assert_eq!(
+        whole["detail"],
+        format!("the endpoint {A} answered 503; requests to it are not tried again (retry: off)")
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -106,7 +106,7 @@ fn server(of: &Traced) -> Span {
         end_time_unix_nano: nanos(timeline.time + timeline.duration),
         attributes: attributes.0,
         events: events(timeline, timeline.stages.iter().filter(is_own)),
-        status: status(is_failed, &timeline.detail),
+        status: status(is_failed, sentence(timeline)),
         flags: context.parent.map_or(0, |_| KNOWS_REMOTE | IS_REMOTE) | SAMPLED,
         ..span(of, context.span)
     }
@@ -139,7 +139,7 @@ fn client(of: &Traced, attempt: &Try, resent: i64) -> Span {
         stage.attempt == attempt.stage && !matches!(stage.name, StageName::Backoff | StageName::Hedge)
     };
     let is_failed = is_failed_attempt(attempt, grpc_status);
-    let detail = if attempt.is_last { &*timeline.detail } else { "" };
+    let detail = if attempt.is_last { sentence(timeline) } else { "" };
     Span {
         parent_span_id: context.span.bytes().to_vec(),
         kind: Kind::Client.into(),
@@ -223,6 +223,11 @@ fn is_failed_attempt(attempt: &Try, grpc_status: Option<u8>) -> bool {
         StageOutcome::Status(status) => status >= 400 || grpc_status.is_some_and(|status| status != 0),
         StageOutcome::Word(_) | StageOutcome::Done => false,
     }
+}
+
+/// The sentence of a failure, where the sidecar itself made it. That of a server follows from the status, which is an attribute.
+fn sentence(timeline: &Timeline) -> &str {
+    if timeline.reason.is_some() { &timeline.detail } else { "" }
 }
 
 fn status(is_failed: bool, detail: &str) -> Option<Status> {

@@ -33,14 +33,25 @@ fn promtool(words: &[&str]) -> Command {
     command
 }
 
+/// What the application of a sidecar sends.
+#[derive(Clone, Copy)]
+enum Traffic {
+    Http,
+    Grpc,
+}
+
 /// The scrapes of a sidecar while it gets requests for this service of an application.
-async fn recorded(endpoint: std::net::SocketAddr, status: u16) -> Vec<Scrape> {
+async fn recorded(endpoint: std::net::SocketAddr, traffic: Traffic, status: u16) -> Vec<Scrape> {
     let sidecar = Plan::calling(endpoint, "retry: off").start().await;
     let mut client = Wire::connect(sidecar.outbound()).await;
     let mut scrapes = Vec::new();
     for _ in 0..SCRAPES {
         for _ in 0..REQUESTS_EACH {
-            assert_eq!(client.get("orders", "/").await.status(), status);
+            let answer = match traffic {
+                Traffic::Http => client.get("orders", "/").await,
+                Traffic::Grpc => client.call("orders").await,
+            };
+            assert_eq!(answer.status(), status);
         }
         let counted = (REQUESTS_EACH * (scrapes.len() + 1)) as u32;
         sidecar.counted(counted, &[("service", "orders")]).await;
@@ -98,7 +109,7 @@ async fn the_rules_fire_for_a_pair_that_fails_and_are_silent_for_one_that_is_wel
     let app = Backend::echo().await;
     let well = test_file(
         &bare,
-        &recorded(app.address, 200).await,
+        &recorded(app.address, Traffic::Http, 200).await,
         &[
             ("PillionRequestsFail", None),
             ("PillionDown", None),
@@ -107,12 +118,11 @@ async fn the_rules_fire_for_a_pair_that_fails_and_are_silent_for_one_that_is_wel
         ],
     );
     let failing = "{ severity: critical, instance: \"orders:15020\", direction: outbound, service: orders }";
-    let fails = test_file(
-        &bare,
-        &recorded(nobody(), 502).await,
-        &[("PillionRequestsFail", Some(failing)), ("PillionDown", None)],
-    );
-    for (name, text) in [("well.yaml", well), ("fails.yaml", fails)] {
+    let alerts = [("PillionRequestsFail", Some(failing)), ("PillionDown", None)];
+    let fails = test_file(&bare, &recorded(nobody(), Traffic::Http, 502).await, &alerts);
+    let grpc = Backend::grpc_failing(14).await;
+    let grpc = test_file(&bare, &recorded(grpc.address, Traffic::Grpc, 200).await, &alerts);
+    for (name, text) in [("well.yaml", well), ("fails.yaml", fails), ("grpc.yaml", grpc)] {
         let file = scratch.write(name, &text).display().to_string();
         printed(promtool(&["test", "rules", &file])).await;
     }

@@ -95,7 +95,7 @@ async fn the_dashboard_of_the_demo_shows_three_replicas_with_their_state() {
         let named = known.filter(|address| replicas.contains(address)).count();
         assert!(endpoints.is_empty() || (endpoints.len(), named) == (3, 3), "{replicas}: {endpoints:#?}");
         let states: Vec<_> = endpoints.iter().filter_map(|endpoint| endpoint["state"].as_str()).collect();
-        if states == ["healthy", "healthy", "ejected"] {
+        if states == ["ejected", "healthy", "healthy"] {
             return;
         }
     }

@@ -235,17 +235,6 @@ fn quoted(source: &str) -> impl Iterator<Item = String> {
     source.split('"').skip(1).step_by(2).map(str::to_owned)
 }
 
-/// The names of the keys that the source declares as `later`, without the blocks that contain them.
-fn refused_keys() -> BTreeSet<String> {
-    let mut files = Vec::new();
-    super::house::sources(&root().join("config/file/src/keys"), &mut files);
-    let source: String = files.iter().map(|file| read(file)).collect();
-    let declared = source.split(".later").skip(1);
-    let declared =
-        declared.filter_map(|rest| rest.strip_prefix("_or_off").unwrap_or(rest).strip_prefix("(\""));
-    declared.filter_map(|rest| rest.split('"').next()).map(str::to_owned).collect()
-}
-
 /// The texts of the list that follows each `name` in a source file.
 fn listed(file: &str, name: &str) -> BTreeSet<String> {
     let source = read(&root().join(file));
@@ -255,7 +244,7 @@ fn listed(file: &str, name: &str) -> BTreeSet<String> {
 
 /// The list shows what is refused as "not supported yet", so a feature leaves it in the commit that adds the feature.
 #[test]
-fn readme_lists_exactly_the_keys_and_commands_that_are_not_supported_yet() {
+fn readme_lists_exactly_the_words_and_commands_that_are_not_supported_yet() {
     let readme = read(&root().join("README.md"));
     let list = readme.split_once("refused as \"not supported yet\":").expect("the list of README").1;
     let row = |begins: &str| -> BTreeSet<String> {
@@ -263,7 +252,6 @@ fn readme_lists_exactly_the_keys_and_commands_that_are_not_supported_yet() {
         let names = row.split('`').skip(1).step_by(2);
         names.map(|name| name.rsplit('.').next().unwrap_or(name).to_owned()).collect()
     };
-    assert_eq!(row("| keys |"), refused_keys());
     assert_eq!(row("| values of `access_log.format` |"), listed("config/file/src/words.rs", "const LATER:"));
     assert_eq!(row("| commands |"), listed("proxy/cli.rs", "const PLANNED:"));
 }

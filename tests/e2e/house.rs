@@ -6,12 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Crates whose `lib.rs` lists its modules from top to bottom.
-const ORDERED: [&str; 11] = [
+const ORDERED: [&str; 12] = [
     "proxy",
     "proxy/sidecar/src",
     "proxy/upstream/src",
     "proxy/http/src",
     "proxy/http1/src",
+    "proxy/kubernetes/src",
     "proxy/tls/src",
     "proxy/base/src",
     "proxy/telemetry/src",

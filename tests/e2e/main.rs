@@ -27,6 +27,7 @@ mod headers;
 mod house;
 mod init;
 mod isolation;
+mod kubernetes;
 mod lenient;
 mod lifecycle;
 mod logs;

@@ -120,6 +120,13 @@ impl Backend {
         .await
     }
 
+    /// Answers every call of gRPC with this status. Its own status of HTTP is 200, as gRPC demands.
+    pub(crate) async fn grpc_failing(status: u8) -> Self {
+        let head =
+            "HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ncontent-length: 0\r\nconnection: close\r\n";
+        Self::saying(format!("{head}grpc-status: {status}\r\n\r\n")).await
+    }
+
     /// Resets every other connection, and echoes on the others.
     pub(crate) async fn flaky() -> Self {
         Self::serving(async |wire, number, seen| match number % 2 {

@@ -14,7 +14,7 @@ const latency = (...upTo) => ({ buckets: [[0.01, upTo[0]], [0.1, upTo[1]]], coun
 const service = (requests, more) => ({ name: "orders", direction: "outbound", requests, failed: 0, client_gone: 0, latency: latency(requests, requests, requests), retries: {}, rejections: {}, ...more });
 // An event `uptime` seconds after the start of the process.
 function event(uptime, services, more) {
-  return { started_ms: 1000, uptime_ms: uptime * 1000, services, callers: [], overhead: [], ...more };
+  return { started_ms: 1000, uptime_ms: uptime * 1000, sums: [], services, callers: [], overhead: [], ...more };
 }
 function historyOf(...events) {
   const history = [];
@@ -77,12 +77,26 @@ const STORIES = {
     assert.deepEqual([ends(column(3), column(12)), ends(column(0, 19)), ends(column()), ends(column(19))], [[2, 13], [0, 19], [0, 19], [13, 19]]);
     assert.deepEqual(rowsWithCells([], 3), [0, 1, 2]);
   },
-  "the pulse has the requests of all services by second, without those of a service that has just come"() {
-    const other = { ...service(500), name: "pay" };
-    const history = historyOf(event(1000, [service(10)]), event(1002, [service(30, { failed: 4 }), other]), event(1003, [service(35, { failed: 4 }), { ...other, requests: 501 }]));
-    assert.deepEqual(pulse(history, "requests"), [{ from: 3, to: 1, value: 10 }, { from: 1, to: 0, value: 6 }]);
-    assert.deepEqual(pulse(history, "failed").map(({ value }) => value), [2, 0]);
-    assert.deepEqual(pulse(historyOf(event(1000, [])), "requests"), []);
+  "the pulse has the requests of all services of one side by second, also of those that the event leaves out"() {
+    const sums = (requests, failed) => ({ sums: [{ direction: "outbound", services: 300, requests, failed, client_gone: 0, active: 0, retries: {}, rejections: {} }] });
+    const history = historyOf(event(1000, [], sums(10, 0)), event(1002, [], sums(30, 4)), event(1003, [], sums(36, 4)));
+    assert.deepEqual(pulse(history, "outbound", "requests"), [{ from: 3, to: 1, value: 10 }, { from: 1, to: 0, value: 6 }]);
+    assert.deepEqual(pulse(history, "outbound", "failed").map(({ value }) => value), [2, 0]);
+    assert.deepEqual(pulse(history, "inbound", "requests").map(({ value }) => value), [0, 0]);
+    assert.deepEqual(pulse(historyOf(event(1000, [])), "outbound", "requests"), []);
+    assert.deepEqual([change(history, "sums", "outbound").requests, change(history, "sums", "outbound").failed], [26, 4]);
+  },
+  "a service has the endpoints of its totals, also those that the event leaves out"() {
+    const all = (count, state) => Array.from({ length: count }, () => ({ state }));
+    const cluster = { endpoints: [...all(48, "healthy"), ...all(1, "probing"), ...all(1, "ejected")], endpoints_by_state: { healthy: 68, probing: 1, ejected: 1 } };
+    const found = endpointsOf(cluster);
+    assert.deepEqual([found.all, found.healthy, found.states.slice(0, 3)], [70, 68, ["ejected", "probing", "healthy"]]);
+    const unknown = endpointsOf(undefined, { endpoints: { healthy: 5, ejected: 2, draining: 9 } });
+    assert.deepEqual(unknown, { states: [], all: 7, healthy: 5 });
+  },
+  "durations and bounds have the digits that say something"() {
+    assert.deepEqual([0.005, 0.0025, 0.01, 0.1, 1, 2.5, 0.0005].map(bound), ["5 ms", "2.5 ms", "10 ms", "100 ms", "1 s", "2.5 s", "500 µs"]);
+    assert.deepEqual([700, 731, 3650].map((days) => span(days * 86400 + 3600)), ["700 d 1 h", "2 y 1 d", "10 y 0 d"]);
   },
   "the time in the sidecar is that of the last minute"() {
     const overhead = (...upTo) => ({ overhead: [{ direction: "inbound", latency: latency(...upTo) }] });
@@ -101,7 +115,7 @@ const STORIES = {
   },
   "old events keep only their totals"() {
     const history = historyOf(event(1000, [service(1)], { failures: ["large"], clusters: ["large"] }));
-    assert.deepEqual(Object.keys(history[0]).sort(), ["callers", "isStart", "overhead", "services", "started_ms", "uptime_ms"]);
+    assert.deepEqual(Object.keys(history[0]).sort(), ["callers", "isStart", "overhead", "services", "started_ms", "sums", "uptime_ms"]);
   },
   "a certificate is judged by the times at which the log warns"() {
     const one = { due: "1970-01-01T00:01:06Z", late: "1970-01-01T00:01:30Z" };
@@ -111,11 +125,12 @@ const STORIES = {
   },
   "the map in words tells failures, what has no data, and how many are left out"() {
     const one = (name, failed) => ({ name, change: { rate: 2, failed } });
-    assert.equal(told(drawn([{ ...one("a", 0), states: ["healthy", "ejected"] }])), "a 2.00 per second, 1 of 2 endpoints healthy");
+    assert.equal(told(drawn([{ ...one("a", 0), endpoints: { states: [], all: 70, healthy: 60 } }])), "a 2.00 per second, 60 of 70 endpoints healthy");
     const all = [one("a", 3), { name: "b", change: null }, ...Array.from({ length: 15 }, (_, index) => one("c" + index, 0))];
     const words = told(drawn(all));
     assert.ok(words.startsWith("a 2.00 per second, 3 failed; b no data yet; c0 2.00 per second;"), words);
     assert.ok(words.endsWith("; and 5 more"), words);
+    assert.ok(told(drawn(all, 100)).endsWith("; and 105 more"), "those that the event leaves out, too");
     assert.equal(told(drawn([])), "none");
   },
 };

@@ -70,6 +70,13 @@ impl Wire {
         self.ask(format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n")).await
     }
 
+    /// A call of gRPC without a message, and its answer.
+    pub(crate) async fn call(&mut self, host: &str) -> Message {
+        let head =
+            "POST /shop.Orders/Get HTTP/1.1\r\ncontent-type: application/grpc\r\ncontent-length: 0\r\n";
+        self.ask(format!("{head}host: {host}\r\n\r\n")).await
+    }
+
     /// A request and its answer.
     pub(crate) async fn ask(&mut self, request: impl AsRef<[u8]>) -> Message {
         self.send(request).await;

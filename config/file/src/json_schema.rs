@@ -27,13 +27,6 @@ pub fn json_schema() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::Block;
-
-    #[test]
-    fn a_key_whose_feature_does_not_exist_yet_is_absent() {
-        let nothing = Block::new(|| ()).later("later", |()| {}).later("other", |()| {});
-        assert_eq!(nothing.schema(), None);
-    }
 
     #[test]
     fn every_definition_is_used_and_every_use_is_defined() {

@@ -107,8 +107,6 @@ struct Form<V> {
 /// One key of a block.
 pub(crate) struct Key<B> {
     pub(crate) name: &'static str,
-    /// Whether the key is known but its feature does not exist yet.
-    is_later: bool,
     /// Another name of this key.
     other_name: Option<&'static str>,
     /// The description for the operator, without the default where the default is a word.
@@ -233,23 +231,6 @@ impl<B: 'static> Block<B> {
         )
     }
 
-    /// Adds a key whose feature does not exist yet. Any value is refused. `note` records that the key was written.
-    pub(crate) fn later(self, name: &'static str, note: fn(&mut B)) -> Self {
-        let read = move |block: &mut B, node: &Node<'_>, reading: &mut Reading<'_>| {
-            node.asks_for_something(reading);
-            refuse_unbuilt(node, reading);
-            note(block);
-        };
-        self.key(name, "", || None, read, |_, _, _| {}).for_later()
-    }
-
-    fn for_later(mut self) -> Self {
-        if let Some(key) = self.keys.last_mut() {
-            key.is_later = true;
-        }
-        self
-    }
-
     /// Adds any other key. `tell` receives the place of the block.
     pub(crate) fn key(
         mut self,
@@ -261,7 +242,6 @@ impl<B: 'static> Block<B> {
     ) -> Self {
         self.keys.push(Key {
             name,
-            is_later: false,
             other_name: None,
             about,
             default: None,
@@ -412,10 +392,9 @@ impl<B: 'static> Block<B> {
         schema::block(properties)
     }
 
-    /// Suggests only keys whose features exist, because any other key would be refused next.
     fn unknown(&self, name: &str) -> BadWord {
-        let built = self.keys.iter().filter(|key| !key.is_later);
-        let names: Vec<&str> = built.flat_map(|key| [Some(key.name), key.other_name]).flatten().collect();
+        let names: Vec<&str> =
+            self.keys.iter().flat_map(|key| [Some(key.name), key.other_name]).flatten().collect();
         let help = match (elsewhere::help_for(name), nearest(name, &names)) {
             _ if name == "<<" => "merge keys are not YAML 1.2; write the keys out".to_owned(),
             _ if name.contains("${") => "variables are replaced in values alone, never in keys".to_owned(),
@@ -462,9 +441,4 @@ impl<B> Key<B> {
             "change": if self.takes_restart { "restart" } else { "reload" },
         })
     }
-}
-
-/// Refuses a key whose feature does not exist yet.
-fn refuse_unbuilt(node: &Node<'_>, reading: &mut Reading<'_>) {
-    node.remark_on_key("is not supported yet", reading);
 }

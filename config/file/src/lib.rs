@@ -12,11 +12,14 @@
 //!
 //! Modules are listed from top to bottom.
 //!
+//! Beside this, `document` reads YAML of others.
+//!
 //! Deliberately absent: network IO, clocks, tokio. Only [`load()`] opens a file, and only [`load()`] and [`parse()`]
 //! read the environment.
 
 mod load;
 mod effective;
+mod document;
 mod json_schema;
 mod keys;
 mod page;
@@ -32,6 +35,7 @@ mod spell;
 mod fault;
 mod place;
 
+pub use document::document;
 pub use effective::{Part, Written, effective, effective_part};
 pub use fault::{Errors, Fault, Severity};
 pub use json_schema::json_schema;

@@ -17,7 +17,7 @@ use pillion_model::{Cluster, Trail};
 use crate::fault::Fault;
 use crate::place::{Content, NodeId, Position, Tree, means_nothing, subject};
 use crate::remark::{MOST, Remark, Remarks};
-use crate::value::{BadWord, Word, on_off};
+use crate::value::{BadWord, Word};
 use crate::variable::{Environment, Replaced, replace};
 
 /// The nodes that may be visited whatever the size of the file: fifty services that share a block are legitimate.
@@ -363,27 +363,6 @@ impl<'n> Node<'n> {
     /// Reports a key that this block does not know.
     pub(crate) fn refuse_key(&self, entry: &Entry<'_>, bad: BadWord, reading: &mut Reading<'_>) {
         reading.refuse(&self.at, entry.key, bad, Some(entry.name));
-    }
-
-    /// Whether the value is anything but `off`, an empty list or an empty block. Variables in it must be set and no
-    /// block may have a key twice; other faults are not looked for.
-    pub(crate) fn asks_for_something(&self, reading: &mut Reading<'_>) -> bool {
-        match self.content(reading) {
-            None => false,
-            Some(Content::Scalar { text, plain }) => self
-                .leaf(text, *plain, reading)
-                .is_some_and(|leaf| !leaf.is_null && on_off(&leaf.text) != Some(false)),
-            Some(Content::List(items)) => {
-                self.items(reading, |item, reading| Some(item.asks_for_something(reading)));
-                !items.is_empty()
-            }
-            Some(Content::Map(entries)) => {
-                for entry in self.entries(reading).unwrap_or_default() {
-                    entry.value.asks_for_something(reading);
-                }
-                !entries.is_empty()
-            }
-        }
     }
 }
 

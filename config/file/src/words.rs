@@ -5,6 +5,7 @@ mod destination;
 mod dns;
 mod endpoint_socket;
 mod hashed;
+mod kubernetes;
 mod merge;
 mod probe;
 mod route;
@@ -20,6 +21,7 @@ pub(crate) use authorization::{ClaimName, RuleName, Source, TokenHeader};
 pub(crate) use dns::{DnsName, NameServer, SrvName};
 pub(crate) use endpoint_socket::EndpointSocket;
 pub(crate) use hashed::{CookieName, HashedHeader};
+pub(crate) use kubernetes::ServicePort;
 pub(crate) use merge::SourceName;
 pub(crate) use probe::{GrpcService, ProbeName, ProbePath};
 pub(crate) use route::{

@@ -98,17 +98,82 @@ impl ClusterKind {
     }
 }
 
-/// Endpoints by DNS, as in `endpoints: { dns: "orders.shop.svc.cluster.local:15006", refresh: 5s }`.
+/// Where endpoints are discovered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Discovery {
-    /// The records that say where the endpoints are.
-    pub records: DnsRecords,
-    /// The longest time between two queries; at least 1 s. Records that live shorter are asked for when they end. Default:
-    /// [`Discovery::REFRESH`].
-    pub refresh: Duration,
+pub enum Discovery {
+    Dns(DnsDiscovery),
+    Kubernetes(KubernetesService),
 }
 
 impl Discovery {
+    pub const fn dns(&self) -> Option<&DnsDiscovery> {
+        match self {
+            Self::Dns(of) => Some(of),
+            Self::Kubernetes(_) => None,
+        }
+    }
+
+    pub const fn kubernetes(&self) -> Option<&KubernetesService> {
+        match self {
+            Self::Dns(_) => None,
+            Self::Kubernetes(of) => Some(of),
+        }
+    }
+
+    /// Whether both have the same endpoints. How often a name is looked up changes none.
+    pub fn has_same_source(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Dns(one), Self::Dns(other)) => one.records == other.records,
+            (one, other) => one == other,
+        }
+    }
+
+    /// The key of the file that names the source.
+    pub const fn key(&self) -> &'static str {
+        match self {
+            Self::Dns(DnsDiscovery { records: DnsRecords::Addresses { .. }, .. }) => "dns",
+            Self::Dns(DnsDiscovery { records: DnsRecords::Services { .. }, .. }) => "srv",
+            Self::Kubernetes(_) => "kubernetes",
+        }
+    }
+}
+
+/// Writes the value of [`Discovery::key`] as the file spells it.
+impl fmt::Display for Discovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(of) => of.records.fmt(f),
+            Self::Kubernetes(KubernetesService { name, namespace, port, .. }) => {
+                write!(f, "{name}.{namespace}:{port}")
+            }
+        }
+    }
+}
+
+/// The endpoints of a Service of Kubernetes, as in `endpoints: { kubernetes: "orders.shop:8080", port: 15006 }`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct KubernetesService {
+    /// The Service's name, which is a DNS label.
+    pub name: String,
+    /// Its namespace, which is a DNS label.
+    pub namespace: String,
+    /// A port of the Service, which chooses the port of its EndpointSlices. Never 0.
+    pub port: u16,
+    /// The port that is dialled. `None`, the default: the Service's target port. Never 0.
+    pub dialled: Option<u16>,
+}
+
+/// Endpoints by DNS, as in `endpoints: { dns: "orders.shop.svc.cluster.local:15006", refresh: 5s }`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DnsDiscovery {
+    /// The records that say where the endpoints are.
+    pub records: DnsRecords,
+    /// The longest time between two queries; at least 1 s. Records that live shorter are asked for when they end. Default:
+    /// [`DnsDiscovery::REFRESH`].
+    pub refresh: Duration,
+}
+
+impl DnsDiscovery {
     /// 5 s, which is Envoy's default.
     pub const REFRESH: Duration = Duration::from_secs(5);
 }

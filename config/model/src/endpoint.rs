@@ -14,6 +14,8 @@ pub struct Endpoint {
     pub weight: NonZeroU32,
     /// The zone in which the endpoint runs. Default `None`: not known. Endpoints of one zone share one string.
     pub zone: Option<Arc<str>>,
+    /// Whether the endpoint is near this sidecar. Default: its zone decides.
+    pub nearness: Nearness,
     /// Endpoints with priority 0, the default, are used first. A higher number is used once lower ones cannot carry the
     /// load.
     pub priority: u32,
@@ -34,11 +36,24 @@ impl Endpoint {
             address,
             weight: NonZeroU32::MIN,
             zone: None,
+            nearness: Nearness::ByZone,
             priority: 0,
             health: Health::Unknown,
             metadata: None,
         }
     }
+}
+
+/// Whether an endpoint is preferred because it is near.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Nearness {
+    /// It is if it runs in the zone of this sidecar.
+    #[default]
+    ByZone,
+    /// The source says that it is, whatever its zone is: a topology hint of Kubernetes.
+    Near,
+    /// The source says that it is not.
+    Far,
 }
 
 /// The health of an endpoint as its source reports it.
@@ -55,7 +70,7 @@ pub enum Health {
     Draining,
 }
 
-/// The complete list of a cluster's endpoints from now on. Every source (the file, DNS, later Kubernetes and xDS)
+/// The complete list of a cluster's endpoints from now on. Every source (the file, DNS, Kubernetes, later xDS)
 /// reports a change in this form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointUpdate {
@@ -65,7 +80,24 @@ pub struct EndpointUpdate {
     pub endpoints: Arc<[Endpoint]>,
     /// Why there are no endpoints; clients of the cluster see this text. `None`: there are endpoints, or the operator
     /// listed none.
-    pub problem: Option<Arc<str>>,
+    pub problem: Option<Problem>,
+}
+
+/// Why a cluster has no endpoints. The kind decides the CODE that clients get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Problem {
+    /// A name in DNS could not be looked up, or has no addresses.
+    Dns(Arc<str>),
+    /// Another source has none.
+    None(Arc<str>),
+}
+
+impl Problem {
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Dns(why) | Self::None(why) => why,
+        }
+    }
 }
 
 impl EndpointUpdate {
@@ -75,7 +107,7 @@ impl EndpointUpdate {
     }
 
     /// An update that says: `cluster` has no endpoints, for the reason `why`.
-    pub fn none(cluster: impl Into<Arc<str>>, why: impl Into<Arc<str>>) -> Self {
-        Self { cluster: cluster.into(), endpoints: Arc::default(), problem: Some(why.into()) }
+    pub fn none(cluster: impl Into<Arc<str>>, why: Problem) -> Self {
+        Self { cluster: cluster.into(), endpoints: Arc::default(), problem: Some(why) }
     }
 }

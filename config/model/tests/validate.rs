@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pillion_model::Pattern;
-use pillion_model::cluster::{Discovery, DnsRecords, UpstreamProtocol, UpstreamTls};
+use pillion_model::cluster::{Discovery, DnsDiscovery, DnsRecords, UpstreamProtocol, UpstreamTls};
 use pillion_model::listener::{Mtls, PortPolicy, Probe, Question};
 use pillion_model::policy::{RetryMethods, Timeout};
 use pillion_model::route::{Actions, PathMatch, Route, RouteHost, RouteMatch, Weighted};
@@ -48,7 +48,7 @@ fn each_fault_of_a_cluster_carries_the_path_of_its_key() {
     cluster.addresses.clear();
     cluster.endpoints.push(cluster.endpoints[0].clone());
     let records = DnsRecords::Services { name: "_http._tcp.orders".into() };
-    cluster.discovery = Some(Discovery { records, refresh: Duration::from_millis(1) });
+    cluster.discovery = Some(Discovery::Dns(DnsDiscovery { records, refresh: Duration::from_millis(1) }));
     cluster.tls = UpstreamTls::Mutual { identities: Vec::new(), sni: None, trust_bundle: None };
     cluster.timeouts.request = Timeout::Set(Duration::from_secs(1));
     let retry = cluster.retry.as_mut().unwrap();

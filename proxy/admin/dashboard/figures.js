@@ -25,12 +25,17 @@ function seconds(number) {
   if (number < 1) return (number * 1e3).toFixed(number < 0.01 ? 2 : 0) + " ms";
   return number.toFixed(2) + " s";
 }
+// The upper bound of a bucket, without digits that say nothing.
+function bound(number) {
+  return seconds(number).replace(/(\.\d*?)0+ /, "$1 ").replace(". ", " ");
+}
 function percent(share) {
   if (share === null) return "–";
   return share === 0 ? "0 %" : (share * 100).toFixed(share < 0.01 ? 2 : 1) + " %";
 }
 function span(total) {
   const days = Math.floor(total / 86400), hours = Math.floor(total / 3600) % 24, minutes = Math.floor(total / 60) % 60;
+  if (days > 730) return Math.floor(days / 365) + " y " + days % 365 + " d";
   if (days > 0) return days + " d " + hours + " h";
   if (hours > 0) return hours + " h " + minutes + " min";
   return minutes > 0 ? minutes + " min " + Math.floor(total % 60) + " s" : Math.floor(total) + " s";
@@ -50,6 +55,7 @@ function kept(event) {
     started_ms: event.started_ms,
     uptime_ms: event.uptime_ms,
     isStart: false,
+    sums: new Map(event.sums.map((sum) => [sum.direction, { ...NOTHING, ...sum }])),
     services: new Map(event.services.map((service) => [key(service), service])),
     callers: new Map(event.callers.map((caller) => [caller.peer, caller])),
     overhead: new Map(overhead),
@@ -60,7 +66,7 @@ function kept(event) {
 function remember(history, event) {
   if (history.length > 0 && history[0].started_ms !== event.started_ms) history.length = 0;
   if (history.length === 0 && event.uptime_ms <= WINDOW_MS) {
-    history.push({ ...kept({ ...event, services: [], callers: [], overhead: [] }), uptime_ms: 0, isStart: true });
+    history.push({ ...kept({ ...event, sums: [], services: [], callers: [], overhead: [] }), uptime_ms: 0, isStart: true });
   }
   history.push(kept(event));
   const isOld = (one) => event.uptime_ms - one.uptime_ms > WINDOW_MS;
@@ -156,17 +162,14 @@ function rowsWithCells(columns, count) {
   return Array.from({ length: last - first + 1 }, (_, index) => first + index);
 }
 
-// How many requests of all services came in each second between two events: all of them, or those that failed.
-function pulse(history, of) {
+// How many requests of all services of one side came in each second between two events: all of them, or those that failed.
+function pulse(history, direction, of) {
   const values = [];
   for (let index = 1; index < history.length; index++) {
     const [then, now] = [history[index - 1], history[index]];
     const ago = (event) => (history[history.length - 1].uptime_ms - event.uptime_ms) / 1000;
-    let added = 0;
-    for (const [name, service] of now.services) {
-      const earlier = totals(then, "services", name);
-      if (earlier) added += grown(service[of], earlier[of]);
-    }
+    const [earlier, later] = [totals(then, "sums", direction), now.sums.get(direction)];
+    const added = earlier && later ? grown(later[of], earlier[of]) : 0;
     values.push({ from: ago(then), to: ago(now), value: added / Math.max(ago(then) - ago(now), 1) });
   }
   return values;
@@ -179,15 +182,27 @@ function lifetime(certificate, now) {
   return isAfter(certificate.due) ? "warn" : "";
 }
 
-// The part of a side of the map that is drawn, and how many are left out.
-function drawn(all) {
-  return { shown: all.slice(0, MOST_DRAWN), more: Math.max(all.length - MOST_DRAWN, 0) };
+// The part of a side of the map that is drawn, and how many are left out. The event has left some out already.
+function drawn(all, leftOut) {
+  return { shown: all.slice(0, MOST_DRAWN), more: Math.max(all.length - MOST_DRAWN, 0) + (leftOut || 0) };
+}
+
+// The place of a state among others: what a reader has to see comes first.
+const urgency = (state) => ({ healthy: 2, probing: 1 }[state] || 0);
+
+// The endpoints of a service: how many there are, how many of them are healthy, and the states of those that the event has.
+// Without those the totals of the service are all that is known.
+function endpointsOf(cluster, service) {
+  const states = cluster ? cluster.endpoints.map((endpoint) => endpoint.state) : [];
+  const { draining, ...others } = cluster ? cluster.endpoints_by_state : service.endpoints;
+  const all = Object.values(others).reduce((sum, count) => sum + count, 0);
+  return { states: states.sort((one, other) => urgency(one) - urgency(other)), all, healthy: others.healthy || 0 };
 }
 
 // A side of the map in words.
 function told({ shown, more }) {
-  const one = ({ name, change, states }) => {
-    const healthy = states && states.length > 0 ? ", " + states.filter((state) => state === "healthy").length + " of " + states.length + " endpoints healthy" : "";
+  const one = ({ name, change, endpoints }) => {
+    const healthy = endpoints && endpoints.all > 0 ? ", " + endpoints.healthy + " of " + endpoints.all + " endpoints healthy" : "";
     if (change === null) return name + " no data yet" + healthy;
     return name + " " + rate(change.rate) + " per second" + (change.failed > 0 ? ", " + count(change.failed) + " failed" : "") + healthy;
   };

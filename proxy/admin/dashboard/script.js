@@ -1,6 +1,12 @@
 // Draws the events of /events. Everything from the sidecar becomes text, never markup.
 // After this time the page asks again where the browser does not.
 const AGAIN_MS = 5000;
+// A stream without an event for so long counts as lost, as in `pillion top`: a lost connection may end without a word.
+const SILENCE_MS = 15000;
+// Of a service with more endpoints than these, the healthy ones are behind a line that opens.
+const FEW_ENDPOINTS = 8;
+// A limit is shown when a larger share of it is used.
+const NEARLY_USED = 0.5;
 // The most rows of failures that stay because a reader opened them, although newer ones took their places.
 const MOST_PINNED = 20;
 // Of the heat map, in pixels.
@@ -9,6 +15,9 @@ const HEAT_HEIGHT = 240;
 const history = [];
 // What is drawn: the newest event and the history at that time, or those at which the reader paused.
 let view = null, newest = null, isPaused = false;
+// The stream of events; null while nobody looks, and between two tries. The timer of its silence, or of the next try. Why no
+// events come.
+let source = null, timer = null, lost = null;
 const byId = (id) => document.getElementById(id);
 
 function make(tag, text, kind) {
@@ -25,6 +34,41 @@ function svg(tag, attributes, text) {
   return element;
 }
 
+// Changes only what differs, so that what a reader has selected, or a screen reader has reached, stays.
+function put(element, text, kind) {
+  const words = text === undefined || text === null ? "" : String(text);
+  if (element.textContent !== words) element.replaceChildren(...(kind === "long" ? breakable(words) : [words]));
+  if (element.className !== (kind || "")) element.className = kind || "";
+  return element;
+}
+
+function label(element, words) {
+  if (element.getAttribute("aria-label") !== words) element.setAttribute("aria-label", words);
+}
+
+// Shows these rows in this order: each has a name, the texts of its cells with their classes, and may have data. A row with a
+// known name stays.
+function showRows(body, rows) {
+  const known = new Map([...body.children].map((row) => [row.dataset.name, row]));
+  const used = new Set();
+  arrange(body, rows.map(({ name, cells, data }) => {
+    while (used.has(name)) name += " again";
+    used.add(name);
+    const row = known.get(name) || rowOf(name, cells.length);
+    cells.forEach(([text, kind], index) => put(row.children[index], text, kind));
+    Object.assign(row.dataset, data);
+    return row;
+  }));
+}
+
+function rowOf(name, count) {
+  const row = make("tr");
+  row.dataset.name = name;
+  for (let index = 0; index < count; index++) row.append(make(index === 0 ? "th" : "td"));
+  row.firstElementChild.scope = "row";
+  return row;
+}
+
 // Shows these children in this order. Children that are there already stay, with their focus and scroll position.
 function arrange(place, children) {
   const focused = place.contains(document.activeElement) ? document.activeElement : null;
@@ -38,6 +82,9 @@ function arrange(place, children) {
   if (focused && focused !== document.activeElement && place.contains(focused)) focused.focus();
 }
 
+// The last minute of a side that is there and has carried nothing.
+const NONE_YET = { rate: 0, requests: 0, failed: 0, retries: 0 };
+
 function draw() {
   const { event, history } = view;
   const changes = new Map(event.services.map((service) => [key(service), change(history, "services", key(service))]));
@@ -49,6 +96,15 @@ function draw() {
       console.error(part.name, fault); // the other parts are drawn
     }
   }
+  reachScrolls();
+}
+
+// What is wider than its place can be reached with the keyboard, and only that.
+function reachScrolls() {
+  for (const place of document.querySelectorAll(".scroll")) {
+    if (place.scrollWidth > place.clientWidth) place.tabIndex = 0;
+    else if (place !== document.activeElement) place.removeAttribute("tabindex");
+  }
 }
 
 function showTitle(event) {
@@ -58,9 +114,13 @@ function showTitle(event) {
 }
 
 function pairs(list, all) {
-  list.replaceChildren(...all.map(([name, value, kind, drawing]) => {
-    const pair = make("div");
-    pair.append(make("dt", name), make("dd", value, kind));
+  const known = new Map([...list.children].map((pair) => [pair.dataset.name, pair]));
+  arrange(list, all.map(([name, value, kind, drawing]) => {
+    const pair = known.get(name) || make("div");
+    if (!known.has(name)) pair.append(make("dt", name), make("dd"));
+    pair.dataset.name = name;
+    put(pair.querySelector("dd"), value, kind);
+    pair.querySelectorAll("svg").forEach((old) => old.remove());
     if (drawing) pair.append(drawing);
     return pair;
   }));
@@ -70,6 +130,7 @@ function pairs(list, all) {
 function spark(values, kind) {
   const most = Math.max(...values.map((one) => one.value), 0);
   const line = svg("svg", { viewBox: "0 0 60 20", preserveAspectRatio: "none", class: "spark " + kind, "aria-hidden": "true" });
+  line.append(svg("path", { d: "M0 19.5H60" }));
   if (most === 0) return line;
   const y = (value) => (19 - 18 * value / most).toFixed(1);
   const points = values.flatMap(({ from, to, value }) => [from, to].map((ago) => Math.max(0, 60 - ago).toFixed(1) + "," + y(value)));
@@ -78,19 +139,29 @@ function spark(values, kind) {
   return line;
 }
 
+// What came in and what went out is told apart: a request that the application passes on is in both.
 function showSum(event, changes, history) {
-  const all = [...changes.values()].filter((change) => change !== null);
-  const sum = (of) => (all.length > 0 || changes.size === 0 ? all.reduce((total, change) => total + change[of], 0) : null);
-  const share = sum("requests") === null ? null : failedShare({ requests: sum("requests"), failed: sum("failed") });
+  const sides = [["inbound", "received"], ["outbound", "sent"]].filter(([direction]) => event.sides[direction]);
+  const all = sides.map(([direction, word]) => {
+    const sum = event.sums.find((sum) => sum.direction === direction);
+    return { direction, word, sum, change: sum ? change(history, "sums", direction) : NONE_YET };
+  });
+  const traffic = all.flatMap(({ direction, word, sum, change }) => {
+    const share = failedShare(change);
+    return [
+      [word + ", requests/s", rate(change && change.rate), "", spark(pulse(history, direction, "requests"), "")],
+      [word + ", failed", percent(share), share === null ? "dim" : share > 0 ? "bad" : "good", spark(pulse(history, direction, "failed"), "failing")],
+      [word + ", in flight", count(sum ? sum.active : 0)],
+    ];
+  });
+  const known = all.filter(({ change }) => change !== null);
   const overhead = event.overhead.map((of) => change(history, "overhead", of.direction))
     .map((change) => change && quantile(change.latency, 0.5)).filter((value) => value !== null);
   pairs(byId("sum"), [
-    ["requests/s", rate(sum("rate")), "", spark(pulse(history, "requests"), "")],
-    ["failed", percent(share), share === null ? "dim" : share > 0 ? "bad" : "good", spark(pulse(history, "failed"), "failing")],
-    ["in flight", count(event.services.reduce((total, service) => total + service.active, 0))],
+    ...traffic,
     ["open connections", count(event.connections_open)],
-    ["retries, last minute", count(sum("retries"))],
-    ["in the sidecar, median", seconds(overhead.length > 0 ? Math.max(...overhead) : null)],
+    ["retries, last minute", count(known.length > 0 ? known.reduce((total, { change }) => total + change.retries, 0) : null)],
+    ["added by the sidecar, p50", seconds(overhead.length > 0 ? Math.max(...overhead) : null)],
     ["running for", span(event.uptime_ms / 1000)],
   ]);
 }
@@ -99,24 +170,27 @@ function showServices(event, changes) {
   const rows = event.services.map((service) => {
     const change = changes.get(key(service));
     const of = (name) => (change === null ? null : change[name]);
-    const row = make("tr");
-    const name = make("th", service.name || "(no service)");
-    name.scope = "row";
     const share = failedShare(change);
     const apart = [[service.failed, "failed"], [service.client_gone, "left by the client"]].filter(([number]) => number > 0);
     const total = count(service.requests) + (apart.length > 0 ? " (" + apart.map(([number, what]) => count(number) + " " + what).join(", ") + ")" : "");
-    row.append(
-      name, make("td", service.direction), make("td", rate(of("rate"))), make("td", percent(share), share > 0 ? "bad" : "dim"),
-      ...[0.5, 0.9, 0.99].map((part) => make("td", seconds(change && quantile(change.latency, part)))),
-      make("td", count(service.active)), make("td", count(of("retries"))),
-      make("td", count(of("rejections")), of("rejections") > 0 ? "bad" : ""), make("td", total),
-    );
-    row.dataset.service = key(service);
-    row.dataset.requests = service.requests;
-    row.dataset.failed = service.failed;
-    return row;
+    const cells = [
+      [service.name || "(no service)"], [service.direction, "text"], [rate(of("rate"))], [percent(share), share > 0 ? "bad" : "dim"],
+      ...[0.5, 0.9, 0.99].map((part) => [seconds(change && quantile(change.latency, part))]),
+      [count(service.active)], [count(of("retries"))], [count(of("rejections")), of("rejections") > 0 ? "bad" : ""], [total],
+    ];
+    return { name: key(service), cells, data: { service: key(service), requests: service.requests, failed: service.failed } };
   });
-  byId("services").tBodies[0].replaceChildren(...rows);
+  showRows(byId("services").tBodies[0], rows);
+  tellMore(byId("services-more"), event.services_left_out, "/clusters");
+}
+
+// How many are not shown, and where they are.
+function tellMore(place, number, path) {
+  const words = number > 0 ? count(number) + " more are on " : "";
+  if (place.textContent === words + (words && path)) return;
+  const link = make("a", path);
+  link.href = path;
+  place.replaceChildren(...(words ? [words, link] : []));
 }
 
 // The services to choose from, by name. A list that a reader has open does not change.
@@ -144,13 +218,13 @@ function showHeat(event, changes, history) {
   [canvas.width, canvas.height] = [width * fine, HEAT_HEIGHT * fine]; // this clears it, too
   pen.scale(fine, fine);
   if (found.bounds.length === 0) {
-    canvas.setAttribute("aria-label", "no requests yet");
+    label(canvas, "no requests yet");
     return;
   }
   paintHeat(pen, width, found);
   const now = changes.get(name);
   const of = (share) => seconds(now && quantile(now.latency, share));
-  canvas.setAttribute("aria-label", `${count(found.total)} requests in the last minute: median ${of(0.5)}, 99th percentile ${of(0.99)}`);
+  label(canvas, `${count(found.total)} requests in the last minute: median ${of(0.5)}, 99th percentile ${of(0.99)}`);
 }
 
 // The cells, by time from left to right and by duration from below, with their axes.
@@ -168,7 +242,7 @@ function paintHeat(pen, width, { bounds, columns }) {
     pen.fillStyle = colour("--line");
     pen.fillRect(left, y(index) + line - 1, width - left, 0.5);
     pen.fillStyle = colour("--dim");
-    pen.fillText(row < bounds.length ? "≤ " + seconds(bounds[row]) : "> " + seconds(bounds[row - 1]), 0, y(index) + line / 2 + 4);
+    pen.fillText(row < bounds.length ? "≤ " + bound(bounds[row]) : "> " + bound(bounds[row - 1]), 0, y(index) + line / 2 + 4);
     for (const column of columns.filter((column) => column.cells[row] > 0)) {
       const [x, end] = [column.from, column.to].map((ago) => Math.max(left, width - ago * second));
       const shade = 0.15 + 0.85 * Math.log(1 + density(column, column.cells[row])) / Math.log(1 + most);
@@ -209,25 +283,36 @@ function failureOf(failure, name) {
   const what = [failure.direction, failure.service, failure.method, failure.path || failure.protocol].filter(Boolean).join(" ");
   const status = failure.grpc_status ? "grpc " + failure.grpc_status : failure.status || "";
   summary.append(
-    make("span", (failure.time || "").slice(11, 19) + " ", "dim"), make("b", status + " " + (failure.reason || ""), "bad"),
-    make("span", " " + what + " "), make("span", seconds(failure.duration_ms / 1000), "dim"),
+    make("span", (failure.time || "").slice(11, 19) + "Z", "dim"), " ", make("b", status + " " + (failure.reason || ""), "bad"), " ",
+    make("span", what, "what"), " ", make("span", seconds(failure.duration_ms / 1000), "dim"),
   );
   details.append(summary);
   if (failure.detail) details.append(make("p", failure.detail, "why"));
   details.append(...failure.stages.map((stage) => stageOf(stage, failure.duration_ms)));
+  if (failure.stages.length > 0) details.append(axisOf(failure.duration_ms));
   const link = make("a", "as JSON");
-  link.href = "/requests/" + encodeURIComponent(failure.id || "");
+  link.href = "/requests?id=" + encodeURIComponent(failure.id || "");
   const last = make("p", undefined, "why");
   last.append(link);
   details.append(last);
   return details;
 }
 
+// The time under the bars.
+function axisOf(total) {
+  const line = make("div", undefined, "stage axis");
+  const ends = make("div", undefined, "ends");
+  ends.append(make("span", "0"), make("span", seconds(total / 1000)));
+  line.append(make("span"), ends);
+  line.setAttribute("aria-hidden", "true");
+  return line;
+}
+
 function stageOf(stage, total) {
   const line = make("div", undefined, "stage");
   const [bar, part] = [make("div", undefined, "bar"), make("i")];
   const share = (time) => (total > 0 ? Math.min(100, Math.max(0, 100 * time / total)) : 0) + "%";
-  part.style.left = share(stage.at_ms);
+  part.style.left = `min(${share(stage.at_ms)}, 100% - 2px)`; // the last one has no length, and is still seen
   part.style.width = share(stage.took_ms);
   if (!/^(ok|closed|[123]..)$/.test(stage.outcome)) part.className = "failed";
   bar.append(part);
@@ -243,14 +328,27 @@ function showEndpoints(event) {
   const clusters = [...event.clusters].sort((one, other) => (one.name < other.name ? -1 : 1));
   const blocks = clusters.map((cluster) => {
     const block = known.get(cluster.name) || blockOf(cluster.name);
-    const limits = Object.entries(cluster.limits).filter(([, of]) => of.max !== "off").map(([name, of]) => name + " " + of.used + "/" + of.max).join(", ");
-    block.querySelector("small").textContent = limits;
-    block.querySelector("tbody").replaceChildren(...cluster.endpoints.map(endpointOf));
-    const more = cluster.endpoints_left_out > 0 ? count(cluster.endpoints_left_out) + " more are on /clusters?service=" + cluster.name : "";
-    block.querySelector("p").textContent = more;
+    const { all, healthy } = endpointsOf(cluster);
+    const limits = Object.entries(cluster.limits).filter(([, of]) => of.max !== "off" && of.used > of.max * NEARLY_USED)
+      .map(([name, of]) => name + " " + of.used + "/" + of.max);
+    put(block.querySelector("small"), [healthy + "/" + all + " healthy", ...limits].join(", "), healthy < all || limits.length > 0 ? "warn" : "");
+    const isHidden = (endpoint) => all > FEW_ENDPOINTS && endpoint.state === "healthy";
+    const [open, closed] = block.querySelectorAll("table");
+    showEndpointRows(open, cluster.endpoints.filter((endpoint) => !isHidden(endpoint)));
+    showEndpointRows(closed, cluster.endpoints.filter(isHidden));
+    const rest = block.querySelector("details");
+    rest.hidden = all <= FEW_ENDPOINTS || healthy === 0;
+    put(rest.querySelector("summary"), count(healthy) + " healthy endpoints");
+    tellMore(block.querySelector("p"), cluster.endpoints_left_out, "/clusters?service=" + encodeURIComponent(cluster.name));
     return block;
   });
-  arrange(place, blocks.length > 0 ? blocks : [make("p", "No service has been called yet.", "dim")]);
+  arrange(place, blocks.length > 0 ? blocks : [put(place.querySelector(":scope > p") || make("p"), "No service has been called yet.", "dim")]);
+  tellMore(byId("endpoints-more"), event.clusters_left_out, "/clusters");
+}
+
+function showEndpointRows(table, endpoints) {
+  table.parentElement.hidden = endpoints.length === 0;
+  showRows(table.tBodies[0], endpoints.map((endpoint) => ({ name: endpoint.address, cells: endpointCells(endpoint) })));
 }
 
 // The class of an endpoint's state.
@@ -262,8 +360,15 @@ function health(state) {
 function blockOf(name) {
   const block = make("div");
   block.dataset.cluster = name;
-  const title = make("h3", name + " ");
-  title.append(make("small"));
+  const title = make("h3");
+  title.append(make("span", name), " ", make("small"));
+  const rest = make("details");
+  rest.append(make("summary"), endpointsTable("Healthy endpoints of " + name));
+  block.append(title, endpointsTable("Endpoints of " + name), rest, make("p", "", "dim"));
+  return block;
+}
+
+function endpointsTable(name) {
   const head = make("tr");
   head.append(...["address", "state", "latency", "in flight", "connections"].map((name) => {
     const cell = make("th", name, name === "state" ? "text" : "");
@@ -271,30 +376,24 @@ function blockOf(name) {
     return cell;
   }));
   const table = make("table");
-  table.append(make("caption", "Endpoints of " + name));
+  table.append(make("caption", name));
   table.createTHead().append(head);
   table.createTBody();
   const scroll = make("div", undefined, "scroll");
-  scroll.tabIndex = 0;
   scroll.setAttribute("role", "group");
-  scroll.setAttribute("aria-label", "Endpoints of " + name);
+  scroll.setAttribute("aria-label", name);
   scroll.append(table);
-  block.append(title, scroll, make("p", "", "dim"));
-  return block;
+  return scroll;
 }
 
-function endpointOf(endpoint) {
-  const row = make("tr");
-  const address = make("th", endpoint.address);
-  address.scope = "row";
+function endpointCells(endpoint) {
   const ejected = endpoint.ejected_for_ms ? " for " + span(endpoint.ejected_for_ms / 1000) : "";
   const failure = endpoint.health_check && endpoint.health_check.failure ? ": " + endpoint.health_check.failure : "";
-  row.append(
-    address, make("td", endpoint.state + ejected + failure, "text state " + health(endpoint.state)),
-    make("td", seconds(endpoint.latency_ms === null ? null : endpoint.latency_ms / 1000)), make("td", count(endpoint.in_flight)),
-    make("td", endpoint.connections.open + " open, " + endpoint.connections.idle + " idle"),
-  );
-  return row;
+  return [
+    [endpoint.address], [endpoint.state + ejected + failure, "text state " + health(endpoint.state)],
+    [seconds(endpoint.latency_ms === null ? null : endpoint.latency_ms / 1000)], [count(endpoint.in_flight)],
+    [endpoint.connections.open + " open, " + endpoint.connections.idle + " idle"],
+  ];
 }
 
 // A text that may be broken after a slash.
@@ -305,25 +404,21 @@ function breakable(text) {
 function showCertificates(event) {
   const all = [...event.certificates.identities, ...event.certificates.others].flatMap((one) => one.certificates || []);
   const rows = all.map((one) => {
-    const row = make("tr");
     const left = one.not_after ? (Number(new Date(one.not_after)) - event.at_ms) / 1000 : null;
     const kind = lifetime(one, event.at_ms);
-    const name = make("th");
-    name.append(...breakable(one.spiffe_id || one.subject || one.issuer || ""));
-    name.scope = "row";
-    row.append(name, make("td", (one.use || "").replace("_", " "), "text"), make("td", (one.not_after || "–").replace(/:\d\dZ$/, "Z").replace("T", " ")), make("td", left === null ? "–" : left > 0 ? span(left) : "ended", kind));
-    return row;
+    const [name, use] = [one.spiffe_id || one.subject || one.issuer || "", (one.use || "").replace("_", " ")];
+    const ends = (one.not_after || "–").replace(/:\d\dZ$/, "Z").replace("T", " ");
+    return { name: use + " " + name, cells: [[name, "long"], [use, "text"], [ends], [left === null ? "–" : left > 0 ? span(left) : "ended", kind]] };
   });
-  const none = make("tr");
-  none.append(make("td", "no certificate is in use", "dim"));
-  byId("certificates").tBodies[0].replaceChildren(...(rows.length > 0 ? rows : [none]));
+  const none = { name: "none", cells: [["no certificate is in use", "dim"]] };
+  showRows(byId("certificates").tBodies[0], rows.length > 0 ? rows : [none]);
 }
 
 function showConfig(event) {
   const config = event.config;
   const refused = config.last_refusal ? config.last_refusal.at + ": " + config.last_refusal.why : "nothing";
   pairs(byId("config"), [
-    ["file", config.file || "built-in defaults"], ["loaded", config.loaded_at || "–"], ["generation", config.generation],
+    ["file", config.file || "none: a configuration in memory"], ["loaded", config.loaded_at || "–"], ["generation", config.generation],
     ["refused last", refused, config.last_refusal ? "bad" : "dim"], ["version", event.version],
   ]);
 }
@@ -336,7 +431,7 @@ function tell(words) {
 }
 
 function redraw() {
-  tell(isPaused ? "paused" : "live");
+  tell(lost || (isPaused ? "paused" : "live"));
   if (isPaused) return;
   view = { event: newest, history: [...history] };
   draw();
@@ -349,19 +444,49 @@ byId("pause").addEventListener("click", () => {
 });
 byId("heat-of").addEventListener("change", () => view && draw());
 
+// Opens the stream in place of the one before. A page that nobody sees holds none: a browser has six connections for all of its
+// pages of one sidecar.
 function connect() {
-  const source = new EventSource("/events");
+  disconnect();
+  if (document.hidden) return;
+  source = new EventSource("/events");
+  awaitEvent();
   source.onmessage = (message) => {
+    awaitEvent();
+    lost = null;
     newest = JSON.parse(message.data);
     remember(history, newest);
     redraw();
   };
   source.onerror = () => {
-    tell("the sidecar does not answer; trying again…");
+    lose("the sidecar does not answer; trying again…");
     // the browser itself does not try again after an answer that is not a stream of events
     if (source.readyState !== EventSource.CLOSED) return;
-    source.onerror = null;
-    setTimeout(connect, AGAIN_MS);
+    disconnect();
+    timer = setTimeout(connect, AGAIN_MS);
   };
 }
+
+function disconnect() {
+  clearTimeout(timer);
+  if (source) [source.onmessage, source.onerror] = [null, null];
+  if (source) source.close();
+  source = null;
+}
+
+function awaitEvent() {
+  clearTimeout(timer);
+  timer = setTimeout(() => {
+    lose("no event for " + SILENCE_MS / 1000 + " s; trying again…");
+    connect();
+  }, SILENCE_MS);
+}
+
+function lose(why) {
+  lost = why;
+  tell(why);
+}
+
+document.addEventListener("visibilitychange", () => (document.hidden ? disconnect() : source || connect()));
+window.addEventListener("resize", () => view && draw());
 connect();

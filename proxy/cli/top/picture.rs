@@ -102,7 +102,7 @@ pub(super) struct Certificate {
 pub(super) struct Failure {
     /// Tells it from all others.
     pub(super) key: (String, String),
-    /// `11:02:03`
+    /// `11:02:03Z`
     pub(super) clock: String,
     /// `→ orders GET /v2 503 no_endpoints`
     pub(super) said: String,
@@ -283,7 +283,7 @@ fn failure(of: &Value) -> Failure {
     let (mut row, is_inbound) = (cleaned(of), of["direction"] == "inbound");
     row["direction"] = if is_inbound { "●" } else { "→" }.into();
     Failure {
-        clock: clock.trim_end_matches('Z').to_owned(),
+        clock: format!("{}Z", clock.trim_end_matches('Z')),
         said: one_line(&said(&row)),
         detail: text(&of["detail"]),
         whole: cleaned(of),
@@ -311,7 +311,7 @@ mod tests {
         assert_eq!(names[0], ("own certificate", 1_795_946_400));
         assert_eq!((names[1].0, names[2].0), ("authority CN=ca", "certificate of services.api.tls"));
         let failure = &read.failures.as_ref().expect("kept")[0];
-        assert_eq!((&*failure.clock, &*failure.said), ("10:11:12", "→ orders GET /v2 503 no_endpoints"));
+        assert_eq!((&*failure.clock, &*failure.said), ("10:11:12Z", "→ orders GET /v2 503 no_endpoints"));
         assert!(Picture::read(&json!({ "version": "0.0.9" })).is_err());
     }
 

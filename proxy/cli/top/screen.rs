@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::cursor::Show;
@@ -44,8 +44,10 @@ impl Screen {
     }
 
     /// # Errors
-    /// The terminal is gone.
+    /// The terminal is gone, or a panic of another task has given it back.
     pub(super) fn show(&mut self, state: &mut State, theme: Theme) -> anyhow::Result<()> {
+        // a drawing would hide the cursor again, and what the panic has said
+        ensure!(IS_TAKEN.load(Relaxed), "a part of pillion top has panicked: what it said stands above");
         let mut last = 0;
         let drawn = self.0.draw(|frame| last = draw(state, theme, frame.area(), frame.buffer_mut()));
         drawn.context("the terminal is gone")?;
@@ -162,6 +164,20 @@ mod tests {
         let screen = String::from_utf8_lossy(&tmux(&["capture-pane", "-p"]).stdout).into_owned();
         tmux(&["kill-server"]);
         assert!(screen.contains("on purpose") && screen.contains("cooked"), "{screen}");
+    }
+
+    /// The view goes on after a panic of another task, until it is to draw.
+    #[test]
+    fn after_a_panic_of_another_task_nothing_is_drawn_and_the_view_ends_with_an_error() {
+        let terminal = Terminal::with_options(
+            CrosstermBackend::new(stdout()),
+            ratatui::TerminalOptions {
+                viewport: ratatui::Viewport::Fixed(ratatui::layout::Rect::new(0, 0, 80, 24)),
+            },
+        );
+        let mut screen = Screen(terminal.expect("a size that is given needs no terminal"));
+        let shown = screen.show(&mut State::default(), Theme { has_colours: false });
+        assert!(format!("{:#}", shown.unwrap_err()).contains("panicked"));
     }
 
     #[test]

@@ -286,7 +286,7 @@ mod tests {
  ● app                     10.0     0 %  1.50 ms  1.99 ms       0       0
  → orders                  20.0  10.0 %   150 ms   199 ms       2       4    1/3
  LAST FAILURES
- 10:11:12 → orders GET /v2 503 no_endpoints  no endpoint of \"orders\" is known
+ 10:11:12Z → orders GET /v2 503 no_endpoints  no endpoint of \"orders\" is known
 
 
 
@@ -304,7 +304,7 @@ mod tests {
             "rate/s  failed",
             "→ orders",
             "20.0",
-            "10:11:12 → orders GET /v2 503",
+            "10:11:12Z → orders GET /v2 503",
             "q quit",
         ] {
             assert!(shown.contains(part), "{part:?} in\n{shown}");

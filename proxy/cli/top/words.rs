@@ -36,10 +36,11 @@ pub(super) fn count(number: u64) -> String {
     }
 }
 
-/// A span of time, in its two largest units.
+/// A span of time, in its two largest units. Years begin where days say nothing any more.
 pub(super) fn span(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
+        (731.., ..) => format!("{} y {} d", days / 365, days % 365),
         (1.., ..) => format!("{days} d {hours} h"),
         (0, 1.., _) => format!("{hours} h {minutes} min"),
         (0, 0, 1..) => format!("{minutes} min {} s", seconds % 60),

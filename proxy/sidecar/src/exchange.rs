@@ -6,6 +6,7 @@
 
 mod tries;
 pub mod stages;
+pub mod answers;
 pub mod breaks;
 pub mod attempts;
 
@@ -235,7 +236,11 @@ impl Facts {
         }
         let frame = frame(&record, ended, connection);
         let stages = stages(self, &frame);
-        let timeline = Arc::new(Timeline::of(&record, stages));
+        let mut timeline = Timeline::of(&record, stages);
+        if timeline.detail.is_empty() && timeline.is_failure() {
+            timeline.detail = answers::sentence(self, &timeline).unwrap_or_default().into();
+        }
+        let timeline = Arc::new(timeline);
         if let Some(timelines) = wanted.timelines {
             timelines.keep(timeline.clone());
         }

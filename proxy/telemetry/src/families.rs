@@ -7,8 +7,8 @@ use super::istio::IstioFamilies;
 use super::labels::{
     AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,
     DnsOutcome, EjectionCause, EndpointLabels, EndpointState, Flow, HandshakeOutcome, JwksOutcome,
-    LimitLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, RouteLabel, RuleLabel, Service, Shed,
-    SpanOutcome, Tls, TokenOutcome,
+    LimitLabel, ListCause, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, RouteLabel, RuleLabel,
+    Service, Shed, SpanOutcome, Tls, TokenOutcome, WatchState,
 };
 use super::symbols::Symbol;
 use pillion_model::Direction;
@@ -60,6 +60,9 @@ pub(super) struct Families {
     pub(super) tokens: Family<(TokenOutcome,), IntCounter>,
     pub(super) checks: Family<(CheckOutcome,), IntCounter>,
     pub(super) jwks_loads: Family<(JwksOutcome,), IntCounter>,
+    pub(super) kubernetes_watches: Family<(WatchState,), IntGauge>,
+    pub(super) kubernetes_lists: Family<(ListCause,), IntCounter>,
+    pub(super) kubernetes_heard: Family<(), IntGauge>,
     pub(super) spans: Family<(SpanOutcome,), IntCounter>,
     pub(super) memory_used: Family<(), IntGauge>,
     pub(super) memory_limit: Family<(), IntGauge>,
@@ -99,6 +102,9 @@ impl Families {
             tokens: to.counters("pillion_jwt_tokens_total", "Tokens of inbound requests by what they came to."),
             checks: to.counters("pillion_ext_authz_checks_total", "Inbound requests for the external authorizer by what came of the check."),
             jwks_loads: to.counters("pillion_jwks_loads_total", "Readings of the issuer's keys, from a file or a URL, by outcome."),
+            kubernetes_watches: to.gauges("pillion_kubernetes_watches", "Watches of Kubernetes' API server, two for each namespace, by what they do."),
+            kubernetes_lists: to.counters("pillion_kubernetes_lists_total", "Lists that were begun at Kubernetes' API server, by why."),
+            kubernetes_heard: to.gauges("pillion_kubernetes_heard_timestamp_seconds", "When the watch that has been silent for the longest time was last heard, in seconds since 1970."),
             spans: to.counters("pillion_traces_spans_total", "Spans of traced requests, by what became of them."),
             memory_used: to.gauges("pillion_memory_used_bytes", "Memory that counts against limits.max_memory."),
             memory_limit: to.gauges("pillion_memory_limit_bytes", "The limit of memory by limits.max_memory."),

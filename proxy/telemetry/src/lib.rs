@@ -41,8 +41,8 @@ pub use istio::{IstioLabels, IstioProtocol, Own};
 pub use labels::{
     AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,
     DnsOutcome, EjectionCause, EndpointLabels, EndpointState, Flow, HandshakeOutcome, JwksOutcome,
-    LimitLabel, MethodLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, Shed, SpanOutcome, Tls,
-    TokenOutcome, TryOutcome,
+    LimitLabel, ListCause, MethodLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, Shed,
+    SpanOutcome, Tls, TokenOutcome, TryOutcome, WatchState,
 };
 pub use metrics::{Detail, EndpointKey, Metrics};
 pub use recorder::Recorder;

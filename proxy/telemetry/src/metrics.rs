@@ -17,8 +17,8 @@ use super::family::{Exposition, Histogram, IntCounter, IntGauge};
 use super::istio::{IstioLabels, IstioRequests, Own, Servers};
 use super::labels::{
     AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,
-    DnsOutcome, EndpointLabels, HandshakeOutcome, JwksOutcome, Label, Protocol, ReloadOutcome, RequestLabels,
-    RouteLabel, RuleLabel, Service, Shed, SpanOutcome, Tls, TokenOutcome,
+    DnsOutcome, EndpointLabels, HandshakeOutcome, JwksOutcome, Label, ListCause, Protocol, ReloadOutcome,
+    RequestLabels, RouteLabel, RuleLabel, Service, Shed, SpanOutcome, Tls, TokenOutcome, WatchState,
 };
 use super::overview::Overview;
 use super::process;
@@ -343,6 +343,22 @@ impl Metrics {
         self.families.jwks_loads.of((outcome,))
     }
 
+    pub fn kubernetes_watches(&self, state: WatchState) -> IntGauge {
+        self.families.kubernetes_watches.of((state,))
+    }
+
+    pub fn kubernetes_lists(&self, cause: ListCause) -> IntCounter {
+        self.families.kubernetes_lists.of((cause,))
+    }
+
+    /// Sets when the watch that has been silent for the longest time was last heard. `None`: there is no watch.
+    pub fn set_kubernetes_heard(&self, heard: Option<i64>) {
+        match heard {
+            Some(heard) => self.families.kubernetes_heard.of(()).set(heard),
+            None => self.families.kubernetes_heard.remove(|()| true),
+        }
+    }
+
     /// Notes a recorded request that has just ended, for the duration of a service.
     pub fn note_exemplar(&self, of: (Direction, Symbol), took: Duration, trace: TraceId) {
         self.exemplars.note(of, took, trace, SystemTime::now());
@@ -497,10 +513,13 @@ mod tests {
     use pillion_model::Reason;
 
     /// The families of the public interface that exist so far.
-    const FAMILIES: [&str; 39] = [
+    const FAMILIES: [&str; 42] = [
         "pillion_memory_used_bytes",
         "pillion_memory_limit_bytes",
         "pillion_memory_shed_total",
+        "pillion_kubernetes_watches",
+        "pillion_kubernetes_lists_total",
+        "pillion_kubernetes_heard_timestamp_seconds",
         "pillion_traces_spans_total",
         "pillion_route_duration_seconds",
         "pillion_endpoint_requests_total",
@@ -596,6 +615,9 @@ mod tests {
         TokenOutcome::ALL.iter().for_each(|outcome| metrics.tokens(*outcome).inc());
         CheckOutcome::ALL.iter().for_each(|outcome| metrics.checks(*outcome).inc());
         JwksOutcome::ALL.iter().for_each(|outcome| metrics.jwks_loads(*outcome).inc());
+        WatchState::ALL.iter().for_each(|state| metrics.kubernetes_watches(*state).set(2));
+        ListCause::ALL.iter().for_each(|cause| metrics.kubernetes_lists(*cause).inc());
+        metrics.set_kubernetes_heard(Some(1_800_000_000));
         SpanOutcome::ALL.iter().for_each(|outcome| metrics.spans(*outcome).inc());
         metrics.set_memory(40 << 20, 64 << 20);
         Shed::ALL.iter().for_each(|kind| metrics.memory_shed(*kind).inc());

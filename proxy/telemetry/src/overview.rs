@@ -12,17 +12,46 @@ use super::symbols::{Symbol, Symbols};
 use super::timeline::is_failure;
 use pillion_model::{Direction, Reason};
 
-/// The most services and callers that an overview has: those with the most requests.
+/// The most services and callers that an overview has, each. [`Overview::sums`] has all of them.
 const MOST: usize = 200;
 
 /// Totals since the start of the process.
 #[derive(Debug, Default)]
 pub struct Overview {
+    /// Those in trouble first, and of the others those with the most requests.
     pub services: Vec<ServiceOverview>,
+    /// Those with the most requests.
     pub callers: Vec<CallerOverview>,
+    pub callers_left_out: usize,
+    /// The totals of all services, by direction.
+    pub sums: BTreeMap<&'static str, Sum>,
     /// Time that requests spent in the sidecar itself, by direction.
     pub overhead: Vec<(Direction, Latency)>,
     pub connections_open: i64,
+}
+
+/// The services of one direction together.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Sum {
+    pub services: usize,
+    pub requests: u64,
+    pub failed: u64,
+    pub client_gone: u64,
+    pub active: i64,
+    pub retries: BTreeMap<&'static str, u64>,
+    pub rejections: BTreeMap<&'static str, u64>,
+}
+
+impl Sum {
+    fn add(&mut self, of: &ServiceOverview) {
+        self.services += 1;
+        self.requests += of.requests;
+        self.failed += of.failed;
+        self.client_gone += of.client_gone;
+        self.active += of.active;
+        of.retries.iter().for_each(|(&word, count)| *self.retries.entry(word).or_default() += count);
+        of.rejections.iter().for_each(|(&word, count)| *self.rejections.entry(word).or_default() += count);
+    }
 }
 
 /// One service in one direction.
@@ -43,6 +72,16 @@ pub struct ServiceOverview {
     pub ejections: u64,
     pub endpoints: BTreeMap<&'static str, i64>,
     pub bytes: BTreeMap<&'static str, u64>,
+}
+
+impl ServiceOverview {
+    /// Whether a reader has to see it, however few requests it has: some of its endpoints are out, or requests failed.
+    fn trouble(&self) -> (bool, bool) {
+        let out = [EndpointState::Unhealthy, EndpointState::Ejected];
+        let is_out =
+            out.iter().any(|state| self.endpoints.get(state.as_str()).is_some_and(|count| *count > 0));
+        (is_out, self.failed > 0)
+    }
 }
 
 /// One workload that calls the application.
@@ -101,12 +140,17 @@ type Services = BTreeMap<(Direction, String), ServiceOverview>;
 impl Overview {
     pub(super) fn of(families: &Families, symbols: &Symbols) -> Self {
         let mut services = Services::new();
-        let callers = add_requests(families, symbols, &mut services);
+        let mut callers = add_requests(families, symbols, &mut services);
         add_series(families, symbols, &mut services);
         let mut services: Vec<_> = services.into_values().collect();
-        services.sort_by_key(|service| std::cmp::Reverse(service.requests));
+        let mut sums = BTreeMap::<_, Sum>::new();
+        services.iter().for_each(|of| sums.entry(of.direction).or_default().add(of));
+        services.sort_by_key(|service| std::cmp::Reverse((service.trouble(), service.requests)));
         services.truncate(MOST);
-        let mut overview = Self { services, callers, ..Self::default() };
+        callers.sort_by_key(|caller| std::cmp::Reverse(caller.requests));
+        let callers_left_out = callers.len().saturating_sub(MOST);
+        callers.truncate(MOST);
+        let mut overview = Self { services, callers, callers_left_out, sums, ..Self::default() };
         families
             .overhead
             .each(|(direction,), handle| overview.overhead.push((direction, Latency::of(handle))));
@@ -136,10 +180,7 @@ fn add_requests(families: &Families, symbols: &Symbols, services: &mut Services)
                 (of.requests + count, of.failed + failed, of.client_gone + gone);
         }
     });
-    let mut callers: Vec<_> = callers.into_values().collect();
-    callers.sort_by_key(|caller| std::cmp::Reverse(caller.requests));
-    callers.truncate(MOST);
-    callers
+    callers.into_values().collect()
 }
 
 /// Adds what is counted for each service.
@@ -221,6 +262,27 @@ mod tests {
         assert_eq!((caller.requests, caller.failed, caller.client_gone), (23, 7, 3));
         let expected = ["500", "grpc 13", "grpc 14", "grpc 15", "grpc 2", "grpc 4", "rate_limited"];
         assert_eq!(app.failures.keys().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_service_in_trouble_is_never_left_out_and_the_sums_have_all_services() {
+        let metrics = Metrics::new(5_000);
+        for number in 0..MOST + 50 {
+            let service = metrics.intern(&format!("busy-{number}"));
+            let direction = Direction::Outbound;
+            metrics.requests(RequestLabels { direction, service, ..labels(200, None, None) }).inc_by(100);
+        }
+        let [fails, out] = ["fails", "out"].map(|name| metrics.intern(name));
+        for (service, status) in [(fails, 503), (out, 200)] {
+            let direction = Direction::Outbound;
+            metrics.requests(RequestLabels { direction, service, ..labels(status, None, None) }).inc();
+        }
+        metrics.service(Direction::Outbound, out).endpoints(EndpointState::Ejected).set(1);
+        let overview = metrics.overview();
+        let first: Vec<_> = overview.services.iter().take(2).map(|of| &*of.name).collect();
+        assert_eq!((overview.services.len(), first), (MOST, vec!["out", "fails"]));
+        let sum = &overview.sums["outbound"];
+        assert_eq!((sum.services, sum.requests, sum.failed), (MOST + 52, 25_002, 1));
     }
 
     #[test]

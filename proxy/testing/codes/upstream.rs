@@ -11,6 +11,7 @@ use super::super::peer::Peer;
 use super::client::{Form, Heard, PLAIN, Question, over_http1};
 use super::{Shown, Stage};
 use pillion_model::EndpointUpdate;
+use pillion_model::endpoint::Problem;
 use pillion_tls::identity::credentials::Credentials;
 
 const INBOUND: &str = "10.1.0.1:15006";
@@ -77,7 +78,7 @@ pub(super) async fn no_endpoints(stage: Stage, form: Form) -> Shown {
 }
 
 pub(super) async fn unresolved_service(stage: Stage, form: Form) -> Shown {
-    learnt(stage, form, EndpointUpdate::none("orders", "no such name")).await
+    learnt(stage, form, EndpointUpdate::none("orders", Problem::Dns("no such name".into()))).await
 }
 
 async fn learnt(stage: Stage, form: Form, update: EndpointUpdate) -> Shown {

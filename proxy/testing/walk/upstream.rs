@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::super::backend::{Backend, OK, UNAVAILABLE};
+use super::super::kubernetes;
 use super::super::mesh::{A, B, C, Mesh, Sidecar, Watch, at, pass, secs, settle};
 use super::super::peer::{Message, Peer};
 use super::key::caller;
@@ -35,6 +36,8 @@ pub(super) fn of_services_alone() -> Vec<Row> {
         shows(key("endpoints[].priority"), ["0", "2"], who_answers_before_priority_1),
         shows(key("endpoints.dns"), ["a.test:80", "b.test:80"], owner_of_the_name),
         shows(key("endpoints.srv"), ["_http._tcp.a.test", "_http._tcp.b.test"], target_of_the_srv_record),
+        shows(key("endpoints.kubernetes"), ["a.shop:80", "b.shop:80"], addresses_in_kubernetes),
+        shows(key("endpoints.port"), ["15006", "15007"], addresses_in_kubernetes),
         shows(key("endpoints.refresh"), ["5s", "60s"], when_a_change_is_learnt),
     ]
 }
@@ -218,6 +221,12 @@ async fn target_of_the_srv_record(key: Key) -> String {
         }
     }
     sidecar.client().await.get("/").await.body
+}
+
+async fn addresses_in_kubernetes(key: Key) -> String {
+    let mesh = Mesh::default();
+    let sidecar = key.caller(&mesh, json!({ "endpoints": { "kubernetes": "a.shop:80" } }));
+    kubernetes::addresses(mesh, sidecar).await.join(" ")
 }
 
 async fn when_a_change_is_learnt(key: Key) -> String {

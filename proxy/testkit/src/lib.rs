@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::missing_panics_doc)]
 
 pub mod agent;
+pub mod api_server;
 pub mod http1;
 pub mod jwt;
 pub mod lenient;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -19,12 +20,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
 use super::admission::ClientStream;
-use super::material::{Material, Wanted};
+use super::material::{Material, MaterialError, Wanted};
 use super::notes::noting;
 use super::revocation::Revocations;
 use super::verify::{Expected, Revoking, ServerVerifier, Trust, Unverified};
 use super::{Alpn, SetupError, TlsError, provider, recheck_resumed, wire_names};
-use crate::identity::credentials::{Bundle, Credentials};
+use crate::identity::credentials::{Bundle, Credentials, certified_by_pem};
+use crate::identity::system::Places;
 use crate::identity::unix_now;
 
 /// The protocols that a cluster's connections offer.
@@ -73,6 +75,15 @@ enum State {
     },
     /// We have no certificate or no trust bundle yet, for this reason.
     Waiting(Arc<str>),
+}
+
+/// PEM texts for [`ClientTls::by_pem`].
+#[derive(Clone, Copy)]
+pub struct Pem<'a> {
+    /// `None`: those of the system.
+    pub authorities: Option<&'a [u8]>,
+    /// Our own certificate with its chain, and its key.
+    pub own: Option<(&'a [u8], &'a [u8])>,
 }
 
 /// Sessions kept for resumption. rustls keeps eight for each server, and clusters with the same security share them.
@@ -159,6 +170,36 @@ impl ClientTls {
         let server_name = named.map_err(|_invalid| SetupError::BadServerName(host.to_owned()))?;
         let (made, verifier) = (OnceLock::new(), Arc::new(Unverified(provider.clone())));
         let connectors = Connectors { made, provider, versions, verifier, own: None, is_mutual: false, alpn };
+        Ok(Self(State::Ready { connectors: Arc::new(connectors), server_name }))
+    }
+
+    /// For a server that is known by `host` and shows a certificate by these authorities. Offers HTTP/1.1 alone.
+    ///
+    /// # Errors
+    /// [`SetupError`]: a PEM text cannot be used, or `host` is neither a name nor an address.
+    pub fn by_pem(pem: &Pem<'_>, host: &str) -> Result<Self, SetupError> {
+        let material = Material::default();
+        let setup = Setup::new(None, &material, &TlsPolicy::default())?;
+        let bundle = match pem.authorities {
+            Some(authorities) => Bundle::from_pem(Path::new("certificate-authority"), authorities),
+            None => Ok(Places::of_this_system().load().map_err(MaterialError::from)?),
+        };
+        let certified = |(certificate, key)| {
+            let (name, key_name) = (Path::new("client-certificate"), Path::new("client-key"));
+            certified_by_pem((name, certificate), (key_name, key)).map(Arc::new)
+        };
+        let own = pem.own.map(certified).transpose().map_err(MaterialError::from)?;
+        let connectors = Connectors {
+            made: OnceLock::new(),
+            verifier: setup.simple(&bundle.map_err(MaterialError::from)?)?,
+            provider: setup.provider,
+            versions: setup.versions,
+            own,
+            is_mutual: false,
+            alpn: AlpnOffer::Http1,
+        };
+        let server_name = ServerName::try_from(host.to_owned());
+        let server_name = server_name.map_err(|_no_name| SetupError::NeedsServerName)?;
         Ok(Self(State::Ready { connectors: Arc::new(connectors), server_name }))
     }
 

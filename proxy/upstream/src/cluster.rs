@@ -30,6 +30,7 @@ use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use pillion_model as config;
 use pillion_model::cluster::{ClusterKind, HashKey, LoadBalancer, UpstreamProtocol, UpstreamTls};
+use pillion_model::endpoint::Problem;
 use pillion_model::listener::{AppProtocol, Inbound};
 use pillion_model::policy::{
     Backoff, ConnectionPolicy, HealthCheck, IdleTimeout, OutlierDetection, Retry, RetryBudget, RetryMethods,
@@ -408,9 +409,15 @@ impl Cluster {
             );
         }
         match (known, &endpoints.said.problem) {
-            (0, Some(why)) => Error::new(
-                Reason::DnsError,
-                format!("no endpoint of \"{name}\" is known: {why}; see /clusters on the admin port"),
+            (0, Some(problem)) => Error::new(
+                match problem {
+                    Problem::Dns(_) => Reason::DnsError,
+                    Problem::None(_) => Reason::NoEndpoints,
+                },
+                format!(
+                    "no endpoint of \"{name}\" is known: {}; see /clusters on the admin port",
+                    problem.text()
+                ),
             ),
             (0, None) => Error::new(
                 Reason::NoEndpoints,

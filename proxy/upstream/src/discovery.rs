@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pillion_model::Endpoint;
-use pillion_model::cluster::{Discovery, DnsRecords};
+use pillion_model::cluster::{DnsDiscovery, DnsRecords};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -46,7 +46,7 @@ impl Following {
     /// records, perhaps with another `refresh`. It is kept until an answer replaces it.
     pub fn start(
         resolver: Arc<Resolver>,
-        discovery: &Discovery,
+        discovery: &DnsDiscovery,
         before: Option<Membership>,
         runtime: &Handle,
     ) -> Self {
@@ -59,7 +59,7 @@ impl Following {
 
     /// Follows a name whose answers `ask` returns.
     pub fn by<A>(
-        discovery: &Discovery,
+        discovery: &DnsDiscovery,
         before: Option<Membership>,
         runtime: &Handle,
         ask: impl Fn() -> A + Send + 'static,
@@ -167,8 +167,8 @@ mod tests {
     use super::testing::{DnsServer, Script};
     use super::*;
 
-    fn discovery(refresh: Duration) -> Discovery {
-        Discovery { records: DnsRecords::Addresses { name: "orders".into(), port: 80 }, refresh }
+    fn discovery(refresh: Duration) -> DnsDiscovery {
+        DnsDiscovery { records: DnsRecords::Addresses { name: "orders".into(), port: 80 }, refresh }
     }
 
     fn found(ip: &str) -> Answer {
@@ -309,7 +309,7 @@ mod tests {
         server.say_of("_http._tcp.orders.", RecordType::SRV, both);
         let (resolver, _folder) = server.resolver("", "");
         let records = DnsRecords::Services { name: "_http._tcp.orders".into() };
-        let of = Discovery { records, refresh: Duration::ZERO };
+        let of = DnsDiscovery { records, refresh: Duration::ZERO };
         let name = Following::start(Arc::new(resolver), &of, None, &Handle::current());
         let mut membership = name.membership();
         let told = |now: &Membership| -> Vec<String> {

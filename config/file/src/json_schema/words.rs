@@ -10,8 +10,8 @@ use crate::value::{AutoOr, Bytes, Count, Delay, OffOr, Port, Share, Size, Text, 
 use crate::words::{
     Authority, CONDITIONS, ChangedHeader, ClaimName, CookieName, DnsName, EndpointSocket, GRPC, Grpc,
     GrpcService, HashedHeader, HeaderName, HeaderText, HiddenValue, MatchPath, Method, NameServer, ProbeName,
-    ProbePath, QueryName, QueryText, RedirectPath, RespondBody, RouteName, RuleName, ServiceName, Sni,
-    Source, SourceName, SrvName, Target, TokenHeader, TrustDomain,
+    ProbePath, QueryName, QueryText, RedirectPath, RespondBody, RouteName, RuleName, ServiceName,
+    ServicePort, Sni, Source, SourceName, SrvName, Target, TokenHeader, TrustDomain,
 };
 use pillion_model::Pattern;
 use pillion_model::authorization::{
@@ -121,6 +121,10 @@ pub(super) fn definitions() -> Value {
         "^(https?|grpcs?)://[!-\"$->@-~]+$",
         "The address of a collector: http://127.0.0.1:4318, grpc://collector:4317",
     );
+    all["kubernetes_service"] = pattern(
+        "^[a-z0-9-]+\\.[a-z0-9-]+:[0-9]+$",
+        "A Service, its namespace and a port of it: \"orders.shop:8080\"",
+    );
     all
 }
 
@@ -168,6 +172,7 @@ described!(
     SocketAddr: "address",
     Target: "address",
     DnsName: "dns_name",
+    ServicePort: "kubernetes_service",
     SrvName: "srv_name",
     NameServer: "name_server",
     AddressPattern: "destination",

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use pillion_model::cluster::{AddressPattern, Discovery, DnsRecords, HostPattern, UpstreamProtocol};
+use pillion_model::cluster::{
+    AddressPattern, Discovery, DnsDiscovery, DnsRecords, HostPattern, KubernetesService, UpstreamProtocol,
+};
 use pillion_model::policy::{
     Adaptive, Backoff, CircuitBreaker, ConnectionPolicy, ErrorRate, HedgeAfter, IdleTimeout,
     OutlierDetection, Retry, RetryBudget, RetryCondition, RetryMethods, Timeout,
@@ -20,7 +22,7 @@ use crate::reading::{Node, Reading, Shape};
 use crate::schema::{self, Described};
 use crate::spell;
 use crate::value::{BadWord, Bytes, Count, OffOr, Opt, Positive, Share, Text, Word};
-use crate::words::{DnsName, Method, SrvName, Target, Weight};
+use crate::words::{DnsName, Method, ServicePort, SrvName, Target, Weight};
 
 /// Keys that each service has for itself, so that `defaults` cannot have them.
 pub(super) const ONE_SERVICE_S_OWN: [&str; 4] = ["hosts", "addresses", "listen", "endpoints"];
@@ -321,12 +323,20 @@ static ENDPOINT: Static<EndpointBlock> = Static::new(|| {
 struct LearntEndpoints {
     dns: Option<DnsName>,
     srv: Option<String>,
-    is_later: bool,
+    kubernetes: Option<ServicePort>,
+    port: Option<u32>,
     refresh: Duration,
 }
 
 static LEARNT: Static<LearntEndpoints> = Static::new(|| {
-    Block::new(|| LearntEndpoints { dns: None, srv: None, is_later: false, refresh: Discovery::REFRESH })
+    let nothing = || LearntEndpoints {
+        dns: None,
+        srv: None,
+        kubernetes: None,
+        port: None,
+        refresh: DnsDiscovery::REFRESH,
+    };
+    Block::new(nothing)
         .word::<Opt<DnsName>>(
             "dns",
             field!(dns),
@@ -339,10 +349,19 @@ static LEARNT: Static<LearntEndpoints> = Static::new(|| {
         )
         .word::<Duration>("refresh", field!(refresh), "The longest time between two queries, at least 1s. Records with a shorter time to live are asked for when they end.")
         .takes("1s or more")
-        .later("kubernetes", |learnt| learnt.is_later = true)
+        .word::<Opt<ServicePort>>(
+            "kubernetes",
+            field!(kubernetes),
+            "A Service of Kubernetes, its namespace and one of its ports: the ready addresses of its EndpointSlices are the endpoints, with their zones.",
+        )
+        .word::<Opt<Count<1, 65_535>>>(
+            "port",
+            field!(port),
+            "With `kubernetes`, the port that is dialled. Default: the target port of the Service's port.",
+        )
 });
 
-const ENDPOINTS: &str = "a list of endpoints, or { dns: … }, or { srv: … }";
+const ENDPOINTS: &str = "a list of endpoints, or { dns: … }, { srv: … } or { kubernetes: … }";
 const ONE_ENDPOINT: &str = "an address, or { address: …, weight: … }";
 
 fn endpoints_schema() -> Option<Value> {
@@ -406,34 +425,45 @@ fn share_zones(endpoints: &mut [Endpoint]) {
 }
 
 fn discovery(node: &Node<'_>, reading: &mut Reading<'_>) -> Option<Discovery> {
-    let LearntEndpoints { dns, srv, is_later, refresh } = LEARNT.read_new(node, reading);
+    let LearntEndpoints { dns, srv, kubernetes, port, refresh } = LEARNT.read_new(node, reading);
+    let written = [("dns", dns.is_some()), ("srv", srv.is_some()), ("kubernetes", kubernetes.is_some())];
+    let written: Vec<&str> = written.into_iter().filter(|(_, is)| *is).map(|(key, _)| key).collect();
+    if let [one, other, ..] = *written {
+        node.remark(&format!("has both `{one}` and `{other}`"), reading).help("keep one");
+        return None;
+    }
+    let (of_others, why) = match kubernetes {
+        Some(_) => ("refresh", "has `refresh`, which is for `dns` and `srv`; the API server reports changes"),
+        None => ("port", "has `port`, which is for `kubernetes`"),
+    };
+    if node.has(of_others, reading) {
+        node.remark(why, reading).help("leave it out");
+        return None;
+    }
+    if let Some(ServicePort { name, namespace, port: of_service }) = kubernetes {
+        let dialled = port.and_then(|port| u16::try_from(port).ok());
+        return Some(Discovery::Kubernetes(KubernetesService { name, namespace, port: of_service, dialled }));
+    }
     let records = match (dns, srv) {
-        (Some(_), Some(_)) => {
-            node.remark("has both `dns` and `srv`", reading).help("keep one");
-            return None;
-        }
-        (Some(DnsName { name, port }), None) => DnsRecords::Addresses { name, port },
+        (Some(DnsName { name, port }), _) => DnsRecords::Addresses { name, port },
         (None, Some(name)) => DnsRecords::Services { name },
         (None, None) => {
-            if !is_later {
-                node.remark("has neither a list nor `dns` nor `srv`", reading)
-                    .help("endpoints: [\"10.0.1.10:15006\"], or endpoints: { dns: \"orders.shop:15006\" }");
-            }
+            node.remark("has neither a list nor `dns`, `srv` or `kubernetes`", reading)
+                .help("endpoints: [\"10.0.1.10:15006\"], or endpoints: { dns: \"orders.shop:15006\" }");
             return None;
         }
     };
-    Some(Discovery { records, refresh })
+    Some(Discovery::Dns(DnsDiscovery { records, refresh }))
 }
 
 fn tell_endpoints(cluster: &Cluster, at: &Scopes<'_>, page: &mut Page<'_>) {
     let at = at.whole("endpoints");
-    if let Some(Discovery { records, refresh }) = &cluster.discovery {
-        let key = match records {
-            DnsRecords::Addresses { .. } => "dns",
-            DnsRecords::Services { .. } => "srv",
-        };
-        page.tell_or(&at.key(key), &at, records.to_string());
-        page.tell(&at.key("refresh"), spell::duration(*refresh));
+    if let Some(discovery) = &cluster.discovery {
+        page.tell_or(&at.key(discovery.key()), &at, discovery.to_string());
+        match discovery {
+            Discovery::Dns(of) => page.tell(&at.key("refresh"), spell::duration(of.refresh)),
+            Discovery::Kubernetes(of) => page.tell(&at.key("port"), of.dialled),
+        }
     }
     for (nth, endpoint) in cluster.endpoints.iter().enumerate() {
         let at = at.index(nth);

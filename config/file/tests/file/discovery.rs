@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use pillion_model::cluster::{Discovery, DnsRecords};
+use pillion_model::cluster::{Discovery, DnsDiscovery, DnsRecords, KubernetesService};
 use pillion_model::identity::Crl;
 
 use crate::{bad, good, messages};
@@ -27,6 +27,12 @@ fn a_name_that_cannot_be_looked_up_is_a_fault_with_help() {
         ("{ srv: _http._tcp.a, refresh: 999ms }", "3:46", "write 1s or more"),
         ("_http._tcp.orders.shop", "3:16", "write { srv: _http._tcp.orders.shop }"),
         ("{}", "3:5", "endpoints: { dns:"),
+        ("{ dns: \"a:80\", kubernetes: \"a.shop:80\" }", "3:5", "keep one"),
+        ("{ kubernetes: \"orders:80\" }", "3:30", "write \"orders.default:80\""),
+        ("{ kubernetes: \"orders.shop.svc.cluster.local:80\" }", "3:30", "write \"orders.shop:80\""),
+        ("{ kubernetes: \"orders.shop:80\", refresh: 5s }", "3:5", "leave it out"),
+        ("{ dns: \"a:80\", port: 15006 }", "3:5", "leave it out"),
+        ("{ kubernetes: \"orders.shop:80\", port: 0 }", "3:54", "from 1 to 65535"),
     ] {
         let errors = bad(&service(endpoints));
         let [fault] = errors.faults.as_slice() else { unreachable!("{errors}") };
@@ -42,9 +48,9 @@ fn endpoints_from_dns_have_a_name_a_port_and_a_refresh_time() {
         assert_eq!(cluster.endpoints, []);
         cluster.discovery.unwrap()
     };
-    let discovery = |name: &str, refresh| Discovery {
-        records: DnsRecords::Addresses { name: name.into(), port: 15006 },
-        refresh: Duration::from_secs(refresh),
+    let discovery = |name: &str, refresh| {
+        let records = DnsRecords::Addresses { name: name.into(), port: 15006 };
+        Discovery::Dns(DnsDiscovery { records, refresh: Duration::from_secs(refresh) })
     };
     assert_eq!(learnt("{ dns: \"orders.shop:15006\" }"), discovery("orders.shop", 5));
     assert_eq!(learnt("{ dns: \"orders.shop.:15006\", refresh: 1s }"), discovery("orders.shop.", 1));
@@ -57,9 +63,22 @@ fn endpoints_from_srv_records_have_a_name_and_a_refresh_time() {
         [("{ srv: _http._tcp.orders.shop }", 5), ("{ srv: _http._tcp.orders.shop, refresh: 9s }", 9)]
     {
         let records = DnsRecords::Services { name: "_http._tcp.orders.shop".into() };
-        let expected = Discovery { records, refresh: Duration::from_secs(refresh) };
+        let expected = Discovery::Dns(DnsDiscovery { records, refresh: Duration::from_secs(refresh) });
         let cluster = good(&service(endpoints)).clusters.remove(0);
         assert_eq!((cluster.discovery, cluster.endpoints), (Some(expected), Vec::new()));
+    }
+}
+
+#[test]
+fn endpoints_from_kubernetes_have_a_service_a_port_and_perhaps_another_port_to_dial() {
+    for (endpoints, dialled) in [
+        ("{ kubernetes: \"orders.shop:8080\" }", None),
+        ("{ kubernetes: \"orders.shop:8080\", port: 15006 }", Some(15006)),
+    ] {
+        let expected =
+            KubernetesService { name: "orders".into(), namespace: "shop".into(), port: 8080, dialled };
+        let cluster = good(&service(endpoints)).clusters.remove(0);
+        assert_eq!(cluster.discovery, Some(Discovery::Kubernetes(expected)));
     }
 }
 

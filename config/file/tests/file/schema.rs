@@ -106,9 +106,7 @@ fn the_schema_refuses_a_value_of_the_wrong_form() {
 #[test]
 fn a_key_whose_feature_does_not_exist_yet_is_absent() {
     let schema = pillion_config::json_schema();
-    for key in ["kubernetes", "zone_aware"] {
-        assert!(!schema.contains(&format!("\"{key}\":")), "{key}");
-    }
+    assert!(!schema.contains("\"zone_aware\":"));
 }
 
 /// The names of all keys of all blocks.

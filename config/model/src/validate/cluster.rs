@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::policy;
 use crate::cluster::{
-    AddressPattern, Cluster, Discovery, HashKey, LoadBalancer, UpstreamProtocol, UpstreamTls,
+    AddressPattern, Cluster, Discovery, DnsDiscovery, HashKey, LoadBalancer, UpstreamProtocol, UpstreamTls,
 };
 use crate::endpoint::Endpoint;
 use crate::fault::Faults;
@@ -18,8 +18,8 @@ pub(super) fn validate(cluster: &Cluster, has_identity: bool, at: &Trail<'_>, fa
     }
     addresses(&cluster.addresses, &at.key("addresses"), faults);
     endpoints(&cluster.endpoints, &at.key("endpoints"), faults);
-    if let Some(discovery) = &cluster.discovery {
-        self::discovery(discovery, &at.key("endpoints"), faults);
+    if let Some(of) = cluster.discovery.as_ref().and_then(Discovery::dns) {
+        discovery(of, &at.key("endpoints"), faults);
     }
     balancer(cluster, &at.key("load_balancer"), faults);
     tls(&cluster.tls, has_identity, &at.key("tls"), faults);
@@ -74,7 +74,7 @@ fn balancer(cluster: &Cluster, at: &Trail<'_>, faults: &mut Faults) {
     }
 }
 
-fn discovery(discovery: &Discovery, at: &Trail<'_>, faults: &mut Faults) {
+fn discovery(discovery: &DnsDiscovery, at: &Trail<'_>, faults: &mut Faults) {
     let refresh = discovery.refresh;
     if refresh < LEAST_REFRESH {
         faults.error(&at.key("refresh"), format!("is {refresh:?}, too often")).help("write 1s or more");

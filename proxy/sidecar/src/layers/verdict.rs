@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use pillion_model::policy::{Retry, RetryCondition, RetryMethods};
 
 use pillion_base::error::{Error, Sent};
-use pillion_upstream::cluster::retry::{failure_meets, is_lost_connection};
+use pillion_upstream::cluster::retry::{answer_meets, failure_meets, is_idempotent, is_lost_connection};
 
 /// 3 replacements per request, each on another connection. An upstream that refuses so many in a row is not expected to
 /// accept the next one, so the fourth refusal is judged like any other failure.
@@ -132,15 +132,6 @@ fn is_plainly_good(outcome: TryOutcome<'_>) -> bool {
     matches!(outcome, TryOutcome::Answered { status, grpc: None } if status.is_success())
 }
 
-/// The idempotent methods of RFC 9110, section 9.2.2. They are listed here because later versions of the crate `http`
-/// may add methods.
-fn is_idempotent(method: &Method) -> bool {
-    matches!(
-        *method,
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
-    )
-}
-
 /// Whether there was a connection, and the upstream did not process the request: a pooled connection ended before the
 /// request was written, REFUSED_STREAM, a stream beyond a GOAWAY, or a sidecar's refusal.
 ///
@@ -175,20 +166,6 @@ fn meets(condition: RetryCondition, outcome: TryOutcome<'_>) -> bool {
             condition == RetryCondition::RefusedStream || answer_meets(condition, status.as_u16(), None)
         }
         TryOutcome::Failed(error) => failure_meets(condition, error),
-    }
-}
-
-fn answer_meets(condition: RetryCondition, status: u16, grpc: Option<u8>) -> bool {
-    match condition {
-        RetryCondition::GatewayError => matches!(status, 502..=504),
-        RetryCondition::FiveXx => matches!(status, 500..=599),
-        RetryCondition::Retriable4xx => status == 409,
-        RetryCondition::Status(wanted) => status == wanted,
-        RetryCondition::Grpc(wanted) => grpc == Some(wanted),
-        RetryCondition::ConnectFailure
-        | RetryCondition::RefusedStream
-        | RetryCondition::Reset
-        | RetryCondition::PerTryTimeout => false,
     }
 }
 

@@ -321,6 +321,14 @@ impl Bundle {
         Self::check(path, &read(path)?, Form::Pem)
     }
 
+    /// The CA certificates of a PEM text. `name` is what errors call it.
+    ///
+    /// # Errors
+    /// Like [`Self::load`], except for errors of reading.
+    pub fn from_pem(name: &Path, pem: &[u8]) -> Result<Self, CredentialsError> {
+        Self::check(name, pem, Form::Pem)
+    }
+
     /// A certificate that cannot be used is a fault. If it were skipped, handshakes would fail later and in another
     /// place.
     fn check(path: &Path, bytes: &[u8], form: Form) -> Result<Self, CredentialsError> {
@@ -421,6 +429,15 @@ pub(super) fn read_key(
 ) -> Result<CertifiedKey, CredentialsError> {
     let pem = Zeroizing::new(read(key)?);
     certified(certificate, key, chain, key_of_pem(key, &pem)?)
+}
+
+/// A chain with its key, of two PEM texts. The names are what errors call them.
+pub(crate) fn certified_by_pem(
+    (certificate, pem): (&Path, &[u8]),
+    (key, key_pem): (&Path, &[u8]),
+) -> Result<CertifiedKey, CredentialsError> {
+    let chain = certificates(certificate, pem, Form::Pem)?;
+    certified(certificate, key, chain, key_of_pem(key, key_pem)?)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, CredentialsError> {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use pillion_model as config;
 use pillion_model::EndpointUpdate;
+use pillion_model::cluster::Discovery;
+use pillion_model::endpoint::Problem;
 use pillion_model::policy::{Adaptive, OutlierDetection, Retry};
 use tokio::time::Instant;
 
@@ -35,11 +37,10 @@ impl PreviousCluster<'_> {
         is_same && !self.has_other_files && self.of.connection == now.connection
     }
 
-    /// Whether its endpoints come from the same source as those of `now`. Another name or another port is other
-    /// records are another source.
+    /// Whether its endpoints come from the same source as those of `now`. Another name or another port is another source.
     fn has_same_source(&self, now: &config::Cluster) -> bool {
         let (was, is) = (&self.of.discovery, &now.discovery);
-        was.as_ref().zip(is.as_ref()).is_some_and(|(was, is)| was.records == is.records)
+        was.as_ref().zip(is.as_ref()).is_some_and(|(was, is)| was.has_same_source(is))
     }
 }
 
@@ -79,7 +80,7 @@ pub(super) fn endpoints(
         (None, Some(set)) if is_same_source => set.said.clone(),
         (None, set) => EndpointUpdate {
             cluster: of.name.as_str().into(),
-            problem: Some("its name has not been resolved yet".into()),
+            problem: of.discovery.as_ref().map(unanswered),
             endpoints: set.as_ref().map(|set| set.said.endpoints.clone()).unwrap_or_default(),
         },
     };
@@ -89,6 +90,14 @@ pub(super) fn endpoints(
         None => false,
     };
     next
+}
+
+/// Why there are no endpoints before a source has answered.
+fn unanswered(source: &Discovery) -> Problem {
+    match source {
+        Discovery::Dns(_) => Problem::Dns("its name has not been resolved yet".into()),
+        Discovery::Kubernetes(_) => Problem::None("the API server of Kubernetes has not answered yet".into()),
+    }
 }
 
 pub(super) fn budget(retry: Option<&Retry>, before: Option<PreviousCluster<'_>>) -> Option<Arc<Budget>> {

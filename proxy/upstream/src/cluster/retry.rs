@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Method;
 use pillion_base::error::{Error, Sent};
 use pillion_base::limits::Permit;
 use pillion_model::Reason;
@@ -100,6 +101,31 @@ impl Drop for Retried {
         if let Some(outcome) = self.outcome {
             self.cluster.metrics().retries(outcome).inc();
         }
+    }
+}
+
+/// The idempotent methods of RFC 9110, section 9.2.2. They are listed here because later versions of the crate `http`
+/// may add methods.
+#[inline]
+pub fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
+}
+
+/// Whether an answer is one that the condition names.
+pub fn answer_meets(condition: RetryCondition, status: u16, grpc: Option<u8>) -> bool {
+    match condition {
+        RetryCondition::GatewayError => matches!(status, 502..=504),
+        RetryCondition::FiveXx => matches!(status, 500..=599),
+        RetryCondition::Retriable4xx => status == 409,
+        RetryCondition::Status(wanted) => status == wanted,
+        RetryCondition::Grpc(wanted) => grpc == Some(wanted),
+        RetryCondition::ConnectFailure
+        | RetryCondition::RefusedStream
+        | RetryCondition::Reset
+        | RetryCondition::PerTryTimeout => false,
     }
 }
 

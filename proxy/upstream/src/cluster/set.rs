@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use pillion_model::cluster::LoadBalancer;
+use pillion_model::endpoint::Nearness;
 use pillion_model::{Endpoint as Spec, EndpointUpdate};
 use tokio::time::Instant;
 
@@ -160,7 +161,11 @@ impl EndpointSet {
 fn choice(all: &[Arc<Endpoint>], said: &EndpointUpdate, make: &Make<'_>) -> Choice {
     let rank = |spec: &Spec| Rank {
         priority: spec.priority,
-        is_elsewhere: make.zone.is_none_or(|own| spec.zone.as_deref() != Some(own)),
+        is_elsewhere: match spec.nearness {
+            Nearness::ByZone => make.zone.is_none_or(|own| spec.zone.as_deref() != Some(own)),
+            Nearness::Near => false,
+            Nearness::Far => true,
+        },
     };
     match Levels::new(make.balancer, make.slow_start, all, said.endpoints.iter().map(rank)) {
         Some(levels) => Choice::ByLevel(Box::new(levels)),

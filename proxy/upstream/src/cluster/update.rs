@@ -6,7 +6,7 @@
 
 use pillion_model::{Cluster, Config, EndpointUpdate};
 
-/// A source that reports at run time where services are: DNS today. Endpoints in the configuration file need no source;
+/// A source that reports at run time where services are: DNS and Kubernetes. Endpoints in the configuration file need no source;
 /// see [`written`].
 pub trait EndpointSource {
     /// Follows the services of `config` that belong to this source from now on, and forgets all others.

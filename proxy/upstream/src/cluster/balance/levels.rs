@@ -25,7 +25,7 @@ const SPARE: f64 = 1.4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank {
     pub priority: u32,
-    /// Whether the endpoint is in another zone than the own one, or in an unknown zone.
+    /// Whether the endpoint is in another zone than the own one, or in an unknown zone; or whether its source says so.
     pub is_elsewhere: bool,
 }
 
