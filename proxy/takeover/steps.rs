@@ -39,12 +39,12 @@ pub(super) enum Event {
     Gone(String),
 }
 
-/// A state of the old process.
+/// A state of the old process: the last step that was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Giving {
-    AwaitsHello,
-    AwaitsReady,
-    AwaitsServing,
+    Connected,
+    Offered,
+    Released,
 }
 
 /// What the old process does next.
@@ -63,16 +63,16 @@ pub(super) enum GivingStep {
 impl Giving {
     pub(super) const fn patience(self) -> Duration {
         match self {
-            Self::AwaitsHello | Self::AwaitsServing => ANSWER,
-            Self::AwaitsReady => READY_AND_MORE,
+            Self::Connected | Self::Released => ANSWER,
+            Self::Offered => READY_AND_MORE,
         }
     }
 
     pub(super) fn next(self, event: Event) -> GivingStep {
         match (self, event) {
-            (Self::AwaitsHello, Event::Said(Message::Hello { versions, of })) => {
+            (Self::Connected, Event::Said(Message::Hello { versions, of })) => {
                 match versions.contains(&VERSION) {
-                    true => GivingStep::Offer(Self::AwaitsReady),
+                    true => GivingStep::Offer(Self::Offered),
                     false => GivingStep::Keep(format!(
                         "this sidecar speaks version {VERSION} of the takeover, and pillion {} only {versions:?}: \
                          restart instead",
@@ -80,8 +80,8 @@ impl Giving {
                     )),
                 }
             }
-            (Self::AwaitsReady, Event::Said(Message::Ready)) => GivingStep::Go(Self::AwaitsServing),
-            (Self::AwaitsServing, Event::Said(Message::Serving)) => GivingStep::HandOver,
+            (Self::Offered, Event::Said(Message::Ready)) => GivingStep::Go(Self::Released),
+            (Self::Released, Event::Said(Message::Serving)) => GivingStep::HandOver,
             (_, Event::Said(Message::Failed(why))) => GivingStep::Keep(why),
             (_, Event::Said(other)) => {
                 GivingStep::Keep(format!("the successor said {} out of turn", name(&other)))
@@ -185,9 +185,7 @@ mod tests {
 
     #[test]
     fn the_old_process_hands_over_only_when_the_new_one_serves() {
-        let GivingStep::Offer(state) = Giving::AwaitsHello.next(hello(&[1])) else {
-            unreachable!("an offer")
-        };
+        let GivingStep::Offer(state) = Giving::Connected.next(hello(&[1])) else { unreachable!("an offer") };
         let GivingStep::Go(state) = state.next(Event::Said(Message::Ready)) else {
             unreachable!("it may go")
         };
@@ -196,10 +194,10 @@ mod tests {
 
     #[test]
     fn whatever_else_happens_before_that_the_old_process_serves_on() {
-        for state in [Giving::AwaitsHello, Giving::AwaitsReady, Giving::AwaitsServing] {
+        for state in [Giving::Connected, Giving::Offered, Giving::Released] {
             let failed = Message::Failed("bad".into());
             let early = match state {
-                Giving::AwaitsServing => Message::Ready,
+                Giving::Released => Message::Ready,
                 _ => Message::Serving,
             };
             for event in [
@@ -218,9 +216,9 @@ mod tests {
 
     #[test]
     fn another_version_is_refused_with_both_versions() {
-        let GivingStep::Keep(why) = Giving::AwaitsHello.next(hello(&[2, 3])) else { unreachable!("refused") };
+        let GivingStep::Keep(why) = Giving::Connected.next(hello(&[2, 3])) else { unreachable!("refused") };
         assert!(why.contains("version 1") && why.contains("[2, 3]") && why.contains("9.0"), "{why}");
-        assert!(matches!(Giving::AwaitsHello.next(hello(&[2, 1])), GivingStep::Offer(_)));
+        assert!(matches!(Giving::Connected.next(hello(&[2, 1])), GivingStep::Offer(_)));
         assert!(matches!(Taking::AwaitsOffer.next(offer(2)), TakingStep::GiveUp(_)));
     }
 
@@ -248,6 +246,6 @@ mod tests {
 
     #[test]
     fn the_old_process_waits_longer_than_the_new_one_may_take() {
-        assert!(Giving::AwaitsReady.patience() > Taking::GetsReady.patience());
+        assert!(Giving::Offered.patience() > Taking::GetsReady.patience());
     }
 }

@@ -125,7 +125,7 @@ async fn talk(mut wire: Wire, shared: Arc<Shared>) {
 
 /// Hands over, unless a step fails. `Err`: why this sidecar serves on.
 async fn hand_over(wire: &mut Wire, shared: &Shared) -> Result<(), String> {
-    let mut state = Giving::AwaitsHello;
+    let mut state = Giving::Connected;
     let mut _turn = None;
     loop {
         let (event, _) = wire.event(state.patience()).await;

@@ -205,12 +205,13 @@ async fn liar<F: Future<Output = ()>>(says: impl Fn(Wire) -> F) -> String {
 async fn a_program_at_the_socket_that_is_no_sidecar_is_told_from_one() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let offer = |version, sockets| Message::Offer { version, sockets, of: Program::this() };
-    let says = |message: Message| async move {
+    let says = async |message: Message| {
         liar(|mut wire| {
-            let message = message.clone();
+            let (message, listener) = (message.clone(), &listener);
             async move {
                 wire.receive().await.expect("hello");
-                wire.send(&message, &[]).await.expect("an open wire");
+                let descriptors = vec![listener.as_fd(); message.descriptors()];
+                wire.send(&message, &descriptors).await.expect("an open wire");
             }
         })
         .await
