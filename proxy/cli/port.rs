@@ -7,7 +7,8 @@ use http::header::HOST;
 use http::request::Builder;
 use http::uri::Authority;
 use http::{Method, Request};
-use tokio::net::lookup_host;
+use pillion_base::net::Network;
+use pillion_upstream::discovery::names;
 
 use super::client::Client;
 
@@ -42,7 +43,9 @@ impl Port {
     /// Connects to the first address that accepts a connection.
     pub(super) async fn connect(&self) -> anyhow::Result<Client> {
         let mut failed = None;
-        for address in lookup_host(self.0.as_str()).await? {
+        let host = self.0.host().trim_matches(['[', ']']);
+        let port = self.0.port_u16().unwrap_or_default(); // a port is required above
+        for address in names::addresses(&Network::Os, host, port).await? {
             match Client::connect(address).await {
                 Ok(client) => return Ok(client),
                 Err(error) => failed = Some(error),

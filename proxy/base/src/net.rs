@@ -10,7 +10,6 @@ pub mod memory;
 pub mod own;
 mod prefixed;
 mod records;
-mod resolve;
 pub mod returning;
 pub mod special;
 mod stream;
@@ -147,17 +146,6 @@ impl Network {
         match self {
             Self::Os => bind_datagrams(address).map(Some),
             Self::Memory(_) => Ok(None),
-        }
-    }
-
-    /// At most four addresses of a host name, at least one, in the order in which they should be tried.
-    ///
-    /// # Errors
-    /// The name has no address, or none was found within five seconds. A wait for other look-ups counts.
-    pub async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        match self {
-            Self::Os => resolve::addresses(host, port).await,
-            Self::Memory(memory) => memory.resolve(host, port).map(resolve::to_try),
         }
     }
 }

@@ -14,6 +14,7 @@ use pillion_base::net::Network;
 use pillion_model::cluster::UpstreamTls;
 use pillion_model::identity::TlsPolicy;
 use pillion_tls::client::{AlpnOffer, ClientTls};
+use pillion_upstream::discovery::names;
 
 use crate::asking::AGENT;
 use crate::cli::load::Target;
@@ -115,7 +116,7 @@ impl Asked {
     /// A file cannot be read or used, or the host has no address.
     pub(super) async fn target(&self, network: Network) -> anyhow::Result<Target> {
         let (tls, request) = (self.tls()?, self.request()?);
-        let resolved = network.resolve(self.url.host(), self.url.port()).await;
+        let resolved = names::addresses(&network, self.url.host(), self.url.port()).await;
         let addresses = resolved.with_context(|| format!("{} has no address", self.url.host()))?;
         let (is_http2, connections) = (self.http2, AtomicU64::new(0));
         Ok(Target { network, addresses, tls, is_http2, request, connections })

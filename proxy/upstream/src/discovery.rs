@@ -6,6 +6,7 @@
 
 mod answer;
 mod membership;
+pub mod names;
 mod resolver;
 mod search;
 mod system;

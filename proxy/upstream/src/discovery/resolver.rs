@@ -18,7 +18,7 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use parking_lot::Mutex;
 use pillion_model::cluster::DnsRecords;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answer::{Answer, FamilyAnswer, Service, SrvRecord};
@@ -67,22 +67,29 @@ impl Resolver {
         let Ok(parsed) = Name::from_str_relaxed(name) else {
             return Answer::Failed(format!("\"{name}\" is no name that DNS can hold"));
         };
-        let system = self.system_now();
+        let Some(system) = self.system_now().await else {
+            return Answer::Failed("the look-up was stopped".into());
+        };
         let asked = timeout(PATIENCE, Box::pin(find(&system, &parsed, Kind::of(records)))).await;
         asked.unwrap_or_else(|_elapsed| Answer::Failed(format!("no answer within {PATIENCE:?}")))
     }
 
-    fn system_now(&self) -> Arc<System> {
-        let stamp = self.files.stamp();
-        let mut current = self.current.lock();
-        match &*current {
-            Some((read_at, system)) if *read_at == stamp => Arc::clone(system),
-            before => {
-                let system = Arc::new(self.files.read(before.as_ref().map(|(_, system)| &**system)));
-                *current = Some((stamp, Arc::clone(&system)));
-                system
-            }
-        }
+    /// The files are read on a thread for waits, because the workers of the data path look up names too. `None` while the
+    /// process ends.
+    async fn system_now(&self) -> Option<Arc<System>> {
+        let (files, known) = (self.files.clone(), self.current.lock().clone());
+        let (stamp, system) = spawn_blocking(move || as_of_now(&files, known)).await.ok()?;
+        *self.current.lock() = Some((stamp, Arc::clone(&system)));
+        Some(system)
+    }
+}
+
+/// What is known, if the files have not changed since.
+fn as_of_now(files: &Files, known: Option<(Stamp, Arc<System>)>) -> (Stamp, Arc<System>) {
+    let stamp = files.stamp();
+    match known {
+        Some((read_at, system)) if read_at == stamp => (stamp, system),
+        before => (stamp, Arc::new(files.read(before.as_ref().map(|(_, system)| &**system)))),
     }
 }
 

@@ -27,6 +27,7 @@ use pillion_base::race;
 use pillion_http::message::Opened;
 use pillion_model::Direction;
 use pillion_model::Reason;
+use pillion_upstream::discovery::names;
 
 /// A function of the side that serves what runs inside a CONNECT. `early`: the connection, where the server is dialled
 /// already.
@@ -182,7 +183,7 @@ pub fn denied(host: &str) -> Error {
 }
 
 async fn resolve(worker: &Worker, host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
-    worker.ground.network.resolve(host, port).await.map_err(|error| {
+    names::addresses(&worker.ground.network, host, port).await.map_err(|error| {
         let detail =
             format!("\"{host}\" could not be resolved: {error}; check the name, and the host's DNS server");
         Error::new(Reason::DnsError, detail)
