@@ -59,10 +59,10 @@ impl Kept {
     ///
     /// # Errors
     /// There is none, or it is not valid. The text has all faults.
-    pub fn restore(&self) -> anyhow::Result<Restored> {
+    pub fn restore(&self, given: &Given) -> anyhow::Result<Restored> {
         let text = pillion_config::read(&self.path).map_err(|errors| anyhow::anyhow!("{errors}"))?;
         let folder = self.folder(&text)?;
-        let read = pillion_config::parse_file(&self.path, &text, &folder);
+        let read = pillion_config::parse_file(&self.path, &text, &folder, given);
         let (config, warnings) = read.map_err(|errors| anyhow::anyhow!("{errors}"))?;
         Ok(Restored { config, warnings, text })
     }
@@ -145,19 +145,19 @@ mod tests {
         let text = "\u{feff}identity: { directory: certs }\ninbound: off\n";
         fs::write(&original, text).unwrap();
         let mut kept = Kept::new(path.clone(), &original).unwrap();
-        assert!(kept.restore().is_err(), "there is none yet");
+        assert!(kept.restore(&Given::default()).is_err(), "there is none yet");
         kept.keep(&text.into());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let restored = kept.restore().unwrap();
+        let restored = kept.restore(&Given::default()).unwrap();
         assert_eq!(restored.config, pillion_config::load(&original).unwrap().0);
         let elsewhere = Kept::new(path.clone(), &scratch.path("sub/other.yaml")).unwrap();
         assert_eq!(
-            elsewhere.restore().unwrap().config,
+            elsewhere.restore(&Given::default()).unwrap().config,
             restored.config,
             "the folder is that of the original"
         );
         kept.keep(&"inbound: off\n".into());
-        assert!(kept.restore().unwrap().config.identity.is_none());
+        assert!(kept.restore(&Given::default()).unwrap().config.identity.is_none());
         assert!(!path.with_added_extension("new").exists());
     }
 
@@ -173,7 +173,7 @@ mod tests {
             ("# original: \"/p.yaml\"\ninbund: off\n", "kept.yaml:2:1: error: the file has no key `inbund`"),
         ] {
             fs::write(&path, text).unwrap();
-            let said = kept.restore().err().map(|error| error.to_string()).unwrap_or_default();
+            let said = kept.restore(&Given::default()).err().map(|error| error.to_string()).unwrap_or_default();
             assert!(said.contains(expected), "{said}");
         }
         assert!(Kept::new(original.clone(), &original).is_err());

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
-use pillion_config::Fault;
+use pillion_config::{Fault, Given, GivenProbe};
 use pillion_model::Config;
 use pillion_telemetry::{AccessLog, log};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -43,6 +43,13 @@ pub struct Run {
     /// Keep the last good configuration at PATH, and start with it when the new one is bad or absent
     #[arg(long, value_name = "PATH")]
     snapshot: Option<PathBuf>,
+    /// Where the certificates are, for a file without `identity`: a folder with tls.crt, tls.key and ca.crt, or the URL of a
+    /// Workload API (unix:///run/agent.sock)
+    #[arg(long, value_name = "DIR|URL")]
+    identity: Option<String>,
+    /// A probe of the application beside those of the file: NAME=http:8080/path, NAME=tcp:3306 or NAME=grpc:9090/service
+    #[arg(long, value_name = "PROBE")]
+    probe: Vec<GivenProbe>,
     /// Allow core files and debuggers of the same user; a core file contains private keys
     #[arg(long)]
     core_dumps: bool,
@@ -148,7 +155,7 @@ impl Run {
     }
 
     fn restored(&self, kept: &Kept) -> anyhow::Result<Loaded> {
-        let Restored { config, warnings, text } = kept.restore()?;
+        let Restored { config, warnings, text } = kept.restore(&self.given())?;
         tell_warnings(kept.path(), warnings);
         let config = Arc::new(self.with_flags(config)?);
         Ok(Loaded { config, written: Some((kept.path().to_owned(), text.into())) })
@@ -173,7 +180,10 @@ impl Run {
             ("outbound.listen", "--outbound", self.outbound),
             ("admin.listen", "--admin", self.admin),
         ];
-        all.into_iter().filter(|(.., given)| given.is_some()).map(|(key, flag, _)| (key, flag)).collect()
+        let of_addresses =
+            all.into_iter().filter(|(.., given)| given.is_some()).map(|(key, flag, _)| (key, flag));
+        let probes = (!self.probe.is_empty()).then_some(("inbound.probes", "--probe"));
+        of_addresses.chain(probes).collect()
     }
 
     /// With --snapshot the usual file is meant also where it is absent: the kept configuration stands in for it.
@@ -184,14 +194,21 @@ impl Run {
     }
 
     fn config(&self, file: Option<&Path>) -> anyhow::Result<Loaded> {
+        let given = self.given();
         let (config, written) = match file {
             Some(file) => {
-                let (config, text) = load(file)?;
+                let (config, text) = load(file, &given)?;
                 (config, Some((file.to_owned(), text.into())))
             }
-            None => (Config::default(), None),
+            None if given == Given::default() => (Config::default(), None),
+            None => (without_file(&given)?, None),
         };
         Ok(Loaded { config: Arc::new(self.with_flags(config)?), written })
+    }
+
+    /// What the command line adds to a file before it is checked.
+    fn given(&self) -> Given {
+        Given { identity: self.identity.clone(), probes: self.probe.clone() }
     }
 
     fn with_flags(&self, mut config: Config) -> anyhow::Result<Config> {
@@ -222,13 +239,20 @@ struct Begun {
 }
 
 /// The configuration of a file, and its text.
-fn load(file: &Path) -> anyhow::Result<(Config, String)> {
+fn load(file: &Path, given: &Given) -> anyhow::Result<(Config, String)> {
     let folder = file.parent().unwrap_or_else(|| Path::new(""));
     let read = pillion_config::read(file)
-        .and_then(|text| Ok((pillion_config::parse_file(file, &text, folder)?, text)));
+        .and_then(|text| Ok((pillion_config::parse_file(file, &text, folder, given)?, text)));
     let ((config, warnings), text) = read.map_err(|errors| anyhow::anyhow!("{errors}"))?;
     tell_warnings(file, warnings);
     Ok((config, text))
+}
+
+/// The built-in defaults with what the command line adds, of which some depend.
+fn without_file(given: &Given) -> anyhow::Result<Config> {
+    let folder = std::env::current_dir().unwrap_or_default();
+    let read = pillion_config::parse_given("{}", &folder, &|_| None, given);
+    read.map(|(config, _warnings)| config).map_err(|errors| anyhow::anyhow!("{errors}"))
 }
 
 fn tell_warnings(file: &Path, warnings: Vec<Fault>) {

@@ -18,6 +18,7 @@
 //! read the environment.
 
 mod load;
+mod given;
 mod effective;
 mod document;
 mod json_schema;
@@ -38,7 +39,8 @@ mod place;
 pub use document::document;
 pub use effective::{Part, Written, effective, effective_part};
 pub use fault::{Errors, Fault, Severity};
+pub use given::{BadProbe, Given, GivenProbe};
 pub use json_schema::json_schema;
-pub use load::{effective_in, load, parse, parse_file, parse_with, read, text_of};
+pub use load::{effective_in, load, parse, parse_file, parse_given, parse_with, read, text_of};
 pub use page::{Origin, Provenance, Setting};
 pub use value::duration;

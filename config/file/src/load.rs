@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::fault::{Errors, Fault, Severity, lines};
 use crate::gate;
+use crate::given::Given;
 use crate::keys::FILE;
 use crate::place;
 use crate::reading::{LARGEST, Node, Reading};
@@ -29,7 +30,7 @@ const SIGNS: usize = 1000;
 /// Returns every fault that was found, if any is an error: the file cannot be read, is larger than 4 MiB, is not UTF-8,
 /// is not YAML, or contains values that are not allowed.
 pub fn load(path: &Path) -> Result<(Config, Vec<Fault>), Errors> {
-    parse_file(path, &read(path)?, path.parent().unwrap_or_else(|| Path::new("")))
+    parse_file(path, &read(path)?, path.parent().unwrap_or_else(|| Path::new("")), &Given::default())
 }
 
 /// The text of a configuration file.
@@ -41,12 +42,13 @@ pub fn read(path: &Path) -> Result<String, Errors> {
     read_file(path).and_then(utf8).map_err(alone)
 }
 
-/// Checks the text of the file at `path`, as [`load`] does. Relative paths in it start at `folder`.
+/// Checks the text of the file at `path`, as [`load`] does, with what the command line adds to it. Relative
+/// paths in it start at `folder`.
 ///
 /// # Errors
 /// Returns the same errors as [`load`].
-pub fn parse_file(path: &Path, source: &str, folder: &Path) -> Result<(Config, Vec<Fault>), Errors> {
-    parse_named(&path.display().to_string(), source, folder, &of_process)
+pub fn parse_file(path: &Path, source: &str, folder: &Path, given: &Given) -> Result<(Config, Vec<Fault>), Errors> {
+    parse_named(&path.display().to_string(), source, folder, &of_process, given)
 }
 
 /// The text of a file, for [`effective()`](crate::effective()) of the configuration read from it. Empty if the file
@@ -86,7 +88,20 @@ pub fn parse_with(
     folder: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<(Config, Vec<Fault>), Errors> {
-    parse_named("configuration", source, folder, environment)
+    parse_named("configuration", source, folder, environment, &Given::default())
+}
+
+/// Checks the text of a configuration with other variables, and with what the command line will add to it.
+///
+/// # Errors
+/// Returns the same errors as [`parse`].
+pub fn parse_given(
+    source: &str,
+    folder: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+    given: &Given,
+) -> Result<(Config, Vec<Fault>), Errors> {
+    parse_named("configuration", source, folder, environment, given)
 }
 
 /// A variable that is not UTF-8 counts as not set: no key of the file could hold its value.
@@ -99,12 +114,14 @@ fn parse_named(
     source: &str,
     folder: &Path,
     environment: Environment<'_>,
+    given: &Given,
 ) -> Result<(Config, Vec<Fault>), Errors> {
     let source = source.strip_prefix('\u{feff}').unwrap_or(source);
     let refuse = |faults| Errors::new(name, source, faults);
     guard(source).map_err(|fault| refuse(vec![fault]))?;
     refuse_empty(source).map_err(|fault| refuse(vec![fault]))?;
     let (mut tree, gate) = gate::open(source).map_err(|fault| refuse(vec![*fault]))?;
+    given.add_to(&mut tree).map_err(|fault| refuse(vec![fault]))?;
     let mut reading = Reading::of(&tree, folder, environment);
     let mut config = Config::default();
     if let Some(root) = Node::root(&tree).filter(|root| root.is_written(&mut reading)) {

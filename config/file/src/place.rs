@@ -100,6 +100,29 @@ impl Tree {
         }
     }
 
+    /// Adds a node that is not in the file. Faults about it are placed at the start of the file.
+    pub(crate) fn add(&mut self, content: Content) -> NodeId {
+        self.nodes.push(Node { place: Position::START, content });
+        self.nodes.len() - 1
+    }
+
+    /// Adds an item to a list.
+    pub(crate) fn push(&mut self, of: NodeId, value: NodeId) {
+        if let Some(Content::List(items)) = self.nodes.get_mut(of).map(|node| &mut node.content) {
+            items.push(Item { value, dropped: false });
+        }
+    }
+
+    /// Sets a key of a block that the file does not have, or has without a value.
+    pub(crate) fn put(&mut self, of: NodeId, name: &str, value: NodeId) {
+        let known = self.entry(of, name).map(|(key, _)| key);
+        let key = known.unwrap_or_else(|| self.add(Content::Scalar { text: name.to_owned(), plain: true }));
+        if let Some(Content::Map(entries)) = self.nodes.get_mut(of).map(|node| &mut node.content) {
+            entries.retain(|entry| entry.key != key);
+            entries.push(Entry { key, value });
+        }
+    }
+
     /// Marks the nth item of a list as dropped, so that it is no longer counted.
     pub(crate) fn drop_nth(&mut self, of: NodeId, nth: usize) {
         if let Some(Content::List(items)) = self.nodes.get_mut(of).map(|node| &mut node.content) {
