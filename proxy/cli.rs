@@ -13,6 +13,7 @@ mod ending;
 pub mod exec;
 mod explain;
 pub mod init;
+pub mod inject;
 mod lines;
 mod load;
 mod output;
@@ -24,6 +25,7 @@ mod timeline;
 pub mod top;
 mod upgrade;
 pub mod wait;
+pub mod webhook;
 
 use std::process::ExitCode;
 
@@ -62,6 +64,10 @@ enum Command {
     Schema,
     /// Install the firewall rules that redirect this network namespace's connections to the sidecar
     Init(init::Init),
+    /// Add the sidecar to Kubernetes manifests
+    Inject(inject::Inject),
+    /// Add the sidecar to pods when they are created: an admission webhook of Kubernetes
+    Webhook(webhook::WebhookArgs),
     /// Create and inspect certificates, with a small CA for development and tests
     #[command(subcommand)]
     Certs(certs::Certs),
@@ -101,7 +107,7 @@ pillion: a service-mesh sidecar proxy, one binary beside one application
 ";
 
 /// Names of commands that are planned and do not exist yet.
-const PLANNED: [&str; 3] = ["inject", "webhook", "import"];
+const PLANNED: [&str; 1] = ["import"];
 
 /// The command line as clap knows it, for completions and manual pages.
 #[doc(hidden)]
@@ -119,6 +125,8 @@ pub fn main() -> ExitCode {
         Some(Command::Check(check)) => check.run(),
         Some(Command::Schema) => print(&pillion_config::json_schema()),
         Some(Command::Init(init)) => init.run(),
+        Some(Command::Inject(inject)) => inject.run(),
+        Some(Command::Webhook(webhook)) => webhook.run(),
         Some(Command::Certs(certs)) => certs.run(),
         Some(Command::Explain(explain)) => explain.run(),
         Some(Command::Policy(policy)) => policy.run(),

@@ -91,12 +91,13 @@
 //!
 //! # Crates
 //! Each crate may use those to its right, and an import in the other direction does not compile: `pillion` ([`cli`] →
-//! [`app`] → `admin`, `explained`, `preflight`, `dns`, `workload`, `traces`, `api_server`, `asking`) → [`pillion_sidecar`] → [`pillion_upstream`] → [`pillion_http`] → [`pillion_tls`] →
-//! [`pillion_base`] → [`pillion_telemetry`] → [`pillion_model`]. Six crates are outside this line: [`pillion_config`]
+//! [`app`] → `admin`, `explained`, `preflight`, `dns`, `workload`, `traces`, `api_server`, `asking`, `webhook`) → [`pillion_sidecar`] → [`pillion_upstream`] → [`pillion_http`] → [`pillion_tls`] →
+//! [`pillion_base`] → [`pillion_telemetry`] → [`pillion_model`]. Seven crates are outside this line: [`pillion_config`]
 //! reads the file into the model; `pillion_authz`, below [`pillion_sidecar`], judges by authorization rules;
 //! `pillion_grpc`, below it too, makes calls of gRPC over tonic's framing;
 //! `pillion_kubernetes`, which `api_server` uses, makes endpoints of EndpointSlices;
-//! `pillion_init` installs the kernel's redirect rules before the sidecar runs; `pillion_http1`, the HTTP/1 engine without sockets, is below [`pillion_http`]. hyper serves the admin and metrics
+//! `pillion_init` installs the kernel's redirect rules before the sidecar runs; [`pillion_inject`] writes the sidecar into manifests of
+//! Kubernetes; `pillion_http1`, the HTTP/1 engine without sockets, is below [`pillion_http`]. hyper serves the admin and metrics
 //! ports, and sends health probes; no request of the data path passes through it. Within a crate, `lib.rs` lists the
 //! modules from top to bottom, and `tests/e2e/house.rs` fails on an import of a module that is higher up
 //! (`pillion_config` alone has no such order).
@@ -140,6 +141,7 @@ pub(crate) mod traces;
 pub(crate) mod api_server;
 pub(crate) mod asking;
 pub(crate) mod takeover;
+pub(crate) mod webhook;
 pub(crate) mod listening;
 pub(crate) mod manager;
 

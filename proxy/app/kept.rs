@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use pillion_config::Fault;
+use pillion_config::{Fault, Given};
 use pillion_model::Config;
 
 /// The beginning of the line that names the original, as a text of JSON.
@@ -173,7 +173,8 @@ mod tests {
             ("# original: \"/p.yaml\"\ninbund: off\n", "kept.yaml:2:1: error: the file has no key `inbund`"),
         ] {
             fs::write(&path, text).unwrap();
-            let said = kept.restore(&Given::default()).err().map(|error| error.to_string()).unwrap_or_default();
+            let said =
+                kept.restore(&Given::default()).err().map(|error| error.to_string()).unwrap_or_default();
             assert!(said.contains(expected), "{said}");
         }
         assert!(Kept::new(original.clone(), &original).is_err());

@@ -17,6 +17,7 @@ const ORDERED: [&str; 12] = [
     "proxy/base/src",
     "proxy/telemetry/src",
     "proxy/init/src",
+    "proxy/inject/src",
     "config/file/src",
     "config/model/src",
 ];

@@ -47,7 +47,12 @@ pub fn read(path: &Path) -> Result<String, Errors> {
 ///
 /// # Errors
 /// Returns the same errors as [`load`].
-pub fn parse_file(path: &Path, source: &str, folder: &Path, given: &Given) -> Result<(Config, Vec<Fault>), Errors> {
+pub fn parse_file(
+    path: &Path,
+    source: &str,
+    folder: &Path,
+    given: &Given,
+) -> Result<(Config, Vec<Fault>), Errors> {
     parse_named(&path.display().to_string(), source, folder, &of_process, given)
 }
 

@@ -1,0 +1,225 @@
+//! Adds the sidecar to the pods of Kubernetes manifests: text in, text out.
+//!
+//! How a manifest is read and changed: `tree` (`json` for JSON) has the place of every value in the text, `workload` the pod
+//! templates · `wishes` reads the annotations of a template, and `pod` decides what becomes of it: `sidecar` has what is added,
+//! `probes` what is rewritten. They change a [`Value`], and know no text · `edit` writes the difference into the text, and
+//! touches nothing else; `patch` writes it as a JSON patch, for the answer to an API server (`review`) · the text is then read again, and must mean exactly what was decided.
+//!
+//! Modules are listed from top to bottom.
+//!
+//! Deliberately absent: files, the network, clocks. Nothing that was not written here is written anew: comments, order, quotes and
+//! line ends stay as they were.
+
+mod review;
+mod pod;
+mod probes;
+mod sidecar;
+mod wishes;
+mod workload;
+mod diff;
+mod edit;
+mod patch;
+mod write;
+mod align;
+mod reading;
+mod json;
+mod tree;
+mod value;
+mod fault;
+
+pub use diff::diff;
+pub use fault::{Fault, Faults, Position};
+pub use review::review;
+
+use edit::Editor;
+use pod::Template;
+use tree::{Slot, Tree};
+use value::Value;
+use wishes::{Asked, Wrong, asked, has_annotations};
+use workload::{Workload, is_known, workloads};
+
+/// What holds for every template of a text.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Templates that say nothing get the sidecar too.
+    pub all: bool,
+    /// The image of the sidecar, where a template names none.
+    pub image: String,
+}
+
+/// The changed text, and what became of each workload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Injected {
+    pub text: String,
+    pub notes: Vec<Note>,
+}
+
+/// What became of one workload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// For example `Deployment shop/web`.
+    pub workload: String,
+    pub outcome: Outcome,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Injected,
+    /// The sidecar was there, and is in step with the annotations.
+    Unchanged,
+    NotAsked,
+    Refused,
+    /// Annotations that count on the template alone are on the object around it.
+    AnnotatedOutside,
+}
+
+impl std::fmt::Display for Note {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let outcome = match self.outcome {
+            Outcome::Injected => "has the sidecar now",
+            Outcome::Unchanged => "has the sidecar already",
+            Outcome::NotAsked => "is left as it is: nothing asks for a sidecar (pillion.io/inject, or --all)",
+            Outcome::Refused => "is left as it is: `pillion.io/inject: \"false\"`",
+            Outcome::AnnotatedOutside => {
+                "has annotations of Pillion beside its pod template, where they have no effect; write them below \
+                 spec.template.metadata"
+            }
+        };
+        write!(f, "{}: {outcome}", self.workload)
+    }
+}
+
+/// Adds the sidecar to the workloads of a text that ask for it. `file` names the text in faults.
+///
+/// # Errors
+/// Every fault of the text and of its annotations. Nothing is changed then.
+pub fn inject(file: &str, text: &str, options: &Options) -> Result<Injected, Faults> {
+    let refuse = |faults| Faults { file: file.to_owned(), faults };
+    let tree = reading::read(text).map_err(|fault| refuse(vec![fault]))?;
+    let documents = read(&tree).map_err(|fault| refuse(vec![fault]))?;
+    let namespaces = namespaces(&documents);
+    let (mut notes, mut faults, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+    let mut editor = Editor::new(&tree);
+    for Document { nth, slot, value: old } in &documents {
+        let mut new = old.clone();
+        for workload in workloads(old) {
+            match inject_one(&mut new, &workload, options, &namespaces) {
+                Ok(outcomes) => {
+                    notes.extend(
+                        outcomes.into_iter().map(|outcome| Note { workload: called(&workload), outcome }),
+                    );
+                }
+                Err(wrong) => faults.extend(wrong.into_iter().map(|wrong| located(&tree, slot, wrong))),
+            }
+        }
+        editor.change(slot, old, &new);
+        changed.push((*nth, new));
+    }
+    if !faults.is_empty() {
+        faults.sort_by_key(|fault: &Fault| fault.place);
+        return Err(refuse(faults));
+    }
+    let text = editor.finish().filter(|text| means(text, &tree, &changed)).ok_or_else(|| {
+        let help = "write the parts of the pods that anchors and aliases share out, or use JSON";
+        refuse(vec![
+            Fault::of_file("the sidecar cannot be written into this text without a change of other parts")
+                .help(help),
+        ])
+    })?;
+    Ok(Injected { text, notes })
+}
+
+/// A document that may have templates.
+struct Document {
+    nth: usize,
+    slot: Slot,
+    value: Value,
+}
+
+/// The documents of kinds that matter here. The others are not even resolved.
+fn read(tree: &Tree<'_>) -> Result<Vec<Document>, Fault> {
+    let kind = |slot: &Slot| tree.entry(slot.node, "kind").and_then(|entry| tree.scalar(entry.value.node));
+    let documents = tree.documents.iter().enumerate();
+    let matter =
+        documents.filter(|(_, slot)| kind(slot).is_some_and(|kind| kind == "Namespace" || is_known(kind)));
+    matter.map(|(nth, slot)| Ok(Document { nth, slot: slot.clone(), value: tree.value(slot)? })).collect()
+}
+
+/// The namespaces of the text, with what they say.
+fn namespaces(documents: &[Document]) -> Vec<(String, Asked)> {
+    let lists =
+        documents.iter().flat_map(|document| document.value.get("items").map_or(&[][..], Value::items));
+    let objects = documents.iter().map(|document| &document.value).chain(lists);
+    let namespaces = objects.filter(|object| object.text_at(&["kind"]) == Some("Namespace"));
+    namespaces
+        .filter_map(|object| Some((object.text_at(&["metadata", "name"])?.to_owned(), asked(object))))
+        .collect()
+}
+
+fn inject_one(
+    document: &mut Value,
+    workload: &Workload,
+    options: &Options,
+    namespaces: &[(String, Asked)],
+) -> Result<Vec<Outcome>, Vec<Wrong>> {
+    let outside =
+        workload.object != workload.template && document.find(&workload.object).is_some_and(has_annotations);
+    let outside = outside.then_some(Outcome::AnnotatedOutside);
+    let Some(template) = document.find_mut(&workload.template) else { return Ok(Vec::new()) };
+    let of_namespace = namespaces.iter().find(|(name, _)| workload.namespace.as_ref() == Some(name));
+    let outcome = match (asked(template), of_namespace.map(|(_, asked)| *asked)) {
+        (Asked::No, _) | (Asked::Unsaid, Some(Asked::No)) => Outcome::Refused,
+        (Asked::Unsaid, None | Some(Asked::Unsaid)) if !options.all => Outcome::NotAsked,
+        _ => {
+            let before = template.clone();
+            let path = workload.template.clone();
+            let is_job = workload.is_job();
+            Template { value: &mut *template, path, is_job, image: &options.image }.inject()?;
+            if before == *template { Outcome::Unchanged } else { Outcome::Injected }
+        }
+    };
+    Ok(outside.into_iter().chain([outcome]).collect())
+}
+
+fn called(Workload { kind, name, namespace, .. }: &Workload) -> String {
+    match namespace {
+        Some(namespace) => format!("{kind} {namespace}/{name}"),
+        None => format!("{kind} {name}"),
+    }
+}
+
+fn located(tree: &Tree<'_>, slot: &Slot, Wrong { path, message, help }: Wrong) -> Fault {
+    let fault = Fault::at(tree.locate(slot, &path), message);
+    if help.is_empty() { fault } else { fault.help(help) }
+}
+
+/// Whether a changed text means what was decided, and has as many documents as before.
+fn means(text: &str, before: &Tree<'_>, decided: &[(usize, Value)]) -> bool {
+    let Ok(tree) = reading::read(text) else { return false };
+    let is = |(nth, value): &(usize, Value)| {
+        let slot = tree.documents.get(*nth);
+        slot.is_some_and(|slot| tree.value(slot).is_ok_and(|read| same(&read, value)))
+    };
+    tree.is_json == before.is_json && tree.documents.len() == before.documents.len() && decided.iter().all(is)
+}
+
+/// Whether two values are equal, whatever the order of keys: a key that replaces one of a merge stands at another place.
+fn same(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Map(one), Value::Map(other)) => {
+            let of_other: std::collections::HashMap<&str, &Value> =
+                other.iter().map(|(key, value)| (key.as_str(), value)).collect();
+            one.len() == other.len()
+                && one
+                    .iter()
+                    .all(|(key, value)| of_other.get(key.as_str()).is_some_and(|other| same(value, other)))
+        }
+        (Value::List(one), Value::List(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(one, other))
+        }
+        _ => one == other,
+    }
+}
+
+#[cfg(test)]
+mod tests;

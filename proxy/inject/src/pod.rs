@@ -1,0 +1,462 @@
+//! Decides what becomes of one pod template.
+
+use std::path::Path as FilePath;
+
+use pillion_config::{Given, GivenProbe};
+use pillion_model::Config as Model;
+
+use crate::probes::Rewriting;
+use crate::sidecar::{
+    CONFIG_VOLUME, IDENTITY_VOLUME, INIT, LOG_VOLUME, PROBE_FLAG, Plan, Ports, SIDECAR, USER, mount,
+};
+use crate::value::{Path, Step, Value, below, nth};
+use crate::wishes::{Config, INJECTED, Identity, Mode, Wishes, Wrong, init_image, wishes};
+
+/// `kubectl exec` and `kubectl logs` take the container with this name, and else the first one.
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+
+/// What Kubernetes adds to containers that leave it out. A sidecar with these is as it was written.
+const DEFAULTED: [&str; 11] = [
+    "terminationMessagePath",
+    "terminationMessagePolicy",
+    "imagePullPolicy",
+    "failureThreshold",
+    "periodSeconds",
+    "successThreshold",
+    "timeoutSeconds",
+    "scheme",
+    "protocol",
+    "defaultMode",
+    "apiVersion",
+];
+
+/// A template at its place.
+pub(crate) struct Template<'t> {
+    pub(crate) value: &'t mut Value,
+    pub(crate) path: Path,
+    /// The pods end by themselves, and must not wait for a sidecar.
+    pub(crate) is_job: bool,
+    /// The images for templates that name none.
+    pub(crate) image: &'t str,
+}
+
+impl Template<'_> {
+    /// Adds the sidecar, or brings it in step with the annotations.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the template.
+    pub(crate) fn inject(self) -> Result<(), Vec<Wrong>> {
+        self.has_the_form_of_a_pod().map_err(|wrong| vec![wrong])?;
+        let wishes = wishes(self.value, &self.path)?;
+        self.refuse(&wishes)?;
+        let ours = self.ours();
+        let configured = self.configured(&wishes).map_err(|wrong| vec![wrong])?;
+        let image = wishes.image.clone().unwrap_or_else(|| self.image.to_owned());
+        let mut plan = Plan {
+            init_image: self.init_image(&wishes, &image).map_err(|wrong| vec![wrong])?,
+            image,
+            wishes: &wishes,
+            ports: Ports::USUAL,
+            has_inbound: true,
+            has_outbound: true,
+            has_dns: false,
+            own_listeners: Vec::new(),
+            probes: Vec::new(),
+        };
+        if let Some(model) = configured {
+            self.refuse_model(&model).map_err(|wrong| vec![wrong])?;
+            learn(&mut plan, &model);
+        }
+        self.refuse_ports(&plan)?;
+        let Self { value, path, .. } = self;
+        if !wishes.keeps_probes && plan.has_inbound {
+            plan.probes = rewrite_probes(value, &path, &plan, &ours)?;
+        } else if let Some(probe) = ours.probes.first() {
+            return Err(vec![already_rewritten(&path, probe)]);
+        }
+        place(value, &plan);
+        Ok(())
+    }
+
+    fn spec(&self) -> &Value {
+        self.value.get("spec").unwrap_or(&Value::Null)
+    }
+
+    fn at(&self, keys: &[&str]) -> Path {
+        below(&self.path, keys)
+    }
+
+    fn has_the_form_of_a_pod(&self) -> Result<(), Wrong> {
+        let is_map = |value: Option<&Value>| matches!(value, None | Some(Value::Map(_)));
+        let wrong = |keys: &[&str], what: &str| {
+            Err(Wrong::new(self.at(keys), what, "`kubectl explain pod` shows the form of a pod"))
+        };
+        if !is_map(self.value.get("metadata")) || !is_map(self.value.at(&["metadata", "annotations"])) {
+            return wrong(&["metadata"], "the metadata of the pod are no map with a map of annotations");
+        }
+        if self.spec().get("containers").is_none_or(|containers| containers.items().is_empty()) {
+            return wrong(&["spec"], "the pod has no list of containers");
+        }
+        for list in ["containers", "initContainers", "volumes"] {
+            let value = self.spec().get(list);
+            let items = value.map_or(&[][..], Value::items);
+            let is_list = matches!(value, None | Some(Value::List(_)));
+            if !is_list || items.iter().any(|item| item.name().is_none()) {
+                return wrong(&["spec", list], &format!("`{list}` is no list of maps with names"));
+            }
+            let mounts = items.iter().filter_map(|item| item.get("volumeMounts"));
+            if mounts.into_iter().any(|mounts| !matches!(mounts, Value::List(_))) {
+                return wrong(&["spec", list], "`volumeMounts` of a container is no list");
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses pods that a sidecar would break, or that would break the sidecar.
+    fn refuse(&self, wishes: &Wishes) -> Result<(), Vec<Wrong>> {
+        let mut wrong = Vec::new();
+        let mut refuse = |keys: &[&str], what: &str, help: &str| {
+            wrong.push(Wrong::new(self.at(keys), what, help));
+        };
+        if self.spec().get("hostNetwork") == Some(&Value::Bool(true)) {
+            refuse(
+                &["spec", "hostNetwork"],
+                "the pod uses the network of its node (hostNetwork: true), where the rules would redirect the connections of the \
+                 whole node",
+                "leave the pod without a sidecar: `pillion.io/inject: \"false\"`",
+            );
+        }
+        if self.spec().text_at(&["os", "name"]) == Some("windows") {
+            refuse(
+                &["spec", "os"],
+                "the pod is for Windows, where the sidecar does not run",
+                "leave it without",
+            );
+        }
+        if self.is_job && !wishes.is_native {
+            refuse(
+                &["metadata", "annotations", "pillion.io/native-sidecar"],
+                "the pod of a job would never end: it would wait for its sidecar",
+                "leave pillion.io/native-sidecar out; Kubernetes ends a native sidecar behind the application",
+            );
+        }
+        self.refuse_names(&mut refuse);
+        if wishes.mode != Mode::Explicit {
+            self.refuse_users(wishes.mode, &mut refuse);
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+
+    fn containers(&self) -> impl Iterator<Item = (&'static str, usize, &Value)> {
+        ["initContainers", "containers"].into_iter().flat_map(|list| {
+            let items = self.spec().get(list).map_or(&[][..], Value::items);
+            items.iter().enumerate().map(move |(nth, item)| (list, nth, item))
+        })
+    }
+
+    fn refuse_names(&self, refuse: &mut impl FnMut(&[&str], &str, &str)) {
+        let is_injected = self.value.at(&["metadata", "annotations", INJECTED]).is_some();
+        for (list, _, container) in self.containers() {
+            match container.name().unwrap_or_default() {
+                name @ ("istio-proxy" | "linkerd-proxy") => refuse(
+                    &["spec", list],
+                    &format!("the pod has the sidecar of another mesh, the container {name}"),
+                    "two meshes cannot redirect the same connections; leave one of them out",
+                ),
+                name @ (SIDECAR | INIT) if !is_injected => refuse(
+                    &["spec", list],
+                    &format!("the pod has a container {name} that `pillion inject` did not write"),
+                    "remove it, and let `pillion inject` write it",
+                ),
+                _ => {}
+            }
+        }
+        let volumes = self.spec().get("volumes").map_or(&[][..], Value::items);
+        let taken = volumes.iter().filter_map(Value::name).find(|name| is_our_volume(name) && !is_injected);
+        if let Some(name) = taken {
+            refuse(
+                &["spec", "volumes"],
+                &format!("the pod has a volume {name} that `pillion inject` did not write"),
+                "give it another name",
+            );
+        }
+    }
+
+    /// Connections of the sidecar's user, or with TPROXY of its group, are not redirected.
+    fn refuse_users(&self, mode: Mode, refuse: &mut impl FnMut(&[&str], &str, &str)) {
+        let keys: &[&str] = if mode == Mode::Tproxy { &["runAsUser", "runAsGroup"] } else { &["runAsUser"] };
+        let number = Value::number(USER);
+        let is_taken = |of: &Value, key: &str| of.at(&["securityContext", key]) == Some(&number);
+        for key in keys {
+            let own = self.containers().filter(|(_, _, container)| !is_ours(container));
+            let takes =
+                own.filter(|(_, _, container)| is_taken(container, key)).map(|(list, ..)| list).next();
+            let pod = is_taken(self.spec(), key).then_some("securityContext");
+            if let Some(place) = takes.or(pod) {
+                refuse(
+                    &["spec", place],
+                    &format!(
+                        "the application runs with `{key}: {USER}`, which is the sidecar's own: its connections would go around the sidecar"
+                    ),
+                    "let the application run as another user",
+                );
+            }
+        }
+    }
+
+    fn refuse_ports(&self, plan: &Plan<'_>) -> Result<(), Vec<Wrong>> {
+        let own = plan.ports.all();
+        for (list, at, container) in self.containers().filter(|(_, _, container)| !is_ours(container)) {
+            let ports = container.get("ports").map_or(&[][..], Value::items);
+            for (index, port) in ports.iter().enumerate() {
+                let Some(Value::Number(number)) = port.get("containerPort") else { continue };
+                if number.parse().is_ok_and(|number| own.contains(&number)) {
+                    let ports = below(&nth(&self.at(&["spec", list]), at), &["ports"]);
+                    let what =
+                        format!("the application has the port {number}, which is one of the sidecar's");
+                    let help = "let the application listen on another port";
+                    return Err(vec![Wrong::new(nth(&ports, index), what, help)]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What an earlier run has written: the probes of its sidecar.
+    fn ours(&self) -> Ours {
+        let sidecar =
+            self.containers().map(|(_, _, container)| container).find(|found| found.name() == Some(SIDECAR));
+        let words = sidecar.and_then(|sidecar| sidecar.get("args")).map_or(&[][..], Value::items).iter();
+        let probes = words.filter_map(|word| word.as_text()?.strip_prefix(PROBE_FLAG)?.parse().ok());
+        Ours { probes: probes.collect() }
+    }
+
+    /// The configuration of the annotation `config-inline`.
+    fn configured(&self, wishes: &Wishes) -> Result<Option<Model>, Wrong> {
+        let Config::Inline(text) = &wishes.config else { return Ok(None) };
+        let identity = match &wishes.identity {
+            Identity::None => None,
+            Identity::Secret(_) => Some("/certs".to_owned()),
+            Identity::WorkloadApi { .. } => Some("unix:///agent.sock".to_owned()),
+        };
+        let given = Given { identity, probes: Vec::new() };
+        let read = pillion_config::parse_given(text, FilePath::new("/etc/pillion"), &|_unset| None, &given);
+        read.map(|(model, _warnings)| Some(model)).map_err(|faults| {
+            let place = self.at(&["metadata", "annotations", "pillion.io/config-inline"]);
+            let what = format!("the annotation pillion.io/config-inline has faults:\n{faults}");
+            Wrong::new(place, what, "")
+        })
+    }
+
+    /// Refuses configurations with which the kubelet could not do its part.
+    fn refuse_model(&self, model: &Model) -> Result<(), Wrong> {
+        let wrong = |what: &str, help: &str| {
+            let place = self.at(&["metadata", "annotations", "pillion.io/config-inline"]);
+            Err(Wrong::new(place, format!("the annotation pillion.io/config-inline {what}"), help))
+        };
+        let is_reachable = |metrics: &pillion_model::telemetry::Metrics| {
+            metrics.listen.iter().any(|at| !at.ip().is_loopback())
+        };
+        if !model.metrics.as_ref().is_some_and(is_reachable) {
+            let help = "leave `metrics` out, or let it listen on 0.0.0.0";
+            return wrong("leaves the kubelet no metrics port, to which its probes go", help);
+        }
+        if model.admin.token.is_some() {
+            let help = "leave `admin.token` out: the admin port listens on loopback";
+            return wrong(
+                "has an `admin.token`, which `pillion drain` in the preStop hook does not have",
+                help,
+            );
+        }
+        Ok(())
+    }
+
+    fn init_image(&self, wishes: &Wishes, image: &str) -> Result<String, Wrong> {
+        let named = wishes.init_image.clone().or_else(|| init_image(image));
+        match (named, wishes.mode) {
+            (Some(named), _) => Ok(named),
+            (None, Mode::Explicit) => Ok(String::new()),
+            (None, _) => Err(Wrong::new(
+                self.at(&["metadata", "annotations", "pillion.io/image"]),
+                format!(
+                    "the image {image} is named by its digest, which says nothing of the image for the init container"
+                ),
+                "name that as pillion.io/init-image",
+            )),
+        }
+    }
+}
+
+struct Ours {
+    probes: Vec<GivenProbe>,
+}
+
+fn is_ours(container: &Value) -> bool {
+    matches!(container.name(), Some(SIDECAR | INIT))
+}
+
+fn is_our_volume(name: &str) -> bool {
+    [CONFIG_VOLUME, IDENTITY_VOLUME, LOG_VOLUME].contains(&name)
+}
+
+fn already_rewritten(path: &[Step], probe: &GivenProbe) -> Wrong {
+    Wrong::new(
+        below(path, &["metadata", "annotations", "pillion.io/probes"]),
+        format!(
+            "the probe {} has been rewritten by an earlier run, which does not keep the probe as it was",
+            probe.name
+        ),
+        "run `pillion inject` over the manifest as it was before",
+    )
+}
+
+/// What the configuration says of ports and sides.
+fn learn(plan: &mut Plan<'_>, model: &Model) {
+    let first = |listen: &[std::net::SocketAddr], usual: u16| {
+        listen.iter().map(std::net::SocketAddr::port).find(|port| *port != 0).unwrap_or(usual)
+    };
+    let usual = Ports::USUAL;
+    plan.has_inbound = model.inbound.is_some();
+    plan.has_outbound = model.outbound.is_some();
+    plan.has_dns = model.dns.is_some();
+    plan.ports = Ports {
+        outbound: model.outbound.as_ref().map_or(usual.outbound, |side| first(&side.listen, usual.outbound)),
+        inbound: model.inbound.as_ref().map_or(usual.inbound, |side| first(&side.listen, usual.inbound)),
+        admin: first(&model.admin.listen, usual.admin),
+        metrics: model
+            .metrics
+            .as_ref()
+            .map_or(usual.metrics, |metrics| first(&metrics.listen, usual.metrics)),
+        dns: model.dns.as_ref().map_or(usual.dns, |dns| first(&dns.listen, usual.dns)),
+    };
+    let ports = model.inbound.iter().flat_map(|inbound| &inbound.ports);
+    let listening = ports.filter_map(|(_, policy)| policy.listen.first());
+    plan.own_listeners = listening.map(std::net::SocketAddr::port).collect();
+}
+
+/// Rewrites the probes of every container that goes on running.
+fn rewrite_probes(
+    value: &mut Value,
+    path: &[Step],
+    plan: &Plan<'_>,
+    ours: &Ours,
+) -> Result<Vec<GivenProbe>, Vec<Wrong>> {
+    let excluded: Vec<u16> =
+        plan.wishes.exclude_inbound_ports.iter().chain(&plan.own_listeners).copied().collect();
+    let rewriting = Rewriting { port: plan.ports.metrics, excluded: &excluded, known: &ours.probes };
+    let (mut needed, mut wrong) = (Vec::new(), Vec::new());
+    for list in ["initContainers", "containers"] {
+        let Some(Value::List(items)) = value.find_mut(&below(&[], &["spec", list])) else { continue };
+        for (index, container) in items.iter_mut().enumerate().filter(|(_, container)| !is_ours(container)) {
+            match rewriting.container(container, &nth(&below(path, &["spec", list]), index)) {
+                Ok(probes) => needed.extend(probes),
+                Err(why) => wrong.extend(why),
+            }
+        }
+    }
+    if wrong.is_empty() { Ok(needed) } else { Err(wrong) }
+}
+
+/// Puts what is added into its places.
+fn place(template: &mut Value, plan: &Plan<'_>) {
+    let first = template.at(&["spec", "containers"]).map_or(&[][..], Value::items);
+    let first = first.iter().find(|container| !is_ours(container)).and_then(Value::name).map(str::to_owned);
+    if let Some(annotations) =
+        template.map_mut("metadata").and_then(|metadata| metadata.map_mut("annotations"))
+    {
+        annotations.put(INJECTED, Value::text("true"));
+        if let Some(first) =
+            first.filter(|_| !plan.wishes.is_native && annotations.get(DEFAULT_CONTAINER).is_none())
+        {
+            annotations.put(DEFAULT_CONTAINER, Value::text(first));
+        }
+    }
+    let Some(spec) = template.map_mut("spec") else { return };
+    place_containers(spec, plan);
+    place_volumes(spec, plan);
+}
+
+/// The rules come before the sidecar, and a native sidecar before every other container, so that init containers of the
+/// application have the network. A classic sidecar starts behind the init containers: there the rules come last.
+fn place_containers(spec: &mut Value, plan: &Plan<'_>) {
+    let mut old = Vec::new();
+    for list in ["initContainers", "containers"] {
+        old.extend(take_ours(spec, list));
+    }
+    let written = |new: Value| {
+        let known = old.iter().find(|known| known.name() == new.name());
+        known.filter(|known| covers(known, &new)).cloned().unwrap_or(new)
+    };
+    let (init, sidecar) = (plan.init().map(&written), written(plan.sidecar()));
+    let (first, last, beside) = match plan.wishes.is_native {
+        true => (init.into_iter().chain([sidecar]).collect(), Vec::new(), None),
+        false => (Vec::new(), init.into_iter().collect::<Vec<_>>(), Some(sidecar)),
+    };
+    let others = spec.get("initContainers").map_or(Vec::new(), |list| list.items().to_vec());
+    let all: Vec<Value> = first.into_iter().chain(others).chain(last).collect();
+    match all.is_empty() {
+        true => spec.remove("initContainers"),
+        false => spec.put("initContainers", Value::List(all)),
+    }
+    if let (Some(sidecar), Some(containers)) = (beside, spec.list_mut("containers")) {
+        containers.insert(0, sidecar);
+    }
+}
+
+fn take_ours(spec: &mut Value, list: &str) -> Vec<Value> {
+    let Some(Value::List(items)) = spec.find_mut(&below(&[], &[list])) else { return Vec::new() };
+    let (ours, others) = std::mem::take(items).into_iter().partition(is_ours);
+    *items = others;
+    ours
+}
+
+fn place_volumes(spec: &mut Value, plan: &Plan<'_>) {
+    let wanted = plan.volumes();
+    place_named(spec, "volumes", &wanted, is_our_volume);
+    let logs = plan.wishes.log_volume.as_deref().map(|folder| mount(LOG_VOLUME, folder));
+    let logs: Vec<Value> = logs.into_iter().collect();
+    if let Some(containers) = spec.list_mut("containers") {
+        for container in containers.iter_mut().filter(|container| !is_ours(container)) {
+            place_named(container, "volumeMounts", &logs, |name| name == LOG_VOLUME);
+        }
+    }
+}
+
+/// Makes the items of ours in a list those that are wanted: changed at their places, added at the end, or removed.
+fn place_named(of: &mut Value, list: &str, wanted: &[Value], is_ours: impl Fn(&str) -> bool) {
+    let known = of.get(list).map_or(&[][..], Value::items);
+    let find = |name: Option<&str>| wanted.iter().find(|item| item.name() == name);
+    let kept = known.iter().filter_map(|item| match item.name() {
+        Some(name) if is_ours(name) => {
+            find(Some(name)).map(|new| if covers(item, new) { item.clone() } else { new.clone() })
+        }
+        _ => Some(item.clone()),
+    });
+    let mut all: Vec<Value> = kept.collect();
+    let is_there = |item: &&Value| all.iter().any(|known| known.name() == item.name());
+    let missing: Vec<Value> = wanted.iter().filter(|item| !is_there(item)).cloned().collect();
+    all.extend(missing);
+    match all.is_empty() && !known.is_empty() {
+        true => of.remove(list),
+        false if all.is_empty() => {}
+        false => of.put(list, Value::List(all)),
+    }
+}
+
+/// Whether a value is what was written, with no more than what Kubernetes adds to it.
+fn covers(known: &Value, new: &Value) -> bool {
+    match (known, new) {
+        (Value::Map(known), Value::Map(new)) => {
+            let find = |map: &[(String, Value)], key: &str| map.iter().position(|(own, _)| own == key);
+            let has_all = new.iter().all(|(key, value)| {
+                find(known, key).and_then(|nth| known.get(nth)).is_some_and(|(_, known)| covers(known, value))
+            });
+            has_all
+                && known.iter().all(|(key, _)| DEFAULTED.contains(&key.as_str()) || find(new, key).is_some())
+        }
+        (Value::List(known), Value::List(new)) => {
+            known.len() == new.len() && known.iter().zip(new).all(|(known, new)| covers(known, new))
+        }
+        _ => known == new,
+    }
+}

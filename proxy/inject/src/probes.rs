@@ -1,0 +1,143 @@
+//! Sends the kubelet's questions to the sidecar, which asks the application: the kubelet has no certificate for mTLS.
+
+use pillion_config::GivenProbe;
+
+use crate::value::{Path, Step, Value, below};
+use crate::wishes::Wrong;
+
+/// The questions of a container, with the end of the name that each gets.
+const PROBES: [(&str, &str); 3] =
+    [("livenessProbe", "liveness"), ("readinessProbe", "readiness"), ("startupProbe", "startup")];
+const HOOKS: [(&str, &str); 2] = [("postStart", "poststart"), ("preStop", "prestop")];
+/// The forms of a question that go over the network.
+const HANDLERS: [&str; 3] = ["httpGet", "tcpSocket", "grpc"];
+
+/// What rewriting needs to know.
+pub(crate) struct Rewriting<'r> {
+    /// The port of the sidecar that answers `/probe/NAME`.
+    pub(crate) port: u16,
+    /// Ports that do not pass the sidecar: the kubelet reaches them itself.
+    pub(crate) excluded: &'r [u16],
+    /// The probes that the sidecar knew before.
+    pub(crate) known: &'r [GivenProbe],
+}
+
+impl Rewriting<'_> {
+    /// Rewrites the questions of a container. Returns the probes that the sidecar needs for them.
+    ///
+    /// # Errors
+    /// Every question that the sidecar cannot ask.
+    pub(crate) fn container(
+        &self,
+        container: &mut Value,
+        path: &[Step],
+    ) -> Result<Vec<GivenProbe>, Vec<Wrong>> {
+        let name = container.name().unwrap_or_default().to_owned();
+        let ports = container.get("ports").cloned().unwrap_or(Value::Null);
+        let places = PROBES.iter().map(|(key, end)| (vec![*key], *end, &HANDLERS[..]));
+        // a hook with tcpSocket does nothing in Kubernetes
+        let hooks = HOOKS.iter().map(|(key, end)| (vec!["lifecycle", *key], *end, &HANDLERS[..1]));
+        let (mut needed, mut wrong) = (Vec::new(), Vec::new());
+        for (keys, end, handlers) in places.chain(hooks) {
+            let at = below(path, &keys);
+            let Some(asks) = container.find_mut(&below(&[], &keys)) else { continue };
+            let called = format!("{name}-{end}");
+            match self.question(asks, handlers, &ports, (&called, &at)) {
+                Ok(probe) => needed.extend(probe),
+                Err(why) => wrong.push(why),
+            }
+        }
+        if wrong.is_empty() { Ok(needed) } else { Err(wrong) }
+    }
+
+    /// Rewrites one question. `None`: it stays as it is, and the sidecar needs no probe for it.
+    fn question(
+        &self,
+        asks: &mut Value,
+        handlers: &[&str],
+        ports: &Value,
+        (name, path): (&str, &Path),
+    ) -> Result<Option<GivenProbe>, Wrong> {
+        let Some((handler, what)) = handlers.iter().find_map(|key| Some((*key, asks.get(key)?.clone())))
+        else {
+            return Ok(None);
+        };
+        let refuse = |what: String| {
+            let help = "exclude its port with pillion.io/exclude-inbound-ports, use another form of probe, or leave all \
+                        probes as they are with `pillion.io/probes: keep`";
+            Wrong::new(below(path, &[handler]), what, help)
+        };
+        if let Some(known) = self.is_rewritten(handler, &what) {
+            return Ok(known);
+        }
+        let port = number(what.get("port"), ports).ok_or_else(|| {
+            refuse(format!("the probe {name} names a port that its container does not have"))
+        })?;
+        if self.excluded.contains(&port) {
+            return Ok(None);
+        }
+        if let Some(key) = unknown_key(&what) {
+            return Err(refuse(format!("the sidecar cannot ask the probe {name}: it has `{key}`")));
+        }
+        let text = |key: &str| what.text_at(&[key]).unwrap_or_default();
+        let word = match handler {
+            "httpGet" => format!("{name}=http:{port}{}", with_slash(text("path"))),
+            "tcpSocket" => format!("{name}=tcp:{port}"),
+            _ => format!("{name}=grpc:{port}/{}", text("service")),
+        };
+        let probe = word.parse().map_err(|why: pillion_config::BadProbe| refuse(why.to_string()))?;
+        let port = Value::number(self.port.into());
+        let asked = Value::map([("path", Value::text(format!("/probe/{name}"))), ("port", port)]);
+        let known_path = what.get("path").is_some();
+        asks.remove(handler);
+        let asked = if known_path { in_order_of(&what, asked) } else { asked };
+        let Value::Map(entries) = asks else { return Ok(None) };
+        entries.insert(0, ("httpGet".to_owned(), asked));
+        Ok(Some(probe))
+    }
+
+    /// Whether a question goes to the sidecar already. Then the inner value is the probe that this crate made for it.
+    fn is_rewritten(&self, handler: &str, what: &Value) -> Option<Option<GivenProbe>> {
+        let name = what.text_at(&["path"])?.strip_prefix("/probe/")?;
+        let is_own = handler == "httpGet" && number(what.get("port"), &Value::Null) == Some(self.port);
+        is_own.then(|| self.known.iter().find(|probe| probe.name == name).cloned())
+    }
+}
+
+/// A key of a handler that changes the question in a way that the sidecar's probes do not have.
+fn unknown_key(what: &Value) -> Option<&str> {
+    let is_plain = |(key, value): &(String, Value)| match (key.as_str(), value) {
+        ("path" | "port" | "service", _) | (_, Value::Null) => true,
+        ("scheme", Value::Text(scheme)) => scheme.eq_ignore_ascii_case("http"),
+        ("host", Value::Text(host)) => host.is_empty(),
+        ("httpHeaders", Value::List(headers)) => headers.is_empty(),
+        _ => false,
+    };
+    let entries = what.entries().iter();
+    entries.filter(|entry| !is_plain(entry)).map(|(key, _)| key.as_str()).next()
+}
+
+/// The number of a port: itself, or that of the container's port with the name.
+fn number(port: Option<&Value>, ports: &Value) -> Option<u16> {
+    match port? {
+        Value::Number(number) => number.parse().ok(),
+        Value::Text(name) => {
+            let named = ports.items().iter().find(|port| port.name() == Some(name));
+            let number = named.map(|port| port.get("containerPort"));
+            number.map_or_else(|| name.parse().ok(), |port| self::number(port, &Value::Null))
+        }
+        _ => None,
+    }
+}
+
+/// Kubernetes adds the slash too.
+fn with_slash(path: &str) -> String {
+    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
+}
+
+/// The entries in the order in which the old value has their keys.
+fn in_order_of(old: &Value, new: Value) -> Value {
+    let Value::Map(mut entries) = new else { return new };
+    entries.sort_by_key(|(key, _)| old.entries().iter().position(|(known, _)| known == key));
+    Value::Map(entries)
+}

@@ -1,0 +1,185 @@
+//! Answers the question of an API server about an object that is being created (AdmissionReview, admission.k8s.io/v1).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::fault::Fault;
+use crate::patch::patch;
+use crate::value::Value;
+use crate::workload::workloads;
+use crate::write::{Syntax, flow};
+use crate::{Options, inject_one, json};
+
+const VERSION: &str = "admission.k8s.io/v1";
+const KIND: &str = "AdmissionReview";
+
+/// The answer to a review: a patch that adds the sidecar, nothing, or a refusal with a sentence. The object is asked for by the
+/// selectors of the webhook's configuration: the annotations of a namespace are not in a review.
+///
+/// # Errors
+/// The text is no review.
+pub fn review(text: &str, image: &str) -> Result<String, Fault> {
+    let no_review = || Fault::of_file(format!("this is no {KIND} of {VERSION} with a request"));
+    let tree = json::read(text).ok_or_else(no_review)?;
+    let review = tree.documents.first().ok_or_else(no_review).and_then(|slot| tree.value(slot))?;
+    let is_review =
+        review.text_at(&["kind"]) == Some(KIND) && review.text_at(&["apiVersion"]) == Some(VERSION);
+    let uid = review.text_at(&["request", "uid"]).filter(|_| is_review).ok_or_else(no_review)?;
+    let object = review.at(&["request", "object"]).unwrap_or(&Value::Null);
+    let response = Value::map([("uid", Value::text(uid))]);
+    let response = match changed(object, image) {
+        Ok(new) if new == *object => response.with("allowed", Value::Bool(true)),
+        Ok(new) => {
+            let patch = STANDARD.encode(patch(object, &new));
+            let response =
+                response.with("allowed", Value::Bool(true)).with("patchType", Value::text("JSONPatch"));
+            response.with("patch", Value::text(patch))
+        }
+        Err(why) => {
+            let status = Value::map([("code", Value::number(400)), ("message", Value::text(why))]);
+            response.with("allowed", Value::Bool(false)).with("status", status)
+        }
+    };
+    let answer = Value::map([
+        ("apiVersion", Value::text(VERSION)),
+        ("kind", Value::text(KIND)),
+        ("response", response),
+    ]);
+    Ok(flow(&answer, Syntax::Compact))
+}
+
+/// The object with the sidecar, or the sentences that say why it cannot have one.
+fn changed(object: &Value, image: &str) -> Result<Value, String> {
+    let options = Options { all: true, image: image.to_owned() };
+    let mut new = object.clone();
+    let mut refused = Vec::new();
+    for workload in workloads(object) {
+        if let Err(wrong) = inject_one(&mut new, &workload, &options, &[]) {
+            refused.extend(wrong.into_iter().map(|wrong| match wrong.help.as_str() {
+                "" => wrong.message,
+                help => format!("{}. help: {help}", wrong.message),
+            }));
+        }
+    }
+    if refused.is_empty() { Ok(new) } else { Err(format!("pillion: {}", refused.join("; "))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn asked(object: &Value) -> Value {
+        let review =
+            json!({ "apiVersion": VERSION, "kind": KIND, "request": { "uid": "u-1", "object": object } });
+        let answer = review_of(&review.to_string());
+        assert_eq!((&answer["kind"], &answer["response"]["uid"]), (&json!(KIND), &json!("u-1")));
+        answer["response"].clone()
+    }
+
+    fn review_of(text: &str) -> Value {
+        serde_json::from_str(&review(text, "pillion:0.1.0").unwrap()).unwrap()
+    }
+
+    /// Applies the operations that this crate writes (RFC 6902).
+    fn patched(mut object: Value, patch: &Value) -> Value {
+        for operation in patch.as_array().unwrap() {
+            let path = operation["path"].as_str().unwrap();
+            let (parent, last) = path.rsplit_once('/').unwrap();
+            let last = last.replace("~1", "/").replace("~0", "~");
+            let parent = object.pointer_mut(parent).unwrap_or_else(|| unreachable!("{path}"));
+            let value = operation["value"].clone();
+            match (operation["op"].as_str().unwrap(), parent) {
+                ("add", Value::Array(items)) => items.insert(last.parse().unwrap(), value),
+                ("remove", Value::Array(items)) => drop(items.remove(last.parse().unwrap())),
+                ("replace", Value::Array(items)) => items[last.parse::<usize>().unwrap()] = value,
+                ("remove", Value::Object(map)) => assert!(map.remove(&last).is_some(), "{path}"),
+                ("add" | "replace", Value::Object(map)) => drop(map.insert(last, value)),
+                other => unreachable!("{other:?}"),
+            }
+        }
+        object
+    }
+
+    fn patch_of(response: &Value) -> Value {
+        assert_eq!(
+            (&response["allowed"], &response["patchType"]),
+            (&json!(true), &json!("JSONPatch")),
+            "{response}"
+        );
+        serde_json::from_slice(&STANDARD.decode(response["patch"].as_str().unwrap()).unwrap()).unwrap()
+    }
+
+    /// Each pod of the corpus becomes the same by the patch and by `inject`.
+    #[test]
+    fn a_patch_changes_the_same_as_inject() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/in");
+        let options = Options { all: true, image: "pillion:0.1.0".to_owned() };
+        let mut compared = 0;
+        for file in std::fs::read_dir(folder).unwrap() {
+            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            let Ok(tree) = crate::reading::read(&text) else { continue };
+            for slot in &tree.documents {
+                let Ok(value) = tree.value(slot) else { continue };
+                if value.text_at(&["kind"]).is_some_and(|kind| kind.ends_with("List")) {
+                    continue; // no webhook is asked about a list
+                }
+                let old = flow(&value, Syntax::Json);
+                let object: Value = serde_json::from_str(&old).unwrap();
+                let response = asked(&object);
+                match crate::inject("f", &old, &options) {
+                    Ok(new) if new.text == old => {
+                        assert_eq!(response, json!({ "uid": "u-1", "allowed": true }))
+                    }
+                    Ok(new) => {
+                        let expected: Value = serde_json::from_str(&new.text).unwrap();
+                        assert_eq!(patched(object, &patch_of(&response)), expected);
+                        compared += 1;
+                    }
+                    Err(_) => assert_eq!(response["allowed"], json!(false)),
+                }
+            }
+        }
+        assert!(compared > 30, "{compared} patches");
+    }
+
+    #[test]
+    fn a_pod_that_cannot_have_a_sidecar_is_refused_with_the_sentence() {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "a" },
+            "spec": { "hostNetwork": true, "containers": [{ "name": "a" }] },
+        });
+        let response = asked(&pod);
+        assert_eq!(response["allowed"], json!(false));
+        let told = response["status"]["message"].as_str().unwrap();
+        assert!(
+            told.starts_with("pillion: the pod uses the network of its node (hostNetwork: true)"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn what_is_not_changed_is_allowed_without_a_patch() {
+        let refusing = json!({ "metadata": { "labels": { "pillion.io/inject": "false" } } });
+        let refusing = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": refusing["metadata"], "spec": { "containers": [{ "name": "a" }] } });
+        for object in [refusing, json!({ "apiVersion": "v1", "kind": "Service" }), Value::Null] {
+            assert_eq!(asked(&object), json!({ "uid": "u-1", "allowed": true }), "{object}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_review_is_an_error() {
+        for text in [
+            "",
+            "{}",
+            "a: b",
+            "[]",
+            "{\"kind\":\"AdmissionReview\",\"apiVersion\":\"admission.k8s.io/v1beta1\",\"request\":{\"uid\":\"1\"}}",
+        ] {
+            assert!(review(text, "a").is_err(), "{text}");
+        }
+        let deep = format!("{{\"a\":{}", "[".repeat(100_000));
+        assert!(review(&deep, "a").is_err());
+    }
+}
