@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Crates whose `lib.rs` lists its modules from top to bottom.
-const ORDERED: [&str; 12] = [
+const ORDERED: [&str; 13] = [
     "proxy",
     "proxy/sidecar/src",
     "proxy/upstream/src",

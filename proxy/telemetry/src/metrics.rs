@@ -513,7 +513,7 @@ mod tests {
     use pillion_model::Reason;
 
     /// The families of the public interface that exist so far.
-    const FAMILIES: [&str; 42] = [
+    const FAMILIES: [&str; 43] = [
         "pillion_memory_used_bytes",
         "pillion_memory_limit_bytes",
         "pillion_memory_shed_total",
