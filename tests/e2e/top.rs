@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
+use crate::support::Scratch;
 use crate::support::backend::{Backend, free, nobody};
 use crate::support::launched::binary;
 use crate::support::sidecar::{Plan, Sidecar};
 use crate::support::tmux::Tmux;
 use crate::support::tools::{printed, require, run};
 use crate::support::wire::Wire;
-use crate::support::Scratch;
 
 /// A sidecar with two services, one of which nobody serves.
 async fn sidecar(app: SocketAddr, gone: SocketAddr, admin: SocketAddr) -> Sidecar {
