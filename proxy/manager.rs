@@ -37,8 +37,6 @@ pub(crate) enum News<'a> {
         status: &'a str,
     },
     Reloading,
-    /// The process with this number has replaced the one that the service manager started.
-    MainProcess(u32),
     Stopping,
     /// It is well, for `WatchdogSec=` of the unit.
     Well,
@@ -119,7 +117,6 @@ fn text(news: News<'_>, monotonic_usec: u128) -> String {
         News::Reloading => {
             format!("RELOADING=1\nMONOTONIC_USEC={monotonic_usec}\n{}", told("reading the configuration"))
         }
-        News::MainProcess(number) => format!("MAINPID={number}"),
         News::Stopping => format!("STOPPING=1\n{}", told("draining")),
         News::Well => "WATCHDOG=1".to_owned(),
     }

@@ -111,8 +111,13 @@ impl Run {
         let file = self.file();
         let (hangup, reopen) = (signal(SignalKind::hangup())?, signal(SignalKind::user_defined1())?);
         let kept = self.kept(file.as_deref())?;
+        let loaded = self.config(file.as_deref());
+        if loaded.is_err() && kept.is_none() {
+            return Err(loaded.err().unwrap_or_else(broken)); // before a running sidecar is asked for anything
+        }
         let mut upgrade = Upgrade::find(self.takeover.clone()).await?;
-        let begun = self.begin(file.as_deref(), kept.as_ref(), &upgrade);
+        let fallback = kept.as_ref().filter(|_| !upgrade.replaces());
+        let begun = self.begin(loaded, fallback, &upgrade);
         if let Err(error) = &begun {
             upgrade.fail(error).await;
         }
@@ -120,18 +125,23 @@ impl Run {
         log_start(&running, written.as_ref().map(|(file, _)| file.as_path()));
         let mut beside = JoinSet::new();
         beside.spawn(reopen_log(reopen, running.access_log()));
-        let mut keeper = Keeper::new(self.source(file, kept), written, refused);
-        keeper.report_to(ServiceManager::of_environment());
+        let keeper = Keeper::new(self.source(file, kept), written, refused);
         Ok(Started { running, keeper, upgrade, hangup, _beside: beside })
     }
 
-    /// Starts with the file or, when that is bad or absent, with the kept configuration.
-    fn begin(&self, file: Option<&Path>, kept: Option<&Kept>, upgrade: &Upgrade) -> anyhow::Result<Begun> {
+    /// Starts with the file or, when that is bad or absent, with the kept configuration. There is none for a sidecar that
+    /// replaces another one, because that one serves on with a good configuration.
+    fn begin(
+        &self,
+        loaded: anyhow::Result<Loaded>,
+        kept: Option<&Kept>,
+        upgrade: &Upgrade,
+    ) -> anyhow::Result<Begun> {
         let started = |loaded: Loaded, refused| {
             let Loaded { config, written } = loaded;
             anyhow::Ok(Begun { running: upgrade.start(config)?, written, refused })
         };
-        let why = match (self.config(file).and_then(|loaded| started(loaded, None)), kept) {
+        let why = match (loaded.and_then(|loaded| started(loaded, None)), kept) {
             (Err(why), Some(_)) => with_causes(&why),
             (begun, _) => return begun,
         };
@@ -299,6 +309,7 @@ impl Started {
         if let Some(end) = upgrade.settle(keeper, running, hangup).await? {
             return Ok(Some(end));
         }
+        keeper.report_to(ServiceManager::of_environment()); // not before it is ready: a reload reports that, too
         let (mut stdout, addresses) = (std::io::stdout(), self.running.addresses());
         writeln!(stdout, "ready {addresses}").and_then(|()| stdout.flush()).context("standard output")?;
         self.keeper.manager().tell(News::Ready { status: &format!("ready {addresses}") });

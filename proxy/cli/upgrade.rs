@@ -9,7 +9,6 @@ use pillion_model::Config;
 use tokio::signal::unix::Signal;
 
 use crate::app::{App, End, Keeper, Running, with_causes};
-use crate::manager::News;
 use crate::takeover::{Found, Predecessor, Successors, find};
 
 /// What a start has to do with other processes. Nothing without `--takeover`.
@@ -46,6 +45,11 @@ impl Upgrade {
         }
     }
 
+    /// Whether another sidecar serves until this one is ready.
+    pub(super) const fn replaces(&self) -> bool {
+        self.predecessor.is_some()
+    }
+
     /// Tells the sidecar that is to be replaced that it serves on.
     pub(super) async fn fail(&mut self, why: &anyhow::Error) {
         if let Some(predecessor) = self.predecessor.take() {
@@ -76,7 +80,6 @@ impl Upgrade {
             return Ok(Some(end));
         }
         let listener = predecessor.replace(|| running.open()).await.context("--takeover")?;
-        keeper.manager().tell(News::MainProcess(std::process::id()));
         self.listen(keeper, Some(listener))?;
         Ok(None)
     }

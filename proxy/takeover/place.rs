@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _}
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 
 /// Successors that may wait to be accepted.
 const BACKLOG: i32 = 16;
@@ -58,7 +58,7 @@ pub(super) fn serve(path: &Path) -> io::Result<(UnixListener, Place)> {
 
 fn bound(path: &Path) -> io::Result<UnixListener> {
     const OWNER: u32 = 0o600;
-    let file = File::from(socket(AddressFamily::UNIX, SocketType::STREAM, None)?);
+    let file = File::from(socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?);
     file.set_permissions(Permissions::from_mode(OWNER))?;
     let socket = OwnedFd::from(file);
     bind(&socket, &SocketAddrUnix::new(path)?)?;

@@ -119,7 +119,9 @@ async fn receive(
             (Event::Said(Message::Sockets(described)), descriptors) if !described.is_empty() => {
                 (described, descriptors)
             }
-            (Event::Said(Message::Kept(why)) | Event::Gone(why), _) => return Err(io::Error::other(why)),
+            (Event::Said(Message::Kept(why)) | Event::Gone(why) | Event::Garbled(why), _) => {
+                return Err(io::Error::other(why));
+            }
             (Event::Silent | Event::Said(_), _) => {
                 return Err(io::Error::other("the sockets did not arrive"));
             }

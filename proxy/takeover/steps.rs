@@ -35,8 +35,10 @@ pub(super) enum Event {
     Said(Message),
     /// Nothing came within the patience of the state.
     Silent,
-    /// The other side has closed its end, or broke a rule.
+    /// The other side has closed its end.
     Gone(String),
+    /// The other side lives, and says what is no message.
+    Garbled(String),
 }
 
 /// A state of the old process: the last step that was done.
@@ -90,6 +92,9 @@ impl Giving {
                 GivingStep::Keep(format!("the successor said nothing for {} s", self.patience().as_secs()))
             }
             (_, Event::Gone(why)) => GivingStep::Keep(format!("the successor has gone: {why}")),
+            (_, Event::Garbled(why)) => {
+                GivingStep::Keep(format!("the successor cannot be understood: {why}"))
+            }
         }
     }
 }
@@ -139,6 +144,7 @@ impl Taking {
             (_, Event::Said(other)) => TakingStep::GiveUp(format!("it said {} out of turn", name(&other))),
             (Self::AwaitsOffer, Event::Gone(_)) => TakingStep::Retry,
             (_, Event::Gone(_)) => TakingStep::ServeAlone,
+            (_, Event::Garbled(why)) => TakingStep::GiveUp(format!("it cannot be understood: {why}")),
             (Self::GetsReady, Event::Silent) => {
                 TakingStep::GiveUp(format!("this one was not ready within {} s", READY.as_secs()))
             }

@@ -91,7 +91,8 @@ impl Wire {
     pub(super) async fn event(&mut self, patience: std::time::Duration) -> (Event, Vec<OwnedFd>) {
         match timeout(patience, self.receive()).await {
             Ok(Ok((message, descriptors))) => (Event::Said(message), descriptors),
-            Ok(Err(error)) => (Event::Gone(error.to_string()), Vec::new()),
+            Ok(Err(error)) if is_end(&error) => (Event::Gone(error.to_string()), Vec::new()),
+            Ok(Err(error)) => (Event::Garbled(error.to_string()), Vec::new()),
             Err(_elapsed) => (Event::Silent, Vec::new()),
         }
     }
@@ -110,6 +111,12 @@ impl Wire {
         self.read.drain(..4 + length);
         message.map(Some).ok_or_else(|| io::Error::other("a message cannot be read"))
     }
+}
+
+/// Whether the process at the other end has closed it, or has died.
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 fn send_once(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {

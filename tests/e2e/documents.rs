@@ -439,6 +439,7 @@ async fn every_command_and_flag_of_the_documents_exists() {
 
 async fn exists(line: &str, place: &str) {
     let line = line.split(" #").next().unwrap_or_default();
+    let line = line.split(" -- ").next().unwrap_or_default(); // what follows belongs to another program
     let Some(words) = line.strip_prefix("pillion ") else { return };
     let words: Vec<&str> = words.split_whitespace().collect();
     let path: Vec<&str> =

@@ -66,6 +66,9 @@ impl FromStr for Url {
                 if authority.as_str().contains('@') {
                     return Err("a URL with a user is not supported; use -H 'authorization: …'".to_owned());
                 }
+                if has_bad_port(authority) {
+                    return Err("the port is no number from 1 to 65535".to_owned());
+                }
                 let target = uri.path_and_query().cloned();
                 let target = target.unwrap_or_else(|| PathAndQuery::from_static("/"));
                 Ok(Self { is_tls, authority: authority.clone(), target })
@@ -73,6 +76,12 @@ impl FromStr for Url {
             _ => Err("write it as http://HOST:PORT/PATH or https://HOST/PATH".to_owned()),
         }
     }
+}
+
+/// An authority may have a port of any digits (RFC 3986, section 3.2.3).
+fn has_bad_port(authority: &Authority) -> bool {
+    let after_host = authority.as_str().get(authority.host().len()..).unwrap_or_default();
+    !after_host.is_empty() && authority.port_u16().is_none_or(|port| port == 0)
 }
 
 impl std::fmt::Display for Url {

@@ -33,11 +33,10 @@ pub enum Counts {
 /// counts.
 pub fn limit(max: MaxMemory) -> Option<MemoryLimit> {
     let of_cgroup = || {
-        own_groups().into_iter().find_map(|group| {
-            let bytes = share(group.limit()?);
-            let counts = if group.is_of_this_program() { Counts::Group(group) } else { Counts::Own };
-            Some(MemoryLimit { bytes, counts })
-        })
+        let limits = own_groups().into_iter().filter_map(|group| Some((share(group.limit()?), group)));
+        let (bytes, group) = limits.min_by_key(|(bytes, _)| *bytes)?;
+        let counts = if group.is_of_this_program() { Counts::Group(group) } else { Counts::Own };
+        Some(MemoryLimit { bytes, counts })
     };
     match max {
         MaxMemory::Off => None,

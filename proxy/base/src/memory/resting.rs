@@ -4,6 +4,7 @@
 //! here: its own task is woken and ends it in order.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
@@ -23,21 +24,29 @@ struct Seats {
 #[derive(Debug)]
 struct Sitting {
     since: Instant,
-    /// `None`: it has been called.
-    waker: Option<Waker>,
+    call: Arc<Call>,
+}
+
+/// What wakes one connection. It is polled whenever the connection does something, so it shares no lock with others.
+#[derive(Debug)]
+struct Call {
+    is_made: AtomicBool,
+    waker: Mutex<Waker>,
 }
 
 /// The seat of one connection. Dropping it gives it back.
 #[derive(Debug)]
 pub struct Seat {
     number: u32,
+    call: Arc<Call>,
     of: Arc<Resting>,
 }
 
 impl Resting {
     /// A seat for a connection on which nothing has happened since `since`. `waker` wakes its task when it is called.
     pub fn sit(self: &Arc<Self>, since: Instant, waker: Waker) -> Seat {
-        let sitting = Some(Sitting { since, waker: Some(waker) });
+        let call = Arc::new(Call { is_made: AtomicBool::new(false), waker: Mutex::new(waker) });
+        let sitting = Some(Sitting { since, call: call.clone() });
         let mut seats = self.0.lock();
         let number = match seats.free.pop() {
             Some(number) => {
@@ -52,47 +61,50 @@ impl Resting {
             }
         };
         drop(seats);
-        Seat { number, of: self.clone() }
+        Seat { number, call, of: self.clone() }
     }
 
     /// Calls the `most` connections that have rested longest: they are to be closed. Returns how many there were.
     pub fn call_oldest(&self, most: usize) -> usize {
-        let mut seats = self.0.lock();
+        let seats = self.0.lock();
         let mut waiting: Vec<_> =
-            seats.all.iter_mut().flatten().filter(|sitting| sitting.waker.is_some()).collect();
+            seats.all.iter().flatten().filter(|sitting| !sitting.call.is_made()).collect();
         if waiting.len() > most {
             waiting.select_nth_unstable_by_key(most, |sitting| sitting.since);
             waiting.truncate(most);
         }
-        let called: Vec<_> = waiting.into_iter().filter_map(|sitting| sitting.waker.take()).collect();
+        let called: Vec<_> = waiting.into_iter().map(|sitting| sitting.call.clone()).collect();
         drop(seats);
         let count = called.len();
-        called.into_iter().for_each(Waker::wake);
+        called.into_iter().for_each(|call| call.make());
         count
+    }
+}
+
+impl Call {
+    fn is_made(&self) -> bool {
+        self.is_made.load(SeqCst)
+    }
+
+    fn make(&self) {
+        self.is_made.store(true, SeqCst);
+        let waker = self.waker.lock().clone();
+        waker.wake(); // not under the lock: it may drop the task with its seat
     }
 }
 
 impl Seat {
     /// Whether the connection is to be closed.
     pub fn is_called(&self) -> bool {
-        self.with(|sitting| sitting.waker.is_none())
+        self.call.is_made()
     }
 
     /// Ready when the connection is to be closed.
     pub fn poll_called(&self, cx: &Context<'_>) -> Poll<()> {
-        let is_called = self.with(|sitting| match &mut sitting.waker {
-            None => true,
-            Some(waker) => {
-                waker.clone_from(cx.waker());
-                false
-            }
-        });
-        if is_called { Poll::Ready(()) } else { Poll::Pending }
-    }
-
-    fn with(&self, look: impl FnOnce(&mut Sitting) -> bool) -> bool {
-        let mut seats = self.of.0.lock();
-        seats.all.get_mut(self.number as usize).and_then(Option::as_mut).is_some_and(look)
+        if !self.call.is_made() {
+            self.call.waker.lock().clone_from(cx.waker()); // clones only another one
+        }
+        if self.call.is_made() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

@@ -46,6 +46,9 @@ const FAR: u64 = 40;
 const WELL: u64 = 10;
 /// How long the memory has to be well before a step is taken back: longer than a client waits until it connects again.
 const WELL_FOR: Duration = Duration::from_secs(1);
+/// How long usage has to be below the limit, however little, before a step is taken back all the same: a process that needs
+/// most of its memory at rest would refuse connections for ever.
+const CALM_FOR: Duration = Duration::from_secs(10);
 /// The allocator is asked again after this time. It looks through all of its arenas for some 100 µs.
 const PURGE_EVERY: Duration = Duration::from_millis(100);
 
@@ -59,6 +62,8 @@ pub struct Shedding {
     last: Option<(Instant, u64)>,
     step: Step,
     well_since: Option<Instant>,
+    /// Since when usage has not been above the limit, or since the last step back.
+    calm_since: Option<Instant>,
     purged: Option<Instant>,
 }
 
@@ -75,7 +80,7 @@ pub struct Actions {
 
 impl Default for Shedding {
     fn default() -> Self {
-        Self { last: None, step: Step::Nothing, well_since: None, purged: None }
+        Self { last: None, step: Step::Nothing, well_since: None, calm_since: None, purged: None }
     }
 }
 
@@ -98,7 +103,7 @@ impl Shedding {
             _ => self.step.further(),
         };
         if excess > 0 {
-            self.well_since = None;
+            (self.well_since, self.calm_since) = (None, None);
         }
         let until_full = self.until_full(used, limit, now);
         self.last = Some((now, used));
@@ -117,17 +122,18 @@ impl Shedding {
         Duration::try_from_secs_f64(within.as_secs_f64() * looks).unwrap_or(Duration::MAX)
     }
 
-    /// The step while usage is not above the limit: one step back for each [`WELL_FOR`] in which the memory was well.
+    /// The step while usage is not above the limit: one step back for each [`WELL_FOR`] in which the memory was well, or for each
+    /// [`CALM_FOR`] in which it was within the limit.
     fn step_below(&mut self, used: u64, limit: u64, now: Instant) -> Step {
-        if used > limit - limit / WELL {
-            self.well_since = None;
+        self.well_since = (used <= limit - limit / WELL).then(|| self.well_since.unwrap_or(now));
+        let calm_since = *self.calm_since.get_or_insert(now);
+        let has_passed = |since: Instant, time| now.duration_since(since) >= time;
+        if !self.well_since.is_some_and(|since| has_passed(since, WELL_FOR))
+            && !has_passed(calm_since, CALM_FOR)
+        {
             return self.step;
         }
-        let since = *self.well_since.get_or_insert(now);
-        if now.duration_since(since) < WELL_FOR {
-            return self.step;
-        }
-        self.well_since = Some(now);
+        (self.well_since, self.calm_since) = (self.well_since.map(|_| now), Some(now));
         self.step.back()
     }
 }
@@ -196,6 +202,16 @@ mod tests {
         let back = [Resting, Resting, Refusing, Refusing, Strangers, Strangers, Nothing, Nothing, Nothing];
         assert_eq!(steps(&mut of, &mut now, half, &[BELOW; 9]), back);
         assert_eq!(steps(&mut of, &mut now, half, &[ABOVE, ABOVE]), [Strangers, Refusing], "all begins anew");
+    }
+
+    #[test]
+    fn within_the_limit_for_ten_seconds_a_step_is_taken_back_however_little_is_free() {
+        let (mut of, mut now) = (Shedding::default(), Instant::now());
+        of.look(2 * LIMIT, LIMIT, now);
+        let five = Duration::from_secs(5);
+        use Step::*;
+        let expected = [Resting, Resting, Refusing, Refusing, Strangers, Strangers, Nothing];
+        assert_eq!(steps(&mut of, &mut now, five, &[LIMIT; 7]), expected);
     }
 
     #[test]

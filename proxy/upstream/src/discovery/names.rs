@@ -5,7 +5,7 @@
 
 use std::cell::OnceCell;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ thread_local! {
 /// # Errors
 /// The name has no address, or none was found within five seconds.
 pub async fn addresses(network: &Network, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    if let Ok(ip) = host.parse::<IpAddr>() {
+    if let Some(ip) = literal(host) {
         return Ok(vec![(ip, port).into()]);
     }
     let resolver = match network {
@@ -41,6 +41,34 @@ pub async fn addresses(network: &Network, host: &str, port: u16) -> io::Result<V
         Network::Os => SYSTEM.with(|known| Arc::clone(known.get_or_init(|| Arc::new(Resolver::system())))),
     };
     look_up(&resolver, host, port).await
+}
+
+/// The address that a host is, also in the forms of inet_aton(3), which programs understand: `127.1`, `0x7f000001`.
+fn literal(host: &str) -> Option<IpAddr> {
+    host.parse().ok().or_else(|| ipv4_of_numbers(host).map(IpAddr::V4))
+}
+
+/// One to four numbers, of which the last one fills the bytes that are left.
+fn ipv4_of_numbers(host: &str) -> Option<Ipv4Addr> {
+    let numbers: Vec<u32> = host.split('.').map(number).collect::<Option<_>>()?;
+    let (last, first) = numbers.split_last().filter(|(_, first)| first.len() < 4)?;
+    let bits_left = 32 - 8 * u32::try_from(first.len()).ok()?;
+    if first.iter().any(|byte| *byte > 255) || last.checked_shr(bits_left).unwrap_or(0) > 0 {
+        return None;
+    }
+    let begun = first.iter().fold(0_u32, |all, byte| (all << 8) | byte);
+    Some(Ipv4Addr::from(begun.checked_shl(bits_left).unwrap_or(0) | last))
+}
+
+/// A number in decimal, in octal after `0`, or in hexadecimal after `0x`.
+fn number(text: &str) -> Option<u32> {
+    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None if text.len() > 1 && text.starts_with('0') => (text, 8),
+        None => (text, 10),
+    };
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_number.then(|| u32::from_str_radix(digits, radix).ok())?
 }
 
 async fn look_up(resolver: &Resolver, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
@@ -97,5 +125,22 @@ mod tests {
     #[tokio::test]
     async fn an_address_is_its_own_answer() {
         assert_eq!(text(&addresses(&Network::Os, "2001:db8::1", 80).await.unwrap()), ["[2001:db8::1]:80"]);
+    }
+
+    #[test]
+    fn the_forms_of_inet_aton_are_addresses_too() {
+        for (host, ip) in [
+            ("127.1", "127.0.0.1"),
+            ("0x7f000001", "127.0.0.1"),
+            ("2130706433", "127.0.0.1"),
+            ("0177.0.1", "127.0.0.1"),
+            ("10.1.515", "10.1.2.3"),
+            ("0", "0.0.0.0"),
+        ] {
+            assert_eq!(literal(host).map(|ip| ip.to_string()).as_deref(), Some(ip), "{host}");
+        }
+        for host in ["", "127.", "256.1", "1.2.3.4.5", "1.2.3.256", "4294967296", "0x", "08", "+1", "a.1"] {
+            assert_eq!(literal(host), None, "{host}");
+        }
     }
 }
