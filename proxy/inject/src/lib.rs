@@ -2,7 +2,7 @@
 //!
 //! How a manifest is read and changed: `tree` (`json` for JSON) has the place of every value in the text, `workload` the pod
 //! templates · `wishes` reads the annotations of a template, and `pod` decides what becomes of it: `sidecar` has what is added,
-//! `probes` what is rewritten. They change a [`Value`], and know no text · `edit` writes the difference into the text, and
+//! `probes` what is rewritten, and `update` changes what an earlier run has added. They change a [`Value`], and know no text · `edit` writes the difference into the text, and
 //! touches nothing else; `patch` writes it as a JSON patch, for the answer to an API server (`review`) · the text is then read again, and must mean exactly what was decided.
 //!
 //! Modules are listed from top to bottom.
@@ -12,6 +12,7 @@
 
 mod review;
 mod pod;
+mod update;
 mod probes;
 mod sidecar;
 mod wishes;

@@ -6,29 +6,13 @@ use pillion_config::{Given, GivenProbe};
 use pillion_model::Config as Model;
 
 use crate::probes::Rewriting;
-use crate::sidecar::{
-    CONFIG_VOLUME, IDENTITY_VOLUME, INIT, LOG_VOLUME, PROBE_FLAG, Plan, Ports, SIDECAR, USER, mount,
-};
+use crate::sidecar::{INIT, LOG_VOLUME, PROBE_FLAG, Plan, Ports, SIDECAR, USER, mount};
+use crate::update::{self, is_our_volume, place_named};
 use crate::value::{Path, Step, Value, below, nth};
 use crate::wishes::{Config, INJECTED, Identity, Mode, Wishes, Wrong, init_image, wishes};
 
 /// `kubectl exec` and `kubectl logs` take the container with this name, and else the first one.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
-
-/// What Kubernetes adds to containers that leave it out. A sidecar with these is as it was written.
-const DEFAULTED: [&str; 11] = [
-    "terminationMessagePath",
-    "terminationMessagePolicy",
-    "imagePullPolicy",
-    "failureThreshold",
-    "periodSeconds",
-    "successThreshold",
-    "timeoutSeconds",
-    "scheme",
-    "protocol",
-    "defaultMode",
-    "apiVersion",
-];
 
 /// A template at its place.
 pub(crate) struct Template<'t> {
@@ -295,10 +279,6 @@ fn is_ours(container: &Value) -> bool {
     matches!(container.name(), Some(SIDECAR | INIT))
 }
 
-fn is_our_volume(name: &str) -> bool {
-    [CONFIG_VOLUME, IDENTITY_VOLUME, LOG_VOLUME].contains(&name)
-}
-
 fn already_rewritten(path: &[Step], probe: &GivenProbe) -> Wrong {
     Wrong::new(
         below(path, &["metadata", "annotations", "pillion.io/probes"]),
@@ -383,9 +363,9 @@ fn place_containers(spec: &mut Value, plan: &Plan<'_>) {
     for list in ["initContainers", "containers"] {
         old.extend(take_ours(spec, list));
     }
-    let written = |new: Value| {
-        let known = old.iter().find(|known| known.name() == new.name());
-        known.filter(|known| covers(known, &new)).cloned().unwrap_or(new)
+    let written = |new: Value| match old.iter().find(|known| known.name() == new.name()) {
+        Some(known) => update::container(known, &new),
+        None => new,
     };
     let (init, sidecar) = (plan.init().map(&written), written(plan.sidecar()));
     let (first, last, beside) = match plan.wishes.is_native {
@@ -419,44 +399,5 @@ fn place_volumes(spec: &mut Value, plan: &Plan<'_>) {
         for container in containers.iter_mut().filter(|container| !is_ours(container)) {
             place_named(container, "volumeMounts", &logs, |name| name == LOG_VOLUME);
         }
-    }
-}
-
-/// Makes the items of ours in a list those that are wanted: changed at their places, added at the end, or removed.
-fn place_named(of: &mut Value, list: &str, wanted: &[Value], is_ours: impl Fn(&str) -> bool) {
-    let known = of.get(list).map_or(&[][..], Value::items);
-    let find = |name: Option<&str>| wanted.iter().find(|item| item.name() == name);
-    let kept = known.iter().filter_map(|item| match item.name() {
-        Some(name) if is_ours(name) => {
-            find(Some(name)).map(|new| if covers(item, new) { item.clone() } else { new.clone() })
-        }
-        _ => Some(item.clone()),
-    });
-    let mut all: Vec<Value> = kept.collect();
-    let is_there = |item: &&Value| all.iter().any(|known| known.name() == item.name());
-    let missing: Vec<Value> = wanted.iter().filter(|item| !is_there(item)).cloned().collect();
-    all.extend(missing);
-    match all.is_empty() && !known.is_empty() {
-        true => of.remove(list),
-        false if all.is_empty() => {}
-        false => of.put(list, Value::List(all)),
-    }
-}
-
-/// Whether a value is what was written, with no more than what Kubernetes adds to it.
-fn covers(known: &Value, new: &Value) -> bool {
-    match (known, new) {
-        (Value::Map(known), Value::Map(new)) => {
-            let find = |map: &[(String, Value)], key: &str| map.iter().position(|(own, _)| own == key);
-            let has_all = new.iter().all(|(key, value)| {
-                find(known, key).and_then(|nth| known.get(nth)).is_some_and(|(_, known)| covers(known, value))
-            });
-            has_all
-                && known.iter().all(|(key, _)| DEFAULTED.contains(&key.as_str()) || find(new, key).is_some())
-        }
-        (Value::List(known), Value::List(new)) => {
-            known.len() == new.len() && known.iter().zip(new).all(|(known, new)| covers(known, new))
-        }
-        _ => known == new,
     }
 }

@@ -144,6 +144,57 @@ mod tests {
         assert!(compared > 30, "{compared} patches");
     }
 
+    /// What the API server and other webhooks add between the two calls of `reinvocationPolicy: IfNeeded`.
+    fn between_calls(pod: &mut Value) {
+        let mount = json!({ "name": "kube-api-access-x7", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": true });
+        let own = pod["spec"]["initContainers"].as_array_mut().unwrap();
+        for container in
+            own.iter_mut().filter(|container| container["name"].as_str().unwrap().starts_with("pillion"))
+        {
+            let container = container.as_object_mut().unwrap();
+            let mounts = container.entry("volumeMounts").or_insert_with(|| json!([]));
+            mounts.as_array_mut().unwrap().insert(0, mount.clone());
+            container.insert("env".to_owned(), json!([{ "name": "REGION", "value": "north" }]));
+            container.insert("imagePullPolicy".to_owned(), json!("IfNotPresent"));
+            container["resources"]["limits"]["ephemeral-storage"] = json!("1Gi");
+            container["securityContext"]["procMount"] = json!("Default");
+        }
+        let volumes = pod["spec"].as_object_mut().unwrap().entry("volumes").or_insert_with(|| json!([]));
+        volumes
+            .as_array_mut()
+            .unwrap()
+            .push(json!({ "name": "kube-api-access-x7", "projected": { "sources": [] } }));
+    }
+
+    #[test]
+    fn a_second_call_keeps_what_was_added_after_the_first() {
+        for annotations in
+            [json!({}), json!({ "pillion.io/identity-secret": "certs", "pillion.io/mode": "tproxy" })]
+        {
+            let mut pod = json!({
+                "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "a", "annotations": annotations },
+                "spec": { "containers": [{ "name": "a" }] },
+            });
+            pod = patched(pod.clone(), &patch_of(&asked(&pod)));
+            between_calls(&mut pod);
+            assert_eq!(asked(&pod), json!({ "uid": "u-1", "allowed": true }), "{pod}");
+
+            pod["metadata"]["annotations"]["pillion.io/image"] = json!("pillion:2");
+            pod["metadata"]["annotations"]["pillion.io/log-volume"] = json!("/logs");
+            let later = patched(pod.clone(), &patch_of(&asked(&pod)));
+            for (nth, mounts) in [(0, 1), (1, 2)] {
+                let (was, is) = (&pod["spec"]["initContainers"][nth], &later["spec"]["initContainers"][nth]);
+                assert_ne!(was["image"], is["image"]);
+                assert_eq!(was["volumeMounts"][0], is["volumeMounts"][0]);
+                assert!(is["volumeMounts"].as_array().unwrap().len() >= mounts, "{is}");
+                for key in ["env", "imagePullPolicy", "resources", "securityContext", "args"] {
+                    assert_eq!(was[key], is[key], "{key}");
+                }
+            }
+            assert_eq!(later["spec"]["volumes"].as_array().unwrap().last().unwrap()["name"], "pillion-logs");
+        }
+    }
+
     #[test]
     fn a_pod_that_cannot_have_a_sidecar_is_refused_with_the_sentence() {
         let pod = json!({

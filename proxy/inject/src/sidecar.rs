@@ -9,6 +9,10 @@ use crate::wishes::{Config, Identity, Mode, Wishes};
 
 pub(crate) const SIDECAR: &str = "pillion";
 pub(crate) const INIT: &str = "pillion-init";
+/// The names of the sidecar's container ports.
+pub(crate) const PORTS: [&str; 2] = [INBOUND_PORT, METRICS_PORT];
+const INBOUND_PORT: &str = "pillion-in";
+pub(crate) const METRICS_PORT: &str = "pillion-metrics";
 pub(crate) const CONFIG_VOLUME: &str = "pillion-config";
 pub(crate) const IDENTITY_VOLUME: &str = "pillion-identity";
 pub(crate) const LOG_VOLUME: &str = "pillion-logs";
@@ -183,8 +187,8 @@ impl Plan<'_> {
         let port = |name: &str, port: u16| {
             Value::map([("name", Value::text(name)), ("containerPort", Value::number(port.into()))])
         };
-        let inbound = self.has_inbound.then(|| port("pillion-in", self.ports.inbound));
-        Value::List(inbound.into_iter().chain([port("pillion-metrics", self.ports.metrics)]).collect())
+        let inbound = self.has_inbound.then(|| port(INBOUND_PORT, self.ports.inbound));
+        Value::List(inbound.into_iter().chain([port(METRICS_PORT, self.ports.metrics)]).collect())
     }
 
     /// The sidecar has no capability. TPROXY needs one, and Kubernetes gives capabilities to root alone: the sidecar's

@@ -66,6 +66,23 @@ fn a_changed_annotation_changes_what_an_earlier_run_wrote() {
     }
 }
 
+#[test]
+fn what_others_added_to_the_sidecar_stays() {
+    let first = injected(&pod(""));
+    let added = "      volumeMounts: [{ name: kube-api-access-x7, mountPath: /var/run/secrets/kubernetes.io/serviceaccount }] # theirs\n";
+    let with_mount = format!("{first}{added}");
+    assert_eq!(injected(&with_mount), with_mount);
+    let annotations = "    pillion.io/identity-secret: certs\n    pillion.io/cpu: 50m\n";
+    let later = injected(&changed(&with_mount, MARK, &format!("{MARK}{annotations}")));
+    for expected in
+        ["name: kube-api-access-x7", "# theirs", "name: pillion-identity", "cpu: 50m", "memory: 128Mi"]
+    {
+        assert!(later.contains(expected), "{expected}: {later}");
+    }
+    let back = injected(&changed(&later, annotations, ""));
+    assert!(same(&read_one(&back), &read_one(&with_mount)), "{}", diff("f", &with_mount, &back));
+}
+
 fn read_one(text: &str) -> Value {
     let tree = reading::read(text).unwrap();
     tree.value(&tree.documents[0]).unwrap()
