@@ -323,7 +323,12 @@ fn rewrite_probes(
 ) -> Result<Vec<GivenProbe>, Vec<Wrong>> {
     let excluded: Vec<u16> =
         plan.wishes.exclude_inbound_ports.iter().chain(&plan.own_listeners).copied().collect();
-    let rewriting = Rewriting { port: plan.ports.metrics, excluded: &excluded, known: &ours.probes };
+    let rewriting = Rewriting {
+        port: plan.ports.metrics,
+        excluded: &excluded,
+        redirects: plan.wishes.mode != Mode::Explicit,
+        known: &ours.probes,
+    };
     let (mut needed, mut wrong) = (Vec::new(), Vec::new());
     for list in ["initContainers", "containers"] {
         let Some(Value::List(items)) = value.find_mut(&below(&[], &["spec", list])) else { continue };

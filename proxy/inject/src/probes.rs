@@ -1,15 +1,17 @@
-//! Sends the kubelet's questions to the sidecar, which asks the application: the kubelet has no certificate for mTLS.
+//! Sends the kubelet's probes to the sidecar, which asks the application: the kubelet has no certificate for mTLS.
+//!
+//! Hooks by HTTP are not sent there: the metrics port answers everybody, and a hook changes the application.
 
 use pillion_config::GivenProbe;
 
 use crate::value::{Path, Step, Value, below};
 use crate::wishes::Wrong;
 
-/// The questions of a container, with the end of the name that each gets.
+/// The probes of a container, with the end of the name that each gets.
 const PROBES: [(&str, &str); 3] =
     [("livenessProbe", "liveness"), ("readinessProbe", "readiness"), ("startupProbe", "startup")];
-const HOOKS: [(&str, &str); 2] = [("postStart", "poststart"), ("preStop", "prestop")];
-/// The forms of a question that go over the network.
+const HOOKS: [&str; 2] = ["postStart", "preStop"];
+/// The forms of a probe that go over the network.
 const HANDLERS: [&str; 3] = ["httpGet", "tcpSocket", "grpc"];
 
 /// What rewriting needs to know.
@@ -18,15 +20,17 @@ pub(crate) struct Rewriting<'r> {
     pub(crate) port: u16,
     /// Ports that do not pass the sidecar: the kubelet reaches them itself.
     pub(crate) excluded: &'r [u16],
+    /// Connections to the application's ports are redirected to the sidecar.
+    pub(crate) redirects: bool,
     /// The probes that the sidecar knew before.
     pub(crate) known: &'r [GivenProbe],
 }
 
 impl Rewriting<'_> {
-    /// Rewrites the questions of a container. Returns the probes that the sidecar needs for them.
+    /// Rewrites the probes of a container. Returns those that the sidecar needs for them.
     ///
     /// # Errors
-    /// Every question that the sidecar cannot ask.
+    /// Every probe that the sidecar cannot ask, and every hook that would be refused by it.
     pub(crate) fn container(
         &self,
         container: &mut Value,
@@ -34,31 +38,56 @@ impl Rewriting<'_> {
     ) -> Result<Vec<GivenProbe>, Vec<Wrong>> {
         let name = container.name().unwrap_or_default().to_owned();
         let ports = container.get("ports").cloned().unwrap_or(Value::Null);
-        let places = PROBES.iter().map(|(key, end)| (vec![*key], *end, &HANDLERS[..]));
-        // a hook with tcpSocket does nothing in Kubernetes
-        let hooks = HOOKS.iter().map(|(key, end)| (vec!["lifecycle", *key], *end, &HANDLERS[..1]));
         let (mut needed, mut wrong) = (Vec::new(), Vec::new());
-        for (keys, end, handlers) in places.chain(hooks) {
-            let at = below(path, &keys);
-            let Some(asks) = container.find_mut(&below(&[], &keys)) else { continue };
+        for (key, end) in PROBES {
+            let Some(asks) = container.find_mut(&below(&[], &[key])) else { continue };
             let called = format!("{name}-{end}");
-            match self.question(asks, handlers, &ports, (&called, &at)) {
+            match self.question(asks, &ports, (&called, &below(path, &[key]))) {
                 Ok(probe) => needed.extend(probe),
                 Err(why) => wrong.push(why),
             }
         }
+        // a hook with tcpSocket does nothing in Kubernetes
+        for keys in HOOKS.map(|key| ["lifecycle", key, "httpGet"]) {
+            let asks = container.at(&keys);
+            wrong.extend(asks.and_then(|asks| self.refused_hook(asks, &ports, &below(path, &keys))));
+        }
         if wrong.is_empty() { Ok(needed) } else { Err(wrong) }
     }
 
-    /// Rewrites one question. `None`: it stays as it is, and the sidecar needs no probe for it.
+    /// Why a hook by HTTP cannot stay as it is. `None`: the kubelet reaches its port.
+    fn refused_hook(&self, asks: &Value, ports: &Value, path: &Path) -> Option<Wrong> {
+        let port = number(asks.get("port"), ports);
+        let is_elsewhere = asks.text_at(&["host"]).is_some_and(|host| !host.is_empty());
+        let is_of_sidecar = port == Some(self.port) && probe_name(asks).is_some();
+        let is_reached = !self.redirects || port.is_some_and(|port| self.excluded.contains(&port));
+        if is_elsewhere || (is_reached && !is_of_sidecar) {
+            return None;
+        }
+        let what = match port {
+            Some(port) if is_of_sidecar => {
+                format!(
+                    "the hook asks the metrics port {port}, where every client could call it without authentication"
+                )
+            }
+            Some(port) => format!(
+                "the hook asks the port {port}, which is redirected to the sidecar, and the kubelet has no certificate for it"
+            ),
+            None => "the hook names a port that its container does not have".to_owned(),
+        };
+        let help = "write the hook as a command of the container (`exec`), or exclude the application's port with \
+                    pillion.io/exclude-inbound-ports";
+        Some(Wrong::new(path.clone(), what, help))
+    }
+
+    /// Rewrites one probe. `None`: it stays as it is, and the sidecar needs no probe for it.
     fn question(
         &self,
         asks: &mut Value,
-        handlers: &[&str],
         ports: &Value,
         (name, path): (&str, &Path),
     ) -> Result<Option<GivenProbe>, Wrong> {
-        let Some((handler, what)) = handlers.iter().find_map(|key| Some((*key, asks.get(key)?.clone())))
+        let Some((handler, what)) = HANDLERS.into_iter().find_map(|key| Some((key, asks.get(key)?.clone())))
         else {
             return Ok(None);
         };
@@ -96,12 +125,17 @@ impl Rewriting<'_> {
         Ok(Some(probe))
     }
 
-    /// Whether a question goes to the sidecar already. Then the inner value is the probe that this crate made for it.
+    /// Whether a probe goes to the sidecar already. Then the inner value is the probe that this crate made for it.
     fn is_rewritten(&self, handler: &str, what: &Value) -> Option<Option<GivenProbe>> {
-        let name = what.text_at(&["path"])?.strip_prefix("/probe/")?;
+        let name = probe_name(what)?;
         let is_own = handler == "httpGet" && number(what.get("port"), &Value::Null) == Some(self.port);
         is_own.then(|| self.known.iter().find(|probe| probe.name == name).cloned())
     }
+}
+
+/// The name of the sidecar's probe that a handler would ask for.
+fn probe_name(what: &Value) -> Option<&str> {
+    what.text_at(&["path"])?.strip_prefix("/probe/")
 }
 
 /// A key of a handler that changes the question in a way that the sidecar's probes do not have.

@@ -106,6 +106,31 @@ fn a_probe_that_a_person_sent_to_the_sidecar_is_left_alone() {
 }
 
 #[test]
+fn a_hook_by_http_never_becomes_a_page_of_the_metrics_port() {
+    let hook = |annotations: &str, asks: &str| {
+        format!("{}      lifecycle: {{ preStop: {{ httpGet: {{ {asks} }} }} }}\n", pod(annotations))
+    };
+    for (asks, expected) in [
+        ("path: /bye, port: 8080", "the hook asks the port 8080, which is redirected"),
+        ("path: /bye, port: 8080, scheme: HTTPS", "write the hook as a command of the container (`exec`)"),
+        ("path: /bye, port: web", "names a port that its container does not have"),
+        ("path: /probe/app-prestop, port: 15020", "every client could call it"),
+    ] {
+        let told = refused(&hook("", asks));
+        assert!(told.contains(expected) && told.contains("pillion.io/exclude-inbound-ports"), "{told}");
+    }
+    for (annotations, asks) in [
+        ("    pillion.io/exclude-inbound-ports: \"8080\"\n", "path: /bye, port: 8080"),
+        ("    pillion.io/mode: explicit\n    pillion.io/app-port: \"80\"\n", "path: /bye, port: 8080"),
+        ("    pillion.io/probes: keep\n", "path: /bye, port: 8080"),
+        ("", "path: /bye, port: 8080, host: other.example"),
+    ] {
+        let text = injected(&hook(annotations, asks));
+        assert!(text.contains(asks) && !text.contains("prestop"), "{text}");
+    }
+}
+
+#[test]
 fn an_excluded_port_leaves_its_probe_and_a_name_finds_its_port() {
     let text = pod("    pillion.io/exclude-inbound-ports: \"80\"\n");
     assert!(injected(&text).contains("tcpSocket"));

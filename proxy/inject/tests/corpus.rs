@@ -77,8 +77,7 @@ fn is_part(text: &str, of: &str) -> bool {
 fn nothing_but_rewritten_probes_and_empty_values_is_taken_away() {
     let rewritten =
         ["anchors.yaml", "probes.yaml", "multi-container.yaml", "pretty.json", "compact.json", "flow.yaml"];
-    let rewritten =
-        [&rewritten[..], &["init-containers.yaml", "hooks.yaml", "helm.yaml", "config-inline.yaml"]].concat();
+    let rewritten = [&rewritten[..], &["init-containers.yaml", "helm.yaml", "config-inline.yaml"]].concat();
     let replaced = ["empty-values.yaml", "probes-excluded.yaml", "merge-keys.yaml"];
     for (name, text, injected) in accepted() {
         if !rewritten.contains(&name.as_str()) && !replaced.contains(&name.as_str()) {
