@@ -29,7 +29,8 @@ use secured::Secured;
 
 /// API servers keep a few connections open; a cluster has a handful of them.
 const CONNECTIONS: usize = 64;
-/// Questions that are read and answered at once. Together they take [`BODY_BYTES`] each, and about three times that for their values.
+/// Questions that are read and answered at once. Each takes up to [`BODY_BYTES`], several times that for copies of its texts, and some
+/// tens of megabytes for its values, of which `pillion_inject::review` reads no more than 100,000.
 const AT_ONCE: usize = 4;
 /// etcd refuses objects above 1.5 MiB, and a question has the object twice at most.
 const BODY_BYTES: usize = 4 << 20;

@@ -5,23 +5,46 @@ use crate::value::Value;
 
 /// The documents of a text that is JSON, one behind the other. `None`: it is not JSON, or is nested too deep.
 pub(crate) fn read(text: &str) -> Option<Tree<'_>> {
-    let mut reader =
-        Reader { text, at: text.len() - text.trim_start_matches('\u{feff}').len(), nodes: Vec::new() };
-    let mut documents = Vec::new();
-    while reader.next_sign().is_some() {
-        matches!(reader.next_sign(), Some('{' | '[')).then_some(())?;
-        documents.push(reader.value(DEEPEST)?);
+    read_some(text, usize::MAX).ok().flatten()
+}
+
+/// The text has more values than its reader wants to hold.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TooMany;
+
+/// As [`read`], but ends at the first value beyond `most`: a value takes far more memory than its two bytes of text. Keys count too.
+///
+/// # Errors
+/// The text has more values.
+pub(crate) fn read_some(text: &str, most: usize) -> Result<Option<Tree<'_>>, TooMany> {
+    let at = text.len() - text.trim_start_matches('\u{feff}').len();
+    let mut reader = Reader { text, at, room: most, is_full: false, nodes: Vec::new() };
+    match reader.documents() {
+        Some(documents) => Ok(Some(Tree::made(text, reader.nodes, documents))),
+        None if reader.is_full => Err(TooMany),
+        None => Ok(None),
     }
-    (!documents.is_empty()).then(|| Tree::made(text, reader.nodes, documents))
 }
 
 struct Reader<'t> {
     text: &'t str,
     at: usize,
+    /// For how many more values there is room, with those that are open.
+    room: usize,
+    is_full: bool,
     nodes: Vec<Node>,
 }
 
 impl<'t> Reader<'t> {
+    fn documents(&mut self) -> Option<Vec<Slot>> {
+        let mut documents = Vec::new();
+        while self.next_sign().is_some() {
+            matches!(self.next_sign(), Some('{' | '[')).then_some(())?;
+            documents.push(self.value(DEEPEST)?);
+        }
+        (!documents.is_empty()).then_some(documents)
+    }
+
     fn rest(&self) -> &'t str {
         self.text.get(self.at..).unwrap_or_default()
     }
@@ -39,6 +62,14 @@ impl<'t> Reader<'t> {
         is_next
     }
 
+    fn take_room(&mut self) -> Option<()> {
+        match self.room.checked_sub(1) {
+            Some(room) => self.room = room,
+            None => self.is_full = true,
+        }
+        (!self.is_full).then_some(())
+    }
+
     fn add(&mut self, start: usize, content: Content) -> NodeId {
         // columns count in blocks alone, and JSON has none
         self.nodes.push(Node { start, end: self.at, column: 0, content });
@@ -47,6 +78,7 @@ impl<'t> Reader<'t> {
 
     fn value(&mut self, depth: usize) -> Option<Slot> {
         let depth = depth.checked_sub(1)?;
+        self.take_room()?;
         let sign = self.next_sign()?;
         let start = self.at;
         let content = match sign {
@@ -65,6 +97,7 @@ impl<'t> Reader<'t> {
         while !self.takes('}') {
             (entries.is_empty() || self.takes(',')).then_some(())?;
             self.next_sign()?;
+            self.take_room()?;
             let start = self.at;
             let key = Content::Scalar { value: Value::Text(self.string()?) };
             let key = self.add(start, key);
@@ -163,6 +196,18 @@ mod tests {
         let tree = read("\t{\"a\\\"\\n\": \"\\ud83d\\ude00 \\u00e4 \\ud83d\"}").unwrap();
         let value = tree.value(&tree.documents[0]).unwrap();
         assert_eq!(value, Value::map([("a\"\n", Value::text("😀 ä \u{fffd}"))]));
+    }
+
+    #[test]
+    fn a_text_with_more_values_than_wanted_is_not_read_to_its_end() {
+        let numbers = |count: usize| format!("[{}0]", "0,".repeat(count - 2));
+        assert_eq!(read_some(&numbers(1_000), 1_000).map(|tree| tree.is_some()), Ok(true));
+        assert_eq!(read_some(&numbers(1_001), 1_000).err(), Some(TooMany));
+        let unread = format!("{} and this is no JSON", numbers(2_000_000));
+        assert_eq!(read_some(&unread, 1_000).err(), Some(TooMany));
+        assert_eq!(read_some("{\"a\": {\"b\": 1}}", 5).map(|tree| tree.is_some()), Ok(true));
+        assert_eq!(read_some("{\"a\": {\"b\": 1}}", 4).err(), Some(TooMany));
+        assert_eq!(read_some("[0, x]", 4).map(|tree| tree.is_some()), Ok(false));
     }
 
     #[test]

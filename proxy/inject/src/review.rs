@@ -12,6 +12,9 @@ use crate::{Options, inject_one, json};
 
 const VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
+/// A large pod has some thousands, and a question has the object twice at most. A value takes some hundred bytes, so that
+/// a question's values take some tens of megabytes at most.
+const MOST_VALUES: usize = 100_000;
 
 /// The answer to a review: a patch that adds the sidecar, nothing, or a refusal with a sentence. The object is asked for by the
 /// selectors of the webhook's configuration: the annotations of a namespace are not in a review.
@@ -20,7 +23,10 @@ const KIND: &str = "AdmissionReview";
 /// The text is no review.
 pub fn review(text: &str, image: &str) -> Result<String, Fault> {
     let no_review = || Fault::of_file(format!("this is no {KIND} of {VERSION} with a request"));
-    let tree = json::read(text).ok_or_else(no_review)?;
+    let read = json::read_some(text, MOST_VALUES).map_err(|_too_many| {
+        Fault::of_file(format!("this {KIND} has more than {MOST_VALUES} values, keys among them"))
+    })?;
+    let tree = read.ok_or_else(no_review)?;
     let review = tree.documents.first().ok_or_else(no_review).and_then(|slot| tree.value(slot))?;
     let is_review =
         review.text_at(&["kind"]) == Some(KIND) && review.text_at(&["apiVersion"]) == Some(VERSION);
@@ -217,6 +223,13 @@ mod tests {
         for object in [refusing, json!({ "apiVersion": "v1", "kind": "Service" }), Value::Null] {
             assert_eq!(asked(&object), json!({ "uid": "u-1", "allowed": true }), "{object}");
         }
+    }
+
+    #[test]
+    fn a_review_of_too_many_values_is_an_error_that_says_so() {
+        let text = format!("[{}0]", "0,".repeat(2 << 20));
+        let told = review(&text, "a").unwrap_err().to_string();
+        assert_eq!(told, "this AdmissionReview has more than 100000 values, keys among them");
     }
 
     #[test]
