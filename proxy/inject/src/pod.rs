@@ -5,8 +5,8 @@ use std::path::Path as FilePath;
 use pillion_config::{Given, GivenProbe};
 use pillion_model::Config as Model;
 
-use crate::probes::Rewriting;
-use crate::sidecar::{INIT, LOG_VOLUME, PROBE_FLAG, Plan, Ports, SIDECAR, USER, mount};
+use crate::probes::{Earlier, Rewriting, number};
+use crate::sidecar::{INIT, LOG_VOLUME, METRICS_PORT, PROBE_FLAG, Plan, Ports, SIDECAR, USER, mount};
 use crate::update::{self, is_our_volume, place_named};
 use crate::value::{Path, Step, Value, below, nth};
 use crate::wishes::{Config, INJECTED, Identity, Mode, Wishes, Wrong, init_image, wishes};
@@ -33,7 +33,7 @@ impl Template<'_> {
         self.has_the_form_of_a_pod().map_err(|wrong| vec![wrong])?;
         let wishes = wishes(self.value, &self.path)?;
         self.refuse(&wishes)?;
-        let ours = self.ours();
+        let earlier = self.earlier();
         let configured = self.configured(&wishes).map_err(|wrong| vec![wrong])?;
         let image = wishes.image.clone().unwrap_or_else(|| self.image.to_owned());
         let mut plan = Plan {
@@ -45,6 +45,7 @@ impl Template<'_> {
             has_outbound: true,
             has_dns: false,
             own_listeners: Vec::new(),
+            configured_probes: (!matches!(wishes.config, Config::Named(_))).then(Vec::new),
             probes: Vec::new(),
         };
         if let Some(model) = configured {
@@ -54,8 +55,8 @@ impl Template<'_> {
         self.refuse_ports(&plan)?;
         let Self { value, path, .. } = self;
         if !wishes.keeps_probes && plan.has_inbound {
-            plan.probes = rewrite_probes(value, &path, &plan, &ours)?;
-        } else if let Some(probe) = ours.probes.first() {
+            plan.probes = rewrite_probes(value, &path, &plan, &earlier)?;
+        } else if let Some(probe) = earlier.probes.first() {
             return Err(vec![already_rewritten(&path, probe)]);
         }
         place(value, &plan);
@@ -206,13 +207,16 @@ impl Template<'_> {
         Ok(())
     }
 
-    /// What an earlier run has written: the probes of its sidecar.
-    fn ours(&self) -> Ours {
-        let sidecar =
-            self.containers().map(|(_, _, container)| container).find(|found| found.name() == Some(SIDECAR));
-        let words = sidecar.and_then(|sidecar| sidecar.get("args")).map_or(&[][..], Value::items).iter();
-        let probes = words.filter_map(|word| word.as_text()?.strip_prefix(PROBE_FLAG)?.parse().ok());
-        Ours { probes: probes.collect() }
+    /// What an earlier run has written: the probes of its sidecar, and the port to which they go.
+    fn earlier(&self) -> Earlier {
+        let mut containers = self.containers().map(|(_, _, container)| container);
+        let sidecar = containers.find(|found| found.name() == Some(SIDECAR));
+        let items = |key: &str| sidecar.and_then(|sidecar| sidecar.get(key)).map_or(&[][..], Value::items);
+        let words = items("args").iter().filter_map(Value::as_text);
+        let probes = words.filter_map(|word| word.strip_prefix(PROBE_FLAG)?.parse().ok());
+        let metrics = items("ports").iter().find(|port| port.name() == Some(METRICS_PORT));
+        let port = metrics.and_then(|port| number(port.get("containerPort"), &Value::Null));
+        Earlier { probes: probes.collect(), port }
     }
 
     /// The configuration of the annotation `config-inline`.
@@ -271,10 +275,6 @@ impl Template<'_> {
     }
 }
 
-struct Ours {
-    probes: Vec<GivenProbe>,
-}
-
 fn is_ours(container: &Value) -> bool {
     matches!(container.name(), Some(SIDECAR | INIT))
 }
@@ -311,6 +311,8 @@ fn learn(plan: &mut Plan<'_>, model: &Model) {
     };
     let ports = model.inbound.iter().flat_map(|inbound| &inbound.ports);
     let listening = ports.filter_map(|(_, policy)| policy.listen.first());
+    let probes = model.inbound.iter().flat_map(|inbound| &inbound.probes);
+    plan.configured_probes = Some(probes.map(|probe| probe.name.to_string()).collect());
     plan.own_listeners = listening.map(std::net::SocketAddr::port).collect();
 }
 
@@ -319,7 +321,7 @@ fn rewrite_probes(
     value: &mut Value,
     path: &[Step],
     plan: &Plan<'_>,
-    ours: &Ours,
+    earlier: &Earlier,
 ) -> Result<Vec<GivenProbe>, Vec<Wrong>> {
     let excluded: Vec<u16> =
         plan.wishes.exclude_inbound_ports.iter().chain(&plan.own_listeners).copied().collect();
@@ -327,7 +329,8 @@ fn rewrite_probes(
         port: plan.ports.metrics,
         excluded: &excluded,
         redirects: plan.wishes.mode != Mode::Explicit,
-        known: &ours.probes,
+        earlier,
+        configured: plan.configured_probes.as_deref(),
     };
     let (mut needed, mut wrong) = (Vec::new(), Vec::new());
     for list in ["initContainers", "containers"] {

@@ -22,8 +22,18 @@ pub(crate) struct Rewriting<'r> {
     pub(crate) excluded: &'r [u16],
     /// Connections to the application's ports are redirected to the sidecar.
     pub(crate) redirects: bool,
-    /// The probes that the sidecar knew before.
-    pub(crate) known: &'r [GivenProbe],
+    /// What an earlier run has written.
+    pub(crate) earlier: &'r Earlier,
+    /// The names of the probes of the configuration. `None`: the configuration is not known here.
+    pub(crate) configured: Option<&'r [String]>,
+}
+
+/// What an earlier run has written into the sidecar that is there.
+#[derive(Debug, Default)]
+pub(crate) struct Earlier {
+    pub(crate) probes: Vec<GivenProbe>,
+    /// The port that answered `/probe/NAME`.
+    pub(crate) port: Option<u16>,
 }
 
 impl Rewriting<'_> {
@@ -59,7 +69,7 @@ impl Rewriting<'_> {
     fn refused_hook(&self, asks: &Value, ports: &Value, path: &Path) -> Option<Wrong> {
         let port = number(asks.get("port"), ports);
         let is_elsewhere = asks.text_at(&["host"]).is_some_and(|host| !host.is_empty());
-        let is_of_sidecar = port == Some(self.port) && probe_name(asks).is_some();
+        let is_of_sidecar = self.is_of_sidecar(port) && probe_name(asks).is_some();
         let is_reached = !self.redirects || port.is_some_and(|port| self.excluded.contains(&port));
         if is_elsewhere || (is_reached && !is_of_sidecar) {
             return None;
@@ -96,7 +106,12 @@ impl Rewriting<'_> {
                         probes as they are with `pillion.io/probes: keep`";
             Wrong::new(below(path, &[handler]), what, help)
         };
-        if let Some(known) = self.is_rewritten(handler, &what) {
+        let asked = number(what.get("port"), &Value::Null);
+        if let Some(sent) = probe_name(&what).filter(|_| handler == "httpGet" && self.is_of_sidecar(asked)) {
+            let known = self.known(sent).ok_or_else(|| unknown_probe(sent, &below(path, &[handler])))?;
+            if let Some(asks) = asks.find_mut(&below(&[], &[handler])).filter(|_| asked != Some(self.port)) {
+                asks.put("port", Value::number(self.port.into()));
+            }
             return Ok(known);
         }
         let port = number(what.get("port"), ports).ok_or_else(|| {
@@ -125,12 +140,28 @@ impl Rewriting<'_> {
         Ok(Some(probe))
     }
 
-    /// Whether a probe goes to the sidecar already. Then the inner value is the probe that this crate made for it.
-    fn is_rewritten(&self, handler: &str, what: &Value) -> Option<Option<GivenProbe>> {
-        let name = probe_name(what)?;
-        let is_own = handler == "httpGet" && number(what.get("port"), &Value::Null) == Some(self.port);
-        is_own.then(|| self.known.iter().find(|probe| probe.name == name).cloned())
+    /// Whether a port is the metrics port: that of now, or the one of an earlier run.
+    fn is_of_sidecar(&self, port: Option<u16>) -> bool {
+        port.is_some() && (port == Some(self.port) || port == self.earlier.port)
     }
+
+    /// The probe that the sidecar answers by this name. The inner value is one that an earlier run has made; without it the
+    /// configuration has the probe. `None`: the sidecar would not know the name.
+    fn known(&self, name: &str) -> Option<Option<GivenProbe>> {
+        let made = self.earlier.probes.iter().find(|probe| probe.name == name);
+        let is_configured = self.configured.is_none_or(|names| names.iter().any(|known| known == name));
+        (made.is_some() || is_configured).then(|| made.cloned())
+    }
+}
+
+fn unknown_probe(name: &str, path: &[Step]) -> Wrong {
+    Wrong::new(
+        path.to_vec(),
+        format!(
+            "the probe asks the sidecar for /probe/{name}, and neither its configuration nor an earlier run has a probe {name}"
+        ),
+        "write the probe as it was before, with the port of the application, or add it to `inbound.probes` of the configuration",
+    )
 }
 
 /// The name of the sidecar's probe that a handler would ask for.
@@ -152,7 +183,7 @@ fn unknown_key(what: &Value) -> Option<&str> {
 }
 
 /// The number of a port: itself, or that of the container's port with the name.
-fn number(port: Option<&Value>, ports: &Value) -> Option<u16> {
+pub(crate) fn number(port: Option<&Value>, ports: &Value) -> Option<u16> {
     match port? {
         Value::Number(number) => number.parse().ok(),
         Value::Text(name) => {

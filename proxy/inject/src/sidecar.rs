@@ -58,6 +58,8 @@ pub(crate) struct Plan<'p> {
     pub(crate) has_dns: bool,
     /// Ports of the application with a listener of their own, which must not be redirected.
     pub(crate) own_listeners: Vec<u16>,
+    /// The names of the configuration's own probes. `None`: the configuration is in a `ConfigMap`, which is not known here.
+    pub(crate) configured_probes: Option<Vec<String>>,
     pub(crate) probes: Vec<GivenProbe>,
 }
 

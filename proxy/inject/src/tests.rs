@@ -98,11 +98,48 @@ fn a_rewritten_probe_is_not_made_up_again() {
     );
 }
 
+/// A pod whose probe a person sent to the sidecar.
+fn sent(annotations: &str, port: u16) -> String {
+    let asks = format!("{{ httpGet: {{ path: /probe/own, port: {port} }} }}");
+    changed(&pod(annotations), "{ tcpSocket: { port: 80 } }", &asks)
+}
+
+const OWN_PROBE: &str = "inbound: { probes: [{ name: own, port: 80, tcp: true }] }";
+
 #[test]
-fn a_probe_that_a_person_sent_to_the_sidecar_is_left_alone() {
-    let text =
-        pod("").replace("{ tcpSocket: { port: 80 } }", "{ httpGet: { path: /probe/own, port: 15020 } }");
-    assert!(!injected(&text).contains("--probe"), "{text}");
+fn a_probe_that_a_person_sent_to_the_sidecar_is_left_alone_if_the_configuration_may_have_it() {
+    let inline = format!("    pillion.io/config-inline: \"{OWN_PROBE}\"\n");
+    for annotations in ["    pillion.io/config: web\n", &inline] {
+        let text = injected(&sent(annotations, 15020));
+        assert!(text.contains("path: /probe/own, port: 15020") && !text.contains("--probe"), "{text}");
+    }
+    for annotations in ["", "    pillion.io/config-inline: \"dns: {}\"\n"] {
+        let told = refused(&sent(annotations, 15020));
+        assert!(told.contains("neither its configuration nor an earlier run has a probe own"), "{told}");
+    }
+}
+
+#[test]
+fn rewritten_probes_follow_the_metrics_port() {
+    let metrics =
+        |port: u16| format!("    pillion.io/config-inline: \"metrics: {{ listen: '0.0.0.0:{port}' }}\"\n");
+    let first = injected(&pod(""));
+    let later = injected(&changed(&first, MARK, &format!("{MARK}{}", metrics(9102))));
+    for expected in ["path: /probe/app-liveness, port: 9102", "--probe=app-liveness=tcp:80"] {
+        assert!(later.contains(expected), "{expected}: {later}");
+    }
+    assert_eq!(injected(&later), later);
+    let third = injected(&changed(&later, &metrics(9102), &metrics(9103)));
+    assert!(same(&read_one(&third), &read_one(&injected(&pod(&metrics(9103))))), "{third}");
+    let back = injected(&changed(&later, &metrics(9102), ""));
+    assert!(same(&read_one(&back), &read_one(&first)), "{}", diff("f", &first, &back));
+
+    let both = |port: u16| {
+        format!("    pillion.io/config-inline: \"{OWN_PROBE}\\nmetrics: {{ listen: '0.0.0.0:{port}' }}\"\n")
+    };
+    let own = injected(&sent(&both(9102), 9102));
+    let moved = injected(&changed(&own, &both(9102), &both(9103)));
+    assert!(moved.contains("path: /probe/own, port: 9103") && !moved.contains("--probe"), "{moved}");
 }
 
 #[test]
