@@ -18,7 +18,7 @@ const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 pub(crate) struct Template<'t> {
     pub(crate) value: &'t mut Value,
     pub(crate) path: Path,
-    /// The pods end by themselves, and must not wait for a sidecar.
+    /// The pods are those of a job: they end by themselves, and must not wait for a sidecar.
     pub(crate) is_job: bool,
     /// The images for templates that name none.
     pub(crate) image: &'t str,
@@ -118,10 +118,10 @@ impl Template<'_> {
                 "leave it without",
             );
         }
-        if self.is_job && !wishes.is_native {
+        if let Some(pod) = self.ends().filter(|_| !wishes.is_native) {
             refuse(
                 &["metadata", "annotations", "pillion.io/native-sidecar"],
-                "the pod of a job would never end: it would wait for its sidecar",
+                &format!("{pod} would never end: it would wait for its sidecar"),
                 "leave pillion.io/native-sidecar out; Kubernetes ends a native sidecar behind the application",
             );
         }
@@ -130,6 +130,18 @@ impl Template<'_> {
             self.refuse_users(wishes.mode, &mut refuse);
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+
+    /// How a pod is called that ends by itself. A webhook sees the pods of a job, and not the job.
+    fn ends(&self) -> Option<&'static str> {
+        let owners = self.value.at(&["metadata", "ownerReferences"]).map_or(&[][..], Value::items);
+        let is_of_job = owners.iter().any(|owner| owner.text_at(&["kind"]) == Some("Job"));
+        match self.spec().text_at(&["restartPolicy"]) {
+            _ if self.is_job || is_of_job => Some("the pod of a job"),
+            Some("Never") => Some("the pod with `restartPolicy: Never`"),
+            Some("OnFailure") => Some("the pod with `restartPolicy: OnFailure`"),
+            _ => None,
+        }
     }
 
     fn containers(&self) -> impl Iterator<Item = (&'static str, usize, &Value)> {

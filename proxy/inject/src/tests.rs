@@ -207,6 +207,24 @@ fn faults_of_several_workloads_are_told_in_the_order_of_the_file() {
 }
 
 #[test]
+fn a_pod_that_ends_by_itself_has_no_classic_sidecar() {
+    let owner = |kind: &str| format!("  ownerReferences: [{{ kind: {kind}, name: import }}]\n");
+    let classic = "    pillion.io/native-sidecar: \"false\"\n";
+    let with =
+        |metadata: &str, spec: &str| changed(&pod(classic), "spec:\n", &format!("{metadata}spec:\n{spec}"));
+    for (text, expected) in [
+        (with(&owner("Job"), ""), "the pod of a job would never end"),
+        (with("", "  restartPolicy: Never\n"), "the pod with `restartPolicy: Never` would never end"),
+        (with("", "  restartPolicy: OnFailure\n"), "the pod with `restartPolicy: OnFailure` would never end"),
+    ] {
+        let told = refused(&text);
+        assert!(told.contains(expected) && told.contains("leave pillion.io/native-sidecar out"), "{told}");
+        injected(&text.replace(classic, ""));
+    }
+    injected(&with(&owner("ReplicaSet"), "  restartPolicy: Always\n"));
+}
+
+#[test]
 fn what_cannot_be_a_pod_is_refused_with_its_place() {
     for (text, expected) in [
         ("spec: {}", "the pod has no list of containers"),
