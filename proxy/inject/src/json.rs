@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn escapes_become_characters() {
         let tree = read("\t{\"a\\\"\\n\": \"\\ud83d\\ude00 \\u00e4 \\ud83d\"}").unwrap();
-        let value = tree.value(&tree.documents[0]).unwrap();
+        let value = tree.value(&tree.documents[0], &mut tree.room()).unwrap();
         assert_eq!(value, Value::map([("a\"\n", Value::text("😀 ä \u{fffd}"))]));
     }
 

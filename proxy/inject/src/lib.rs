@@ -143,7 +143,11 @@ fn read(tree: &Tree<'_>) -> Result<Vec<Document>, Fault> {
     let documents = tree.documents.iter().enumerate();
     let matter =
         documents.filter(|(_, slot)| kind(slot).is_some_and(|kind| kind == "Namespace" || is_known(kind)));
-    matter.map(|(nth, slot)| Ok(Document { nth, slot: slot.clone(), value: tree.value(slot)? })).collect()
+    let mut room = tree.room();
+    let mut read = |(nth, slot): (usize, &Slot)| {
+        Ok(Document { nth, slot: slot.clone(), value: tree.value(slot, &mut room)? })
+    };
+    matter.map(&mut read).collect()
 }
 
 /// The namespaces of the text, with what they say.
@@ -199,7 +203,7 @@ fn means(text: &str, before: &Tree<'_>, decided: &[(usize, Value)]) -> bool {
     let Ok(tree) = reading::read(text) else { return false };
     let is = |(nth, value): &(usize, Value)| {
         let slot = tree.documents.get(*nth);
-        slot.is_some_and(|slot| tree.value(slot).is_ok_and(|read| same(&read, value)))
+        slot.is_some_and(|slot| tree.value(slot, &mut tree.room()).is_ok_and(|read| same(&read, value)))
     };
     tree.is_json == before.is_json && tree.documents.len() == before.documents.len() && decided.iter().all(is)
 }

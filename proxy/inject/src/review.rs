@@ -27,7 +27,8 @@ pub fn review(text: &str, image: &str) -> Result<String, Fault> {
         Fault::of_file(format!("this {KIND} has more than {MOST_VALUES} values, keys among them"))
     })?;
     let tree = read.ok_or_else(no_review)?;
-    let review = tree.documents.first().ok_or_else(no_review).and_then(|slot| tree.value(slot))?;
+    let review =
+        tree.documents.first().ok_or_else(no_review).and_then(|slot| tree.value(slot, &mut tree.room()))?;
     let is_review =
         review.text_at(&["kind"]) == Some(KIND) && review.text_at(&["apiVersion"]) == Some(VERSION);
     let uid = review.text_at(&["request", "uid"]).filter(|_| is_review).ok_or_else(no_review)?;
@@ -127,7 +128,7 @@ mod tests {
             let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
             let Ok(tree) = crate::reading::read(&text) else { continue };
             for slot in &tree.documents {
-                let Ok(value) = tree.value(slot) else { continue };
+                let Ok(value) = tree.value(slot, &mut tree.room()) else { continue };
                 if value.text_at(&["kind"]).is_some_and(|kind| kind.ends_with("List")) {
                     continue; // no webhook is asked about a list
                 }

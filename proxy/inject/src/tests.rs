@@ -85,7 +85,7 @@ fn what_others_added_to_the_sidecar_stays() {
 
 fn read_one(text: &str) -> Value {
     let tree = reading::read(text).unwrap();
-    tree.value(&tree.documents[0]).unwrap()
+    tree.value(&tree.documents[0], &mut tree.room()).unwrap()
 }
 
 #[test]
@@ -276,6 +276,26 @@ fn hostile_texts_end_soon() {
         let _either = inject("f", &text, &options());
         assert!(began.elapsed() < Duration::from_secs(60), "{}", &text[..text.len().min(40)]);
     }
+}
+
+#[test]
+fn aliases_of_long_texts_expand_to_no_more_than_a_bound() {
+    let long = "x".repeat(500_000);
+    let many = |alias: &str, count: usize| vec![alias; count].join(", ");
+    let document = |anchored: &str, count: usize| {
+        let pod = "apiVersion: v1\nkind: Pod\nmetadata: { name: a }\nspec: { containers: [{ name: a }] }\n";
+        format!("{pod}x: &long {anchored}\ny: [{}]\n", many("*long", count))
+    };
+    for anchored in [long.clone(), format!("{{ {long}: }}"), format!("{{ ? {long} : 1, b: 2 }}")] {
+        let told = refused(&document(&anchored, 20_000));
+        assert!(told.contains("the aliases of this document expand to too much"), "{told}");
+        injected(&document(&anchored, 20));
+    }
+    let merges =
+        format!("{}z: {{ <<: [{}] }}\n", document(&format!("{{ {long}: 1 }}"), 1), many("*long", 200));
+    assert!(refused(&merges).contains("expand to too much"));
+    let documents = vec![document(&long, 100); 2].join("---\n");
+    assert!(refused(&documents).contains("expand to too much"), "documents share the bound");
 }
 
 #[test]

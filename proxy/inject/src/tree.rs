@@ -15,8 +15,24 @@ use crate::value::{Step, Value};
 pub(crate) const DEEPEST: usize = 100;
 /// The most brackets that are open at once before the parser runs: its scanner keeps each of them.
 const BRACKETS: usize = 10_000;
-/// The most values of one document with its aliases expanded.
+/// The most values of a text that come from aliases.
 const MOST_VALUES: usize = 500_000;
+/// The most bytes of texts and keys that come from aliases: many aliases of one long text would take gigabytes.
+const MOST_BYTES: usize = 64 << 20;
+
+/// What the values of a text may take.
+#[derive(Debug)]
+pub(crate) struct Room {
+    values: usize,
+    bytes: usize,
+}
+
+impl Room {
+    fn take(&mut self, values: usize, bytes: usize) -> Option<()> {
+        (self.values, self.bytes) = (self.values.checked_sub(values)?, self.bytes.checked_sub(bytes)?);
+        Some(())
+    }
+}
 
 pub(crate) type NodeId = usize;
 
@@ -139,32 +155,48 @@ impl<'t> Tree<'t> {
         self.position(place.or_else(begins).unwrap_or_default())
     }
 
-    /// The value of a node, with aliases and merge keys resolved.
+    /// Room for every value of the text, and for what aliases add to them.
+    pub(crate) const fn room(&self) -> Room {
+        Room { values: self.nodes.len() + MOST_VALUES, bytes: self.text.len() + MOST_BYTES }
+    }
+
+    /// The value of a node, with aliases and merge keys resolved. The documents of a text whose values are kept share a room.
     ///
     /// # Errors
     /// A key stands twice in a map, or is no scalar, or the aliases expand to too much.
-    pub(crate) fn value(&self, slot: &Slot) -> Result<Value, Fault> {
-        let mut room = MOST_VALUES;
-        self.resolved(slot.node, DEEPEST, &mut room)
+    pub(crate) fn value(&self, slot: &Slot, room: &mut Room) -> Result<Value, Fault> {
+        self.resolved(slot.node, DEEPEST, room)
     }
 
-    fn resolved(&self, id: NodeId, depth: usize, room: &mut usize) -> Result<Value, Fault> {
+    fn resolved(&self, id: NodeId, depth: usize, room: &mut Room) -> Result<Value, Fault> {
         let Some(node) = self.node(id) else { return Ok(Value::Null) };
-        *room = room.checked_sub(1).filter(|_| depth > 0).ok_or_else(|| {
-            Fault::at(self.position(node.start), "the aliases of this document expand to too much")
-                .help("write the values out")
-        })?;
+        let bytes = match &node.content {
+            Content::Scalar { value: Value::Text(text) | Value::Number(text) } => text.len(),
+            _ => 0,
+        };
+        room.take(1, bytes).filter(|()| depth > 0).ok_or_else(|| self.too_much(node))?;
         match &node.content {
             Content::Scalar { value } => Ok(value.clone()),
             Content::List { items, .. } => {
                 let values = items.iter().map(|item| self.resolved(item.node, depth - 1, room));
                 Ok(Value::List(values.collect::<Result<_, _>>()?))
             }
-            Content::Map { entries, .. } => self.resolved_map(entries, depth - 1, room),
+            Content::Map { entries, .. } => self.resolved_map(node, entries, depth - 1, room),
         }
     }
 
-    fn resolved_map(&self, entries: &[Entry], depth: usize, room: &mut usize) -> Result<Value, Fault> {
+    fn too_much(&self, node: &Node) -> Fault {
+        Fault::at(self.position(node.start), "the aliases of this document expand to too much")
+            .help("write the values out")
+    }
+
+    fn resolved_map(
+        &self,
+        map: &Node,
+        entries: &[Entry],
+        depth: usize,
+        room: &mut Room,
+    ) -> Result<Value, Fault> {
         let (mut own, mut merged) = (Vec::new(), Vec::new());
         let mut known = HashMap::new();
         for entry in entries {
@@ -172,11 +204,12 @@ impl<'t> Tree<'t> {
             let Some(key) = self.scalar(entry.key) else {
                 return Err(Fault::at(place(), "a key of this map is not a text"));
             };
+            room.take(1, key.len()).ok_or_else(|| self.too_much(map))?;
             let value = self.resolved(entry.value.node, depth, room)?;
             match (key, value) {
                 ("<<", Value::Map(entries)) => merged.push(entries),
                 ("<<", Value::List(maps)) => {
-                    merged.extend(maps.into_iter().map(|map| map.entries().to_vec()));
+                    merged.extend(maps.into_iter().filter_map(Value::into_entries));
                 }
                 (key, value) => {
                     if known.insert(key.to_owned(), ()).is_some() {

@@ -62,6 +62,13 @@ impl Value {
         }
     }
 
+    pub(crate) fn into_entries(self) -> Option<Vec<(String, Self)>> {
+        match self {
+            Self::Map(entries) => Some(entries),
+            _ => None,
+        }
+    }
+
     pub(crate) fn items(&self) -> &[Self] {
         match self {
             Self::List(items) => items,
