@@ -1,12 +1,13 @@
 //! Decides what becomes of one pod template.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path as FilePath;
 
 use pillion_config::{Given, GivenProbe};
 use pillion_model::Config as Model;
 
 use crate::probes::{Earlier, Rewriting, number};
-use crate::sidecar::{INIT, LOG_VOLUME, METRICS_PORT, PROBE_FLAG, Plan, Ports, SIDECAR, USER, mount};
+use crate::sidecar::{INIT, LOG_VOLUME, Local, METRICS_PORT, PROBE_FLAG, Plan, Ports, SIDECAR, USER, mount};
 use crate::update::{self, is_our_volume, place_named};
 use crate::value::{Path, Step, Value, below, nth};
 use crate::wishes::{Config, INJECTED, Identity, Mode, Wishes, Wrong, init_image, wishes};
@@ -41,6 +42,7 @@ impl Template<'_> {
             image,
             wishes: &wishes,
             ports: Ports::USUAL,
+            local: Local::USUAL,
             has_inbound: true,
             has_outbound: true,
             has_dns: false,
@@ -254,10 +256,7 @@ impl Template<'_> {
             let place = self.at(&["metadata", "annotations", "pillion.io/config-inline"]);
             Err(Wrong::new(place, format!("the annotation pillion.io/config-inline {what}"), help))
         };
-        let is_reachable = |metrics: &pillion_model::telemetry::Metrics| {
-            metrics.listen.iter().any(|at| !at.ip().is_loopback())
-        };
-        if !model.metrics.as_ref().is_some_and(is_reachable) {
+        if metrics(model).is_none() {
             let help = "leave `metrics` out, or let it listen on 0.0.0.0";
             return wrong("leaves the kubelet no metrics port, to which its probes go", help);
         }
@@ -302,10 +301,31 @@ fn already_rewritten(path: &[Step], probe: &GivenProbe) -> Wrong {
     )
 }
 
+/// The address of the metrics port that the kubelet reaches.
+fn metrics(model: &Model) -> Option<SocketAddr> {
+    let mut listen = model.metrics.as_ref()?.listen.iter();
+    listen.find(|at| !at.ip().is_loopback() && at.port() != 0).copied()
+}
+
+/// The address for a command in the sidecar's container: a port of every address is one of loopback too.
+const fn local(at: SocketAddr) -> SocketAddr {
+    let ip = match at.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, at.port())
+}
+
 /// What the configuration says of ports and sides.
 fn learn(plan: &mut Plan<'_>, model: &Model) {
-    let first = |listen: &[std::net::SocketAddr], usual: u16| {
-        listen.iter().map(std::net::SocketAddr::port).find(|port| *port != 0).unwrap_or(usual)
+    let first = |listen: &[SocketAddr], usual: u16| {
+        listen.iter().map(SocketAddr::port).find(|port| *port != 0).unwrap_or(usual)
+    };
+    let admin = model.admin.listen.iter().find(|at| at.port() != 0).copied();
+    plan.local = Local {
+        admin: admin.map_or(Local::USUAL.admin, local),
+        metrics: metrics(model).map_or(Local::USUAL.metrics, local),
     };
     let usual = Ports::USUAL;
     plan.has_inbound = model.inbound.is_some();
@@ -314,18 +334,15 @@ fn learn(plan: &mut Plan<'_>, model: &Model) {
     plan.ports = Ports {
         outbound: model.outbound.as_ref().map_or(usual.outbound, |side| first(&side.listen, usual.outbound)),
         inbound: model.inbound.as_ref().map_or(usual.inbound, |side| first(&side.listen, usual.inbound)),
-        admin: first(&model.admin.listen, usual.admin),
-        metrics: model
-            .metrics
-            .as_ref()
-            .map_or(usual.metrics, |metrics| first(&metrics.listen, usual.metrics)),
+        admin: plan.local.admin.port(),
+        metrics: plan.local.metrics.port(),
         dns: model.dns.as_ref().map_or(usual.dns, |dns| first(&dns.listen, usual.dns)),
     };
     let ports = model.inbound.iter().flat_map(|inbound| &inbound.ports);
     let listening = ports.filter_map(|(_, policy)| policy.listen.first());
     let probes = model.inbound.iter().flat_map(|inbound| &inbound.probes);
     plan.configured_probes = Some(probes.map(|probe| probe.name.to_string()).collect());
-    plan.own_listeners = listening.map(std::net::SocketAddr::port).collect();
+    plan.own_listeners = listening.map(SocketAddr::port).collect();
 }
 
 /// Rewrites the probes of every container that goes on running.

@@ -1,6 +1,7 @@
 //! What is added to a pod: the container with the sidecar, the one with `pillion init`, and their volumes.
 
 use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use pillion_config::GivenProbe;
 
@@ -47,12 +48,28 @@ impl Ports {
     }
 }
 
+/// Where commands in the sidecar's container reach its own ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Local {
+    pub(crate) admin: SocketAddr,
+    pub(crate) metrics: SocketAddr,
+}
+
+impl Local {
+    /// What `pillion drain` and `pillion wait` ask without a flag.
+    pub(crate) const USUAL: Self = Self {
+        admin: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), Ports::USUAL.admin),
+        metrics: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), Ports::USUAL.metrics),
+    };
+}
+
 /// Everything that the added parts depend on.
 pub(crate) struct Plan<'p> {
     pub(crate) wishes: &'p Wishes,
     pub(crate) image: String,
     pub(crate) init_image: String,
     pub(crate) ports: Ports,
+    pub(crate) local: Local,
     pub(crate) has_inbound: bool,
     pub(crate) has_outbound: bool,
     pub(crate) has_dns: bool,
@@ -171,16 +188,16 @@ impl Plan<'_> {
         words
     }
 
-    /// A command of the image, with the sidecar's port where that is another than usual.
+    /// A command of the image, with the address of the sidecar's port where that is another than usual.
     fn runs(&self, words: &[&str]) -> Value {
         let mut command: Vec<String> =
             ["/pillion"].iter().chain(words).map(|word| (*word).to_owned()).collect();
-        let (flag, port, usual) = match words.first() {
-            Some(&"drain") => ("--admin", self.ports.admin, Ports::USUAL.admin),
-            _ => ("--metrics", self.ports.metrics, Ports::USUAL.metrics),
+        let (flag, at, usual) = match words.first() {
+            Some(&"drain") => ("--admin", self.local.admin, Local::USUAL.admin),
+            _ => ("--metrics", self.local.metrics, Local::USUAL.metrics),
         };
-        if port != usual {
-            command.extend([flag.to_owned(), format!("http://127.0.0.1:{port}")]);
+        if at != usual {
+            command.extend([flag.to_owned(), format!("http://{at}")]);
         }
         Value::map([("exec", Value::map([("command", Value::texts(&command))]))])
     }

@@ -199,6 +199,29 @@ fn a_configuration_with_which_the_kubelet_could_not_work_is_refused() {
 }
 
 #[test]
+fn commands_ask_the_addresses_on_which_the_sidecar_listens() {
+    let with = |config: &str| injected(&pod(&format!("    pillion.io/config-inline: \"{config}\"\n")));
+    for (config, drain, wait) in [
+        ("admin: { listen: '[::1]:15000' }", "drain, --admin, http://[::1]:15000]", "wait, --timeout, 30s]"),
+        ("admin: { listen: ['127.0.0.1:15000', '[::1]:15000'] }", "drain]", "wait, --timeout, 30s]"),
+        ("metrics: { listen: '[::]:15020' }", "drain]", "30s, --metrics, http://[::1]:15020]"),
+        (
+            "metrics: { listen: ['127.0.0.1:9101', '0.0.0.0:9102'] }",
+            "drain]",
+            "30s, --metrics, http://127.0.0.1:9102]",
+        ),
+    ] {
+        let text = with(config);
+        let text = text.replace(['\'', '"'], "");
+        assert!(text.contains(drain) && text.contains(wait), "{config}: {text}");
+    }
+    let text = with("metrics: { listen: ['127.0.0.1:9101', '0.0.0.0:9102'] }");
+    for expected in ["--metrics-port=9102", "/ready, port: 9102", "/probe/app-liveness, port: 9102"] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+}
+
+#[test]
 fn faults_of_several_workloads_are_told_in_the_order_of_the_file() {
     let text = format!("{}---\n{}", pod("    pillion.io/mode: a\n"), pod("    pillion.io/mode: b\n"));
     let told = refused(&text);
