@@ -7,7 +7,9 @@ use pillion_config::{Given, GivenProbe};
 use pillion_model::Config as Model;
 
 use crate::probes::{Earlier, Rewriting, number};
-use crate::sidecar::{INIT, LOG_VOLUME, Local, METRICS_PORT, PROBE_FLAG, Plan, Ports, SIDECAR, USER, mount};
+use crate::sidecar::{
+    INIT, LOG_VOLUME, Local, METRICS_PORT, PROBE_FLAG, Plan, Ports, SIDECAR, TAKEN, USER, mount,
+};
 use crate::update::{self, is_our_volume, place_named};
 use crate::value::{Path, Step, Value, below, nth};
 use crate::wishes::{Config, INJECTED, Identity, Mode, Wishes, Wrong, init_image, wishes};
@@ -128,6 +130,9 @@ impl Template<'_> {
             );
         }
         self.refuse_names(&mut refuse);
+        if let Some(folder) = &wishes.log_volume {
+            self.refuse_log_folder(folder, &mut refuse);
+        }
         if wishes.mode != Mode::Explicit {
             self.refuse_users(wishes.mode, &mut refuse);
         }
@@ -178,6 +183,35 @@ impl Template<'_> {
                 &format!("the pod has a volume {name} that `pillion inject` did not write"),
                 "give it another name",
             );
+        }
+    }
+
+    /// Kubernetes refuses two mounts at one path, and the sidecar needs its own files.
+    fn refuse_log_folder(&self, folder: &str, refuse: &mut impl FnMut(&[&str], &str, &str)) {
+        let mut told = |what: &str| {
+            let place = ["metadata", "annotations", "pillion.io/log-volume"];
+            refuse(
+                &place,
+                &format!("the annotation pillion.io/log-volume is {folder:?}, {what}"),
+                "name another folder",
+            );
+        };
+        let is_around = |taken: &&str| {
+            FilePath::new(taken).starts_with(folder) || FilePath::new(folder).starts_with(taken)
+        };
+        if let Some(taken) = TAKEN.iter().find(|taken| is_around(taken)) {
+            told(&format!("and the sidecar has {taken} for itself"));
+        }
+        let mounting = self.containers().filter(|(list, _, container)| goes_on(list, container));
+        for (_, _, container) in mounting {
+            let mounts = container.get("volumeMounts").map_or(&[][..], Value::items).iter();
+            let others = mounts.filter(|mount| mount.name() != Some(LOG_VOLUME));
+            let mut paths = others.filter_map(|mount| mount.text_at(&["mountPath"]));
+            // paths are compared part by part: a slash at the end makes no difference
+            if paths.any(|path| FilePath::new(path) == FilePath::new(folder)) {
+                let name = container.name().unwrap_or_default();
+                told(&format!("where the container {name} has another volume"));
+            }
         }
     }
 
@@ -284,6 +318,11 @@ impl Template<'_> {
             )),
         }
     }
+}
+
+/// Whether a container runs as long as the pod: native sidecars are init containers that do.
+fn goes_on(list: &str, container: &Value) -> bool {
+    list == "containers" || container.text_at(&["restartPolicy"]) == Some("Always")
 }
 
 fn is_ours(container: &Value) -> bool {
@@ -432,9 +471,11 @@ fn place_volumes(spec: &mut Value, plan: &Plan<'_>) {
     place_named(spec, "volumes", &wanted, is_our_volume);
     let logs = plan.wishes.log_volume.as_deref().map(|folder| mount(LOG_VOLUME, folder));
     let logs: Vec<Value> = logs.into_iter().collect();
-    if let Some(containers) = spec.list_mut("containers") {
+    for list in ["initContainers", "containers"] {
+        let Some(Value::List(containers)) = spec.find_mut(&below(&[], &[list])) else { continue };
         for container in containers.iter_mut().filter(|container| !is_ours(container)) {
-            place_named(container, "volumeMounts", &logs, |name| name == LOG_VOLUME);
+            let wanted = if goes_on(list, container) { &logs[..] } else { &[] };
+            place_named(container, "volumeMounts", wanted, |name| name == LOG_VOLUME);
         }
     }
 }

@@ -23,6 +23,9 @@ pub(crate) const USER: u64 = 1337;
 /// The flag of `pillion run` for a probe, with its sign of equality.
 pub(crate) const PROBE_FLAG: &str = "--probe=";
 
+/// What the sidecar's container has in its file system, where no other volume may be mounted.
+pub(crate) const TAKEN: [&str; 3] = [PROGRAM, CONFIG_FOLDER, IDENTITY_FOLDER];
+const PROGRAM: &str = "/pillion";
 const CONFIG_FOLDER: &str = "/etc/pillion";
 const IDENTITY_FOLDER: &str = "/var/run/pillion/identity";
 /// `pillion wait` ends earlier than the kubelet's patience, so that the event has its reason.
@@ -190,8 +193,7 @@ impl Plan<'_> {
 
     /// A command of the image, with the address of the sidecar's port where that is another than usual.
     fn runs(&self, words: &[&str]) -> Value {
-        let mut command: Vec<String> =
-            ["/pillion"].iter().chain(words).map(|word| (*word).to_owned()).collect();
+        let mut command: Vec<String> = [PROGRAM].iter().chain(words).map(|word| (*word).to_owned()).collect();
         let (flag, at, usual) = match words.first() {
             Some(&"drain") => ("--admin", self.local.admin, Local::USUAL.admin),
             _ => ("--metrics", self.local.metrics, Local::USUAL.metrics),

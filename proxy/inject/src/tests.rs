@@ -222,6 +222,40 @@ fn commands_ask_the_addresses_on_which_the_sidecar_listens() {
 }
 
 #[test]
+fn log_files_are_mounted_where_nothing_else_is() {
+    let logs = |folder: &str| format!("    pillion.io/log-volume: {folder}\n");
+    let mounted = |folder: &str| {
+        format!("{}      volumeMounts: [{{ name: data, mountPath: /data/ }}]\n", pod(&logs(folder)))
+    };
+    for (folder, expected) in [
+        ("/data", "where the container app has another volume"),
+        ("//data/.", "where the container app has another volume"),
+        ("/etc/pillion", "and the sidecar has /etc/pillion for itself"),
+        ("/etc/pillion/logs", "and the sidecar has /etc/pillion for itself"),
+        ("/var/run", "and the sidecar has /var/run/pillion/identity for itself"),
+        ("/pillion", "and the sidecar has /pillion for itself"),
+    ] {
+        let told = refused(&mounted(folder));
+        assert!(told.contains(expected) && told.contains("name another folder"), "{told}");
+    }
+    let text = injected(&mounted("/data/logs"));
+    assert_eq!(injected(&text), text);
+
+    let first = "  initContainers:\n    - { name: shipper, image: i, restartPolicy: Always }\n    - { name: setup, image: i }\n";
+    let others = changed(&pod(&logs("/logs")), "  containers:\n", &format!("{first}  containers:\n"));
+    let text = injected(&others);
+    assert_eq!(injected(&text), text);
+    let mounts = |text: &str, nth: usize| {
+        read_one(text).at(&["spec", "initContainers"]).unwrap().items()[nth].get("volumeMounts").is_some()
+    };
+    assert_eq!([mounts(&text, 1), mounts(&text, 2), mounts(&text, 3)], [true, true, false], "{text}");
+    let without = injected(&changed(&text, &logs("/logs"), ""));
+    assert!(!without.contains("pillion-logs"), "{without}");
+    let ending = text.replace("image: i, restartPolicy: Always", "image: i");
+    assert!(!mounts(&injected(&ending), 2), "{ending}");
+}
+
+#[test]
 fn faults_of_several_workloads_are_told_in_the_order_of_the_file() {
     let text = format!("{}---\n{}", pod("    pillion.io/mode: a\n"), pod("    pillion.io/mode: b\n"));
     let told = refused(&text);
