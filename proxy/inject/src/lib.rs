@@ -70,6 +70,8 @@ pub enum Outcome {
     Unchanged,
     NotAsked,
     Refused,
+    /// As `Refused`, but an earlier run has added the sidecar.
+    RefusedAndStays,
     /// Annotations that count on the template alone are on the object around it.
     AnnotatedOutside,
 }
@@ -81,6 +83,10 @@ impl std::fmt::Display for Note {
             Outcome::Unchanged => "has the sidecar already",
             Outcome::NotAsked => "is left as it is: nothing asks for a sidecar (pillion.io/inject, or --all)",
             Outcome::Refused => "is left as it is: `pillion.io/inject: \"false\"`",
+            Outcome::RefusedAndStays => {
+                "is left as it is: `pillion.io/inject: \"false\"`; the sidecar of an earlier run stays, and is not removed: \
+                 use the manifest as it was before"
+            }
             Outcome::AnnotatedOutside => {
                 "has annotations of Pillion beside its pod template, where they have no effect; write them below \
                  spec.template.metadata"
@@ -173,6 +179,9 @@ fn inject_one(
     let Some(template) = document.find_mut(&workload.template) else { return Ok(Vec::new()) };
     let of_namespace = namespaces.iter().find(|(name, _)| workload.namespace.as_ref() == Some(name));
     let outcome = match (asked(template), of_namespace.map(|(_, asked)| *asked)) {
+        (Asked::No, _) | (Asked::Unsaid, Some(Asked::No)) if pod::has_sidecar(template) => {
+            Outcome::RefusedAndStays
+        }
         (Asked::No, _) | (Asked::Unsaid, Some(Asked::No)) => Outcome::Refused,
         (Asked::Unsaid, None | Some(Asked::Unsaid)) if !options.all => Outcome::NotAsked,
         _ => {

@@ -8,7 +8,7 @@ use pillion_model::Config as Model;
 
 use crate::probes::{Earlier, Rewriting, number};
 use crate::sidecar::{
-    INIT, LOG_VOLUME, Local, METRICS_PORT, PROBE_FLAG, Plan, Ports, SIDECAR, TAKEN, USER, mount,
+    INIT, LOG_VOLUME, Local, METRICS_PORT, PROBE_FLAG, Plan, Ports, SIDECAR, TAKEN, USER, as_passed, mount,
 };
 use crate::update::{self, is_our_volume, place_named};
 use crate::value::{Path, Step, Value, below, nth};
@@ -16,6 +16,16 @@ use crate::wishes::{Config, INJECTED, Identity, Mode, Wishes, Wrong, init_image,
 
 /// `kubectl exec` and `kubectl logs` take the container with this name, and else the first one.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+
+/// Whether an earlier run has added the sidecar to a template.
+pub(crate) fn has_sidecar(template: &Value) -> bool {
+    let lists = ["initContainers", "containers"].into_iter().filter_map(|list| template.at(&["spec", list]));
+    is_injected(template) && lists.flat_map(Value::items).any(|container| container.name() == Some(SIDECAR))
+}
+
+fn is_injected(template: &Value) -> bool {
+    template.at(&["metadata", "annotations", INJECTED]).is_some()
+}
 
 /// A template at its place.
 pub(crate) struct Template<'t> {
@@ -159,7 +169,7 @@ impl Template<'_> {
     }
 
     fn refuse_names(&self, refuse: &mut impl FnMut(&[&str], &str, &str)) {
-        let is_injected = self.value.at(&["metadata", "annotations", INJECTED]).is_some();
+        let is_injected = is_injected(self.value);
         for (list, _, container) in self.containers() {
             match container.name().unwrap_or_default() {
                 name @ ("istio-proxy" | "linkerd-proxy") => refuse(
@@ -261,7 +271,7 @@ impl Template<'_> {
         let sidecar = containers.find(|found| found.name() == Some(SIDECAR));
         let items = |key: &str| sidecar.and_then(|sidecar| sidecar.get(key)).map_or(&[][..], Value::items);
         let words = items("args").iter().filter_map(Value::as_text);
-        let probes = words.filter_map(|word| word.strip_prefix(PROBE_FLAG)?.parse().ok());
+        let probes = words.filter_map(|word| as_passed(word.strip_prefix(PROBE_FLAG)?).parse().ok());
         let metrics = items("ports").iter().find(|port| port.name() == Some(METRICS_PORT));
         let port = metrics.and_then(|port| number(port.get("containerPort"), &Value::Null));
         Earlier { probes: probes.collect(), port }

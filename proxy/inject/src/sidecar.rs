@@ -188,7 +188,7 @@ impl Plan<'_> {
         }
         words.extend(self.wishes.app_port.map(|port| format!("--app={port}")));
         words.extend(self.probes.iter().map(|probe| format!("{PROBE_FLAG}{probe}")));
-        words
+        words.iter().map(|word| without_variables(word)).collect()
     }
 
     /// A command of the image, with the address of the sidecar's port where that is another than usual.
@@ -274,6 +274,16 @@ impl Plan<'_> {
         let logs = logs.map(|_| named(LOG_VOLUME).with("emptyDir", Value::map([])));
         [config, identity, logs].into_iter().flatten().collect()
     }
+}
+
+/// A word in which Kubernetes finds no variable: it reads `$(NAME)` in arguments, and `$$` as a single sign.
+fn without_variables(word: &str) -> String {
+    word.replace('$', "$$")
+}
+
+/// The word that a container gets for one of our arguments.
+pub(crate) fn as_passed(word: &str) -> String {
+    word.replace("$$", "$")
 }
 
 /// The mount of the application's container for its log files.

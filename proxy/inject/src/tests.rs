@@ -83,6 +83,20 @@ fn what_others_added_to_the_sidecar_stays() {
     assert!(same(&read_one(&back), &read_one(&with_mount)), "{}", diff("f", &with_mount, &back));
 }
 
+#[test]
+fn a_sidecar_that_stays_in_a_refused_template_is_told() {
+    let refusal = "    pillion.io/inject: \"false\"\n";
+    for (text, expected) in [
+        (pod(refusal), Outcome::Refused),
+        (changed(&injected(&pod("")), MARK, &format!("{MARK}{refusal}")), Outcome::RefusedAndStays),
+    ] {
+        let injected = inject("f", &text, &options()).unwrap();
+        assert_eq!((injected.text, injected.notes[0].outcome), (text, expected));
+    }
+    let note = Note { workload: "Pod a".to_owned(), outcome: Outcome::RefusedAndStays };
+    assert!(note.to_string().contains("the sidecar of an earlier run stays"), "{note}");
+}
+
 fn read_one(text: &str) -> Value {
     let tree = reading::read(text).unwrap();
     tree.value(&tree.documents[0], &mut tree.room()).unwrap()
@@ -117,6 +131,18 @@ fn a_probe_that_a_person_sent_to_the_sidecar_is_left_alone_if_the_configuration_
         let told = refused(&sent(annotations, 15020));
         assert!(told.contains("neither its configuration nor an earlier run has a probe own"), "{told}");
     }
+}
+
+#[test]
+fn a_dollar_in_a_probe_is_no_variable_for_kubernetes() {
+    let asks = "{ httpGet: { path: /$(POD)/$$/a$, port: 80 } }";
+    let first = injected(&changed(&pod(""), "{ tcpSocket: { port: 80 } }", asks));
+    let word = "--probe=app-liveness=http:80/$$(POD)/$$$$/a$$";
+    assert!(first.contains(word), "{first}");
+    assert_eq!(injected(&first), first);
+    let metrics = "    pillion.io/config-inline: \"metrics: { listen: '0.0.0.0:9102' }\"\n";
+    let later = injected(&changed(&first, MARK, &format!("{MARK}{metrics}")));
+    assert!(later.contains(word) && later.contains("/probe/app-liveness, port: 9102"), "{later}");
 }
 
 #[test]
