@@ -193,6 +193,7 @@ def main():
     parser.add_argument("--tabs", action="store_true", help="measure with ten tabs of a Chromium here, too")
     parser.add_argument("--page", help="put the table into this page")
     options = parser.parse_args()
+    load.PILLION = str(Path(options.pillion).resolve())
     text = table(rounds(options), options)
     print("\n" + text)
     if options.page:

@@ -177,7 +177,7 @@ def main():
     options = arguments()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    binary = os.path.abspath(options.pillion)
+    binary = load.PILLION = os.path.abspath(options.pillion)
     groups = {role: Cgroup(f"pillion-{role}-{os.getpid()}", options.memory * MIB, options.cpu)
               for role in (proxies.CALLER, proxies.APPLICATION)}
     print(f"{machine()}; {options.memory} MiB and {options.cpu} CPU for each sidecar; caller's · application's")
