@@ -12,6 +12,7 @@
 mod answer;
 mod checks;
 mod clusters;
+mod companions;
 mod config;
 mod connection;
 mod console;
@@ -98,7 +99,8 @@ impl Admin {
             pages: Pages {
                 expositions,
                 events,
-                readiness: Arc::default(),
+                readiness: Arc::new(Readiness::with(registry.companions().clone())),
+                companions: registry.companions().clone(),
                 started,
                 network: network.clone(),
                 console,

@@ -5,6 +5,7 @@
 
 mod bindings;
 mod checks;
+mod companions;
 mod control;
 mod credentialed;
 mod dns;
@@ -29,7 +30,7 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use pillion_model::Config;
@@ -44,6 +45,7 @@ use crate::takeover::Inherited;
 use crate::traces::{Exporter, FLUSH_PATIENCE};
 pub(crate) use causes::with_causes;
 use checks::Checker;
+use companions::Companions;
 use control::Around;
 pub use control::{Applied, Controller};
 #[cfg(test)]
@@ -80,6 +82,9 @@ use pillion_upstream::pool::SWEEP_EVERY;
 pub(crate) use unserved::snapshot as unserved_snapshot;
 use worker::{Command, Connections};
 
+/// How long companions may deliver what they have after the last request. What a log shipper cannot deliver waits in its files.
+const COMPANIONS_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A sidecar whose addresses are bound, and which has not started.
 pub struct App {
     controller: Controller,
@@ -101,6 +106,7 @@ pub struct Running {
     access_log: Option<Arc<AccessLog>>,
     traces: Arc<Traces>,
     kubernetes: KubernetesSource,
+    companions: Companions,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -248,9 +254,21 @@ impl App {
         })?;
         let known = self.console.kubernetes.clone();
         let kubernetes = KubernetesSource::new(known, shared.ground_beside(), Environment::of_process());
+        let companions = Companions::new(shared.ground_beside());
         let (drain, access_log, traces) = (shared.drain, shared.access_log, shared.around.traces);
         let Self { controller, orders, console, .. } = self;
-        Ok(Running { controller, orders, console, drain, readiness, access_log, traces, kubernetes, threads })
+        Ok(Running {
+            controller,
+            orders,
+            console,
+            drain,
+            readiness,
+            access_log,
+            traces,
+            kubernetes,
+            companions,
+            threads,
+        })
     }
 
     /// Starts everything on the caller's runtime, with one worker. For tests.
@@ -286,7 +304,7 @@ impl Running {
 
     /// Drains the sidecar as `drain` of the configuration says: it announces that connections will close, accepts no
     /// new ones, completes what is in flight, and ends.
-    pub async fn drain(self) {
+    pub async fn drain(mut self) {
         let plan = self.controller.config().drain;
         self.readiness.set_draining();
         self.drain.begin();
@@ -300,7 +318,8 @@ impl Running {
     }
 
     /// Writes what was recorded.
-    async fn finish(&self) {
+    async fn finish(&mut self) {
+        self.companions.finish(COMPANIONS_PATIENCE).await;
         if !self.traces.close(FLUSH_PATIENCE).await {
             tracing::warn!("the collector of traces does not accept spans in time; the last spans are lost");
         }

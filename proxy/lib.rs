@@ -91,8 +91,8 @@
 //!
 //! # Crates
 //! Each crate may use those to its right, and an import in the other direction does not compile: `pillion` ([`cli`] →
-//! [`app`] → `admin`, `explained`, `preflight`, `dns`, `workload`, `traces`, `api_server`, `asking`, `webhook`) → [`pillion_sidecar`] → [`pillion_upstream`] → [`pillion_http`] → [`pillion_tls`] →
-//! [`pillion_base`] → [`pillion_telemetry`] → [`pillion_model`]. Seven crates are outside this line: [`pillion_config`]
+//! [`app`] → `admin`, `explained`, `preflight`, `dns`, `workload`, `traces`, `api_server`, `webhook`) → [`pillion_sidecar`] → [`pillion_upstream`] → [`pillion_http`] → [`pillion_tls`] →
+//! [`pillion_base`] → [`pillion_telemetry`] → [`pillion_model`]. Eight crates are outside this line: [`pillion_companion`], above [`pillion_upstream`], gives companions of the application their threads (`app::companions`) and connects to servers that the operator names by URL; [`pillion_config`]
 //! reads the file into the model; `pillion_authz`, below [`pillion_sidecar`], judges by authorization rules;
 //! `pillion_grpc`, below it too, makes calls of gRPC over tonic's framing;
 //! `pillion_kubernetes`, which `api_server` uses, makes endpoints of EndpointSlices;
@@ -109,7 +109,7 @@
 //! server that is away, change no endpoint.
 //!
 //! Spans are made from the timelines of requests that are traced ([`pillion_sidecar::traces`] decides which), and are sent by
-//! `traces`, beside the data path; `asking` connects to servers that the operator names by URL. `preflight` judges what is wrong
+//! `traces`, beside the data path. `preflight` judges what is wrong
 //! around the sidecar (`pillion check --live`).
 //!
 //! `manager` tells systemd when the sidecar serves, reads its configuration anew, and drains.
@@ -139,7 +139,6 @@ pub(crate) mod dns;
 pub(crate) mod workload;
 pub(crate) mod traces;
 pub(crate) mod api_server;
-pub(crate) mod asking;
 pub(crate) mod takeover;
 pub(crate) mod webhook;
 pub(crate) mod listening;

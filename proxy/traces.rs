@@ -24,9 +24,9 @@ use pillion_telemetry::SpanOutcome;
 use pillion_upstream::discovery::Resolver;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use crate::asking::AskError;
 use messages::ExportResponse;
 use notices::Notices;
+use pillion_companion::asking::AskError;
 use spans::Names;
 
 /// The most spans of one request to the collector, as OpenTelemetry's own exporters have it.

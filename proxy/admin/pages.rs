@@ -23,11 +23,14 @@ use super::probe::Prober;
 use super::ready::Readiness;
 use super::requests::Filter;
 use super::tap::Wanted;
-use super::{checks, clusters, dashboard, drain, guard, info, listeners, logging, policy, requests, tap};
+use super::{
+    checks, clusters, companions, dashboard, drain, guard, info, listeners, logging, policy, requests, tap,
+};
 use crate::explained::{BadQuestion, Query};
 use pillion_base::net::Network;
 use pillion_model::telemetry::Secret;
 use pillion_telemetry::Format;
+use pillion_telemetry::companions::Board;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OwnPort {
@@ -46,6 +49,7 @@ enum Page {
     Checks,
     Config,
     Clusters,
+    Companions,
     Certs,
     Explain,
     Policy,
@@ -77,7 +81,7 @@ const PROBE: &str = "/probe/";
 const REQUEST: &str = "/requests/";
 
 /// In the order of the index page.
-const PAGES: [(&str, Page, Methods, &str); 22] = [
+const PAGES: [(&str, Page, Methods, &str); 23] = [
     ("/", Page::Dashboard, Methods::Get, "the dashboard, in a browser; this list for other clients"),
     ("/help", Page::Index, Methods::Get, "this list"),
     (
@@ -104,6 +108,12 @@ const PAGES: [(&str, Page, Methods, &str); 22] = [
         Page::Clusters,
         Methods::Get,
         "each service with its endpoints, connections and limits; ?service=NAME shows one",
+    ),
+    (
+        "/companions",
+        Page::Companions,
+        Methods::Get,
+        "the companions of the application, and whether each works",
     ),
     ("/certs", Page::Certs, Methods::Get, "the certificates in use"),
     (
@@ -167,6 +177,7 @@ pub(super) struct Pages {
     pub(super) expositions: Expositions,
     pub(super) events: Events,
     pub(super) readiness: Arc<Readiness>,
+    pub(super) companions: Board,
     pub(super) started: Started,
     pub(super) network: Network,
     pub(super) console: Arc<Console>,
@@ -222,6 +233,7 @@ impl Pages {
             Page::Checks => Box::pin(self.checks()).await,
             Page::Config => self.config(query).await,
             Page::Clusters => self.clusters(query).await,
+            Page::Companions => json(&companions::page(&self.companions)),
             Page::Certs => json(&self.console.certificates()),
             Page::Explain => self.explain(query).await,
             Page::Policy => self.policy(query).await,

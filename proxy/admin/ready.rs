@@ -2,11 +2,16 @@
 
 use parking_lot::Mutex;
 
+use pillion_telemetry::companions::Board;
 use pillion_tls::identity::{Validity, unix_now};
 
 /// A lock is enough, because only probes read it.
-#[derive(Debug, Default)]
-pub(crate) struct Readiness(Mutex<State>);
+#[derive(Default)]
+pub(crate) struct Readiness {
+    state: Mutex<State>,
+    /// Companions that are required.
+    companions: Option<Board>,
+}
 
 /// Everything that applies at the moment. The most serious reason is reported.
 #[derive(Debug, Default)]
@@ -19,30 +24,35 @@ struct State {
 }
 
 impl Readiness {
+    /// Of a sidecar with these companions.
+    pub(crate) fn with(companions: Board) -> Self {
+        Self { state: Mutex::default(), companions: Some(companions) }
+    }
+
     /// Records that every bound address is served.
     pub(crate) fn set_ready(&self) {
-        self.0.lock().is_started = true;
+        self.state.lock().is_started = true;
     }
 
     /// Records that the drain has begun, which is final.
     pub(crate) fn set_draining(&self) {
-        self.0.lock().is_draining = true;
+        self.state.lock().is_draining = true;
     }
 
     /// Makes the sidecar not ready until [`Self::stop_waiting`], with a reason such as `certificates: certs/tls.crt
     /// does not exist`.
     pub(crate) fn set_waiting(&self, what: impl Into<String>) {
-        self.0.lock().waiting_for = Some(what.into());
+        self.state.lock().waiting_for = Some(what.into());
     }
 
     pub(crate) fn stop_waiting(&self) {
-        self.0.lock().waiting_for = None;
+        self.state.lock().waiting_for = None;
     }
 
     /// The validity of the certificate in use. `None`: there is none, or none is needed. Outside its validity no peer
     /// accepts it.
     pub(crate) fn set_certificate(&self, validity: Option<Validity>) {
-        self.0.lock().certificate = validity;
+        self.state.lock().certificate = validity;
     }
 
     /// `None`: the sidecar is ready.
@@ -52,12 +62,14 @@ impl Readiness {
 
     /// `now` is in Unix seconds. It is compared at every call, because a certificate expires without any event.
     fn why_not_at(&self, now: i64) -> Option<String> {
-        let state = self.0.lock();
+        let state = self.state.lock();
+        let awaited = self.companions.as_ref().and_then(Board::awaited);
         let certificate = || state.certificate.and_then(|validity| validity.why_not(now));
         match &*state {
             State { is_draining: true, .. } => Some("draining".into()),
             State { waiting_for: Some(what), .. } => Some(format!("waiting for {what}")),
             State { is_started: false, .. } => Some("starting".into()),
+            _ if awaited.is_some() => awaited.map(|what| format!("waiting for {what}")),
             _ => certificate(),
         }
     }

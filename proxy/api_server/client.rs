@@ -15,7 +15,7 @@ use pillion_upstream::discovery::Resolver;
 use zeroize::Zeroizing;
 
 use super::environment::{Environment, NotFound, read};
-use crate::asking::{AGENT, AskError, Body, Server, begin, connect_by};
+use pillion_companion::asking::{AGENT, AskError, Body, Server, begin, connect_by};
 
 /// After this time without a byte the kernel asks whether the server is still there.
 const KEEPALIVE: Duration = Duration::from_secs(30);

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::client::{Client, Unasked};
 use super::{Known, Touched};
-use crate::asking::{AskError, Body};
+use pillion_companion::asking::{AskError, Body};
 
 /// From a question to the head of its answer.
 const PATIENCE: Duration = Duration::from_secs(30);

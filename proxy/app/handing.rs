@@ -77,7 +77,7 @@ impl Running {
     /// Ends after the connections of a sidecar whose successor serves. Answers announce that the connection will close,
     /// and no request is refused. An idle connection stays until its client uses or closes it, because a request may be
     /// on its way; nothing but memory is saved by closing it sooner than at `drain.timeout`.
-    pub(crate) async fn end_after_connections(self) {
+    pub(crate) async fn end_after_connections(mut self) {
         let (began, limit) = (Instant::now(), self.controller.config().drain.timeout);
         self.drain.begin();
         let open = loop {

@@ -124,6 +124,7 @@ impl Keeper {
         self.workload.follow(running.controller.config());
         self.names.follow(running.controller.config());
         running.kubernetes.follow(running.controller.config());
+        running.companions.follow(running.controller.config());
         let names = self.names.first(&running.controller);
         let slices = running.kubernetes.first(&running.controller);
         tokio::join!(names, slices, running.controller.first_keys(KEYS_PATIENCE));
@@ -269,6 +270,7 @@ impl Keeper {
             Ok(Applied::Changed) => {
                 self.names.follow(controller.config());
                 running.kubernetes.follow(controller.config());
+                running.companions.follow(controller.config());
                 self.workload.follow(controller.config());
                 tracing::info!(because, generation, "configuration reloaded");
                 self.tell(running, Some(SystemTime::now()));

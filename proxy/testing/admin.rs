@@ -93,6 +93,7 @@ async fn the_index_names_every_page_and_every_page_answers() {
         "/checks",
         "/config",
         "/clusters",
+        "/companions",
         "/certs",
         "/requests",
         "/metrics",

@@ -13,7 +13,7 @@ use pillion_upstream::discovery::Resolver;
 
 use super::messages::{ErrorDetails, ExportRequest, ExportResponse, RetryInfo};
 use super::{ExportError, PATIENCE, Taken, accepted};
-use crate::asking::{Server, connect};
+use pillion_companion::asking::{Server, connect};
 
 const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 /// 4 MiB: what gRPC's libraries accept by default. A batch is smaller.

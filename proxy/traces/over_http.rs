@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::messages::{ExportRequest, ExportResponse};
 use super::{ExportError, Taken, accepted};
-use crate::asking::{AGENT, Server, ask, connect};
+use pillion_companion::asking::{AGENT, Server, ask, connect};
 
 /// 64 KiB: the content of an answer, which is a sentence at most.
 const MOST_BYTES: usize = 64 * 1024;

@@ -13,7 +13,7 @@ use pillion_tls::client::AlpnOffer;
 use pillion_upstream::discovery::Resolver;
 use tokio::time::{Instant, timeout_at};
 
-use crate::asking::{AGENT, AskError, Server, ask, connect};
+use pillion_companion::asking::{AGENT, AskError, Server, ask, connect};
 
 /// From the question for the name to the last byte.
 const PATIENCE: Duration = Duration::from_secs(10);

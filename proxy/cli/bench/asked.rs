@@ -16,8 +16,8 @@ use pillion_model::identity::TlsPolicy;
 use pillion_tls::client::{AlpnOffer, ClientTls};
 use pillion_upstream::discovery::names;
 
-use crate::asking::AGENT;
 use crate::cli::load::Target;
+use pillion_companion::asking::AGENT;
 
 /// The type of a body that is given without one, as curl has it.
 const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");

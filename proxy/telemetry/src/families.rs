@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use super::family::{Exposition, Family, Histogram, IntCounter, IntGauge};
 use super::istio::IstioFamilies;
 use super::labels::{
-    AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,
-    DnsOutcome, EjectionCause, EndpointLabels, EndpointState, Flow, HandshakeOutcome, JwksOutcome,
-    LimitLabel, ListCause, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, RouteLabel, RuleLabel,
-    Service, Shed, SpanOutcome, Tls, TokenOutcome, WatchState,
+    AuthorizationMode, CertificateUse, CheckOutcome, CompanionKind, ConnectionOutcome, Decision,
+    DetectionVerdict, DnsOutcome, EjectionCause, EndpointLabels, EndpointState, Flow, HandshakeOutcome,
+    JwksOutcome, LimitLabel, ListCause, NameLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome,
+    RouteLabel, RuleLabel, Service, Shed, SpanOutcome, Tls, TokenOutcome, WatchState,
 };
 use super::symbols::Symbol;
 use pillion_model::Direction;
@@ -67,6 +67,7 @@ pub(super) struct Families {
     pub(super) memory_used: Family<(), IntGauge>,
     pub(super) memory_limit: Family<(), IntGauge>,
     pub(super) memory_shed: Family<(Shed,), IntCounter>,
+    pub(super) companions: Family<(CompanionKind, NameLabel), IntGauge>,
     pub(super) istio: IstioFamilies,
 }
 
@@ -109,6 +110,7 @@ impl Families {
             memory_used: to.gauges("pillion_memory_used_bytes", "Memory that counts against limits.max_memory."),
             memory_limit: to.gauges("pillion_memory_limit_bytes", "The limit of memory by limits.max_memory."),
             memory_shed: to.counters("pillion_memory_shed_total", "Connections and unfinished heads closed or refused because of limits.max_memory."),
+            companions: to.gauges("pillion_companion_up", "Whether a companion of the application works."),
             istio: IstioFamilies::register(to),
         }
     }

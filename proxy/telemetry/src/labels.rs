@@ -381,6 +381,28 @@ vocabulary! {
 }
 
 vocabulary! {
+    /// A kind of companion of the application.
+    #[derive(PartialOrd, Ord)]
+    CompanionKind as "companion" { Logs = "logs", Sync = "sync" }
+}
+
+/// The label `name`: the name of a companion in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct NameLabel(pub Symbol);
+
+impl Label for NameLabel {
+    const NAME: &'static str = "name";
+
+    fn value(self, symbols: &Symbols) -> String {
+        symbols.name(self.0).as_ref().to_owned()
+    }
+
+    fn other(self) -> Self {
+        Self(Symbol::OTHER)
+    }
+}
+
+vocabulary! {
     /// `inbound.authorization.mode`.
     AuthorizationMode as "mode" { Enforce = "enforce", Audit = "audit" }
 }

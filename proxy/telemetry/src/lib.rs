@@ -23,6 +23,7 @@ pub mod access;
 pub mod propagation;
 pub mod json;
 pub mod shipper;
+pub mod companions;
 mod families;
 mod istio;
 mod flags;

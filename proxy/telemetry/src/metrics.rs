@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::companions::Board;
 use super::exemplars::Exemplars;
 use super::families::Families;
 use super::family::{Exposition, Histogram, IntCounter, IntGauge};
@@ -71,6 +72,7 @@ pub struct Metrics {
     /// Counts the changes of `own` and `servers`.
     identities: AtomicU64,
     exemplars: Exemplars,
+    companions: Board,
 }
 
 type Hook = Arc<dyn Fn() + Send + Sync>;
@@ -97,6 +99,7 @@ impl Metrics {
         let (routes, rules) = (Mutex::default(), Mutex::default());
         let (removals, is_stale) = (AtomicU64::new(0), AtomicBool::new(false));
         let left = Mutex::default();
+        let companions = Board::new(families.companions.clone(), symbols.clone());
         Arc::new(Self {
             exposition,
             detail,
@@ -114,7 +117,13 @@ impl Metrics {
             servers: Servers::default(),
             identities: AtomicU64::new(0),
             exemplars: Exemplars::default(),
+            companions,
         })
+    }
+
+    /// The states of the companions of the application.
+    pub const fn companions(&self) -> &Board {
+        &self.companions
     }
 
     /// The symbol of a name from the configuration; [`Symbol::OTHER`] where the process has seen too many names. Call it
@@ -509,11 +518,13 @@ mod tests {
 
     use super::*;
     use crate::MethodLabel;
+    use crate::companions::CompanionKind;
     use crate::labels::{EjectionCause, EndpointState, Flow, LimitLabel, RetryOutcome, TryOutcome};
     use pillion_model::Reason;
 
     /// The families of the public interface that exist so far.
-    const FAMILIES: [&str; 43] = [
+    const FAMILIES: [&str; 44] = [
+        "pillion_companion_up",
         "pillion_memory_used_bytes",
         "pillion_memory_limit_bytes",
         "pillion_memory_shed_total",
@@ -624,6 +635,7 @@ mod tests {
         ReloadOutcome::ALL.iter().for_each(|outcome| metrics.config_reloads(*outcome).inc());
         metrics.config_generation().set(7);
         metrics.config_snapshot().set(1);
+        std::mem::forget(metrics.companions().register(CompanionKind::Sync, "settings", false));
         CertificateUse::ALL.iter().for_each(|of| metrics.set_certificate_not_after(*of, Some(1_800_000_000)));
         metrics
     }

@@ -30,12 +30,11 @@ const PATIENCE_TO_CONNECT: Duration = Duration::from_secs(3);
 const MOST_ADDRESSES: usize = 4;
 /// Bytes of the answer's head.
 const HEAD_BYTES: usize = 64 * 1024;
-pub(crate) const AGENT: HeaderValue =
-    HeaderValue::from_static(concat!("pillion/", env!("CARGO_PKG_VERSION")));
+pub const AGENT: HeaderValue = HeaderValue::from_static(concat!("pillion/", env!("CARGO_PKG_VERSION")));
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AskError {
+pub enum AskError {
     #[error("its host has no address: {0}")]
     NoAddress(String),
     #[error("cannot connect to {0}: {1}")]
@@ -56,15 +55,15 @@ pub(crate) enum AskError {
 
 /// The server of a URL.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Server<'a> {
-    pub(crate) is_tls: bool,
+pub struct Server<'a> {
+    pub is_tls: bool,
     /// A name, or an IP address without brackets.
-    pub(crate) host: &'a str,
-    pub(crate) port: u16,
+    pub host: &'a str,
+    pub port: u16,
 }
 
 /// Connects to the first address that can be connected to, with the system's CAs.
-pub(crate) async fn connect(
+pub async fn connect(
     to: Server<'_>,
     offer: AlpnOffer,
     ground: &Ground,
@@ -77,7 +76,7 @@ pub(crate) async fn connect(
 
 /// Connects to the first address that can be connected to. `keepalive`: after what time without a byte the kernel asks
 /// whether the server is still there.
-pub(crate) async fn connect_by(
+pub async fn connect_by(
     (tls, purpose): (Option<&ClientTls>, Purpose),
     to: Server<'_>,
     keepalive: Option<Duration>,
@@ -128,12 +127,12 @@ async fn connect_to(
 }
 
 /// What an answer has beside its head; or why it cannot be read, which makes the head no less valid.
-pub(crate) type Content = Result<Vec<u8>, AskError>;
+pub type Content = Result<Vec<u8>, AskError>;
 
 /// Sends a request of HTTP/1.1, and reads the answer. Its content is read only if the status is a good one (2xx), because the
 /// pages that explain failures may be of any length. It has at most so many bytes, and it has come `until` then. A head that
 /// has come in time is given to the caller whatever becomes of its content.
-pub(crate) async fn ask(
+pub async fn ask(
     transport: Transport,
     question: Request<Full<Bytes>>,
     most: usize,
@@ -149,10 +148,7 @@ pub(crate) async fn ask(
 }
 
 /// Sends a request of HTTP/1.1, and reads the head of the answer.
-pub(crate) async fn begin(
-    transport: Transport,
-    question: Request<Full<Bytes>>,
-) -> Result<Response<Body>, AskError> {
+pub async fn begin(transport: Transport, question: Request<Full<Bytes>>) -> Result<Response<Body>, AskError> {
     let (mut send, conn) =
         http1::Builder::new().max_buf_size(HEAD_BYTES).handshake(TokioIo::new(transport)).await?;
     let mut conn = Some(Box::pin(conn));
@@ -177,7 +173,7 @@ async fn ended(conn: &mut Option<Conn>) {
 type Conn = Pin<Box<http1::Connection<TokioIo<Transport>, Full<Bytes>>>>;
 
 /// The content of an answer, as it comes. The connection is closed when this is dropped.
-pub(crate) struct Body {
+pub struct Body {
     incoming: Incoming,
     /// `None`: it has ended, and `incoming` has what it had read.
     conn: Option<Conn>,
@@ -185,7 +181,7 @@ pub(crate) struct Body {
 
 impl Body {
     /// The next bytes. `None`: the content has ended, and is complete.
-    pub(crate) async fn next(&mut self) -> Option<Result<Bytes, AskError>> {
+    pub async fn next(&mut self) -> Option<Result<Bytes, AskError>> {
         loop {
             tokio::select! {
                 biased;
@@ -200,7 +196,7 @@ impl Body {
     }
 
     /// All of it, if it has at most so many bytes.
-    pub(crate) async fn whole(&mut self, most: usize) -> Content {
+    pub async fn whole(&mut self, most: usize) -> Content {
         let mut read = Vec::new();
         while let Some(data) = self.next().await {
             let data = data?;

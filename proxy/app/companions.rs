@@ -1,0 +1,71 @@
+//! Starts the companions of the application, passes new configurations to them, and lets them deliver at the end.
+//!
+//! A companion has a thread from the first configuration that has it to the end of the process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pillion_base::ground::Ground;
+use pillion_companion::thread::{Order, Thread, Work};
+use pillion_model::Config;
+use pillion_telemetry::companions::CompanionKind;
+use tokio::sync::watch;
+
+/// Makes the work of a companion.
+type Begin = fn(Arc<Ground>) -> Box<dyn Fn(watch::Receiver<Order>) -> Work + Send>;
+
+/// A companion that this program has.
+struct Sort {
+    kind: CompanionKind,
+    /// Whether a configuration has it.
+    is_in: fn(&Config) -> bool,
+    begin: Begin,
+}
+
+const SORTS: [Sort; 0] = [];
+
+pub(super) struct Companions {
+    ground: Arc<Ground>,
+    threads: Vec<(CompanionKind, Thread)>,
+}
+
+impl Companions {
+    pub(super) const fn new(ground: Arc<Ground>) -> Self {
+        Self { ground, threads: Vec::new() }
+    }
+
+    /// Lets all companions work by this configuration. One without a thread is started if the configuration has it.
+    pub(super) fn follow(&mut self, config: &Arc<Config>) {
+        for sort in SORTS {
+            if let Some((_, thread)) = self.threads.iter().find(|(kind, _)| *kind == sort.kind) {
+                thread.follow(config.clone());
+            } else if (sort.is_in)(config) {
+                self.start(&sort, config);
+            }
+        }
+    }
+
+    fn start(&mut self, sort: &Sort, config: &Arc<Config>) {
+        let (metrics, work) = (self.ground.metrics.clone(), (sort.begin)(self.ground.clone()));
+        match Thread::start(sort.kind, config.clone(), metrics, work) {
+            Ok(thread) => self.threads.push((sort.kind, thread)),
+            Err(error) => {
+                tracing::error!(companion = sort.kind.as_str(), %error, "a companion cannot be started; the next reload tries again");
+            }
+        }
+    }
+
+    /// Lets all companions deliver what they have, for at most `patience` together.
+    pub(super) async fn finish(&mut self, patience: Duration) {
+        let all = self.threads.drain(..).map(|(kind, thread)| (kind, tokio::spawn(finish(thread, patience))));
+        for (kind, delivering) in all.collect::<Vec<_>>() {
+            if !delivering.await.is_ok_and(|is_done| is_done) {
+                tracing::warn!(companion = kind.as_str(), "a companion has not delivered everything in time");
+            }
+        }
+    }
+}
+
+async fn finish(mut thread: Thread, patience: Duration) -> bool {
+    thread.finish(patience).await
+}
