@@ -44,6 +44,7 @@ mod pods;
 mod policy;
 mod probes;
 mod process;
+mod production;
 mod prometheus;
 mod redirect;
 mod refused;

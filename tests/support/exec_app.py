@@ -76,4 +76,27 @@ def files():
     say(f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]} {len(opened)} {os.getpgrp() == os.getpid()}")
 
 
+def serves(port):
+    """Answers requests until SIGTERM, and ends when it has closed its listener."""
+    import http.server
+    import threading
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("content-length", "8")
+            self.end_headers()
+            self.wfile.write(b"replica\n")
+
+        def log_message(self, *_words):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", int(port)), Handler)
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+    say("started")
+    server.serve_forever(0.05)
+
+
 globals()[sys.argv[1]](*sys.argv[2:])

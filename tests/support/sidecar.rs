@@ -83,6 +83,11 @@ impl Plan {
         std::fs::read(self.scratch.path().join("certs/tls.crt")).expect("a certificate of its own")
     }
 
+    /// The directory of its files.
+    pub(crate) fn directory(&self) -> &Path {
+        self.scratch.path()
+    }
+
     pub(crate) fn with(mut self, yaml: &str) -> Self {
         self.yaml.push_str(yaml);
         self.yaml.push('\n');
