@@ -303,12 +303,12 @@ impl Running {
     }
 
     /// Drains the sidecar as `drain` of the configuration says: it announces that connections will close, accepts no
-    /// new ones, completes what is in flight, and ends.
-    pub async fn drain(mut self) {
-        let plan = self.controller.config().drain;
+    /// new ones, completes what is in flight, and ends. `keeper` keeps endpoints and certificates current meanwhile.
+    pub(crate) async fn drain(&mut self, keeper: &mut Keeper) {
+        let (plan, drain) = (self.controller.config().drain, self.drain.clone());
         self.readiness.set_draining();
-        self.drain.begin();
-        match self.drain.finished(plan).await {
+        drain.begin();
+        match keeper.follow_until(self, drain.finished(plan)).await {
             DrainOutcome::Finished => tracing::info!("drained"),
             DrainOutcome::Cut { inbound, outbound } => {
                 tracing::warn!(timeout = ?plan.timeout, inbound, outbound, "drain timeout reached: closing the open connections");
@@ -349,9 +349,9 @@ impl Running {
     }
 
     /// Drains and ends without `drain.delay`.
-    pub async fn quit(self) {
+    pub(crate) async fn quit(&mut self, keeper: &mut Keeper) {
         self.drain.begin_in_haste();
-        self.drain().await;
+        self.drain(keeper).await;
     }
 
     /// Whether the thread of a worker has ended. No such thread ends before the drain.

@@ -78,6 +78,8 @@ pub(super) struct Bindings<S: Serves> {
     last_id: u64,
     /// The ports of each thread that are not sent to it yet. `None`: they are sent at once.
     held: Option<Vec<Vec<S::Port>>>,
+    /// Whether a successor accepts on these addresses, and this process on none any more.
+    is_closed: bool,
 }
 
 /// The step from one configuration's addresses to those of the next: bound, and not used yet.
@@ -116,7 +118,7 @@ impl<S: Serves> Bindings<S> {
     /// No address is bound yet. Nothing is accepted before [`Self::open`].
     pub(super) fn new(of: S, threads: Vec<mpsc::Sender<Command<S::Port>>>) -> Self {
         let held = Some(threads.iter().map(|_| Vec::new()).collect());
-        Self { of, threads, open: Vec::new(), closing: Vec::new(), last_id: 0, held }
+        Self { of, threads, open: Vec::new(), closing: Vec::new(), last_id: 0, held, is_closed: false }
     }
 
     /// Lets the threads accept connections from now on.
@@ -129,9 +131,10 @@ impl<S: Serves> Bindings<S> {
         self.held.is_none()
     }
 
-    /// Closes all addresses, and returns when that is done. Accepted connections stay open. The caller bounds the wait.
+    /// Closes all addresses for good, and returns when that is done. Accepted connections stay open, and the addresses stay
+    /// known as this sidecar's. The caller bounds the wait.
     pub(super) async fn close(&mut self) {
-        self.open.clear();
+        self.is_closed = true;
         let (closed, mut all_closed) = mpsc::channel::<Closed>(1);
         for thread in &self.threads {
             drop(thread.send(Command::CloseAll(closed.clone())).await); // a thread that has ended has no listeners
@@ -159,11 +162,15 @@ impl<S: Serves> Bindings<S> {
         all
     }
 
-    /// Binds the wanted addresses that are not bound yet.
+    /// Binds the wanted addresses that are not bound yet. Binds nothing after [`Self::close`], where new certificates are
+    /// applied although the addresses are a successor's.
     ///
     /// # Errors
     /// An address cannot be bound. In that case nothing has changed.
     pub(super) fn plan(&self, wanted: &[Wanted<S::Use>]) -> anyhow::Result<Change<S>> {
+        if self.is_closed {
+            return Ok(self.unchanged(self.open.clone(), &[]));
+        }
         let mut left = self.open.clone();
         let mut take = |wanted: &Wanted<S::Use>, exactly| {
             let at = left.iter().position(|open| open.serves::<S>(wanted, exactly))?;
@@ -173,13 +180,7 @@ impl<S: Serves> Bindings<S> {
         for (kept, wanted) in kept.iter_mut().zip(wanted).filter(|(kept, _)| kept.is_none()) {
             *kept = take(wanted, false);
         }
-        let mut change = Change {
-            open: Vec::new(),
-            uses: Vec::new(),
-            last_id: self.last_id,
-            opened: self.threads.iter().map(|_| Vec::new()).collect(),
-            closed: left.into_iter().map(|open| open.id).collect(),
-        };
+        let mut change = self.unchanged(Vec::new(), &left);
         let own = self.own();
         for (wanted, kept) in wanted.iter().zip(kept) {
             match kept {
@@ -189,6 +190,17 @@ impl<S: Serves> Bindings<S> {
         }
         refuse_deaf(wanted, &change.open)?;
         Ok(change)
+    }
+
+    /// A change that opens nothing, and closes these addresses.
+    fn unchanged(&self, open: Vec<Open<S::Use>>, closed: &[Open<S::Use>]) -> Change<S> {
+        Change {
+            open,
+            uses: Vec::new(),
+            last_id: self.last_id,
+            opened: self.threads.iter().map(|_| Vec::new()).collect(),
+            closed: closed.iter().map(|open| open.id).collect(),
+        }
     }
 
     /// Makes the change permanent. [`Change::use_now`] changes the uses, and [`Self::send`] sends the change to the

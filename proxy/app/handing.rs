@@ -6,7 +6,7 @@ use pillion_model::Direction;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::control::Controller;
-use super::{Around, Running};
+use super::{Around, Keeper, Running};
 use crate::takeover::Socket;
 
 /// How long the threads may take to lend copies of the descriptors, and to close listeners. A thread does so between two
@@ -76,15 +76,16 @@ impl Running {
 
     /// Ends after the connections of a sidecar whose successor serves. Answers announce that the connection will close,
     /// and no request is refused. An idle connection stays until its client uses or closes it, because a request may be
-    /// on its way; nothing but memory is saved by closing it sooner than at `drain.timeout`.
-    pub(crate) async fn end_after_connections(mut self) {
+    /// on its way; nothing but memory is saved by closing it sooner than at `drain.timeout`. `keeper` keeps endpoints and
+    /// certificates current meanwhile.
+    pub(crate) async fn end_after_connections(&mut self, keeper: &mut Keeper) {
         let (began, limit) = (Instant::now(), self.controller.config().drain.timeout);
         self.drain.begin();
         let open = loop {
             match self.controller.under_way() {
                 0 => break 0,
                 open if began.elapsed() >= limit => break open,
-                _ => sleep(LOOK_EVERY).await,
+                _ => keeper.follow_until(self, sleep(LOOK_EVERY)).await,
             }
         };
         match open {

@@ -186,6 +186,41 @@ impl Keeper {
         None
     }
 
+    /// Keeps endpoints and certificates of a sidecar that ends current for its last connections, until `ended` is ready.
+    pub(super) async fn follow_until<T>(
+        &mut self,
+        running: &mut Running,
+        ended: impl Future<Output = T>,
+    ) -> T {
+        let mut ended = std::pin::pin!(ended);
+        loop {
+            tokio::select! { // nothing is lost: `ended` goes on in the next turn
+                ended = &mut ended => return ended,
+                () = self.follow(running) => {}
+            }
+        }
+    }
+
+    /// Handles the next event of a sidecar that ends. Its file is not read any more, and a further order to end changes
+    /// nothing.
+    pub(crate) async fn follow(&mut self, running: &mut Running) {
+        tokio::select! { // no branch loses anything if another one completes first
+            _ = self.looks.tick() => {
+                if !running.is_broken() {
+                    self.manager.tell(ManagerNews::Well);
+                }
+                look_at_certificates(running);
+                running.controller.free_former();
+            }
+            news = self.workload.next() => self.learn_identity(running, news),
+            Some(update) = self.names.next() => running.controller.learn(update),
+            Some(update) = running.kubernetes.next() => running.controller.learn(update),
+            Some(Order::Reload(answer)) = running.orders.recv() => {
+                drop(answer.send(Err("this process is about to end".to_owned())));
+            }
+        }
+    }
+
     /// Applies what a Workload API has issued, or reports why there was nothing.
     fn learn_identity(&mut self, running: &mut Running, news: News) {
         match news {

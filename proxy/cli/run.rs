@@ -354,11 +354,12 @@ impl Started {
             self.keeper.await_successors(None);
             self.keeper.manager().tell(News::Stopping);
         }
+        let (running, keeper) = (&mut self.running, &mut self.keeper);
         let ended = async {
             match why {
-                End::TakenOver => self.running.end_after_connections().await,
-                End::Quit => self.running.quit().await,
-                End::Drain | End::Broken => self.running.drain().await,
+                End::TakenOver => running.end_after_connections(keeper).await,
+                End::Quit => running.quit(keeper).await,
+                End::Drain | End::Broken => running.drain(keeper).await,
             }
         };
         tokio::select! { // open connections are then closed, as the operator asked

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -15,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::application::application;
-use crate::support::backend::Task;
+use crate::support::backend::{Backend, Task};
 use crate::support::load::{Load, Size};
 use crate::support::sidecar::{Plan, Sidecar};
 use crate::support::wire::Wire;
@@ -64,10 +65,22 @@ impl Kube {
         Self { server, scratch, _listening: Task(listening) }
     }
 
-    async fn caller(&self, orders: &str) -> Sidecar {
+    fn planned(&self, orders: &str) -> Plan {
         let orders = format!("endpoints: {{ kubernetes: \"orders.shop:80\" }}, {orders}");
         let caller = Plan::caller(&orders).env("KUBECONFIG", &self.scratch.path().join("config"));
-        caller.env("KUBERNETES_SERVICE_HOST", Path::new("")).start().await // as it may be set where the tests run
+        caller.env("KUBERNETES_SERVICE_HOST", Path::new("")) // as it may be set where the tests run
+    }
+
+    async fn caller(&self, orders: &str) -> Sidecar {
+        self.planned(orders).start().await
+    }
+
+    /// A command that runs the command in its arguments with the same environment.
+    fn environment(&self) -> Command {
+        let mut env = Command::new("env");
+        env.arg(format!("KUBECONFIG={}", self.scratch.path().join("config").display()));
+        env.arg("KUBERNETES_SERVICE_HOST=");
+        env
     }
 }
 
@@ -135,6 +148,31 @@ async fn pods_come_and_go_under_load_and_no_request_fails() {
     let (_, from) = shown(&caller).await;
     assert_eq!((&from["kubernetes"], &from["problem"]), (&json!("orders.shop:80"), &Value::Null));
     assert_eq!(caller.scrape().await.sum("pillion_kubernetes_watches", &[]), 2.0);
+}
+
+/// The next request of a kept connection goes to the pod that exists now, also in the process that was taken over.
+#[tokio::test]
+async fn a_former_process_follows_endpoints_until_its_last_connection_ends() {
+    let kube = Kube::start().await;
+    let (before, after) = (Backend::echo().await, Backend::echo().await);
+    kube.server.apply(service("orders", 80));
+    kube.server.apply(one(0, before.address));
+    let mut former = kube.planned("").with_takeover().start().await;
+    has_endpoints(&former, vec![before.address]).await;
+    let mut kept = Wire::connect(former.orders()).await;
+    assert_eq!(kept.get("orders", "/").await.status(), 200);
+    let successor = former.succeed_by(Some(kube.environment())).ready().await;
+    former.has_logged("a successor serves").await;
+
+    let changes = |of: &Sidecar| of.errors().matches("endpoints changed").count();
+    let known = changes(&former);
+    kube.server.apply(slice("orders-0", "orders", after.address.port(), &["127.0.0.1"]));
+    eventually("the former process learns", async || (changes(&former) > known).then_some(())).await;
+    let answer = kept.get("orders", "/").await;
+    assert_eq!((answer.status(), answer.header("connection")), (200, Some("close")));
+    assert_eq!((before.requests().len(), after.requests().len()), (1, 1));
+    assert_eq!(former.exit().await.code(), Some(0));
+    has_endpoints(&successor, vec![after.address]).await;
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixListener;
 
 use crate::support::application::application;
 use crate::support::backend::Backend;
+use crate::support::certs::Authority;
 use crate::support::eventually;
 use crate::support::sidecar::{Plan, Sidecar};
 use crate::support::wire::Wire;
@@ -88,6 +89,26 @@ async fn successors_follow_each_other_while_the_first_still_has_a_connection() {
     eventually("its socket to be removed", async || (!third.takeover().exists()).then_some(())).await;
     third.signal("TERM");
     third.exit().await;
+}
+
+/// It has closed its listeners, and binds none of them again with the new certificates.
+#[tokio::test]
+async fn a_former_process_takes_new_certificates_and_binds_no_address() {
+    let (app, authority) = (Backend::echo().await, Authority::new());
+    let plan = Plan::calling(app.address, "protocol: http1, tls: off").with(DRAIN).with_takeover();
+    let mut former = plan.identified(&authority, "web").start().await;
+    let mut kept = Wire::connect(former.orders()).await;
+    ask(&mut kept).await;
+    let successor = former.successor().await;
+    has_handed_over(&former).await;
+    authority.issue_into(&former.directory().join("certs"), "web");
+    for sidecar in [&former, &successor] {
+        sidecar.has_logged("certificates swapped").await;
+        assert!(!sidecar.errors().contains("refused"), "{}", sidecar.errors());
+    }
+    assert_eq!(ask(&mut kept).await, "close");
+    assert_eq!(former.exit().await.code(), Some(0));
+    ask(&mut Wire::connect(successor.orders()).await).await;
 }
 
 #[tokio::test]
