@@ -74,13 +74,18 @@ impl Running {
         }
     }
 
+    /// Asks the clients of both sides to connect again, because a successor serves. No request is refused.
+    pub(crate) fn say_goodbye(&self) {
+        self.drain.begin();
+    }
+
     /// Ends after the connections of a sidecar whose successor serves. Answers announce that the connection will close,
     /// and no request is refused. An idle connection stays until its client uses or closes it, because a request may be
     /// on its way; nothing but memory is saved by closing it sooner than at `drain.timeout`. `keeper` keeps endpoints and
     /// certificates current meanwhile.
     pub(crate) async fn end_after_connections(&mut self, keeper: &mut Keeper) {
         let (began, limit) = (Instant::now(), self.controller.config().drain.timeout);
-        self.drain.begin();
+        self.say_goodbye();
         let open = loop {
             match self.controller.under_way() {
                 0 => break 0,

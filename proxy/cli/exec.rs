@@ -44,6 +44,10 @@ pub struct Exec {
     /// Keep the last good configuration at PATH, and start with it when the new one is bad or absent
     #[arg(long, value_name = "PATH", requires = "config")]
     snapshot: Option<PathBuf>,
+    /// Take the listeners over from the sidecar that serves at this Unix socket, if there is one, and wait there for a
+    /// successor of this one
+    #[arg(long, value_name = "PATH", requires = "config")]
+    takeover: Option<PathBuf>,
     /// The application with its arguments, after `--`
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -65,7 +69,7 @@ impl Exec {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let code = match self.config.take() {
             Some(file) => {
-                let run = Run::of_file(file, self.snapshot.take());
+                let run = Run::of_file(file, self.snapshot.take(), self.takeover.take());
                 run.prepare();
                 runtime.block_on(self.with_own_sidecar(run))
             }
@@ -96,7 +100,7 @@ impl Exec {
         most_files: u64,
     ) -> anyhow::Result<u8> {
         let ready = tokio::select! { // the sidecar ends if a signal comes first
-            ready = timeout(self.timeout, sidecar.ready()) => ready,
+            ready = timeout(self.timeout, sidecar.prepare()) => ready,
             kind = signals.ending() => return Ok(signalled(kind)),
         };
         match ready {
@@ -108,6 +112,10 @@ impl Exec {
                 let why = sidecar.why_not_ready().unwrap_or_default();
                 bail!("the sidecar is not ready after {:?}: {why}", self.timeout);
             }
+        }
+        tokio::select! { // as above; `timeout` does not end what has replaced another sidecar
+            begun = sidecar.begin() => begun?,
+            kind = signals.ending() => return Ok(signalled(kind)),
         }
         let application = with_limit(most_files, || Application::start(&self.command))?;
         kept(application, sidecar, signals).await
@@ -142,7 +150,16 @@ async fn watched(mut application: Application, signals: &mut Signals) -> u8 {
     }
 }
 
-/// The same, and keeps the sidecar. When one of both is told to end, the other is, too.
+/// Keeps the sidecar until it must end, once. Later its last connections are served as before.
+async fn keep(sidecar: &mut Started, has_ended: bool) -> End {
+    match has_ended {
+        false => sidecar.keep().await,
+        true => match sidecar.follow().await {},
+    }
+}
+
+/// Passes signals on until the application ends, and keeps the sidecar. When one of both is told to end, the other is, too.
+/// When a successor has taken over, the application goes on.
 async fn kept(
     mut application: Application,
     sidecar: &mut Started,
@@ -153,7 +170,7 @@ async fn kept(
         let event = tokio::select! { // all wait for events that are kept
             code = application.ended() => Event::Ended(code),
             kind = signals.next() => Event::Signal(kind),
-            end = sidecar.keep(), if ended.is_none() => Event::SidecarEnds(end),
+            end = keep(sidecar, ended.is_some()) => Event::SidecarEnds(end),
         };
         match event {
             Event::Ended(_) if ended == Some(End::Broken) => return Err(broken()),
@@ -163,6 +180,10 @@ async fn kept(
                     sidecar.drain_inbound();
                 }
                 application.send(kind);
+            }
+            Event::SidecarEnds(End::TakenOver) => {
+                tracing::info!("a successor serves; this process ends with its application");
+                ended = Some(End::TakenOver);
             }
             Event::SidecarEnds(end) => {
                 tracing::info!("the sidecar is told to end, and so is the application");

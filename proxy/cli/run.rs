@@ -68,8 +68,8 @@ fn app(text: &str) -> Result<SocketAddr, String> {
 
 impl Run {
     /// As if these were the only arguments.
-    pub(super) fn of_file(file: PathBuf, snapshot: Option<PathBuf>) -> Self {
-        Self { config: Some(file), snapshot, ..Self::default() }
+    pub(super) fn of_file(file: PathBuf, snapshot: Option<PathBuf>, takeover: Option<PathBuf>) -> Self {
+        Self { config: Some(file), snapshot, takeover, ..Self::default() }
     }
 
     /// Runs until a signal ends the sidecar.
@@ -126,7 +126,7 @@ impl Run {
         let mut beside = JoinSet::new();
         beside.spawn(reopen_log(reopen, running.access_log()));
         let keeper = Keeper::new(self.source(file, kept), written, refused);
-        Ok(Started { running, keeper, upgrade, hangup, _beside: beside })
+        Ok(Started { running, keeper, upgrade, hangup, is_taken_over: false, _beside: beside })
     }
 
     /// Starts with the file or, when that is bad or absent, with the kept configuration. There is none for a sidecar that
@@ -295,28 +295,41 @@ pub(super) struct Started {
     keeper: Keeper,
     upgrade: Upgrade,
     hangup: Signal,
+    is_taken_over: bool,
     /// Tasks that end with the sidecar.
     _beside: JoinSet<Infallible>,
 }
 
 impl Started {
-    /// Reports the sidecar as ready when it is. `Some`: it must end before that.
+    /// Waits until the sidecar can serve. `Some`: it must end before that.
     ///
     /// # Errors
-    /// Standard output cannot be written.
-    pub(super) async fn ready(&mut self) -> anyhow::Result<Option<End>> {
+    /// The sidecar that is to be replaced serves on.
+    pub(super) async fn prepare(&mut self) -> anyhow::Result<Option<End>> {
         let Self { running, keeper, upgrade, hangup, .. } = self;
-        if let Some(end) = upgrade.settle(keeper, running, hangup).await? {
-            return Ok(Some(end));
-        }
+        upgrade.prepare(keeper, running, hangup).await
+    }
+
+    /// Serves, in the place of the sidecar that is to be replaced if there is one, and reports this sidecar as ready. The wait
+    /// is bounded.
+    ///
+    /// # Errors
+    /// The sidecar that is to be replaced serves on, or this one is the first and its readiness cannot be reported.
+    pub(super) async fn begin(&mut self) -> anyhow::Result<()> {
+        let Self { running, keeper, upgrade, .. } = self;
+        let has_replaced = upgrade.replaces();
+        upgrade.begin(keeper, running).await?;
         keeper.report_to(ServiceManager::of_environment()); // not before it is ready: a reload reports that, too
-        let (mut stdout, addresses) = (std::io::stdout(), self.running.addresses());
-        writeln!(stdout, "ready {addresses}").and_then(|()| stdout.flush()).context("standard output")?;
-        self.keeper.manager().tell(News::Ready { status: &format!("ready {addresses}") });
-        if log::is_json() {
-            tracing::info!(%addresses, "ready");
+        let status = format!("ready {}", running.addresses());
+        match (print_ready(&status), has_replaced) {
+            (Err(error), true) => tracing::error!(%error, "the ready line cannot be written; serving on"),
+            (printed, _) => printed.context("standard output")?,
         }
-        Ok(None)
+        keeper.manager().tell(News::Ready { status: &status });
+        if log::is_json() {
+            tracing::info!(addresses = %running.addresses(), "ready");
+        }
+        Ok(())
     }
 
     /// Why it is not ready.
@@ -326,19 +339,35 @@ impl Started {
 
     /// Keeps the sidecar until it must end. May be dropped and called again.
     pub(super) async fn keep(&mut self) -> End {
-        self.keeper.keep(&mut self.running, &mut self.hangup).await
+        let end = self.keeper.keep(&mut self.running, &mut self.hangup).await;
+        if end == End::TakenOver {
+            self.is_taken_over = true;
+            self.running.say_goodbye();
+        }
+        end
     }
 
-    async fn serve(&mut self) -> anyhow::Result<End> {
-        match self.ready().await? {
-            Some(end) => Ok(end),
-            None => Ok(self.keep().await),
+    /// Keeps endpoints and certificates current, of a sidecar that ends with its application. May be dropped and called again.
+    pub(super) async fn follow(&mut self) -> Infallible {
+        loop {
+            self.keeper.follow(&mut self.running).await;
         }
     }
 
-    /// Drains inbound, and leaves outbound to the application.
+    async fn serve(&mut self) -> anyhow::Result<End> {
+        if let Some(end) = self.prepare().await? {
+            return Ok(end);
+        }
+        self.begin().await?;
+        Ok(self.keep().await)
+    }
+
+    /// Drains inbound, and leaves outbound to the application. The successor of a sidecar that was taken over has new
+    /// connections, and no request on the former ones is refused.
     pub(super) fn drain_inbound(&self) {
-        self.running.drain_inbound();
+        if !self.is_taken_over {
+            self.running.drain_inbound();
+        }
     }
 
     /// Ends the sidecar in order. A `second` signal ends it at once.
@@ -347,6 +376,7 @@ impl Started {
             tracing::info!("ended before it served; the sidecar that it should replace serves on");
             return;
         }
+        let why = if self.is_taken_over { End::TakenOver } else { why };
         if why == End::TakenOver {
             tracing::info!("a successor serves; this process ends after its connections");
         } else {
@@ -367,6 +397,11 @@ impl Started {
             () = second => tracing::warn!("second signal: ending without waiting for open connections"),
         }
     }
+}
+
+fn print_ready(line: &str) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "{line}").and_then(|()| stdout.flush())
 }
 
 pub(super) fn broken() -> anyhow::Error {

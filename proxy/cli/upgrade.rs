@@ -1,4 +1,5 @@
-//! `run --takeover PATH`: the start of a sidecar that replaces another one, and that waits for its own successor.
+//! `--takeover PATH` of `run` and `exec`: the start of a sidecar that replaces another one, and that waits for its own
+//! successor.
 
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -57,31 +58,35 @@ impl Upgrade {
         }
     }
 
-    /// Waits until the sidecar is ready and serves, in the place of another one or as the first. `Some`: it must end
-    /// before that.
+    /// Waits until the sidecar can serve. `Some`: it must end before that.
     ///
     /// # Errors
-    /// The sidecar that is to be replaced serves on, or there can be no socket at the path.
-    pub(super) async fn settle(
+    /// The sidecar that is to be replaced serves on.
+    pub(super) async fn prepare(
         &mut self,
         keeper: &mut Keeper,
         running: &mut Running,
         hangup: &mut Signal,
     ) -> anyhow::Result<Option<End>> {
-        let Some(mut predecessor) = self.predecessor.take() else {
-            let end = keeper.settle(running, hangup).await;
-            if end.is_none() {
-                self.listen(keeper, None)?;
-            }
-            return Ok(end);
-        };
-        let ready = predecessor.prepare(keeper.settle(running, hangup)).await;
-        if let Some(end) = ready.context("--takeover")? {
-            return Ok(Some(end));
+        let ready = keeper.settle(running, hangup);
+        match &mut self.predecessor {
+            None => Ok(ready.await),
+            Some(predecessor) => predecessor.prepare(ready).await.context("--takeover"),
         }
+    }
+
+    /// Serves, in the place of another sidecar or as the first, and waits for successors.
+    ///
+    /// # Errors
+    /// The sidecar that is to be replaced serves on, or this one is the first and there can be no socket at the path.
+    pub(super) async fn begin(&mut self, keeper: &mut Keeper, running: &mut Running) -> anyhow::Result<()> {
+        let Some(predecessor) = self.predecessor.take() else { return self.listen(keeper, None) };
         let listener = predecessor.replace(|| running.open()).await.context("--takeover")?;
-        self.listen(keeper, Some(listener))?;
-        Ok(None)
+        if let Err(error) = self.listen(keeper, Some(listener)) {
+            let why = with_causes(&error);
+            tracing::error!("{why}; serving on, and the next upgrade takes a restart");
+        }
+        Ok(())
     }
 
     fn listen(&self, keeper: &mut Keeper, taken: Option<UnixListener>) -> anyhow::Result<()> {

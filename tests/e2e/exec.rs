@@ -96,6 +96,7 @@ async fn an_application_never_runs_beside_a_sidecar_that_does_not_start() {
         ),
         (&["--admin", &none, "--timeout", "300ms"], 1, "nothing listens at http://"),
         (&["-c", bad, "--admin", &none], 2, "cannot be used with"),
+        (&["--takeover", "takeover.sock"], 2, "--config <FILE>"),
     ] {
         let mut command = pillion();
         command.arg("exec").args(words).arg("--").args(touch);

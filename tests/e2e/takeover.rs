@@ -1,5 +1,6 @@
-//! `run --takeover`: a sidecar is replaced by another process, and no client notices.
+//! `--takeover`: a sidecar is replaced by another process, and no client notices.
 
+mod applications;
 mod failures;
 mod stories;
 mod under_load;
