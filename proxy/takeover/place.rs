@@ -1,16 +1,23 @@
 //! The file of the Unix socket at which a sidecar waits for its successor.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
+};
 
 /// Successors that may wait to be accepted.
 const BACKLOG: i32 = 16;
+/// How often the lock of the folder is tried, and the time between two tries. Another sidecar holds it for a moment.
+const TRIES: usize = 50;
+const TRY_EVERY: Duration = Duration::from_millis(20);
 
 /// A file that a listener of this process serves.
 #[derive(Debug)]
@@ -42,7 +49,7 @@ fn number(path: &Path) -> Option<(u64, u64)> {
 /// the socket has its permissions before it has a name, and gets the name in one step.
 ///
 /// # Errors
-/// The folder does not exist or cannot be written, or the file is not a socket.
+/// The folder does not exist or cannot be written, the file is not a socket, or another process serves there.
 pub(super) fn serve(path: &Path) -> io::Result<(UnixListener, Place)> {
     if fs::symlink_metadata(path).is_ok_and(|file| !file.file_type().is_socket()) {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file exists, and is not a socket"));
@@ -52,8 +59,44 @@ pub(super) fn serve(path: &Path) -> io::Result<(UnixListener, Place)> {
     let first = path.with_file_name(name);
     drop(fs::remove_file(&first)); // of a process that had the same number
     let listener = bound(&first)?;
-    fs::rename(&first, path).inspect_err(|_| drop(fs::remove_file(&first)))?;
+    put(&first, path).inspect_err(|_| drop(fs::remove_file(&first)))?;
     Ok((listener, Place::at(path)))
+}
+
+/// Gives the socket its name, unless another process serves there. Two sidecars that start at the same time do so one after
+/// the other, because they lock the folder.
+fn put(first: &Path, path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = File::open(folder.unwrap_or_else(|| Path::new(".")))?;
+    lock(&folder)?;
+    if is_served(path)? {
+        let why = "another sidecar has started there meanwhile";
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
+    }
+    fs::rename(first, path)
+}
+
+/// The lock ends with the descriptor.
+fn lock(folder: &File) -> io::Result<()> {
+    for _ in 0..TRIES {
+        match folder.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(TRY_EVERY),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, "another program keeps its folder locked"))
+}
+
+/// Whether a process listens at the path. A full queue is one that a process has.
+fn is_served(path: &Path) -> io::Result<bool> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match connect(&socket, &SocketAddrUnix::new(path)?) {
+        Ok(()) | Err(Errno::AGAIN) => Ok(true),
+        Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn bound(path: &Path) -> io::Result<UnixListener> {
@@ -79,16 +122,56 @@ mod tests {
         let scratch = Scratch::new();
         let path = scratch.path("takeover.sock");
         drop(UnixListener::bind(&path).expect("a stale socket"));
-        let (_listener, place) = serve(&path).expect("a socket");
+        let (listener, place) = serve(&path).expect("a socket");
         let mode = fs::metadata(&path).expect("a file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         UnixStream::connect(&path).expect("it listens");
+        let refused = serve(&path).expect_err("a process serves there");
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        drop(listener);
         let (_later, other) = serve(&path).expect("a socket in its place");
         place.remove();
         UnixStream::connect(&path).expect("the file of another socket stays");
         other.remove();
         assert!(!path.exists());
         assert_eq!(fs::read_dir(scratch.path(".")).expect("a folder").count(), 0, "nothing else is left");
+    }
+
+    /// Each of them finds the stale socket. One replaces it, and the others find that one.
+    #[test]
+    fn of_sidecars_that_start_at_the_same_time_one_gets_the_path() {
+        let scratch = Scratch::new();
+        let path = scratch.path("takeover.sock");
+        drop(UnixListener::bind(&path).expect("a stale socket"));
+        let start = |nth: u32| {
+            let first = path.with_file_name(format!("first.{nth}"));
+            let listener = bound(&first).expect("a socket");
+            (put(&first, &path).is_ok(), listener)
+        };
+        let all: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|nth| scope.spawn(move || start(nth))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        assert_eq!(all.iter().filter(|(is_put, _)| *is_put).count(), 1);
+    }
+
+    #[test]
+    fn a_socket_whose_queue_is_full_is_not_replaced() {
+        let scratch = Scratch::new();
+        let path = scratch.path("takeover.sock");
+        let (_listener, _place) = serve(&path).expect("a socket");
+        let mut waiting = Vec::new();
+        let full = loop {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).expect("a socket");
+            match connect(&socket, &SocketAddrUnix::new(&path).expect("an address")) {
+                Ok(()) => waiting.push(socket),
+                Err(error) => break error,
+            }
+            assert!(waiting.len() < 64, "the queue is bounded");
+        };
+        assert_eq!(full, Errno::AGAIN);
+        assert_eq!(serve(&path).err().map(|error| error.kind()), Some(io::ErrorKind::AddrInUse));
     }
 
     #[test]

@@ -15,7 +15,8 @@
 //!
 //! Both serve for a moment, so that there is none in which no process does. Until `serving` the old process can always go
 //! on: it says `kept` if it gives up although it lives. A connection that ends without `kept` means for the new process
-//! that the old one does not live any more; then it serves in its place.
+//! that the old one has ended, or is about to; then it serves in its place. Once the new process accepts connections,
+//! nothing but `kept` ends it, because it may be the only one that serves.
 
 use std::time::Duration;
 
@@ -141,6 +142,8 @@ impl Taking {
             (Self::AwaitsGo, Event::Said(Message::Go)) => TakingStep::Serve,
             (Self::AwaitsDone, Event::Said(Message::Done)) => TakingStep::Finish,
             (_, Event::Said(Message::Kept(why))) => TakingStep::GiveUp(why),
+            // it accepts already, and the old process may have stopped
+            (Self::AwaitsDone, Event::Said(_) | Event::Garbled(_) | Event::Silent) => TakingStep::Finish,
             (_, Event::Said(other)) => TakingStep::GiveUp(format!("it said {} out of turn", name(&other))),
             (Self::AwaitsOffer, Event::Gone(_)) => TakingStep::Retry,
             (_, Event::Gone(_)) => TakingStep::ServeAlone,
@@ -148,8 +151,6 @@ impl Taking {
             (Self::GetsReady, Event::Silent) => {
                 TakingStep::GiveUp(format!("this one was not ready within {} s", READY.as_secs()))
             }
-            // it accepts already, and the old process cannot be asked
-            (Self::AwaitsDone, Event::Silent) => TakingStep::Finish,
             (_, Event::Silent) => {
                 TakingStep::GiveUp(format!("it did not answer for {} s", self.patience().as_secs()))
             }
@@ -247,7 +248,9 @@ mod tests {
         for state in [Taking::AwaitsOffer, Taking::GetsReady, Taking::AwaitsGo] {
             assert!(matches!(state.next(Event::Silent), TakingStep::GiveUp(_)), "{state:?}");
         }
-        assert_eq!(Taking::AwaitsDone.next(Event::Silent), TakingStep::Finish);
+        for unclear in [Event::Silent, Event::Garbled("nonsense".into()), Event::Said(Message::Go)] {
+            assert_eq!(Taking::AwaitsDone.next(unclear), TakingStep::Finish, "it may serve alone");
+        }
     }
 
     #[test]

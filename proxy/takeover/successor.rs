@@ -117,14 +117,33 @@ async fn talk(mut wire: Wire, shared: Arc<Shared>) {
     if let Err(error) = wire.is_of_this_user() {
         return tracing::warn!(%error, "a takeover by another user is refused");
     }
-    if let Err(why) = hand_over(&mut wire, &shared).await {
-        tracing::warn!("no takeover, this sidecar serves on: {why}");
-        drop(wire.send(&Message::Kept(why), &[]).await); // a process that has gone need not know
+    match hand_over(&mut wire, &shared).await {
+        Ok(()) => {}
+        Err(Broken::Keeps(why)) => {
+            tracing::warn!("no takeover, this sidecar serves on: {why}");
+            drop(wire.send(&Message::Kept(why), &[]).await); // a process that has gone need not know
+        }
+        // it must not say that it serves on; the successor sees the end of the connection, and serves in its place
+        Err(Broken::Ends) => tracing::info!("this sidecar was told to end during a takeover"),
     }
 }
 
-/// Hands over, unless a step fails. `Err`: why this sidecar serves on.
-async fn hand_over(wire: &mut Wire, shared: &Shared) -> Result<(), String> {
+/// Why a conversation came to nothing.
+enum Broken {
+    /// This sidecar serves on, for this reason.
+    Keeps(String),
+    /// This sidecar is about to end.
+    Ends,
+}
+
+impl From<String> for Broken {
+    fn from(why: String) -> Self {
+        Self::Keeps(why)
+    }
+}
+
+/// Hands over, unless a step fails.
+async fn hand_over(wire: &mut Wire, shared: &Shared) -> Result<(), Broken> {
     let mut state = Giving::Connected;
     let mut _turn = None;
     loop {
@@ -135,7 +154,8 @@ async fn hand_over(wire: &mut Wire, shared: &Shared) -> Result<(), String> {
         state = match state.next(event) {
             GivingStep::Offer(_) if shared.has_given.load(SeqCst) => return Ok(()), // it finds the successor
             GivingStep::Offer(next) => {
-                let only = shared.turn.try_acquire().map_err(|_taken| "another takeover is under way")?;
+                let only =
+                    shared.turn.try_acquire().map_err(|_taken| "another takeover is under way".to_owned())?;
                 _turn = Some(Turn { _only: only, shared });
                 offer(wire, shared).await?;
                 next
@@ -149,7 +169,7 @@ async fn hand_over(wire: &mut Wire, shared: &Shared) -> Result<(), String> {
                 drop(wire.send(&Message::Done, &[]).await); // the successor serves, whether it knows this or not
                 return Ok(());
             }
-            GivingStep::Keep(why) => return Err(why),
+            GivingStep::Keep(why) => return Err(Broken::Keeps(why)),
         };
     }
 }
@@ -166,11 +186,10 @@ impl Drop for Turn<'_> {
     }
 }
 
-async fn offer(wire: &mut Wire, shared: &Shared) -> Result<(), String> {
+async fn offer(wire: &mut Wire, shared: &Shared) -> Result<(), Broken> {
     let (answer, answered) = oneshot::channel();
-    let ends = |_ended| "the sidecar is about to end".to_owned();
-    shared.wishes.send(Wish::Sockets(answer)).await.map_err(|_ended| ends(()))?;
-    let sockets = answered.await.map_err(|_ended| ends(()))??;
+    shared.wishes.send(Wish::Sockets(answer)).await.map_err(|_ended| Broken::Ends)?;
+    let sockets = answered.await.map_err(|_ended| Broken::Ends)??;
     let count = u64::try_from(sockets.len()).map_err(|error| error.to_string())?;
     let message = Message::Offer { version: VERSION, sockets: count, of: Program::this() };
     shared.is_lent.store(true, SeqCst);
@@ -191,11 +210,10 @@ async fn say(wire: &mut Wire, message: &Message) -> Result<(), String> {
 }
 
 /// Lets this sidecar close its listeners.
-async fn give(shared: &Shared) -> Result<(), String> {
+async fn give(shared: &Shared) -> Result<(), Broken> {
     let (closed, all_closed) = oneshot::channel();
-    let ends = "the sidecar is about to end";
-    shared.wishes.send(Wish::Serves(closed)).await.map_err(|_ended| ends)?;
+    shared.wishes.send(Wish::Serves(closed)).await.map_err(|_ended| Broken::Ends)?;
     shared.has_given.store(true, SeqCst);
     shared.given.notify_one();
-    all_closed.await.map_err(|_ended| ends.to_owned())
+    all_closed.await.map_err(|_ended| Broken::Ends)
 }

@@ -182,6 +182,33 @@ async fn a_sidecar_that_ends_while_a_successor_gets_ready_leaves_everything_to_i
     assert!(has_opened);
 }
 
+/// The sidecar must not say that it serves on, however its end and the conversation follow each other.
+#[tokio::test]
+async fn a_sidecar_that_is_told_to_end_when_its_successor_serves_leaves_everything_to_it() {
+    let scratch = Scratch::new();
+    let path = scratch.path("socket");
+    let mut successors = Successors::listen(&path, None).expect("a socket");
+    let ending = tokio::spawn(async move {
+        loop {
+            match successors.next().await {
+                Wish::Sockets(answer) => drop(answer.send(Ok(Vec::new()))),
+                Wish::Serves(unanswered) => {
+                    drop(unanswered);
+                    for _ in 0..10 {
+                        tokio::task::yield_now().await; // the conversation goes on before its end
+                    }
+                    return drop(successors);
+                }
+            }
+        }
+    });
+    let Ok(Found::Sidecar(predecessor)) = find(&path).await else { unreachable!("it serves") };
+    let mut has_opened = false;
+    predecessor.replace(|| has_opened = true).await.expect("it serves alone");
+    assert!(has_opened && path.exists());
+    ending.await.expect("no panic");
+}
+
 /// A program at the socket that is no sidecar, or that breaks the rules. `says` is what it does with each connection.
 async fn liar<F: Future<Output = ()>>(says: impl Fn(Wire) -> F) -> String {
     let scratch = Scratch::new();

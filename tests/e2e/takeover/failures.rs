@@ -9,7 +9,8 @@ use crate::support::tools::available;
 use crate::support::wire::Wire;
 
 async fn former(app: &Backend) -> Sidecar {
-    Plan::calling(app.address, "protocol: http1, tls: off").with_takeover().start().await
+    let plan = Plan::calling(app.address, "protocol: http1, tls: off");
+    plan.with("drain: { delay: 0s, timeout: 10s }").with_takeover().start().await
 }
 
 /// It accepts and answers, on a connection that stays open, and it would hand over to another successor.
@@ -73,23 +74,38 @@ async fn a_successor_that_is_killed_before_it_is_ready_changes_nothing_and_only_
 }
 
 #[tokio::test]
-async fn a_successor_serves_in_the_place_of_one_that_died() {
-    let (app, authority) = (Backend::echo().await, Authority::new());
+async fn a_successor_serves_in_the_place_of_one_that_died_or_was_told_to_end() {
+    for signal in ["KILL", "TERM"] {
+        let (app, authority) = (Backend::echo().await, Authority::new());
+        let mut former = former(&app).await;
+        let yaml = former.configuration();
+        former.configure(&(yaml.clone() + "identity: { directory: later }\n"));
+        let waits = former.succeed_by(None);
+        waits.has_said("not ready yet").await;
+        former.signal(signal);
+        former.exit().await;
+        let early = tokio::net::TcpStream::connect(former.orders()).await.expect("the socket still listens");
+        authority.issue_into(&former.directory().join("later"), "web");
+        let successor = waits.ready().await;
+        let answer = Wire::new(early).ask("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+        assert_eq!(answer.status(), 200, "{}", answer.head);
+        serves(&successor).await;
+        let next = successor.successor().await;
+        serves(&next).await;
+    }
+}
+
+/// Standard output is a full device for the successor, which then serves all the same.
+#[tokio::test]
+async fn a_successor_whose_ready_line_cannot_be_written_serves_on() {
+    let app = Backend::echo().await;
     let mut former = former(&app).await;
-    let yaml = former.configuration();
-    former.configure(&(yaml.clone() + "identity: { directory: later }\n"));
-    let waits = former.succeed_by(None);
-    waits.has_said("not ready yet").await;
-    former.signal("KILL");
-    former.exit().await;
-    let early = tokio::net::TcpStream::connect(former.orders()).await.expect("the socket still listens");
-    authority.issue_into(&former.directory().join("later"), "web");
-    let successor = waits.ready().await;
-    let answer = Wire::new(early).ask("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
-    assert_eq!(answer.status(), 200, "{}", answer.head);
-    serves(&successor).await;
-    let next = successor.successor().await;
-    serves(&next).await;
+    let mut full = Command::new("sh");
+    full.args(["-c", "exec \"$0\" \"$@\" >/dev/full"]);
+    let successor = former.succeed_by(Some(full));
+    successor.has_said("the ready line cannot be written").await;
+    assert_eq!(former.exit().await.code(), Some(0));
+    serves(&former).await; // at the addresses of the former one
 }
 
 #[tokio::test]
