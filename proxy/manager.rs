@@ -14,6 +14,8 @@ use nix::time::{ClockId, clock_gettime};
 
 /// How long a message may wait for room in the socket of the service manager, which reads quickly.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// The variable that says for which process the watchdog is meant. Absent, it is meant for any.
+pub(crate) const WATCHDOG_PID: &str = "WATCHDOG_PID";
 /// The longest status that is told.
 const STATUS_BYTES: usize = 512;
 
@@ -40,6 +42,10 @@ pub(crate) enum News<'a> {
     Stopping,
     /// It is well, for `WatchdogSec=` of the unit.
     Well,
+    /// Another process of the service serves in its place. systemd accepts this from the main process alone.
+    Successor {
+        pid: u32,
+    },
 }
 
 /// What systemd gives to the process.
@@ -57,7 +63,7 @@ impl ServiceManager {
         Self::named(&Environment {
             socket: variable("NOTIFY_SOCKET"),
             watchdog_usec: variable("WATCHDOG_USEC"),
-            watchdog_pid: variable("WATCHDOG_PID"),
+            watchdog_pid: variable(WATCHDOG_PID),
         })
     }
 
@@ -119,6 +125,7 @@ fn text(news: News<'_>, monotonic_usec: u128) -> String {
         }
         News::Stopping => format!("STOPPING=1\n{}", told("draining")),
         News::Well => "WATCHDOG=1".to_owned(),
+        News::Successor { pid } => format!("MAINPID={pid}"),
     }
 }
 
@@ -174,6 +181,8 @@ mod tests {
             assert_eq!(heard(&listening), "WATCHDOG=1");
             manager.tell(News::Stopping);
             assert_eq!(heard(&listening), "STOPPING=1\nSTATUS=draining");
+            manager.tell(News::Successor { pid: 7 });
+            assert_eq!(heard(&listening), "MAINPID=7");
         }
     }
 

@@ -181,7 +181,7 @@ impl Keeper {
                 Order::Quit => return Some(End::Quit),
                 Order::Reload(answer) => drop(answer.send(self.reload(running, "the admin port"))),
             },
-            wish = next_wish(self.successors.as_mut()) => return grant(running, wish).await,
+            wish = next_wish(self.successors.as_mut()) => return grant(running, wish, &mut self.manager).await,
         }
         None
     }
@@ -340,15 +340,20 @@ async fn next_wish(successors: Option<&mut Successors>) -> Wish {
     }
 }
 
-/// Gives a successor what it needs. `Some`: it serves.
-async fn grant(running: &mut Running, wish: Wish) -> Option<End> {
+/// Gives a successor what it needs. `Some`: it serves. Then it is the one that tells the service manager, which must know it
+/// before it has its first word.
+async fn grant(running: &mut Running, wish: Wish, manager: &mut ServiceManager) -> Option<End> {
     match wish {
         Wish::Sockets(answer) => {
             drop(answer.send(running.lend().await)); // the successor may have gone
             None
         }
-        Wish::Serves(closed) => {
+        Wish::Serves { pid, closed } => {
             running.close().await;
+            let former = std::mem::take(manager);
+            if let Some(pid) = pid {
+                former.tell(ManagerNews::Successor { pid });
+            }
             if closed.send(()).is_err() {
                 tracing::debug!("the successor did not wait for the end of the listeners");
             }

@@ -16,7 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::output::warn;
-use super::upgrade::Upgrade;
+use super::upgrade::{Upgrade, start_successors};
 use crate::app::{ConfigSource, End, Keeper, Kept, Loaded, Restored, Running, with_causes};
 use crate::manager::{News, ServiceManager};
 
@@ -81,10 +81,12 @@ impl Run {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let mut ends = Ends::new()?; // before anything listens, so that no signal is missed
+            let upgrade = || signal(SignalKind::user_defined2());
+            let upgrade = self.takeover.is_some().then(upgrade).transpose()?;
             let mut sidecar = self.start().await?;
             let ended = tokio::select! { // nothing is lost: the sidecar ends in both cases
                 () = ends.wait() => Ok(End::Drain),
-                ended = sidecar.serve() => ended,
+                ended = sidecar.serve(upgrade) => ended,
             };
             if let Ok(End::Broken) = ended {
                 return Err(broken());
@@ -126,7 +128,7 @@ impl Run {
         let mut beside = JoinSet::new();
         beside.spawn(reopen_log(reopen, running.access_log()));
         let keeper = Keeper::new(self.source(file, kept), written, refused);
-        Ok(Started { running, keeper, upgrade, hangup, is_taken_over: false, _beside: beside })
+        Ok(Started { running, keeper, upgrade, hangup, is_taken_over: false, beside })
     }
 
     /// Starts with the file or, when that is bad or absent, with the kept configuration. There is none for a sidecar that
@@ -297,7 +299,7 @@ pub(super) struct Started {
     hangup: Signal,
     is_taken_over: bool,
     /// Tasks that end with the sidecar.
-    _beside: JoinSet<Infallible>,
+    beside: JoinSet<Infallible>,
 }
 
 impl Started {
@@ -354,11 +356,15 @@ impl Started {
         }
     }
 
-    async fn serve(&mut self) -> anyhow::Result<End> {
+    /// `upgrade` is SIGUSR2, which asks for a successor.
+    async fn serve(&mut self, upgrade: Option<Signal>) -> anyhow::Result<End> {
         if let Some(end) = self.prepare().await? {
             return Ok(end);
         }
         self.begin().await?;
+        if let Some(upgrade) = upgrade {
+            self.beside.spawn(start_successors(upgrade));
+        }
         Ok(self.keep().await)
     }
 

@@ -1,15 +1,20 @@
 //! `--takeover PATH` of `run` and `exec`: the start of a sidecar that replaces another one, and that waits for its own
 //! successor.
 
+use std::convert::Infallible;
+use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use pillion_model::Config;
 use tokio::signal::unix::Signal;
+use tokio::sync::oneshot;
 
 use crate::app::{App, End, Keeper, Running, with_causes};
+use crate::manager::WATCHDOG_PID;
 use crate::takeover::{Found, Predecessor, Successors, find};
 
 /// What a start has to do with other processes. Nothing without `--takeover`.
@@ -96,4 +101,41 @@ impl Upgrade {
         keeper.await_successors(Some(successors));
         Ok(())
     }
+}
+
+/// Starts a successor at each SIGUSR2. It is a child of this process, so that it belongs to the same service of systemd.
+pub(super) async fn start_successors(mut upgrade: Signal) -> Infallible {
+    loop {
+        if upgrade.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+        match start_successor() {
+            // another signal meanwhile asks for the same
+            Ok(ended) => match ended.await {
+                Ok(status) => tracing::warn!(%status, "the successor that was started has ended"),
+                Err(_unknown) => {
+                    tracing::warn!("the end of the successor that was started cannot be observed")
+                }
+            },
+            Err(error) => tracing::error!(%error, "a successor cannot be started"),
+        }
+    }
+}
+
+/// Runs the command line of this process again. A thread waits for its end, so that no zombie is left.
+fn start_successor() -> io::Result<oneshot::Receiver<ExitStatus>> {
+    let mut words = std::env::args_os();
+    let program =
+        words.next().ok_or_else(|| io::Error::other("the command line of this process is empty"))?;
+    let mut successor = Command::new(program);
+    successor.args(words).env_remove(WATCHDOG_PID); // which names this process
+    let mut child = successor.spawn()?;
+    tracing::info!(pid = child.id(), "SIGUSR2: a successor was started");
+    let (tell, ended) = oneshot::channel();
+    std::thread::Builder::new().name("successor".into()).spawn(move || {
+        if let Ok(status) = child.wait() {
+            tell.send(status).unwrap_or_default(); // this sidecar may have ended
+        }
+    })?;
+    Ok(ended)
 }

@@ -25,7 +25,11 @@ pub(crate) enum Wish {
     /// Copies of all listeners, or why there are none.
     Sockets(oneshot::Sender<Result<Vec<Socket>, String>>),
     /// It accepts connections: all listeners of this process must be closed, and then this is answered.
-    Serves(oneshot::Sender<()>),
+    Serves {
+        /// Its number, if it is in the same namespace of processes.
+        pid: Option<u32>,
+        closed: oneshot::Sender<()>,
+    },
 }
 
 /// The socket at which successors ask. When this is dropped, no successor is admitted any more.
@@ -165,7 +169,7 @@ async fn hand_over(wire: &mut Wire, shared: &Shared) -> Result<(), Broken> {
                 next
             }
             GivingStep::HandOver => {
-                give(shared).await?;
+                give(shared, wire.pid()).await?;
                 drop(wire.send(&Message::Done, &[]).await); // the successor serves, whether it knows this or not
                 return Ok(());
             }
@@ -210,9 +214,9 @@ async fn say(wire: &mut Wire, message: &Message) -> Result<(), String> {
 }
 
 /// Lets this sidecar close its listeners.
-async fn give(shared: &Shared) -> Result<(), Broken> {
+async fn give(shared: &Shared, pid: Option<u32>) -> Result<(), Broken> {
     let (closed, all_closed) = oneshot::channel();
-    shared.wishes.send(Wish::Serves(closed)).await.map_err(|_ended| Broken::Ends)?;
+    shared.wishes.send(Wish::Serves { pid, closed }).await.map_err(|_ended| Broken::Ends)?;
     shared.has_given.store(true, SeqCst);
     shared.given.notify_one();
     all_closed.await.map_err(|_ended| Broken::Ends)

@@ -42,7 +42,8 @@ impl Former {
                         let socket = Socket { role: Role::Outbound, wanted: address, descriptor };
                         drop(answer.send(Ok(vec![socket])));
                     }
-                    Wish::Serves(closed) => {
+                    Wish::Serves { pid, closed } => {
+                        assert_eq!(pid, Some(std::process::id()), "as the kernel knows it");
                         closes.store(true, Relaxed);
                         closed.send(()).expect("the conversation waits");
                         return successors;
@@ -192,8 +193,8 @@ async fn a_sidecar_that_is_told_to_end_when_its_successor_serves_leaves_everythi
         loop {
             match successors.next().await {
                 Wish::Sockets(answer) => drop(answer.send(Ok(Vec::new()))),
-                Wish::Serves(unanswered) => {
-                    drop(unanswered);
+                Wish::Serves { closed, .. } => {
+                    drop(closed);
                     for _ in 0..10 {
                         tokio::task::yield_now().await; // the conversation goes on before its end
                     }

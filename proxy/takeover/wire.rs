@@ -54,6 +54,12 @@ impl Wire {
         }
     }
 
+    /// The other process, as the kernel knows it. `None`: it is in another namespace of processes.
+    pub(super) fn pid(&self) -> Option<u32> {
+        let pid = self.stream.peer_cred().ok()?.pid()?;
+        u32::try_from(pid).ok().filter(|pid| *pid != 0)
+    }
+
     /// # Errors
     /// The other side has gone, or takes nothing.
     pub(super) async fn send(&mut self, message: &Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {

@@ -1,13 +1,12 @@
 //! What is shipped beside the binary: the systemd unit, the Debian package, the archive, and completions for shells.
 
 use std::fs;
-use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::Scratch;
-use crate::support::eventually;
 use crate::support::launched::{Launched, binary};
+use crate::support::manager::Manager;
 use crate::support::tools::{printed, require, run};
 
 fn root() -> &'static Path {
@@ -43,38 +42,6 @@ async fn the_systemd_unit_is_valid_and_leaves_the_service_little() {
     assert!(verified.status.success() && about_ours.is_empty(), "{said}");
     // systemd's own scale: 0 is no exposure, 10 everything.
     printed(command("systemd-analyze", &["security", "--offline=true", "--threshold=20", unit])).await;
-}
-
-/// A service manager: the socket of `NOTIFY_SOCKET`.
-struct Manager {
-    socket: UnixDatagram,
-    path: PathBuf,
-    _scratch: Scratch,
-}
-
-impl Manager {
-    fn new() -> Self {
-        let scratch = Scratch::new();
-        let path = scratch.path().join("notify");
-        let socket = UnixDatagram::bind(&path).expect("a free name");
-        socket.set_nonblocking(true).expect("a socket");
-        Self { socket, path, _scratch: scratch }
-    }
-
-    /// The next message other than the watchdog's.
-    async fn hears(&self) -> String {
-        self.next(|message| message != "WATCHDOG=1").await
-    }
-
-    async fn next(&self, wanted: impl Fn(&str) -> bool) -> String {
-        eventually("a message to the service manager", async || {
-            let mut bytes = [0; 2048];
-            let length = self.socket.recv(&mut bytes).ok()?;
-            let message = String::from_utf8_lossy(&bytes[..length]).into_owned();
-            wanted(&message).then_some(message)
-        })
-        .await
-    }
 }
 
 #[tokio::test]

@@ -3,4 +3,5 @@
 mod applications;
 mod failures;
 mod stories;
+mod systemd;
 mod under_load;

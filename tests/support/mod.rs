@@ -11,6 +11,7 @@ pub(crate) mod curl;
 pub(crate) mod http2;
 pub(crate) mod launched;
 pub(crate) mod load;
+pub(crate) mod manager;
 pub(crate) mod metrics;
 pub(crate) mod namespace;
 pub(crate) mod place;
