@@ -1,9 +1,10 @@
 //! `pillion drain`: what a preStop hook runs. Inbound of a running sidecar drains, and the sidecar goes on for the
 //! application.
 
+use std::io;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use http::Method;
 use serde_json::Value;
@@ -14,6 +15,8 @@ use super::output::{print, print_failure};
 
 /// The pause between two questions. Each costs the sidecar a connection.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How many connections in a row may end without an answer. A sidecar that has ended accepts none at all.
+const MOST_BROKEN: usize = 5;
 
 #[derive(Debug, Args)]
 pub struct Drain {
@@ -31,8 +34,28 @@ enum Said {
     TimedOut(u64),
 }
 
+/// How the drain went.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Idle,
+    TimedOut(u64),
+    /// The process was told to end meanwhile, and listens no more. It has nothing left to drain.
+    Ended,
+}
+
+/// What the failure of a question says.
+#[derive(Debug, PartialEq, Eq)]
+enum Failure {
+    /// No process listens there.
+    Refused,
+    /// The connection ended without an answer.
+    Broken,
+    /// Anything else: the sidecar may still drain.
+    Unclear,
+}
+
 impl Drain {
-    /// Returns when inbound is idle, or at `drain.timeout`.
+    /// Returns when inbound is idle, at `drain.timeout`, or when the sidecar has ended.
     ///
     /// # Errors
     /// The sidecar cannot be asked, or refuses.
@@ -42,23 +65,15 @@ impl Drain {
     }
 
     async fn drained(self) -> anyhow::Result<()> {
-        let mut said = self.order().await?;
-        loop {
-            match said {
-                Said::Draining => sleep(PAUSE).await,
-                Said::Idle => return print("inbound is drained\n"),
-                Said::TimedOut(at_work) => {
-                    print_failure(&format!(
-                        "drain.timeout is over, and {at_work} inbound connections are still at work"
-                    ));
-                    return Ok(());
-                }
+        match outcome(self.order().await?, async || self.order().await).await? {
+            Outcome::Idle => print("inbound is drained\n"),
+            Outcome::Ended => print("the sidecar has ended\n"),
+            Outcome::TimedOut(at_work) => {
+                print_failure(&format!(
+                    "drain.timeout is over, and {at_work} inbound connections are still at work"
+                ));
+                Ok(())
             }
-            said = match self.order().await {
-                Ok(said) => said,
-                // it was told to end meanwhile, and has nothing left to drain
-                Err(why) => return print(&format!("the sidecar has ended: {why:#}\n")),
-            };
         }
     }
 
@@ -66,6 +81,54 @@ impl Drain {
     async fn order(&self) -> anyhow::Result<Said> {
         said(&self.admin.ask(Method::POST, "/drain?only=inbound").await?.json()?)
     }
+}
+
+/// Asks again and again how far the drain is, after it was ordered and `said` was answered.
+async fn outcome(
+    mut said: Said,
+    mut ask: impl AsyncFnMut() -> anyhow::Result<Said>,
+) -> anyhow::Result<Outcome> {
+    let mut broken = 0;
+    loop {
+        match said {
+            Said::Draining => sleep(PAUSE).await,
+            Said::Idle => return Ok(Outcome::Idle),
+            Said::TimedOut(at_work) => return Ok(Outcome::TimedOut(at_work)),
+        }
+        let why = match ask().await {
+            Ok(answer) => {
+                (said, broken) = (answer, 0);
+                continue;
+            }
+            Err(why) => why,
+        };
+        broken += 1;
+        match failure(&why) {
+            Failure::Refused => return Ok(Outcome::Ended),
+            Failure::Broken if broken <= MOST_BROKEN => {} // the next question tells whether it has ended
+            Failure::Broken | Failure::Unclear => {
+                return Err(why).context("the drain has begun, and how far it is cannot be learnt");
+            }
+        }
+    }
+}
+
+fn failure(why: &anyhow::Error) -> Failure {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, UnexpectedEof};
+    for cause in why.chain() {
+        match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
+            Some(ConnectionRefused) => return Failure::Refused,
+            Some(BrokenPipe | ConnectionReset | UnexpectedEof) => return Failure::Broken,
+            _ => {}
+        }
+        let of_http = cause.downcast_ref::<hyper::Error>();
+        if of_http
+            .is_some_and(|error| error.is_incomplete_message() || error.is_closed() || error.is_canceled())
+        {
+            return Failure::Broken;
+        }
+    }
+    Failure::Unclear
 }
 
 fn said(answer: &Value) -> anyhow::Result<Said> {
@@ -81,8 +144,63 @@ fn said(answer: &Value) -> anyhow::Result<Said> {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
 
     use super::*;
+
+    fn error(kind: io::ErrorKind) -> anyhow::Error {
+        anyhow::Error::new(io::Error::from(kind)).context("the sidecar cannot be asked")
+    }
+
+    /// The outcome with these answers, and with refused connections after them.
+    async fn with(answers: Vec<anyhow::Result<Said>>) -> anyhow::Result<Outcome> {
+        let mut answers = answers.into_iter();
+        let refused = || Err(error(io::ErrorKind::ConnectionRefused));
+        outcome(Said::Draining, async || answers.next().unwrap_or_else(refused)).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sidecar_has_ended_when_it_listens_no_more_and_not_for_any_failure() {
+        let broken = || Err(error(io::ErrorKind::ConnectionReset));
+        let refuses = || Err(anyhow::anyhow!("the sidecar answers 403"));
+        for (answers, expected) in [
+            (vec![], Some(Outcome::Ended)),
+            (vec![Ok(Said::Draining), broken()], Some(Outcome::Ended)),
+            (vec![broken(), broken(), Ok(Said::Draining), Ok(Said::Idle)], Some(Outcome::Idle)),
+            (vec![Ok(Said::TimedOut(3))], Some(Outcome::TimedOut(3))),
+            ((0..=MOST_BROKEN).map(|_| broken()).collect(), None),
+            (vec![Ok(Said::Draining), refuses()], None),
+        ] {
+            let said = format!("{answers:?}");
+            assert_eq!(with(answers).await.ok(), expected, "{said}");
+        }
+        let why = with(vec![refuses()]).await.expect_err("it lives");
+        assert_eq!(
+            format!("{why:#}"),
+            "the drain has begun, and how far it is cannot be learnt: the sidecar answers 403"
+        );
+    }
+
+    /// The failures as the client of the admin port has them.
+    #[tokio::test]
+    async fn a_connection_that_ends_is_told_from_one_that_is_refused_and_from_an_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a bound address");
+        let admin: AdminPort = format!("http://{address}").parse().expect("an address");
+        let asked = async || failure(&Drain { admin: admin.clone() }.order().await.expect_err("no answer"));
+        let answering = async |answer: &[u8]| {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut request = [0; 1024];
+            assert!(stream.read(&mut request).await.expect("a request") > 0);
+            tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.expect("an open connection");
+        };
+        assert_eq!(tokio::join!(asked(), answering(b"")).0, Failure::Broken);
+        let other = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n";
+        assert_eq!(tokio::join!(asked(), answering(other)).0, Failure::Unclear);
+        drop(listener);
+        assert_eq!(asked().await, Failure::Refused);
+    }
 
     #[test]
     fn an_answer_says_how_far_the_drain_is() {
