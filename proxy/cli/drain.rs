@@ -43,9 +43,9 @@ enum Outcome {
     Ended,
 }
 
-/// What the failure of a question says.
+/// What the failure of a question says of a sidecar.
 #[derive(Debug, PartialEq, Eq)]
-enum Failure {
+pub(super) enum Failure {
     /// No process listens there.
     Refused,
     /// The connection ended without an answer.
@@ -113,7 +113,7 @@ async fn outcome(
     }
 }
 
-fn failure(why: &anyhow::Error) -> Failure {
+pub(super) fn failure(why: &anyhow::Error) -> Failure {
     use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, UnexpectedEof};
     for cause in why.chain() {
         match cause.downcast_ref::<io::Error>().map(io::Error::kind) {

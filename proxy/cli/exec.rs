@@ -15,19 +15,20 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::Args;
 use http::Method;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal as Kind;
 use pillion_telemetry::log;
 use tokio::time::timeout;
 
 use super::admin::{AdminPort, USUAL};
+use super::drain::{Failure, failure};
 use super::ending::lasting;
 use super::output::print_failure;
 use super::run::{Run, Started, broken};
 use super::wait::until_ready;
 use crate::app::{End, with_causes};
 pub(super) use application::NotStarted;
-use application::{Application, signalled};
+use application::{Application, Orphans, become_program, signalled};
 use signals::Signals;
 
 #[derive(Debug, Args)]
@@ -48,6 +49,9 @@ pub struct Exec {
     /// successor of this one
     #[arg(long, value_name = "PATH", requires = "config")]
     takeover: Option<PathBuf>,
+    /// Become the application with this limit of open files: what this command runs as its child
+    #[arg(long, hide = true, value_name = "NUMBER", conflicts_with = "config")]
+    open_files: Option<u64>,
     /// The application with its arguments, after `--`
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -66,6 +70,9 @@ impl Exec {
     /// # Errors
     /// The sidecar cannot start or is not ready in time, or the application cannot be started ([`NotStarted`]).
     pub fn run(mut self) -> anyhow::Result<ExitCode> {
+        if let Some(most_files) = self.open_files {
+            return Err(become_program(&self.command, most_files));
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let code = match self.config.take() {
             Some(file) => {
@@ -86,10 +93,13 @@ impl Exec {
     async fn with_own_sidecar(self, run: Run) -> anyhow::Result<u8> {
         let mut signals = Signals::catch(true)?; // before anything listens, so that no signal is missed
         let most_files = getrlimit(Resource::RLIMIT_NOFILE)?.0;
+        let mut orphans = Orphans::watch()?;
         let mut sidecar = run.start().await?;
         let code = self.inside(&mut sidecar, &mut signals, most_files).await;
-        sidecar.end(End::Quit, async { _ = signals.ending().await }).await;
-        code
+        tokio::select! { // the end of the sidecar is the end of this process
+            () = sidecar.end(End::Quit, signals.second()) => code,
+            never = orphans.collect() => match never {},
+        }
     }
 
     /// `most_files`: the limit of open files that this process was started with.
@@ -117,35 +127,41 @@ impl Exec {
             begun = sidecar.begin() => begun?,
             kind = signals.ending() => return Ok(signalled(kind)),
         }
-        let application = with_limit(most_files, || Application::start(&self.command))?;
+        let application = Application::start(&self.command, most_files)?;
         kept(application, sidecar, signals).await
     }
 
-    /// Uses the sidecar of another process, and ends it with the application.
+    /// Uses the sidecar of another process, and ends it with the application, or when the application does not run: a pod
+    /// ends with its last container.
     async fn beside_sidecar(self) -> anyhow::Result<u8> {
         let mut signals = Signals::catch(false)?;
-        tokio::select! { // the sidecar belongs to another process, which ends it
-            ready = until_ready(self.admin.port(), self.timeout) => ready?,
-            kind = signals.ending() => return Ok(signalled(kind)),
-        }
-        let code = match Application::start(&self.command) {
-            Ok(application) => Ok(watched(application, &mut signals).await),
-            Err(error) => Err(error),
+        let ready = tokio::select! { // the application is not started if a signal comes first
+            ready = until_ready(self.admin.port(), self.timeout) => ready.map(|()| None),
+            kind = signals.ending() => Ok(Some(signalled(kind))),
+        };
+        let code = match ready {
+            Ok(None) => self.watched(&mut signals).await,
+            Ok(Some(code)) => Ok(code),
+            Err(why) => Err(why),
         };
         let asked = self.admin.ask(Method::POST, "/quitquitquit").await;
-        if let Err(why) = asked.and_then(|answer| answer.accepted()) {
-            print_failure(&format!("the sidecar was not ended: {}", with_causes(&why)));
+        match asked.and_then(|answer| answer.accepted()) {
+            Ok(()) => {}
+            // a sidecar without connections may end before its answer is sent
+            Err(why) if failure(&why) == Failure::Broken => {}
+            Err(why) => print_failure(&format!("the sidecar was not ended: {}", with_causes(&why))),
         }
         code
     }
-}
 
-/// Passes signals on until the application ends, and returns its exit code.
-async fn watched(mut application: Application, signals: &mut Signals) -> u8 {
-    loop {
-        tokio::select! { // both wait for events that are kept
-            code = application.ended() => return code,
-            kind = signals.next() => application.send(kind),
+    /// Passes signals on until the application ends, and returns its exit code.
+    async fn watched(&self, signals: &mut Signals) -> anyhow::Result<u8> {
+        let mut application = Application::start(&self.command, getrlimit(Resource::RLIMIT_NOFILE)?.0)?;
+        loop {
+            tokio::select! { // both wait for events that are kept
+                code = application.ended() => return Ok(code),
+                kind = signals.next() => application.send(kind),
+            }
         }
     }
 }
@@ -188,19 +204,10 @@ async fn kept(
             Event::SidecarEnds(end) => {
                 tracing::info!("the sidecar is told to end, and so is the application");
                 ended = Some(end);
+                sidecar.announce_end();
                 sidecar.drain_inbound();
                 application.send(Kind::SIGTERM);
             }
         }
     }
-}
-
-/// Starts a program with the limit of open files that this process was started with. Programs of old close every
-/// descriptor up to it, or expect small numbers.
-fn with_limit<T>(most_files: u64, start: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most_files, hard)?;
-    let started = start();
-    setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
-    started
 }

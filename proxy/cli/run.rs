@@ -128,7 +128,7 @@ impl Run {
         let mut beside = JoinSet::new();
         beside.spawn(reopen_log(reopen, running.access_log()));
         let keeper = Keeper::new(self.source(file, kept), written, refused);
-        Ok(Started { running, keeper, upgrade, hangup, is_taken_over: false, beside })
+        Ok(Started { running, keeper, upgrade, hangup, is_taken_over: false, is_ending: false, beside })
     }
 
     /// Starts with the file or, when that is bad or absent, with the kept configuration. There is none for a sidecar that
@@ -298,6 +298,8 @@ pub(super) struct Started {
     upgrade: Upgrade,
     hangup: Signal,
     is_taken_over: bool,
+    /// Whether the service manager knows that it ends.
+    is_ending: bool,
     /// Tasks that end with the sidecar.
     beside: JoinSet<Infallible>,
 }
@@ -376,6 +378,14 @@ impl Started {
         }
     }
 
+    /// Takes in no successor any more, and tells the service manager that the process is about to end.
+    pub(super) fn announce_end(&mut self) {
+        self.keeper.await_successors(None);
+        if !std::mem::replace(&mut self.is_ending, true) {
+            self.keeper.manager().tell(News::Stopping);
+        }
+    }
+
     /// Ends the sidecar in order. A `second` signal ends it at once.
     pub(super) async fn end(mut self, why: End, second: impl Future<Output = ()>) {
         if !self.running.is_open() {
@@ -387,8 +397,7 @@ impl Started {
             tracing::info!("a successor serves; this process ends after its connections");
         } else {
             tracing::info!("draining; a second signal ends at once");
-            self.keeper.await_successors(None);
-            self.keeper.manager().tell(News::Stopping);
+            self.announce_end();
         }
         let (running, keeper) = (&mut self.running, &mut self.keeper);
         let ended = async {

@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 
 use crate::support::backend::{Backend, free, nobody};
 use crate::support::launched::binary;
+use crate::support::manager::Manager;
 use crate::support::program::Program;
 use crate::support::sidecar::{Plan, Sidecar};
 use crate::support::tmux::Tmux;
@@ -203,9 +204,7 @@ async fn an_application_that_ignores_sigterm_keeps_its_sidecar_until_it_is_kille
     let (scratch, words) = (Scratch::new(), script(&["stubborn"]));
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     let mut program = Program::start(exec(pillion(), &file(&scratch, ALONE), &words));
-    let ready = program.line().await;
-    let outbound: SocketAddr =
-        ready.split(['=', ' ']).nth(2).and_then(|word| word.parse().ok()).expect("an address");
+    let outbound = outbound(&program.line().await);
     let started = program.line().await;
     let pid = started.strip_prefix("started ").and_then(|pid| pid.parse().ok()).expect("an ID");
     for _ in 0..2 {
@@ -278,23 +277,83 @@ async fn an_order_to_end_ends_the_application_too() {
     assert_eq!(code_of(program).await, Some(4));
 }
 
+/// The watchdog is fed while the application takes its time.
+#[tokio::test]
+async fn an_order_to_end_is_told_to_the_service_manager_at_once() {
+    let (scratch, admin, manager) = (Scratch::new(), free(), Manager::new());
+    let file = scratch.write(
+        "pillion.yaml",
+        format!("inbound: off\noutbound: {{ listen: 127.0.0.1:0 }}\nmetrics: off\nadmin: {{ listen: \"{admin}\" }}\n"),
+    );
+    let mut env = Command::new("env");
+    env.arg(format!("NOTIFY_SOCKET={}", manager.path.display())).arg("WATCHDOG_USEC=30000000").arg(binary());
+    let app = ["sh", "-c", "trap '' TERM; echo started; read line; exit 4"];
+    let mut program = Program::with_input(exec(env, &file, &app));
+    assert!(program.line().await.starts_with("ready "));
+    assert_eq!(program.line().await, "started");
+    assert!(manager.hears().await.starts_with("READY=1"));
+    let order = format!("POST /quitquitquit HTTP/1.1\r\nhost: {admin}\r\n\r\n");
+    assert_eq!(Wire::connect(admin).await.ask(&order).await.status(), 200);
+    assert_eq!(manager.hears().await, "STOPPING=1\nSTATUS=draining");
+    for _ in 0..2 {
+        assert_eq!(manager.next(|_| true).await, "WATCHDOG=1");
+    }
+    program.write("\n");
+    assert_eq!(code_of(program).await, Some(4));
+}
+
+/// A sidecar that waits for its certificates, beside an application that is never started.
+#[tokio::test]
+async fn a_sidecar_that_never_gets_ready_is_ended_too() {
+    let (scratch, admin) = (Scratch::new(), free());
+    let file = scratch.write(
+        "pillion.yaml",
+        format!(
+            "inbound: off\noutbound: {{ listen: 127.0.0.1:0 }}\nmetrics: off\nadmin: {{ listen: \"{admin}\" }}\n\
+             identity: {{ directory: certs }}\n"
+        ),
+    );
+    let mut sidecar = pillion();
+    sidecar.args(["run", "-c"]).arg(file);
+    let sidecar = Program::start(sidecar);
+    sidecar.has_logged("not ready yet").await;
+    let mut job = pillion();
+    job.args(["exec", "--timeout", "300ms", "--admin", &format!("http://{admin}"), "--", "true"]);
+    let (code, _, stderr) = said(&run(job).await);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("the sidecar is not ready after 300ms: waiting for certificates"), "{stderr}");
+    assert!(!stderr.contains("was not ended"), "{stderr}");
+    assert_eq!(code_of(sidecar).await, Some(0));
+}
+
+/// A request that no one answers keeps the sidecar in its drain, after the application has ended by itself.
+#[tokio::test]
+async fn a_first_signal_after_the_end_of_the_application_does_not_cut_the_drain() {
+    let (scratch, stalls) = (Scratch::new(), Backend::stall().await);
+    let services = format!("{ALONE}\nservices: {{ orders: {{ endpoints: [\"{}\"] }} }}", stalls.address);
+    let app = ["sh", "-c", "echo started; read line; exit 4"];
+    let mut program = Program::with_input(exec(pillion(), &file(&scratch, &services), &app));
+    let outbound = outbound(&program.line().await);
+    assert_eq!(program.line().await, "started");
+    let mut busy = Wire::connect(outbound).await;
+    busy.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+    stalls.has_requests(1).await;
+    program.write("\n");
+    program.has_logged("draining; a second signal ends at once").await;
+    signal(program.pid(), "TERM").await;
+    program.has_logged("draining already; a second signal ends at once").await;
+    assert!(program.exited().is_none());
+    signal(program.pid(), "TERM").await;
+    assert_eq!(code_of(program).await, Some(4));
+}
+
 /// As the first process of a container.
 #[tokio::test]
 async fn the_first_process_collects_orphans_and_keeps_the_exit_code() {
     if !require("python3") || !require("unshare") {
         return;
     }
-    let alone = || {
-        let mut unshare = Command::new("unshare");
-        unshare.args(["--pid", "--fork", "--mount-proc", "--kill-child"]);
-        unshare
-    };
-    let probe = {
-        let mut probe = alone();
-        probe.arg("true");
-        run(probe).await.status.success()
-    };
-    if !available("namespace of processes", probe) {
+    if !has_namespace_of_processes().await {
         return;
     }
     let (scratch, words) = (Scratch::new(), script(&["zombies"]));
@@ -304,6 +363,47 @@ async fn the_first_process_collects_orphans_and_keeps_the_exit_code() {
     let (code, stdout, stderr) = said(&run(exec(first, &file(&scratch, ALONE), &words)).await);
     assert_eq!(code, Some(9), "{stderr}");
     assert!(stdout.ends_with("all collected, 2 processes\n"), "{stdout}");
+}
+
+/// A process that outlives the application leaves an orphan while the sidecar drains.
+#[tokio::test]
+async fn the_first_process_collects_orphans_during_the_drain() {
+    if !require("python3") || !require("unshare") || !has_namespace_of_processes().await {
+        return;
+    }
+    let (scratch, stalls, words) = (Scratch::new(), Backend::stall().await, script(&["leaves"]));
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    let services = format!("{ALONE}\nservices: {{ orders: {{ endpoints: [\"{}\"] }} }}", stalls.address);
+    let mut first = alone();
+    first.arg(binary());
+    let mut program = Program::with_input(exec(first, &file(&scratch, &services), &words));
+    let outbound = outbound(&program.line().await);
+    assert_eq!(program.line().await, "started");
+    let mut busy = Wire::connect(outbound).await;
+    busy.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+    stalls.has_requests(1).await;
+    program.write("\n");
+    program.has_logged("draining; a second signal ends at once").await;
+    assert_eq!(program.line().await, "collected");
+    assert!(program.exited().is_none(), "the request is still under way");
+}
+
+/// A command that runs the command in its arguments as the first process of a namespace.
+fn alone() -> Command {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--pid", "--fork", "--mount-proc", "--kill-child"]);
+    unshare
+}
+
+async fn has_namespace_of_processes() -> bool {
+    let mut probe = alone();
+    probe.arg("true");
+    available("namespace of processes", run(probe).await.status.success())
+}
+
+/// The address of the outbound side in a ready line.
+fn outbound(ready: &str) -> SocketAddr {
+    ready.split(['=', ' ']).nth(2).and_then(|word| word.parse().ok()).expect("an address")
 }
 
 /// The sidecar raises the limit for itself. The application finds what it finds without a sidecar, and a process group of its

@@ -3,12 +3,14 @@
 //!
 //! It is not tokio's child: that one waits for itself, and whoever collects all children would take its status away.
 
-use std::ffi::OsString;
+use std::convert::Infallible;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal as Kind, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
@@ -32,6 +34,13 @@ pub(in crate::cli) enum NotStarted {
 }
 
 impl NotStarted {
+    fn of(program: &OsStr, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::NotFound(program.to_owned()),
+            _ => Self::NotRun(program.to_owned(), error),
+        }
+    }
+
     pub(in crate::cli) const fn code(&self) -> u8 {
         match self {
             Self::NotFound(_) => NOT_FOUND,
@@ -48,18 +57,48 @@ pub(super) struct Application {
     children: Signal,
 }
 
+/// The other children of this process.
+pub(super) struct Orphans(Signal);
+
+impl Orphans {
+    /// # Errors
+    /// The signal cannot be caught.
+    pub(super) fn watch() -> io::Result<Self> {
+        Ok(Self(signal(SignalKind::child())?))
+    }
+
+    /// Collects those that end, when there is no application any more.
+    pub(super) async fn collect(&mut self) -> Infallible {
+        loop {
+            while next_child().is_some() {}
+            if self.0.recv().await.is_none() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
 impl Application {
+    /// `most_files`: the limit of open files that this process was started with, which the program gets.
+    ///
     /// # Errors
     /// The program cannot be executed.
-    pub(super) fn start(words: &[OsString]) -> anyhow::Result<Self> {
+    pub(super) fn start(words: &[OsString], most_files: u64) -> anyhow::Result<Self> {
         let children = signal(SignalKind::child())?; // before the start, so that no end is missed
         let (program, arguments) = words.split_first().ok_or_else(|| anyhow::anyhow!("no command"))?;
         let terminal = Terminal::in_foreground();
-        let started = Command::new(program).args(arguments).process_group(0).spawn();
-        let child = started.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => NotStarted::NotFound(program.clone()),
-            _ => NotStarted::NotRun(program.clone(), error),
-        })?;
+        let is_raised = getrlimit(Resource::RLIMIT_NOFILE)?.0 != most_files;
+        let limited = || limited(program, most_files).args(arguments).process_group(0).spawn();
+        let started = match is_raised.then(limited) {
+            Some(Ok(child)) => Ok(child),
+            other => {
+                if let Some(Err(error)) = other {
+                    tracing::warn!(%error, "the application gets the sidecar's limit of open files");
+                }
+                Command::new(program).args(arguments).process_group(0).spawn()
+            }
+        };
+        let child = started.map_err(|error| NotStarted::of(program, error))?;
         let pid = Pid::from_raw(i32::try_from(child.id())?);
         let started = Self { pid, terminal, children };
         started.bring_to_foreground();
@@ -117,6 +156,26 @@ impl Drop for Application {
             terminal.take_back(self.pid);
         }
     }
+}
+
+/// This binary, which lowers its own limit of open files and then becomes the program ([`become_program`]). The limit of this
+/// process is that of a sidecar at work, and there is no other way to set that of a child alone without `unsafe`.
+fn limited(program: &OsStr, most_files: u64) -> Command {
+    let mut command = Command::new("/proc/self/exe"); // also where the file was replaced
+    command.args(["exec", "--open-files", &most_files.to_string(), "--"]).arg(program);
+    command
+}
+
+/// Becomes the program, with this limit of open files. Programs of old close every descriptor up to it, or expect small
+/// numbers. Returns why it did not.
+pub(super) fn become_program(words: &[OsString], most_files: u64) -> anyhow::Error {
+    let Some((program, arguments)) = words.split_first() else { return anyhow::anyhow!("no command") };
+    let lowered = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, most_files.min(hard), hard));
+    if let Err(error) = lowered {
+        return anyhow::anyhow!("the limit of open files cannot be set for the application: {error}");
+    }
+    NotStarted::of(program, Command::new(program).args(arguments).exec()).into()
 }
 
 /// The next child that has ended or stopped.
