@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use pillion_model::Config;
 use tokio::signal::unix::Signal;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use super::Running;
 use super::causes::with_causes;
@@ -65,6 +65,7 @@ pub struct Keeper {
     written: Option<(PathBuf, Arc<str>)>,
     /// Why the configuration was refused at the start, so that the kept one is at work.
     refused: Option<Refusal>,
+    again: Option<Again>,
     watch: Option<Watch>,
     names: DnsSource,
     workload: WorkloadSource,
@@ -77,10 +78,40 @@ pub struct Keeper {
     has_worked: bool,
 }
 
+/// When a file that was refused at the start is read again, without a change of it: an address that was in use may be free
+/// by now, and a certificate may exist.
+struct Again {
+    due: Instant,
+    pause: Duration,
+    /// The last reason that was reported. The same one is not reported again.
+    said: String,
+}
+
+impl Again {
+    /// An address in use is often that of a process which is about to end.
+    const FIRST_PAUSE: Duration = Duration::from_secs(1);
+    /// Reading a large file takes some milliseconds.
+    const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+    fn new(why: &str, now: Instant) -> Self {
+        Self { due: now + Self::FIRST_PAUSE, pause: Self::FIRST_PAUSE, said: why.to_owned() }
+    }
+
+    fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = now >= self.due;
+        if is_due {
+            self.pause = (self.pause * 2).min(Self::LONGEST_PAUSE);
+            self.due = now + self.pause;
+        }
+        is_due
+    }
+}
+
 impl Keeper {
     /// Must be called on the runtime that will keep the sidecar. It was started with what is `written` there, because its
     /// file was `refused` if this has a reason.
     pub fn new(source: ConfigSource, written: Option<(PathBuf, Arc<str>)>, refused: Option<String>) -> Self {
+        let again = refused.as_ref().map(|why| Again::new(why, Instant::now()));
         let refused = refused.map(|why| Refusal { at: SystemTime::now(), why });
         let watch = source.file.as_deref().map(Watch::new);
         let mut looks = interval(EVERY);
@@ -91,6 +122,7 @@ impl Keeper {
             source,
             written,
             refused,
+            again,
             watch,
             names,
             workload,
@@ -121,6 +153,7 @@ impl Keeper {
         if self.refused.is_some() {
             running.controller.around.metrics.config_reloads(ReloadOutcome::Refused).inc();
         }
+        self.keep_written(running);
         self.workload.follow(running.controller.config());
         self.names.follow(running.controller.config());
         running.kubernetes.follow(running.controller.config());
@@ -139,7 +172,6 @@ impl Keeper {
                 return Some(end);
             }
         }
-        self.keep_written();
         self.looks.reset(); // the threads that have just started use parts of the program, too
         self.has_worked = true;
         None
@@ -170,8 +202,11 @@ impl Keeper {
                 running.controller.warn_of_expiry(SystemTime::now());
                 if self.watch.as_mut().is_some_and(Watch::look) {
                     drop(self.reload(running, "a changed file"));
+                } else if self.again.as_mut().is_some_and(|again| again.is_due(Instant::now())) {
+                    self.try_refused(running);
                 }
             }
+            () = wrote(self.source.kept.as_mut()) => {}
             Some(()) = hangup.recv() => drop(self.reload(running, "SIGHUP")),
             news = self.workload.next() => self.learn_identity(running, news),
             Some(update) = self.names.next() => running.controller.learn(update),
@@ -212,6 +247,7 @@ impl Keeper {
                 look_at_certificates(running);
                 running.controller.free_former();
             }
+            () = wrote(self.source.kept.as_mut()) => {}
             news = self.workload.next() => self.learn_identity(running, news),
             Some(update) = self.names.next() => running.controller.learn(update),
             Some(update) = running.kubernetes.next() => running.controller.learn(update),
@@ -263,10 +299,21 @@ impl Keeper {
         });
     }
 
-    /// Keeps the configuration at work for later starts, unless it is the kept one.
-    fn keep_written(&mut self) {
+    /// Keeps the configuration at work for later starts, unless it is the kept one. A sidecar that has not replaced another
+    /// one yet keeps nothing, because it may still fail.
+    pub(crate) fn keep_written(&mut self, running: &Running) {
+        if !running.is_open() {
+            return;
+        }
         if let (Some(kept), Some((_, text)), None) = (&mut self.source.kept, &self.written, &self.refused) {
             kept.keep(text);
+        }
+    }
+
+    /// Waits for a bounded time until the configuration is kept, because the process ends.
+    pub(crate) async fn finish(&mut self) {
+        if let Some(kept) = &mut self.source.kept {
+            kept.finish().await;
         }
     }
 
@@ -285,19 +332,45 @@ impl Keeper {
         reloaded
     }
 
+    /// Reads the file again that was refused at the start. The fault that is known already is not reported again.
+    fn try_refused(&mut self, running: &mut Running) {
+        let applied = self.apply_file(running);
+        match (&applied, &mut self.again) {
+            (Err(why), Some(again)) if *why == again.said => return tracing::debug!("still refused: {why}"),
+            (Err(why), Some(again)) => again.said.clone_from(why),
+            _ => {}
+        }
+        if let Ok(status) = self.report(running, "the refusal at the start", applied) {
+            self.manager.tell(ManagerNews::Ready { status: &status });
+        }
+    }
+
     /// Reloads the file, and reports the result as return value, in the log and in the metric.
     fn reload_file(&mut self, running: &mut Running, because: &str) -> Result<String, String> {
+        let applied = self.apply_file(running);
+        self.report(running, because, applied)
+    }
+
+    fn apply_file(&mut self, running: &mut Running) -> Result<Applied, String> {
         look_at_certificates(running);
         self.has_worked = true;
         let controller = &mut running.controller;
         if let Some(watch) = &mut self.watch {
             watch.known(); // before the file is read, so that a change during the reading is noticed
         }
-        let applied = (self.source.load)().and_then(|Loaded { config, written }| {
-            let applied = controller.apply(&config).map_err(|error| with_causes(&error))?;
-            (self.written, self.refused) = (written, None);
-            Ok(applied)
-        });
+        let Loaded { config, written } = (self.source.load)()?;
+        let applied = controller.apply(&config).map_err(|error| with_causes(&error))?;
+        (self.written, self.refused, self.again) = (written, None, None);
+        Ok(applied)
+    }
+
+    fn report(
+        &mut self,
+        running: &mut Running,
+        because: &str,
+        applied: Result<Applied, String>,
+    ) -> Result<String, String> {
+        let controller = &mut running.controller;
         let metrics: &Metrics = &controller.around.metrics;
         metrics.config_reloads(outcome(&applied)).inc();
         let generation = controller.generation();
@@ -309,14 +382,14 @@ impl Keeper {
                 self.workload.follow(controller.config());
                 tracing::info!(because, generation, "configuration reloaded");
                 self.tell(running, Some(SystemTime::now()));
-                self.keep_written();
+                self.keep_written(running);
                 publish_identity(running);
                 Ok(format!("reloaded; this is generation {generation}"))
             }
             Ok(Applied::Unchanged) => {
                 tracing::info!(because, generation, "configuration reloaded without changes");
                 self.tell(running, None);
-                self.keep_written();
+                self.keep_written(running);
                 Ok(format!("nothing has changed; this is generation {generation}"))
             }
             Err(why) => {
@@ -330,6 +403,13 @@ impl Keeper {
                 Err(why)
             }
         }
+    }
+}
+
+async fn wrote(kept: Option<&mut Kept>) {
+    match kept {
+        Some(kept) => kept.wrote().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -470,5 +550,19 @@ const fn outcome(applied: &Result<Applied, String>) -> ReloadOutcome {
         Ok(Applied::Changed) => ReloadOutcome::Applied,
         Ok(Applied::Unchanged) => ReloadOutcome::Unchanged,
         Err(_) => ReloadOutcome::Refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_file_is_read_again_after_pauses_that_grow_up_to_a_minute() {
+        let began = Instant::now();
+        let mut again = Again::new("an address in use", began);
+        let due: Vec<u64> =
+            (0..300).filter(|second| again.is_due(began + Duration::from_secs(*second))).collect();
+        assert_eq!(due, [1, 3, 7, 15, 31, 63, 123, 183, 243]);
     }
 }

@@ -8,15 +8,21 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use pillion_config::{Fault, Given};
 use pillion_model::Config;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 /// The beginning of the line that names the original, as a text of JSON.
 const ORIGINAL: &str = "# original: ";
 /// The file may contain secrets.
 const MODE: u32 = 0o600;
+/// How long the end of the process waits for a disk.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 pub struct Kept {
     path: PathBuf,
@@ -25,6 +31,15 @@ pub struct Kept {
     absolute: String,
     /// The text that the file has, as far as this process knows.
     written: Option<Arc<str>>,
+    /// The text that a thread writes: a disk may take seconds, and nothing may wait for it.
+    writing: Option<Writing>,
+    /// The text that is written after it.
+    next: Option<Arc<str>>,
+}
+
+struct Writing {
+    text: Arc<str>,
+    done: oneshot::Receiver<io::Result<()>>,
 }
 
 /// A kept configuration that was read.
@@ -48,7 +63,8 @@ impl Kept {
         let absolute = std::path::absolute(original)?.into_os_string().into_string();
         let absolute = absolute
             .map_err(|of| anyhow::anyhow!("--snapshot needs a configuration whose path is UTF-8: {of:?}"))?;
-        Ok(Self { path, original: original.to_owned(), absolute, written: None })
+        let original = original.to_owned();
+        Ok(Self { path, original, absolute, written: None, writing: None, next: None })
     }
 
     pub fn path(&self) -> &Path {
@@ -81,20 +97,60 @@ impl Kept {
     }
 
     /// Keeps this text of the original, in one step: a reader finds the old text or the new one, also after a power failure.
-    /// A failure is logged.
+    /// [`Self::wrote`] is to be awaited then. A failure is logged.
     pub(super) fn keep(&mut self, text: &Arc<str>) {
-        if self.written.as_ref() == Some(text) {
+        let writing = self.writing.as_ref().map(|writing| &writing.text);
+        if self.next.as_ref().or(writing).or(self.written.as_ref()) != Some(text) {
+            self.next = Some(text.clone());
+            self.write_next();
+        }
+    }
+
+    fn write_next(&mut self) {
+        if self.writing.is_some() {
             return;
         }
-        let whole = format!("{}{}", header(&self.absolute), text.strip_prefix('\u{feff}').unwrap_or(text));
-        match replace(&self.path, &whole) {
-            Ok(()) => self.written = Some(text.clone()),
-            Err(error) => tracing::error!(
-                path = %self.path.display(),
-                %error,
-                "the configuration cannot be kept; the next start would have an older one, or none"
-            ),
+        let Some(text) = self.next.take() else { return };
+        let whole = format!("{}{}", header(&self.absolute), text.strip_prefix('\u{feff}').unwrap_or(&text));
+        let ((tell, done), path) = (oneshot::channel(), self.path.clone());
+        let write = move || drop(tell.send(replace(&path, &whole))); // this process may be about to end
+        match thread::Builder::new().name("snapshot".into()).spawn(write) {
+            Ok(_detached) => self.writing = Some(Writing { text, done }),
+            Err(error) => self.tell_failure(&error),
         }
+    }
+
+    /// Waits until a text is written, and begins with the next one. Never returns while there is none to write. May be
+    /// dropped and called again.
+    pub(super) async fn wrote(&mut self) {
+        let Some(Writing { text, done }) = &mut self.writing else { return std::future::pending().await };
+        match done.await.unwrap_or_else(|_ended| Err(io::Error::other("the thread that writes it has ended")))
+        {
+            Ok(()) => self.written = Some(text.clone()),
+            Err(error) => self.tell_failure(&error),
+        }
+        self.writing = None;
+        self.write_next();
+    }
+
+    /// Waits for a bounded time until everything is written, because the process ends.
+    pub(super) async fn finish(&mut self) {
+        let all = async {
+            while self.writing.is_some() {
+                self.wrote().await;
+            }
+        };
+        if timeout(PATIENCE, all).await.is_err() {
+            self.tell_failure(&io::Error::new(io::ErrorKind::TimedOut, "the disk takes too long"));
+        }
+    }
+
+    fn tell_failure(&self, error: &io::Error) {
+        tracing::error!(
+            path = %self.path.display(),
+            %error,
+            "the configuration cannot be kept; the next start would have an older one, or none"
+        );
     }
 }
 
@@ -138,8 +194,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn the_kept_text_is_read_as_that_of_the_original() {
+    #[tokio::test]
+    async fn the_kept_text_is_read_as_that_of_the_original() {
         let scratch = Scratch::new();
         let (original, path) = (scratch.path("p.yaml"), scratch.path("kept.yaml"));
         let text = "\u{feff}identity: { directory: certs }\ninbound: off\n";
@@ -147,6 +203,7 @@ mod tests {
         let mut kept = Kept::new(path.clone(), &original).unwrap();
         assert!(kept.restore(&Given::default()).is_err(), "there is none yet");
         kept.keep(&text.into());
+        kept.finish().await;
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let restored = kept.restore(&Given::default()).unwrap();
         assert_eq!(restored.config, pillion_config::load(&original).unwrap().0);
@@ -156,7 +213,10 @@ mod tests {
             restored.config,
             "the folder is that of the original"
         );
-        kept.keep(&"inbound: off\n".into());
+        for later in ["inbound: on\n", "outbound: off\n", "inbound: off\n"] {
+            kept.keep(&later.into()); // the first is being written, and the last one is what counts
+        }
+        kept.finish().await;
         assert!(kept.restore(&Given::default()).unwrap().config.identity.is_none());
         assert!(!path.with_added_extension("new").exists());
     }

@@ -411,6 +411,7 @@ impl Started {
             () = ended => {}
             () = second => tracing::warn!("second signal: ending without waiting for open connections"),
         }
+        self.keeper.finish().await;
     }
 }
 

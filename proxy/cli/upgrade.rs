@@ -87,6 +87,7 @@ impl Upgrade {
     pub(super) async fn begin(&mut self, keeper: &mut Keeper, running: &mut Running) -> anyhow::Result<()> {
         let Some(predecessor) = self.predecessor.take() else { return self.listen(keeper, None) };
         let listener = predecessor.replace(|| running.open()).await.context("--takeover")?;
+        keeper.keep_written(running);
         if let Err(error) = self.listen(keeper, Some(listener)) {
             let why = with_causes(&error);
             tracing::error!("{why}; serving on, and the next upgrade takes a restart");

@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use tokio::net::TcpListener;
+
 use crate::support::backend::{Backend, free, nobody};
 use crate::support::certs::Authority;
 use crate::support::launched::binary;
@@ -171,7 +173,7 @@ fn kept_by(file: &Path, kept: &Path) -> Command {
 }
 
 /// The address of this kind in a ready line.
-fn address(ready: &str, kind: &str) -> SocketAddr {
+fn address_of(ready: &str, kind: &str) -> SocketAddr {
     let word = ready.split(' ').find_map(|word| word.strip_prefix(kind)?.strip_prefix('='));
     word.and_then(|word| word.parse().ok()).expect("an address")
 }
@@ -189,11 +191,11 @@ async fn a_start_with_a_bad_or_absent_file_uses_the_last_good_one_and_says_so() 
     let (file, kept) = (kept_file(&scratch, ""), scratch.path().join("kept.yaml"));
     let good = std::fs::read_to_string(&file).expect("written");
     let mut first = Program::start(kept_by(&file, &kept));
-    let metrics = address(&first.line().await, "metrics");
+    let metrics = address_of(&first.line().await, "metrics");
     assert!(page(metrics, "/metrics").await.contains("\npillion_config_snapshot 0\n"));
     kept_file(&scratch, "inbund: off");
     first.has_logged("configuration refused, the old one stays in use").await;
-    let text = std::fs::read_to_string(&kept).expect("the kept configuration");
+    let text = eventually("the file is kept", async || std::fs::read_to_string(&kept).ok()).await;
     let original = format!("# original: \"{}\"\n", file.display());
     assert!(
         text.starts_with("# The last good") && text.contains(&original) && text.ends_with(&good),
@@ -208,7 +210,7 @@ async fn a_start_with_a_bad_or_absent_file_uses_the_last_good_one_and_says_so() 
             .has_logged("ERROR pillion::cli::run: configuration refused at the start, the kept one is in use")
             .await;
         assert!(sidecar.errors().contains(fault), "{}", sidecar.errors());
-        let (admin, metrics) = (address(&ready, "admin"), address(&ready, "metrics"));
+        let (admin, metrics) = (address_of(&ready, "admin"), address_of(&ready, "metrics"));
         let shown: serde_json::Value = serde_json::from_str(&page(admin, "/config").await).expect("JSON");
         assert!(shown["last_refusal"]["why"].as_str().is_some_and(|why| why.contains(fault)), "{shown}");
         assert_eq!(shown["file"], kept.to_str().expect("text"));
@@ -240,6 +242,33 @@ async fn a_start_with_a_bad_or_absent_file_uses_the_last_good_one_and_says_so() 
         said.contains(&format!("the configuration kept at {} cannot be used either", kept.display())),
         "{said}"
     );
+}
+
+/// The file stays as it is, and the address that it names gets free.
+#[tokio::test]
+async fn a_file_that_was_refused_for_a_fault_that_passes_is_tried_again() {
+    let (scratch, taken) = (Scratch::new(), TcpListener::bind("127.0.0.1:0").await.expect("a free port"));
+    let (address, kept) = (taken.local_addr().expect("bound"), scratch.path().join("kept.yaml"));
+    let yaml = |outbound: &str| {
+        format!(
+            "inbound: off\noutbound: {{ listen: \"{outbound}\" }}\nadmin: {{ listen: 127.0.0.1:0 }}\n\
+             metrics: {{ listen: 127.0.0.1:0 }}\n"
+        )
+    };
+    let file = scratch.write("pillion.yaml", yaml("127.0.0.1:0"));
+    let mut first = Program::start(kept_by(&file, &kept));
+    first.line().await;
+    eventually("the file is kept", async || kept.exists().then_some(())).await;
+    drop(first);
+    scratch.write("pillion.yaml", yaml(&address.to_string()));
+    let mut sidecar = Program::start(kept_by(&file, &kept));
+    let metrics = address_of(&sidecar.line().await, "metrics");
+    sidecar.has_logged("the kept one is in use: outbound.listen: cannot listen on").await;
+    drop(taken);
+    sidecar.has_logged("configuration reloaded").await;
+    Wire::connect(address).await;
+    assert!(page(metrics, "/metrics").await.contains("\npillion_config_snapshot 0\n"));
+    assert_eq!(sidecar.errors().matches("cannot listen on").count(), 1, "{}", sidecar.errors());
 }
 
 /// With a configuration that nothing but the kept one makes good, `exec` runs its application too.
