@@ -317,9 +317,14 @@ impl Running {
         self.finish().await;
     }
 
+    /// Lets the companions deliver what they have, and ends them. A second call does nothing.
+    async fn finish_companions(&mut self) {
+        self.companions.finish(COMPANIONS_PATIENCE).await;
+    }
+
     /// Writes what was recorded.
     async fn finish(&mut self) {
-        self.companions.finish(COMPANIONS_PATIENCE).await;
+        self.finish_companions().await;
         if !self.traces.close(FLUSH_PATIENCE).await {
             tracing::warn!("the collector of traces does not accept spans in time; the last spans are lost");
         }

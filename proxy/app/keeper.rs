@@ -437,6 +437,7 @@ async fn grant(running: &mut Running, wish: Wish, manager: &mut ServiceManager) 
             if closed.send(()).is_err() {
                 tracing::debug!("the successor did not wait for the end of the listeners");
             }
+            running.finish_companions().await; // the successor has its own
             Some(End::TakenOver)
         }
     }
