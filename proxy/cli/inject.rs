@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use pillion_inject::{Injected, Options, diff};
+use pillion_inject::{Injected, Options, diff, inject_all};
 
 use super::output::{print, warn};
 
@@ -36,10 +36,10 @@ impl Inject {
     /// A file cannot be read, or has faults. The text has all of them, and nothing is printed to standard output.
     pub fn run(self) -> anyhow::Result<()> {
         let options = Options { all: self.all, image: self.image.clone() };
+        let files = found(&self.files)?.iter().map(|file| read(file)).collect::<anyhow::Result<Vec<_>>>()?;
         let (mut done, mut failed) = (Vec::new(), Vec::new());
-        for file in found(&self.files)? {
-            let (name, text) = read(&file)?;
-            match pillion_inject::inject(&name, &text, &options) {
+        for ((name, text), injected) in files.iter().zip(inject_all(&files, &options)) {
+            match injected {
                 Ok(injected) => done.push((name, text, injected)),
                 Err(faults) => failed.push(faults.to_string()),
             }

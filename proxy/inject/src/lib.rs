@@ -1,9 +1,10 @@
 //! Adds the sidecar to the pods of Kubernetes manifests: text in, text out.
 //!
 //! How a manifest is read and changed: `tree` (`json` for JSON) has the place of every value in the text, `workload` the pod
-//! templates · `wishes` reads the annotations of a template, and `pod` decides what becomes of it: `sidecar` has what is added,
-//! `probes` what is rewritten, and `update` changes what an earlier run has added. They change a [`Value`], and know no text · `edit` writes the difference into the text, and
-//! touches nothing else; `patch` writes it as a JSON patch, for the answer to an API server (`review`) · the text is then read again, and must mean exactly what was decided.
+//! templates, and `input` what other objects of the input say about them · `wishes` reads the annotations of a template, and `pod` decides
+//! what becomes of it: `sidecar` has what is added, `probes` what is rewritten, and `update` changes what an earlier run has added. They
+//! change a [`Value`], and know no text · `edit` writes the difference into the text, and touches nothing else; `patch` writes it as a
+//! JSON patch, for the answer to an API server (`review`) · the text is then read again, and must mean exactly what was decided.
 //!
 //! Modules are listed from top to bottom.
 //!
@@ -15,6 +16,7 @@ mod pod;
 mod update;
 mod probes;
 mod sidecar;
+mod input;
 mod wishes;
 mod workload;
 mod diff;
@@ -33,6 +35,7 @@ pub use fault::{Fault, Faults, Position};
 pub use review::review;
 
 use edit::Editor;
+use input::{Input, tells};
 use pod::Template;
 use tree::{Slot, Tree};
 use value::Value;
@@ -63,7 +66,7 @@ pub struct Note {
     pub outcome: Outcome,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     Injected,
     /// The sidecar was there, and is in step with the annotations.
@@ -74,25 +77,41 @@ pub enum Outcome {
     RefusedAndStays,
     /// Annotations that count on the template alone are on the object around it.
     AnnotatedOutside,
+    /// The configuration is in the `ConfigMap` of this name, which is not in the input: defaults are assumed.
+    ConfigAssumed(String),
 }
 
 impl std::fmt::Display for Note {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let outcome = match self.outcome {
-            Outcome::Injected => "has the sidecar now",
-            Outcome::Unchanged => "has the sidecar already",
-            Outcome::NotAsked => "is left as it is: nothing asks for a sidecar (pillion.io/inject, or --all)",
-            Outcome::Refused => "is left as it is: `pillion.io/inject: \"false\"`",
-            Outcome::RefusedAndStays => {
+        write!(f, "{}: {}", self.workload, self.outcome)
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let outcome = match self {
+            Self::Injected => "has the sidecar now",
+            Self::Unchanged => "has the sidecar already",
+            Self::NotAsked => "is left as it is: nothing asks for a sidecar (pillion.io/inject, or --all)",
+            Self::Refused => "is left as it is: `pillion.io/inject: \"false\"`",
+            Self::RefusedAndStays => {
                 "is left as it is: `pillion.io/inject: \"false\"`; the sidecar of an earlier run stays, and is not removed: \
                  use the manifest as it was before"
             }
-            Outcome::AnnotatedOutside => {
+            Self::AnnotatedOutside => {
                 "has annotations of Pillion beside its pod template, where they have no effect; write them below \
                  spec.template.metadata"
             }
+            // an API server cuts warnings after 256 characters
+            Self::ConfigAssumed(name) => {
+                return write!(
+                    f,
+                    "the ConfigMap {name} (pillion.io/config) is not known here; assumed are the ports 15000, 15001, 15006, 15020 \
+                     and 15053, both directions, no DNS proxy and no admin.token"
+                );
+            }
         };
-        write!(f, "{}: {outcome}", self.workload)
+        f.write_str(outcome)
     }
 }
 
@@ -101,39 +120,25 @@ impl std::fmt::Display for Note {
 /// # Errors
 /// Every fault of the text and of its annotations. Nothing is changed then.
 pub fn inject(file: &str, text: &str, options: &Options) -> Result<Injected, Faults> {
-    let refuse = |faults| Faults { file: file.to_owned(), faults };
-    let tree = reading::read(text).map_err(|fault| refuse(vec![fault]))?;
-    let documents = read(&tree).map_err(|fault| refuse(vec![fault]))?;
-    let namespaces = namespaces(&documents);
-    let (mut notes, mut faults, mut changed) = (Vec::new(), Vec::new(), Vec::new());
-    let mut editor = Editor::new(&tree);
-    for Document { nth, slot, value: old } in &documents {
-        let mut new = old.clone();
-        for workload in workloads(old) {
-            match inject_one(&mut new, &workload, options, &namespaces) {
-                Ok(outcomes) => {
-                    notes.extend(
-                        outcomes.into_iter().map(|outcome| Note { workload: called(&workload), outcome }),
-                    );
-                }
-                Err(wrong) => faults.extend(wrong.into_iter().map(|wrong| located(&tree, slot, wrong))),
-            }
-        }
-        editor.change(slot, old, &new);
-        changed.push((*nth, new));
-    }
-    if !faults.is_empty() {
-        faults.sort_by_key(|fault: &Fault| fault.place);
-        return Err(refuse(faults));
-    }
-    let text = editor.finish().filter(|text| means(text, &tree, &changed)).ok_or_else(|| {
-        let help = "write the parts of the pods that anchors and aliases share out, or use JSON";
-        refuse(vec![
-            Fault::of_file("the sidecar cannot be written into this text without a change of other parts")
-                .help(help),
-        ])
-    })?;
-    Ok(Injected { text, notes })
+    let manifest = Manifest::read(file, text)?;
+    let mut input = Input::default();
+    manifest.tell(&mut input);
+    manifest.inject(options, &input)
+}
+
+/// As [`inject`], for several files with their texts. Their Namespaces and ConfigMaps count for the workloads of all.
+pub fn inject_all(files: &[(String, String)], options: &Options) -> Vec<Result<Injected, Faults>> {
+    let manifests: Vec<_> = files.iter().map(|(file, text)| Manifest::read(file, text)).collect();
+    let mut input = Input::default();
+    manifests.iter().flatten().for_each(|manifest| manifest.tell(&mut input));
+    manifests.into_iter().map(|manifest| manifest?.inject(options, &input)).collect()
+}
+
+/// A text that has been read.
+struct Manifest<'t> {
+    file: &'t str,
+    tree: Tree<'t>,
+    documents: Vec<Document>,
 }
 
 /// A document that may have templates.
@@ -143,42 +148,83 @@ struct Document {
     value: Value,
 }
 
-/// The documents of kinds that matter here. The others are not even resolved.
-fn read(tree: &Tree<'_>) -> Result<Vec<Document>, Fault> {
-    let kind = |slot: &Slot| tree.entry(slot.node, "kind").and_then(|entry| tree.scalar(entry.value.node));
-    let documents = tree.documents.iter().enumerate();
-    let matter =
-        documents.filter(|(_, slot)| kind(slot).is_some_and(|kind| kind == "Namespace" || is_known(kind)));
-    let mut room = tree.room();
-    let mut read = |(nth, slot): (usize, &Slot)| {
-        Ok(Document { nth, slot: slot.clone(), value: tree.value(slot, &mut room)? })
-    };
-    matter.map(&mut read).collect()
+impl<'t> Manifest<'t> {
+    /// Documents of kinds that have no templates are not resolved.
+    fn read(file: &'t str, text: &'t str) -> Result<Self, Faults> {
+        let refuse = |fault| Faults { file: file.to_owned(), faults: vec![fault] };
+        let tree = reading::read(text).map_err(refuse)?;
+        let mut room = tree.room();
+        let mut read = |(nth, slot): (usize, &Slot)| {
+            Ok(Document { nth, slot: slot.clone(), value: tree.value(slot, &mut room)? })
+        };
+        let documents = tree.documents.iter().enumerate();
+        let matters = |kind: &str| kind == "Namespace" || is_known(kind);
+        let matter = documents.filter(|(_, slot)| kind(&tree, slot).is_some_and(matters));
+        let documents = matter.map(&mut read).collect::<Result<_, _>>().map_err(refuse)?;
+        Ok(Self { file, tree, documents })
+    }
+
+    /// Notes what the text says about pods of other documents. An object that cannot be resolved says nothing.
+    fn tell(&self, input: &mut Input) {
+        let mut room = self.tree.room();
+        let telling = self.tree.documents.iter().filter(|slot| kind(&self.tree, slot).is_some_and(tells));
+        telling
+            .filter_map(|slot| self.tree.value(slot, &mut room).ok())
+            .for_each(|value| input.learn(&value));
+    }
+
+    fn inject(self, options: &Options, input: &Input) -> Result<Injected, Faults> {
+        let Self { file, tree, documents } = self;
+        let refuse = |faults| Faults { file: file.to_owned(), faults };
+        let (mut notes, mut faults, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+        let mut editor = Editor::new(&tree);
+        for Document { nth, slot, value: old } in &documents {
+            let mut new = old.clone();
+            for workload in workloads(old) {
+                match inject_one(&mut new, &workload, options, input) {
+                    Ok(outcomes) => notes.extend(
+                        outcomes.into_iter().map(|outcome| Note { workload: called(&workload), outcome }),
+                    ),
+                    Err(wrong) => faults.extend(wrong.into_iter().map(|wrong| located(&tree, slot, wrong))),
+                }
+            }
+            editor.change(slot, old, &new);
+            changed.push((*nth, new));
+        }
+        if !faults.is_empty() {
+            faults.sort_by_key(|fault: &Fault| fault.place);
+            return Err(refuse(faults));
+        }
+        let text = editor.finish().filter(|text| means(text, &tree, &changed)).ok_or_else(|| {
+            let help = "write the parts of the pods that anchors and aliases share out, or use JSON";
+            refuse(vec![
+                Fault::of_file(
+                    "the sidecar cannot be written into this text without a change of other parts",
+                )
+                .help(help),
+            ])
+        })?;
+        Ok(Injected { text, notes })
+    }
 }
 
-/// The namespaces of the text, with what they say.
-fn namespaces(documents: &[Document]) -> Vec<(String, Asked)> {
-    let lists =
-        documents.iter().flat_map(|document| document.value.get("items").map_or(&[][..], Value::items));
-    let objects = documents.iter().map(|document| &document.value).chain(lists);
-    let namespaces = objects.filter(|object| object.text_at(&["kind"]) == Some("Namespace"));
-    namespaces
-        .filter_map(|object| Some((object.text_at(&["metadata", "name"])?.to_owned(), asked(object))))
-        .collect()
+fn kind<'t>(tree: &'t Tree<'_>, slot: &Slot) -> Option<&'t str> {
+    tree.entry(slot.node, "kind").and_then(|entry| tree.scalar(entry.value.node))
 }
 
 fn inject_one(
     document: &mut Value,
     workload: &Workload,
     options: &Options,
-    namespaces: &[(String, Asked)],
+    input: &Input,
 ) -> Result<Vec<Outcome>, Vec<Wrong>> {
     let outside =
         workload.object != workload.template && document.find(&workload.object).is_some_and(has_annotations);
     let outside = outside.then_some(Outcome::AnnotatedOutside);
     let Some(template) = document.find_mut(&workload.template) else { return Ok(Vec::new()) };
-    let of_namespace = namespaces.iter().find(|(name, _)| workload.namespace.as_ref() == Some(name));
-    let outcome = match (asked(template), of_namespace.map(|(_, asked)| *asked)) {
+    let namespace = workload.namespace.as_deref();
+    let mut assumed = None;
+    let outcome = match (asked(template), input.asked(namespace)) {
         (Asked::No, _) | (Asked::Unsaid, Some(Asked::No)) if pod::has_sidecar(template) => {
             Outcome::RefusedAndStays
         }
@@ -188,11 +234,12 @@ fn inject_one(
             let before = template.clone();
             let path = workload.template.clone();
             let is_job = workload.is_job();
-            Template { value: &mut *template, path, is_job, image: &options.image }.inject()?;
+            let place = Template { value: &mut *template, path, namespace, is_job, image: &options.image };
+            assumed = place.inject(input)?.map(Outcome::ConfigAssumed);
             if before == *template { Outcome::Unchanged } else { Outcome::Injected }
         }
     };
-    Ok(outside.into_iter().chain([outcome]).collect())
+    Ok(outside.into_iter().chain([outcome]).chain(assumed).collect())
 }
 
 fn called(Workload { kind, name, namespace, .. }: &Workload) -> String {

@@ -6,13 +6,14 @@ use std::path::Path as FilePath;
 use pillion_config::{Given, GivenProbe};
 use pillion_model::Config as Model;
 
+use crate::input::{Input, Named};
 use crate::probes::{Earlier, Rewriting, number};
 use crate::sidecar::{
     INIT, LOG_VOLUME, Local, METRICS_PORT, PROBE_FLAG, Plan, Ports, SIDECAR, TAKEN, USER, as_passed, mount,
 };
 use crate::update::{self, is_our_volume, place_named};
 use crate::value::{Path, Step, Value, below, nth};
-use crate::wishes::{Config, INJECTED, Identity, Mode, Wishes, Wrong, init_image, wishes};
+use crate::wishes::{Config, INJECTED, Identity, Mode, PREFIX, Wishes, Wrong, init_image, wishes};
 
 /// `kubectl exec` and `kubectl logs` take the container with this name, and else the first one.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
@@ -31,6 +32,8 @@ fn is_injected(template: &Value) -> bool {
 pub(crate) struct Template<'t> {
     pub(crate) value: &'t mut Value,
     pub(crate) path: Path,
+    /// The namespace of its object, if that says one.
+    pub(crate) namespace: Option<&'t str>,
     /// The pods are those of a job: they end by themselves, and must not wait for a sidecar.
     pub(crate) is_job: bool,
     /// The images for templates that name none.
@@ -38,16 +41,23 @@ pub(crate) struct Template<'t> {
 }
 
 impl Template<'_> {
-    /// Adds the sidecar, or brings it in step with the annotations.
+    /// Adds the sidecar, or brings it in step with the annotations. Returns the name of the `ConfigMap` with its configuration, if
+    /// that is not known, and defaults are assumed in its place.
     ///
     /// # Errors
     /// Everything that is wrong with the template.
-    pub(crate) fn inject(self) -> Result<(), Vec<Wrong>> {
+    pub(crate) fn inject(self, input: &Input) -> Result<Option<String>, Vec<Wrong>> {
         self.has_the_form_of_a_pod().map_err(|wrong| vec![wrong])?;
         let wishes = wishes(self.value, &self.path)?;
         self.refuse(&wishes)?;
         let earlier = self.earlier();
-        let configured = self.configured(&wishes).map_err(|wrong| vec![wrong])?;
+        let written = self.written(&wishes, input).map_err(|wrong| vec![wrong])?;
+        let assumed = match &wishes.config {
+            Config::Named(name) if written.is_none() => Some(name.clone()),
+            _ => None,
+        };
+        let configured = written.map(|written| written.model(&wishes.identity)).transpose();
+        let configured = configured.map_err(|wrong| vec![wrong])?;
         let image = wishes.image.clone().unwrap_or_else(|| self.image.to_owned());
         let mut plan = Plan {
             init_image: self.init_image(&wishes, &image).map_err(|wrong| vec![wrong])?,
@@ -59,11 +69,10 @@ impl Template<'_> {
             has_outbound: true,
             has_dns: false,
             own_listeners: Vec::new(),
-            configured_probes: (!matches!(wishes.config, Config::Named(_))).then(Vec::new),
+            configured_probes: assumed.is_none().then(Vec::new),
             probes: Vec::new(),
         };
         if let Some(model) = configured {
-            self.refuse_model(&model).map_err(|wrong| vec![wrong])?;
             learn(&mut plan, &model);
         }
         self.refuse_ports(&plan)?;
@@ -74,7 +83,7 @@ impl Template<'_> {
             return Err(vec![already_rewritten(&path, probe)]);
         }
         place(value, &plan);
-        Ok(())
+        Ok(assumed)
     }
 
     fn spec(&self) -> &Value {
@@ -277,41 +286,30 @@ impl Template<'_> {
         Earlier { probes: probes.collect(), port }
     }
 
-    /// The configuration of the annotation `config-inline`.
-    fn configured(&self, wishes: &Wishes) -> Result<Option<Model>, Wrong> {
-        let Config::Inline(text) = &wishes.config else { return Ok(None) };
-        let identity = match &wishes.identity {
-            Identity::None => None,
-            Identity::Secret(_) => Some("/certs".to_owned()),
-            Identity::WorkloadApi { .. } => Some("unix:///agent.sock".to_owned()),
-        };
-        let given = Given { identity, probes: Vec::new() };
-        let read = pillion_config::parse_given(text, FilePath::new("/etc/pillion"), &|_unset| None, &given);
-        read.map(|(model, _warnings)| Some(model)).map_err(|faults| {
-            let place = self.at(&["metadata", "annotations", "pillion.io/config-inline"]);
-            let what = format!("the annotation pillion.io/config-inline has faults:\n{faults}");
-            Wrong::new(place, what, "")
-        })
-    }
-
-    /// Refuses configurations with which the kubelet could not do its part.
-    fn refuse_model(&self, model: &Model) -> Result<(), Wrong> {
-        let wrong = |what: &str, help: &str| {
-            let place = self.at(&["metadata", "annotations", "pillion.io/config-inline"]);
-            Err(Wrong::new(place, format!("the annotation pillion.io/config-inline {what}"), help))
-        };
-        if metrics(model).is_none() {
-            let help = "leave `metrics` out, or let it listen on 0.0.0.0";
-            return wrong("leaves the kubelet no metrics port, to which its probes go", help);
+    /// The text of the configuration. `None`: there is none, or it is in a `ConfigMap` that is not known.
+    fn written<'w>(&self, wishes: &'w Wishes, input: &'w Input) -> Result<Option<Written<'w>>, Wrong> {
+        let at = |name: &str| self.at(&["metadata", "annotations", &format!("{PREFIX}{name}")]);
+        match &wishes.config {
+            Config::None => Ok(None),
+            Config::Inline(text) => {
+                let called = "the annotation pillion.io/config-inline".to_owned();
+                Ok(Some(Written { text, called, place: at("config-inline") }))
+            }
+            Config::Named(name) => match input.config(self.namespace, name) {
+                Named::Text(text) => {
+                    let called = format!("the ConfigMap {name} (pillion.io/config)");
+                    Ok(Some(Written { text, called, place: at("config") }))
+                }
+                Named::Unknown => Ok(None),
+                Named::Empty => Err(Wrong::new(
+                    at("config"),
+                    format!(
+                        "the ConfigMap {name} (pillion.io/config) has no key pillion.yaml, without which the sidecar does not start"
+                    ),
+                    "write the configuration as the value of the key pillion.yaml below `data`",
+                )),
+            },
         }
-        if model.admin.token.is_some() {
-            let help = "leave `admin.token` out: the admin port listens on loopback";
-            return wrong(
-                "has an `admin.token`, which `pillion drain` in the preStop hook does not have",
-                help,
-            );
-        }
-        Ok(())
     }
 
     fn init_image(&self, wishes: &Wishes, image: &str) -> Result<String, Wrong> {
@@ -327,6 +325,50 @@ impl Template<'_> {
                 "name that as pillion.io/init-image",
             )),
         }
+    }
+}
+
+/// The text of a configuration, and where it comes from.
+struct Written<'w> {
+    text: &'w str,
+    /// What faults call it.
+    called: String,
+    /// The annotation.
+    place: Path,
+}
+
+impl Written<'_> {
+    /// # Errors
+    /// The configuration has faults, or the kubelet could not do its part with it.
+    fn model(self, identity: &Identity) -> Result<Model, Wrong> {
+        let identity = match identity {
+            Identity::None => None,
+            Identity::Secret(_) => Some("/certs".to_owned()),
+            Identity::WorkloadApi { .. } => Some("unix:///agent.sock".to_owned()),
+        };
+        let given = Given { identity, probes: Vec::new() };
+        let folder = FilePath::new("/etc/pillion");
+        match pillion_config::parse_given(self.text, folder, &|_unset| None, &given) {
+            Ok((model, _warnings)) => self.refuse_for_the_kubelet(&model).map(|()| model),
+            Err(faults) => Err(self.wrong(&format!("has faults:\n{faults}"), "")),
+        }
+    }
+
+    fn refuse_for_the_kubelet(&self, model: &Model) -> Result<(), Wrong> {
+        if metrics(model).is_none() {
+            let help = "leave `metrics` out, or let it listen on 0.0.0.0";
+            return Err(self.wrong("leaves the kubelet no metrics port, to which its probes go", help));
+        }
+        if model.admin.token.is_some() {
+            let help = "leave `admin.token` out: the admin port listens on loopback";
+            let what = "has an `admin.token`, which `pillion drain` in the preStop hook does not have";
+            return Err(self.wrong(what, help));
+        }
+        Ok(())
+    }
+
+    fn wrong(&self, what: &str, help: &str) -> Wrong {
+        Wrong::new(self.place.clone(), format!("{} {what}", self.called), help)
     }
 }
 

@@ -4,11 +4,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::fault::Fault;
+use crate::input::Input;
 use crate::patch::patch;
 use crate::value::Value;
 use crate::workload::workloads;
 use crate::write::{Syntax, flow};
-use crate::{Options, inject_one, json};
+use crate::{Options, Outcome, inject_one, json};
 
 const VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
@@ -35,12 +36,9 @@ pub fn review(text: &str, image: &str) -> Result<String, Fault> {
     let object = review.at(&["request", "object"]).unwrap_or(&Value::Null);
     let response = Value::map([("uid", Value::text(uid))]);
     let response = match changed(object, image) {
-        Ok(new) if new == *object => response.with("allowed", Value::Bool(true)),
-        Ok(new) => {
-            let patch = STANDARD.encode(patch(object, &new));
-            let response =
-                response.with("allowed", Value::Bool(true)).with("patchType", Value::text("JSONPatch"));
-            response.with("patch", Value::text(patch))
+        Ok((new, warnings)) => {
+            let response = with_patch(response.with("allowed", Value::Bool(true)), object, &new);
+            if warnings.is_empty() { response } else { response.with("warnings", Value::texts(&warnings)) }
         }
         Err(why) => {
             let status = Value::map([("code", Value::number(400)), ("message", Value::text(why))]);
@@ -55,20 +53,32 @@ pub fn review(text: &str, image: &str) -> Result<String, Fault> {
     Ok(flow(&answer, Syntax::Compact))
 }
 
-/// The object with the sidecar, or the sentences that say why it cannot have one.
-fn changed(object: &Value, image: &str) -> Result<Value, String> {
+fn with_patch(response: Value, object: &Value, new: &Value) -> Value {
+    if new == object {
+        return response;
+    }
+    let patch = STANDARD.encode(patch(object, new));
+    response.with("patchType", Value::text("JSONPatch")).with("patch", Value::text(patch))
+}
+
+/// The object with the sidecar, and what the one who creates it should know; or the sentences that say why it cannot have one.
+fn changed(object: &Value, image: &str) -> Result<(Value, Vec<String>), String> {
     let options = Options { all: true, image: image.to_owned() };
-    let mut new = object.clone();
-    let mut refused = Vec::new();
+    let (mut new, input) = (object.clone(), Input::default());
+    let (mut warnings, mut refused) = (Vec::new(), Vec::new());
     for workload in workloads(object) {
-        if let Err(wrong) = inject_one(&mut new, &workload, &options, &[]) {
-            refused.extend(wrong.into_iter().map(|wrong| match wrong.help.as_str() {
+        match inject_one(&mut new, &workload, &options, &input) {
+            Ok(outcomes) => {
+                let assumed = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::ConfigAssumed(_)));
+                warnings.extend(assumed.map(|outcome| format!("pillion: {outcome}")));
+            }
+            Err(wrong) => refused.extend(wrong.into_iter().map(|wrong| match wrong.help.as_str() {
                 "" => wrong.message,
                 help => format!("{}. help: {help}", wrong.message),
-            }));
+            })),
         }
     }
-    if refused.is_empty() { Ok(new) } else { Err(format!("pillion: {}", refused.join("; "))) }
+    if refused.is_empty() { Ok((new, warnings)) } else { Err(format!("pillion: {}", refused.join("; "))) }
 }
 
 #[cfg(test)]
@@ -200,6 +210,27 @@ mod tests {
             }
             assert_eq!(later["spec"]["volumes"].as_array().unwrap().last().unwrap()["name"], "pillion-logs");
         }
+    }
+
+    #[test]
+    fn defaults_that_are_assumed_for_a_config_map_are_a_warning_in_the_answer() {
+        let pod = |annotations: Value| {
+            json!({
+                "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "a", "annotations": annotations },
+                "spec": { "containers": [{ "name": "a" }] },
+            })
+        };
+        let first = pod(json!({ "pillion.io/config": "web" }));
+        let response = asked(&first);
+        let warning = response["warnings"][0].as_str().unwrap();
+        assert!(
+            warning.starts_with("pillion: the ConfigMap web (pillion.io/config) is not known here"),
+            "{warning}"
+        );
+        assert!(warning.len() <= 256, "an API server cuts longer ones: {}", warning.len());
+        let again = asked(&patched(first, &patch_of(&response)));
+        assert_eq!((&again["patch"], &again["warnings"]), (&Value::Null, &response["warnings"]));
+        assert_eq!(asked(&pod(json!({ "pillion.io/config-inline": "{}" })))["warnings"], Value::Null);
     }
 
     #[test]

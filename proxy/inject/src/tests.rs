@@ -91,7 +91,7 @@ fn a_sidecar_that_stays_in_a_refused_template_is_told() {
         (changed(&injected(&pod("")), MARK, &format!("{MARK}{refusal}")), Outcome::RefusedAndStays),
     ] {
         let injected = inject("f", &text, &options()).unwrap();
-        assert_eq!((injected.text, injected.notes[0].outcome), (text, expected));
+        assert_eq!((&injected.text, &injected.notes[0].outcome), (&text, &expected));
     }
     let note = Note { workload: "Pod a".to_owned(), outcome: Outcome::RefusedAndStays };
     assert!(note.to_string().contains("the sidecar of an earlier run stays"), "{note}");
@@ -607,3 +607,5 @@ proptest! {
         }
     }
 }
+
+mod config_maps;
