@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::{Answer, Resolver};
 
 /// The time limit of a look-up, the wait for its turn included. A caller that waits for an answer has no more.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The number of addresses of one name that are tried.
 const MOST: usize = 4;

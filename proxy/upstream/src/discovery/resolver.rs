@@ -462,6 +462,20 @@ mod tests {
         assert_eq!(why, "127.0.0.1: request timed out");
     }
 
+    /// `system` has the test that this takes less time than a look-up has.
+    #[tokio::test]
+    async fn the_third_server_is_asked_after_two_that_are_silent() {
+        let server = DnsServer::start().await;
+        server.say("orders.test.", &records(&["192.0.2.1"]));
+        let silent = ["127.0.0.2", "127.0.0.3"]
+            .map(|ip| std::net::UdpSocket::bind((ip, server.address.port())).expect("a free port"));
+        let (resolver, folder) = server.resolver("", "");
+        let servers = "nameserver 127.0.0.2\nnameserver 127.0.0.3\nnameserver 127.0.0.1\n";
+        std::fs::write(folder.0.join("resolv.conf"), servers).unwrap();
+        assert_eq!(ask(&resolver, "orders.test.").await, found(&["192.0.2.1"]));
+        drop(silent);
+    }
+
     /// Priority, target, port, weight, and the addresses if the question for them was answered.
     type Told = (u16, String, u16, u16, Option<Vec<IpAddr>>);
 

@@ -22,6 +22,10 @@ const MOST_SERVERS: usize = 3;
 const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The time for all servers, if none answers. Half a second less than [`super::names`] waits for a look-up, so that the last server
+/// has its whole time too.
+const FOR_ALL: Duration = Duration::from_millis(4500);
+
 #[derive(Debug, Clone)]
 pub struct Files {
     pub resolv_conf: PathBuf,
@@ -80,13 +84,15 @@ impl Files {
         let unusable = |why: &dyn std::fmt::Display| format!("{}: {why}", self.resolv_conf.display());
         let text = read(&self.resolv_conf).map_err(|error| unusable(&error))?;
         let (config, options) = system_conf::parse_resolv_conf(text).map_err(|error| unusable(&error))?;
-        let all = config.name_servers.iter().take(MOST_SERVERS);
+        let servers = config.name_servers.get(..MOST_SERVERS).unwrap_or(&config.name_servers);
+        let patience = patience(options.timeout, servers.len());
+        let all = servers.iter();
         let all: Result<Vec<Server>, String> = all
             .map(|server| {
                 let mut server = server.clone();
                 server.connections.iter_mut().for_each(|connection| connection.port = self.port);
-                let address = server.ip;
-                let resolver = resolver(ResolverConfig::from_name_servers(vec![server]), options.clone());
+                let (address, config) = (server.ip, ResolverConfig::from_name_servers(vec![server]));
+                let resolver = resolver(config, patience, &options);
                 resolver.map(|resolver| Server { address, resolver }).map_err(|error| unusable(&error))
             })
             .collect();
@@ -114,10 +120,20 @@ fn search(config: &ResolverConfig) -> Vec<Name> {
     if config.search.is_empty() { config.domain.iter().cloned().collect() } else { config.search.clone() }
 }
 
-fn resolver(config: ResolverConfig, said: ResolverOpts) -> Result<TokioResolver, impl std::fmt::Display> {
+/// The time of one of so many servers. `said`: what resolv.conf says.
+fn patience(said: Duration, servers: usize) -> Duration {
+    let share = FOR_ALL / u32::try_from(servers.max(1)).unwrap_or(u32::MAX);
+    said.min(share.min(LONGEST_TIMEOUT)).max(SHORTEST_TIMEOUT)
+}
+
+fn resolver(
+    config: ResolverConfig,
+    patience: Duration,
+    said: &ResolverOpts,
+) -> Result<TokioResolver, impl std::fmt::Display> {
     let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
     let options = builder.options_mut();
-    options.timeout = said.timeout.clamp(SHORTEST_TIMEOUT, LONGEST_TIMEOUT);
+    options.timeout = patience;
     options.edns0 = said.edns0;
     options.attempts = 0; // no further attempts: a question is repeated within its time, and a failed look-up is repeated later
     options.cache_size = 0;
@@ -139,5 +155,22 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
 impl std::fmt::Debug for System {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("System").field("servers", &self.servers).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::names;
+    use super::*;
+
+    #[test]
+    fn each_of_three_servers_has_its_turn_within_the_time_of_a_look_up() {
+        let of = |said: u64, servers| patience(Duration::from_secs(said), servers).as_millis();
+        assert_eq!([of(5, 1), of(5, 2), of(5, 3)], [3000, 2250, 1500]);
+        assert_eq!([of(1, 1), of(1, 3), of(0, 3), of(2, 1)], [1000, 1000, 1000, 2000]);
+        for servers in 1..=MOST_SERVERS {
+            let all = patience(Duration::from_secs(30), servers) * u32::try_from(servers).unwrap();
+            assert!(all < names::PATIENCE, "{servers} servers take {all:?}");
+        }
     }
 }
