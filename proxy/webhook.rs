@@ -1,20 +1,24 @@
 //! `pillion webhook`: answers an API server's questions about new pods over HTTPS.
 //!
 //! Any host of the cluster's network can reach the port. So every wait for a client has a deadline, and what clients may use is
-//! bounded: connections, bytes of a question, and questions that are answered at the same time. The answer itself is a pure function
-//! (`pillion_inject::review`). Deliberately absent: questions to the API server; the process needs no rights there.
+//! bounded: connections, bytes of questions, and questions that are answered at the same time. A question takes a place for its
+//! answer only when it is complete; until then its client is one of [`clients`], where slow ones make room for others. The answer
+//! itself is a pure function (`pillion_inject::review`). Deliberately absent: questions to the API server; the process needs no
+//! rights there.
 
+mod clients;
 mod secured;
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use http::header::CONTENT_TYPE;
-use http::{Method, Request, Response, StatusCode};
+use http::header::{CONNECTION, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -25,11 +29,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
+use clients::{Client, Clients};
 use secured::Secured;
 
 /// API servers keep a few connections open; a cluster has a handful of them.
 const CONNECTIONS: usize = 64;
-/// Questions that are read and answered at once. Each takes up to [`BODY_BYTES`], several times that for copies of its texts, and some
+/// Questions that are answered at once. Each takes up to [`BODY_BYTES`], several times that for copies of its texts, and some
 /// tens of megabytes for its values, of which `pillion_inject::review` reads no more than 100,000.
 const AT_ONCE: usize = 4;
 /// etcd refuses objects above 1.5 MiB, and a question has the object twice at most.
@@ -38,10 +43,16 @@ const BODY_BYTES: usize = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// An API server that asks seldom connects again.
 const LIFETIME: Duration = Duration::from_secs(600);
+/// How long the webhook goes on with new questions when it has been asked to end. The API server finds a replica by the Service, and
+/// learns a few seconds late that this one has gone; a question that it could not ask would be a pod that is not created.
+pub(crate) const FAREWELL: Duration = Duration::from_secs(5);
 /// The time for questions that are under way when the process ends.
 const GOODBYE: Duration = Duration::from_secs(5);
-/// The pause after a connection could not be accepted: mostly descriptors have run short.
+/// The pause after a connection could not be accepted, mostly because descriptors have run short, and between two looks for a client
+/// that makes room for others.
 const PAUSE: Duration = Duration::from_millis(100);
+/// The time for the last bytes to a client whose connection others need. A client that is slow with its question takes all of it.
+const LAST_BYTES: Duration = Duration::from_millis(20);
 const HEAD_BYTES: usize = 16 * 1024;
 
 /// The webhook, ready to listen.
@@ -55,6 +66,8 @@ pub(crate) struct Webhook {
 struct Reviewer {
     image: Arc<str>,
     at_once: Arc<Semaphore>,
+    /// The process has been asked to end.
+    is_leaving: Arc<AtomicBool>,
 }
 
 impl Webhook {
@@ -65,7 +78,8 @@ impl Webhook {
         let listener = TcpListener::bind(listen)
             .await
             .with_context(|| format!("--listen: cannot listen on {listen}"))?;
-        let reviewer = Reviewer { image: image.into(), at_once: Arc::new(Semaphore::new(AT_ONCE)) };
+        let at_once = Arc::new(Semaphore::new(AT_ONCE));
+        let reviewer = Reviewer { image: image.into(), at_once, is_leaving: Arc::default() };
         Ok(Self { listener, secured: Arc::new(secured), reviewer })
     }
 
@@ -73,18 +87,25 @@ impl Webhook {
         self.listener.local_addr()
     }
 
-    /// Serves until `ends`, and answers the questions that are under way.
-    pub(crate) async fn serve(self, ends: impl Future<Output = ()>) {
+    /// Serves until `ends`, and then goes on until `farewell`: `/healthz` fails, so that Kubernetes sends nothing more, and connections end
+    /// with their next answer. Questions that are under way then are answered.
+    pub(crate) async fn serve(self, ends: impl Future<Output = ()>, farewell: impl Future<Output = ()>) {
         let Self { listener, secured, reviewer } = self;
+        let ends = async {
+            ends.await;
+            reviewer.is_leaving.store(true, Relaxed);
+            farewell.await;
+        };
         let watching = tokio::spawn(secured.clone().watch());
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let (places, clients) = (Arc::new(Semaphore::new(CONNECTIONS)), Arc::new(Clients::default()));
         let (ending, ended) = watch::channel(false);
         let accept = async {
             loop {
-                let Ok(place) = places.clone().acquire_owned().await else { return };
                 match listener.accept().await {
                     Ok((stream, _)) => {
-                        let serving = serve(stream, secured.clone(), reviewer.clone(), ended.clone());
+                        let Some(place) = a_place(&places, &clients).await else { return };
+                        let client = clients.enter();
+                        let serving = serve(stream, client, secured.clone(), reviewer.clone(), ended.clone());
                         drop(tokio::spawn(held(place, serving)));
                     }
                     Err(error) => {
@@ -107,6 +128,19 @@ impl Webhook {
     }
 }
 
+/// A place for a connection. Where all are taken, the client that is awaited longest loses its own. `None` at the end of the process.
+async fn a_place(places: &Arc<Semaphore>, clients: &Clients) -> Option<OwnedSemaphorePermit> {
+    if let Ok(place) = places.clone().try_acquire_owned() {
+        return Some(place);
+    }
+    loop {
+        clients.cut_oldest();
+        if let Ok(place) = timeout(PAUSE, places.clone().acquire_owned()).await {
+            return place.ok();
+        }
+    }
+}
+
 /// Keeps the place of a connection while it is served.
 async fn held(place: OwnedSemaphorePermit, serving: impl Future<Output = ()>) {
     serving.await;
@@ -115,18 +149,30 @@ async fn held(place: OwnedSemaphorePermit, serving: impl Future<Output = ()>) {
 
 async fn serve(
     stream: TcpStream,
+    client: Client,
     secured: Arc<Secured>,
     reviewer: Reviewer,
     mut ended: watch::Receiver<bool>,
 ) {
-    let stream = match timeout(PATIENCE, secured.acceptor().accept(stream)).await {
+    let accepting = timeout(PATIENCE, secured.acceptor().accept(stream));
+    let accepted = tokio::select! { // the connection is closed
+        biased;
+        () = client.is_cut() => return tracing::debug!("a TLS handshake took so long that others needed its place"),
+        accepted = accepting => accepted,
+    };
+    let stream = match accepted {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake failed"),
         Err(_elapsed) => return tracing::debug!("a TLS handshake took too long"),
     };
-    let service = service_fn(move |request| {
-        let reviewer = reviewer.clone();
-        async move { Ok::<_, Infallible>(reviewer.answer(request).await) }
+    let (client, reviewer) = (&client, &reviewer);
+    let service = service_fn(move |request| async move {
+        let mut answer = reviewer.answer(request, client).await;
+        if reviewer.is_leaving.load(Relaxed) {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        client.is_answered();
+        Ok::<_, Infallible>(answer)
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -134,42 +180,43 @@ async fn serve(
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
-    tokio::select! { // the connection goes on below
+    let patience = tokio::select! { // the connection goes on below
         biased;
         _closed = &mut serving => return,
-        _ended = ended.changed() => {}
-        () = tokio::time::sleep(LIFETIME) => {}
-    }
+        _ended = ended.changed() => PATIENCE + PATIENCE,
+        () = tokio::time::sleep(LIFETIME) => PATIENCE + PATIENCE,
+        () = client.is_cut() => LAST_BYTES,
+    };
     serving.as_mut().graceful_shutdown();
-    drop(timeout(PATIENCE + PATIENCE, serving).await); // a client that reads nothing is cut
+    drop(timeout(patience, serving).await); // a client that reads nothing is cut
 }
 
 impl Reviewer {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, client: &Client) -> Response<Full<Bytes>> {
         match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, "/healthz") if self.is_leaving.load(Relaxed) => {
+                text(StatusCode::SERVICE_UNAVAILABLE, "the webhook is about to end\n")
+            }
             (&Method::GET | &Method::HEAD, "/healthz") => text(StatusCode::OK, "ok\n"),
-            (&Method::POST, "/inject") => self.review(request.into_body()).await,
+            (&Method::POST, "/inject") => {
+                let answered = self.review(request.into_body(), client).await;
+                answered.unwrap_or_else(|(status, why)| text(status, why))
+            }
             (_, "/inject") => text(StatusCode::METHOD_NOT_ALLOWED, "ask by POST, with an AdmissionReview\n"),
             _ => text(StatusCode::NOT_FOUND, "the webhook answers at /inject and /healthz\n"),
         }
     }
 
-    async fn review(&self, body: Incoming) -> Response<Full<Bytes>> {
-        let Ok(Ok(permit)) = timeout(PATIENCE, self.at_once.clone().acquire_owned()).await else {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "too many questions at once\n");
+    async fn review(&self, body: Incoming, client: &Client) -> Result<Response<Full<Bytes>>, Refused> {
+        let reading = timeout(PATIENCE, whole(body, client)).await;
+        let body = reading
+            .map_err(|_elapsed| (StatusCode::REQUEST_TIMEOUT, "the question took too long to arrive\n"))??;
+        client.has_asked();
+        let waiting = timeout(PATIENCE, self.at_once.clone().acquire_owned()).await;
+        let Ok(Ok(permit)) = waiting else {
+            return Err((StatusCode::SERVICE_UNAVAILABLE, "too many questions at once\n"));
         };
-        let body = match timeout(PATIENCE, Limited::new(body, BODY_BYTES).collect()).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(_too_long)) => {
-                return text(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "the question cannot be read, or is larger than 4 MiB\n",
-                );
-            }
-            Err(_elapsed) => {
-                return text(StatusCode::REQUEST_TIMEOUT, "the question took too long to arrive\n");
-            }
-        };
+        client.has_a_place();
         let image = self.image.clone();
         let reviewed = tokio::task::spawn_blocking(move || {
             let reviewed = std::str::from_utf8(&body).ok().map(|text| pillion_inject::review(text, &image));
@@ -177,12 +224,30 @@ impl Reviewer {
             reviewed
         });
         match reviewed.await {
-            Ok(Some(Ok(answer))) => json(answer),
-            Ok(Some(Err(why))) => text(StatusCode::BAD_REQUEST, &format!("{why}\n")),
-            Ok(None) => text(StatusCode::BAD_REQUEST, "the question is not UTF-8\n"),
-            Err(_panicked) => text(StatusCode::INTERNAL_SERVER_ERROR, "the question could not be answered\n"),
+            Ok(Some(Ok(answer))) => Ok(json(answer)),
+            Ok(Some(Err(why))) => Ok(text(StatusCode::BAD_REQUEST, &format!("{why}\n"))),
+            Ok(None) => Err((StatusCode::BAD_REQUEST, "the question is not UTF-8\n")),
+            Err(_panicked) => {
+                Err((StatusCode::INTERNAL_SERVER_ERROR, "the question could not be answered\n"))
+            }
         }
     }
+}
+
+/// Why there is no review, with its status.
+type Refused = (StatusCode, &'static str);
+
+/// Reads a question. What has come of it counts for the client.
+async fn whole(body: Incoming, client: &Client) -> Result<Vec<u8>, Refused> {
+    let (mut body, mut read) = (Limited::new(body, BODY_BYTES), Vec::new());
+    while let Some(frame) = body.frame().await {
+        let unread = "the question cannot be read, or is larger than 4 MiB\n";
+        let frame = frame.map_err(|_too_long| (StatusCode::PAYLOAD_TOO_LARGE, unread))?;
+        let bytes = frame.data_ref().map_or(&[][..], |bytes| bytes);
+        client.reads(bytes.len());
+        read.extend_from_slice(bytes);
+    }
+    Ok(read)
 }
 
 fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
@@ -193,6 +258,9 @@ fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
 
 fn json(text: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(text)));
-    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,10 +8,11 @@ use anyhow::Context as _;
 use clap::Args;
 use pillion_model::identity::KeyPair;
 use pillion_telemetry::log;
+use tokio::time::{sleep, timeout};
 
 use super::ending::asked_to_end;
 use super::inject::IMAGE;
-use crate::webhook::Webhook;
+use crate::webhook::{FAREWELL, Webhook};
 
 #[derive(Debug, Args)]
 pub struct WebhookArgs {
@@ -44,8 +45,16 @@ impl WebhookArgs {
             writeln!(stdout, "ready webhook={address}")
                 .and_then(|()| stdout.flush())
                 .context("standard output")?;
-            webhook.serve(ends).await;
+            webhook.serve(ends, farewell()).await;
             Ok(())
         })
+    }
+}
+
+/// A second signal ends it.
+async fn farewell() {
+    match asked_to_end() {
+        Ok(asked_again) => drop(timeout(FAREWELL, asked_again).await),
+        Err(_no_signals) => sleep(FAREWELL).await,
     }
 }
