@@ -82,6 +82,13 @@ changelog() {
         "$VERSION" "$MAINTAINER" "$(date --rfc-email --date="@$SOURCE_DATE_EPOCH")"
 }
 
+# The kibibytes that the files below a folder take, each rounded up, and one for every folder and link, as dpkg-gencontrol counts: the
+# same on every file system.
+installed_size() {
+    find "$1" -mindepth 1 -path "$1/DEBIAN" -prune -o -printf '%y %s\n' |
+        awk '{ sum += $1 == "f" ? int(($2 + 1023) / 1024) : 1 } END { print sum }'
+}
+
 # Debian's policy wants changelog and manual pages compressed.
 make_deb() {
     local root=$WORK/deb page
@@ -96,7 +103,7 @@ make_deb() {
     gzip -9n "$root"/usr/share/doc/pillion/{CHANGELOG.md,changelog}
     mkdir "$root/DEBIAN"
     (cd "$root" && find usr -type f -print0 | sort -z | xargs -0 md5sum) >"$root/DEBIAN/md5sums"
-    control "$(du -sk --apparent-size --exclude=DEBIAN "$root" | cut -f1)" >"$root/DEBIAN/control"
+    control "$(installed_size "$root")" >"$root/DEBIAN/control"
     echo /etc/pillion/pillion.yaml >"$root/DEBIAN/conffiles"
     for script in postinst prerm postrm; do put 755 "deploy/debian/$script" "$root/DEBIAN/$script"; done
     stamp "$root"

@@ -7,10 +7,7 @@ set -euo pipefail
 BINARY=$(realpath "$1")
 cd "$(dirname "$0")"
 export COMPOSE_PROJECT_NAME=pillion-try-$$ PILLION_IMAGE=pillion:try PYTHON_IMAGE=python:try PROMETHEUS_IMAGE=prometheus:try
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
-WEB_PORT=$(free_port)
-PROMETHEUS_PORT=$(free_port)
-export WEB_PORT PROMETHEUS_PORT
+export WEB_PORT=0 PROMETHEUS_PORT=0 # Docker takes free ports when it binds them
 WORK=$(mktemp -d)
 
 leave() {
@@ -58,14 +55,18 @@ eventually() {
     return 1
 }
 
-web_says() { curl --silent --max-time 5 "http://127.0.0.1:$WEB_PORT/" | grep -q 'orders says: your order is accepted'; }
+# published SERVICE PORT: the address on this machine at which the port of a container is reached.
+published() { docker-compose port "$1" "$2"; }
+web_says() { curl --silent --max-time 5 "http://$WEB/" | grep -q 'orders says: your order is accepted'; }
 both_are_scraped() {
-    curl --silent --max-time 5 "http://127.0.0.1:$PROMETHEUS_PORT/api/v1/query?query=up" |
+    curl --silent --max-time 5 "http://$PROMETHEUS/api/v1/query?query=up" |
         python3 -c 'import json, sys; up = [it["value"][1] for it in json.load(sys.stdin)["data"]["result"]]; sys.exit(up != ["1", "1"])' 2>/dev/null
 }
 
 images
 docker-compose up --detach
+WEB=$(published web-sidecar 8080)
+PROMETHEUS=$(published prometheus 9090)
 eventually 'web is answered by orders' web_says
 eventually 'Prometheus scrapes both sidecars' both_are_scraped
 echo 'web was answered by orders through both sidecars, and Prometheus scrapes both'
