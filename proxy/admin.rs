@@ -28,6 +28,7 @@ mod pages;
 mod places;
 mod policy;
 mod probe;
+mod purge;
 mod ready;
 mod requests;
 mod sources;

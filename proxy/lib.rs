@@ -66,14 +66,16 @@
 //! 6. [`timeout`](pillion_sidecar::layers::timeout) bounds all attempts together.
 //! 7. [`amend`](pillion_sidecar::layers::amend) applies what a route does to a request: injected faults, a rewrite,
 //!    changed headers, a copy to a mirror.
-//! 8. [`retry`](pillion_sidecar::layers::retry) sends the request again where
+//! 8. [`cache`](pillion_sidecar::layers::cache) answers from the cache of the service, if it has one, and keeps answers
+//!    there (`pillion_cache`).
+//! 9. [`retry`](pillion_sidecar::layers::retry) sends the request again where
 //!    [`verdict`](pillion_sidecar::layers::verdict) allows it.
-//! 9. [`timeout`](pillion_sidecar::layers::timeout) bounds a single attempt.
-//! 10. [`limit`](pillion_sidecar::layers::limit) bounds the requests that are under way at once.
-//! 11. [`dispatch`](pillion_sidecar::dispatch) picks an endpoint ([`balance`](pillion_upstream::cluster::balance)),
+//! 10. [`timeout`](pillion_sidecar::layers::timeout) bounds a single attempt.
+//! 11. [`limit`](pillion_sidecar::layers::limit) bounds the requests that are under way at once.
+//! 12. [`dispatch`](pillion_sidecar::dispatch) picks an endpoint ([`balance`](pillion_upstream::cluster::balance)),
 //!     takes a connection to it ([`lease`](pillion_upstream::lease): from its [`pool`](pillion_upstream::pool), or a
 //!     new one), sends, and tells the endpoint's outlier detection how it went.
-//! 12. The answer passes back through the layers. Its body has a tail ([`pillion_http::body`]), which holds the
+//! 13. The answer passes back through the layers. Its body has a tail ([`pillion_http::body`]), which holds the
 //!     connection, permits and counters until the answer's last byte, and then ends the exchange.
 //!
 //! # What changes while it runs
@@ -86,12 +88,12 @@
 //! - A health check of one endpoint ([`health`](pillion_upstream::cluster::health)) changes that endpoint alone. One
 //!   checker for the whole process (`app::checks`) runs beside the data path.
 //!
-//! - Above `limits.max_memory`, `app::memory` closes and refuses connections, as [`pillion_base::memory::shedding`]
+//! - Above `limits.max_memory`, `app::memory` empties caches, and closes and refuses connections, as [`pillion_base::memory::shedding`]
 //!   decides. It runs beside the data path.
 //!
 //! # Crates
 //! Each crate may use those to its right, and an import in the other direction does not compile: `pillion` ([`cli`] →
-//! [`app`] → `admin`, `explained`, `preflight`, `dns`, `workload`, `traces`, `api_server`, `webhook`) → [`pillion_sidecar`] → [`pillion_upstream`] → [`pillion_http`] → [`pillion_tls`] →
+//! [`app`] → `admin`, `explained`, `preflight`, `dns`, `workload`, `traces`, `api_server`, `webhook`) → [`pillion_sidecar`] → [`pillion_upstream`] → [`pillion_cache`] → [`pillion_http`] → [`pillion_tls`] →
 //! [`pillion_base`] → [`pillion_telemetry`] → [`pillion_model`]. Eight crates are outside this line: [`pillion_companion`], above [`pillion_upstream`], gives companions of the application their threads (`app::companions`) and connects to servers that the operator names by URL; [`pillion_config`]
 //! reads the file into the model; `pillion_authz`, below [`pillion_sidecar`], judges by authorization rules;
 //! `pillion_grpc`, below it too, makes calls of gRPC over tonic's framing;

@@ -17,6 +17,7 @@ mod admin;
 mod authorization;
 mod balancing;
 mod blame;
+mod caching;
 mod client_gone;
 mod codes;
 mod crowds;

@@ -24,7 +24,8 @@ use super::ready::Readiness;
 use super::requests::Filter;
 use super::tap::Wanted;
 use super::{
-    checks, clusters, companions, dashboard, drain, guard, info, listeners, logging, policy, requests, tap,
+    checks, clusters, companions, dashboard, drain, guard, info, listeners, logging, policy, purge, requests,
+    tap,
 };
 use crate::explained::{BadQuestion, Query};
 use pillion_base::net::Network;
@@ -58,6 +59,7 @@ enum Page {
     Tap,
     Events,
     Logging,
+    Purge,
     Drain,
     Reload,
     Quit,
@@ -81,7 +83,7 @@ const PROBE: &str = "/probe/";
 const REQUEST: &str = "/requests/";
 
 /// In the order of the index page.
-const PAGES: [(&str, Page, Methods, &str); 23] = [
+const PAGES: [(&str, Page, Methods, &str); 24] = [
     ("/", Page::Dashboard, Methods::Get, "the dashboard, in a browser; this list for other clients"),
     ("/help", Page::Index, Methods::Get, "this list"),
     (
@@ -138,6 +140,12 @@ const PAGES: [(&str, Page, Methods, &str); 23] = [
     ),
     ("/events", Page::Events, Methods::Get, "what the dashboard shows, once a second, as server-sent events"),
     ("/logging", Page::Logging, Methods::GetOrPut, "the log's level; PUT /logging?level=debug changes it"),
+    (
+        "/cache/purge",
+        Page::Purge,
+        Methods::Post,
+        "forget stored answers of a service; ?service=NAME, and path=/x or path=/x* for some of them",
+    ),
     (
         "/drain",
         Page::Drain,
@@ -241,6 +249,7 @@ impl Pages {
             Page::Request => self.request(request.uri.path()).await,
             Page::Logging if request.method == Method::PUT => logging::set(query),
             Page::Logging => logging::show(),
+            Page::Purge => self.purge(query).await,
             Page::Drain => self.drain(query),
             Page::Quit => ordered(self.console.order(Order::Quit).map(|()| "ending".to_owned())),
             Page::Reload => ordered(self.console.reload().await),
@@ -251,6 +260,18 @@ impl Pages {
             Page::Probe => Box::pin(self.probe(request.uri.path(), asked_at)).await,
         };
         answer.map(ReplyBody::Whole)
+    }
+
+    async fn purge(&self, query: &str) -> Answer {
+        let wanted = match purge::Wanted::parse(query) {
+            Ok(wanted) => wanted,
+            Err(why) => return text(StatusCode::BAD_REQUEST, format!("{why}\n")),
+        };
+        self.long(move |console| match purge::purge(console, &wanted) {
+            Ok(done) => json(&done),
+            Err(why) => text(StatusCode::NOT_FOUND, format!("{why}\n")),
+        })
+        .await
     }
 
     fn tap(&self, query: &str) -> Reply {
@@ -447,6 +468,7 @@ fn takes_query(page: Page, method: &Method) -> bool {
                 | Page::Policy
                 | Page::Requests
                 | Page::Tap
+                | Page::Purge
                 | Page::Drain
         )
         || page == Page::Logging && *method == Method::PUT

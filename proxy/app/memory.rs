@@ -1,8 +1,8 @@
 //! Keeps the memory of the process within `limits.max_memory`: measures what is used, and sheds above the limit.
 //!
-//! [`Shedding`] decides. The keeper runs on the thread of DNS, because no request and no exposition of metrics keeps that
-//! thread busy. Readiness does not change: a sidecar that came and went with each burst would be worse for its callers than
-//! one that refuses some of them.
+//! [`Shedding`] decides. The keeper runs on the thread of DNS, because no request and no exposition of metrics keeps
+//! that thread busy. Readiness does not change: a sidecar that came and went with each burst would be worse for its
+//! callers than one that refuses some of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(10);
 const WITHOUT_LIMIT: Duration = Duration::from_secs(1);
 /// What closing one connection frees, roughly: 8 KiB of an idle HTTP connection, 24 KiB of one with TLS.
 const OF_ONE: u64 = 16 * 1024;
+/// How long memory has to be well before caches that were shrunk may take twice as much again.
+const GROW_EVERY: Duration = Duration::from_secs(10);
 /// The fewest and the most connections that are closed after one look.
 const AT_ONCE: (u64, u64) = (16, 4096);
 
@@ -37,6 +39,8 @@ pub(super) struct MemoryKeeper {
     limit: Option<MemoryLimit>,
     shedding: Shedding,
     step: Step,
+    /// When caches of services were shrunk, or grew a step, last; `None`: they have all of their memory.
+    caches_shrunk: Option<Instant>,
 }
 
 impl MemoryKeeper {
@@ -44,7 +48,8 @@ impl MemoryKeeper {
     pub(super) fn new(network: Network, store: Arc<Store>, metrics: Arc<Metrics>, shared: Shared) -> Self {
         let (asked, limit) = (None, None);
         let (shedding, step) = (Shedding::default(), Step::Nothing);
-        let mut keeper = Self { network, store, metrics, shared, asked, limit, shedding, step };
+        let mut keeper =
+            Self { network, store, metrics, shared, asked, limit, shedding, step, caches_shrunk: None };
         keeper.ask(Instant::now());
         keeper
     }
@@ -61,14 +66,20 @@ impl MemoryKeeper {
         self.ask(now);
         let Some(limit) = &self.limit else {
             self.record(Step::Nothing, (0, 0), now);
+            self.grow_caches(now);
             return WITHOUT_LIMIT;
         };
         let most = limit.bytes;
         let measure = || self.network.memory_used(limit).unwrap_or_else(|| unreadable(now));
         let mut used = measure();
         if self.shedding.purge_is_due(used, most, now) {
+            if shrink_caches(&self.store) {
+                self.caches_shrunk = Some(now);
+            }
             allocator::give_back();
             used = measure();
+        } else if used < most - most / 4 {
+            self.grow_caches(now);
         }
         self.metrics.set_memory(used, most);
         let actions = self.shedding.look(used, most, now);
@@ -106,6 +117,17 @@ impl MemoryKeeper {
         }
     }
 
+    /// Caches that were shrunk grow again, step by step, while memory is well.
+    fn grow_caches(&mut self, now: Instant) {
+        if self.caches_shrunk.is_some_and(|at| now.saturating_duration_since(at) >= GROW_EVERY) {
+            let mut is_whole = true;
+            for cache in self.store.load().clusters().filter_map(|cluster| cluster.cache()) {
+                is_whole &= !cache.grow();
+            }
+            self.caches_shrunk = (!is_whole).then_some(now);
+        }
+    }
+
     fn act(&self, actions: Actions) {
         if actions.excess == 0 {
             return;
@@ -131,6 +153,24 @@ impl MemoryKeeper {
         if count > 0 {
             self.metrics.memory_shed(kind).inc_by(count as u64);
         }
+    }
+}
+
+/// Stored answers go before anything else: they can be asked for again. Returns whether there were any.
+fn shrink_caches(store: &Store) -> bool {
+    let snapshot = store.load();
+    let caches = snapshot.clusters().filter_map(|cluster| cluster.cache());
+    let freed: u64 = caches.map(|cache| cache.shrink()).sum();
+    if freed > 0 {
+        tell_shrunk(freed);
+    }
+    freed > 0
+}
+
+fn tell_shrunk(bytes: u64) {
+    static LINE: Seldom = Seldom::new();
+    if let Some(left_out) = LINE.due(Instant::now().into_std()) {
+        tracing::info!(bytes, left_out, "stored answers of services were given up, because memory is short");
     }
 }
 

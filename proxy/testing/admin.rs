@@ -587,3 +587,25 @@ fn reloads_are_counted_from_zero() {
         assert!(text.lines().any(|shown| shown == line), "{line}: {text}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_purge_names_a_service_that_has_a_cache_and_needs_the_token() {
+    let services =
+        format!("services:\n  a: {{ endpoints: [\"{A}\"], cache: {{}} }}\n  b: {{ endpoints: [\"{A}\"] }}\n");
+    let side = Side::of(&format!("{QUIET}{services}"));
+    for (query, expected) in [
+        ("?service=a", 200),
+        ("?service=a&path=/x*", 200),
+        ("?service=b", 404),
+        ("?service=c", 404),
+        ("", 400),
+    ] {
+        assert_eq!(side.status(&format!("POST /cache/purge{query}"), "").await, expected, "{query}");
+    }
+    assert_eq!(side.status("GET /cache/purge?service=a", "").await, 405);
+    let with_token = QUIET.replace("admin: { listen", "admin: { token: \"s3cret-t0ken\", listen");
+    let side = Side::of(&format!("{with_token}{services}"));
+    assert_eq!(side.status("POST /cache/purge?service=a", "").await, 401);
+    let bearer = "authorization: Bearer s3cret-t0ken\r\n";
+    assert_eq!(side.status("POST /cache/purge?service=a", bearer).await, 200);
+}

@@ -50,6 +50,31 @@ async fn http2(pair: &Pair) -> (SendRequest<Bytes>, tokio::task::JoinHandle<bool
 }
 
 #[tokio::test(start_paused = true)]
+async fn stored_answers_are_given_up_before_a_connection_is_refused_and_come_back_when_memory_is_well() {
+    let mesh = Mesh::default();
+    mesh.memory.set_cgroup(Some(CGROUP));
+    mesh.memory.set_memory_used(BELOW);
+    let a =
+        mesh.answering(A, "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncache-control: max-age=86400\r\n\r\na");
+    let sidecar = mesh.sidecar(&caller(&format!("endpoints: [{A}], cache: {{}}")), None);
+    let mut client = sidecar.client().await;
+    let kept = || sidecar.sum("pillion_cache_bytes");
+    for nth in 0..100 {
+        client.get(&format!("/{nth}")).await;
+    }
+    assert!(kept() > 50_000, "{}", kept());
+    until(&mesh, ABOVE, || kept() == 0).await;
+    assert_eq!(shed(&sidecar, "refused"), 0);
+    mesh.memory.set_memory_used(BELOW);
+    pass(60).await;
+    let before = a.hits();
+    for _ in 0..2 {
+        assert_eq!(client.get("/").await.status_and_reason(), (200, None));
+    }
+    assert_eq!(a.hits() - before, 1, "it is stored again");
+}
+
+#[tokio::test(start_paused = true)]
 async fn c9_unproven_clients_go_first_then_new_connections_then_idle_ones() {
     let pair = Pair::new();
     let app = pair.mesh.answering(A, OK);

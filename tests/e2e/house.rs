@@ -6,10 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Crates whose `lib.rs` lists its modules from top to bottom.
-const ORDERED: [&str; 13] = [
+const ORDERED: [&str; 14] = [
     "proxy",
     "proxy/sidecar/src",
     "proxy/upstream/src",
+    "proxy/cache/src",
     "proxy/http/src",
     "proxy/http1/src",
     "proxy/kubernetes/src",

@@ -10,6 +10,7 @@ mod alerts;
 mod authorization;
 mod authorizer;
 mod bench;
+mod cache;
 mod checks;
 mod clients;
 mod cuts;

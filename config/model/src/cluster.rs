@@ -10,7 +10,9 @@ use std::time::Duration;
 use crate::direction::Direction;
 use crate::endpoint::Endpoint;
 use crate::identity::{KeyPair, SpiffeId};
-use crate::policy::{CircuitBreaker, ConnectionPolicy, HealthCheck, OutlierDetection, Retry, Timeouts};
+use crate::policy::{
+    Cache, CircuitBreaker, ConnectionPolicy, HealthCheck, OutlierDetection, Retry, Timeouts,
+};
 
 /// A service that the application calls, with every rule for the traffic to it.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +52,8 @@ pub struct Cluster {
     pub outlier_detection: Option<OutlierDetection>,
     /// How each endpoint is asked whether it is well. `None`, the default: it is not asked.
     pub health_check: Option<HealthCheck>,
+    /// What is kept of its answers. `None`, the default: nothing.
+    pub cache: Option<Cache>,
 }
 
 impl Cluster {
@@ -72,6 +76,7 @@ impl Cluster {
             limits: CircuitBreaker::default(),
             outlier_detection: Some(OutlierDetection::default()),
             health_check: None,
+            cache: None,
             name,
         }
     }

@@ -395,3 +395,26 @@ impl HealthCheck {
         Self { asks, interval, timeout, healthy: 2, unhealthy: 3 }
     }
 }
+
+/// What the sidecar keeps of the answers of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cache {
+    /// The most bytes that stored answers may take, with their heads. Default 64 MiB: as many as the sidecar itself is
+    /// usually given.
+    pub max: usize,
+    /// A larger body is not stored. Default 1 MiB: nearly every page and every answer of an API is smaller.
+    pub max_object: usize,
+    /// For how long a stale answer stands in for an error. `None`, the default: only as long as the answer itself says.
+    pub stale_if_error: Option<Duration>,
+}
+
+impl Cache {
+    /// 64 KiB: a smaller cache would hold next to nothing.
+    pub const LEAST: usize = 64 * 1024;
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { max: 64 * 1024 * 1024, max_object: 1024 * 1024, stale_if_error: None }
+    }
+}

@@ -27,7 +27,7 @@ use crate::message::{Opening, remove_if};
 use crate::replay::Replay;
 use crate::seen::Seen;
 use crate::tee::{Copied, Tee, tee};
-use crate::transfer::{Carrier, Observer, ResponseEnd};
+use crate::transfer::{Carrier, Keeper, Observer, ResponseEnd};
 use pillion_base::deadline::Deadline;
 use pillion_base::net::{Prefixed, Transport};
 use pillion_model::Reason;
@@ -161,6 +161,20 @@ impl Body {
     pub fn watch_request_once(&mut self, observer: &Arc<impl Observer + 'static>, max_body: Option<u64>) {
         if self.tail.is_none() && !matches!(self.kind, BodyKind::Replay(_) | BodyKind::Begun(_)) {
             self.watch_request(observer.clone(), max_body);
+        }
+    }
+
+    /// The whole body, where it is in memory already.
+    pub fn in_memory(&mut self) -> Option<Bytes> {
+        match &mut self.kind {
+            BodyKind::Empty | BodyKind::Full(None) | BodyKind::Whole(None) => Some(Bytes::new()),
+            BodyKind::Full(Some(bytes)) => Some(bytes.clone()),
+            BodyKind::Whole(whole) => {
+                let bytes = whole.take()?.take();
+                self.kind = BodyKind::Full(Some(bytes.clone()));
+                Some(bytes)
+            }
+            _ => None,
         }
     }
 
@@ -407,6 +421,8 @@ pub struct ResponseTail {
     pub idle: Option<Duration>,
     /// The time at which the exchange is cut (`max_duration`).
     pub hard_stop: Option<Instant>,
+    /// Gets a copy of the body.
+    pub keeper: Option<Box<dyn Keeper>>,
     deadline: Option<Deadline>,
     /// Bytes have come since the deadline was last moved.
     moved: bool,
@@ -433,10 +449,14 @@ impl ResponseTail {
         self.moved = true;
         if let Some(data) = frame.data_ref() {
             self.ending.bytes += data.len() as u64;
+            if let Some(keeper) = &mut self.keeper {
+                keeper.data(data);
+            }
             if self.hard_stop.is_some_and(|stop| Instant::now() >= stop) {
                 return self.cut(Reason::MaxDuration);
             }
         } else if let Some(trailers) = frame.trailers_ref() {
+            self.keep_no_more(false);
             self.ending.grpc_status = crate::headers::grpc_status_of_trailers(trailers);
             self.is_whole = true; // the body is not polled again; the exchange ends when its writer drops it
         }
@@ -497,7 +517,14 @@ impl ResponseTail {
         self.end(reason.is_none());
     }
 
+    fn keep_no_more(&mut self, is_whole: bool) {
+        if let Some(keeper) = self.keeper.take() {
+            keeper.end(is_whole);
+        }
+    }
+
     fn end(&mut self, whole: bool) {
+        self.keep_no_more(whole);
         if let Some(carrier) = self.carrier.take().filter(|_| whole) {
             carrier.give_back();
         }

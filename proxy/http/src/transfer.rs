@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -36,6 +37,13 @@ pub trait Observer: Send + Sync {
 pub trait Carrier: Send + Sync {
     /// The answer is complete: the connection may serve another request.
     fn give_back(self: Box<Self>);
+}
+
+/// Takes a copy of the body of an answer as it passes.
+pub trait Keeper: Send + Sync {
+    fn data(&mut self, data: &Bytes);
+    /// The body has ended. `is_whole`: it came to its end, and has no trailers.
+    fn end(self: Box<Self>, is_whole: bool);
 }
 
 /// How a response ended.

@@ -20,6 +20,7 @@
 //! - [`retry`] makes one deposit in the retry budget per request, with the first try, and one withdrawal per retry.
 
 pub mod amend;
+pub mod cache;
 pub mod closing;
 pub mod headers;
 pub mod limit;

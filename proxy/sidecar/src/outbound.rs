@@ -20,7 +20,7 @@ use crate::dispatch;
 use crate::exchange::{DialFailure, Facts};
 use crate::http::{Call, server};
 use crate::layers::{
-    AnsweringService, Name, amend, headers, limit, record, rescue, retry, route, timeout, unless,
+    AnsweringService, Name, amend, cache, headers, limit, record, rescue, retry, route, timeout, unless,
 };
 use crate::serve::{Next, Serving};
 use crate::state::{DestinationKey, Route};
@@ -49,6 +49,7 @@ pub fn stack(without: Option<Name>) -> impl AnsweringService {
         .layer(unless(without, Name::Headers, headers::layer())) // adds headers for the next hop, removes forged ones
         .layer(unless(without, Name::Timeout, timeout::whole())) // covers all tries and their pauses
         .layer(amend::layer(carry_mirrored)) // what a route does to a request, once for all tries
+        .layer(cache::layer()) // named by what a route asks the service for, filled by the best of all tries
         .layer(unless(without, Name::Retry, retry::layer())) // another endpoint, a pause, a budget
         .layer(unless(without, Name::PerTry, timeout::per_try())) // one try, where another may follow
         .layer(unless(without, Name::Limit, limit::layer())) // inside retry: each try takes its own permit

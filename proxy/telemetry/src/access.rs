@@ -31,6 +31,9 @@ pub(crate) const DETAIL_BYTES: usize = 512;
 /// The longest SPIFFE ID that the standard allows. Names of the configuration are shorter.
 pub(crate) const NAME_BYTES: usize = 2048;
 
+/// The `detail` of a request that was answered with a stored answer.
+pub const FROM_CACHE: &str = "cache_hit";
+
 /// How long closing waits for the sink: a sink that takes nothing must not keep the process from ending.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 

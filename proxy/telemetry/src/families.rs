@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use super::family::{Exposition, Family, Histogram, IntCounter, IntGauge};
 use super::istio::IstioFamilies;
 use super::labels::{
-    AuthorizationMode, CertificateUse, CheckOutcome, CompanionKind, ConnectionOutcome, Decision,
-    DetectionVerdict, DnsOutcome, EjectionCause, EndpointLabels, EndpointState, Flow, HandshakeOutcome,
-    JwksOutcome, LimitLabel, ListCause, NameLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome,
-    RouteLabel, RuleLabel, Service, Shed, SpanOutcome, Tls, TokenOutcome, WatchState,
+    AuthorizationMode, CacheOutcome, CertificateUse, CheckOutcome, CompanionKind, ConnectionOutcome,
+    Decision, DetectionVerdict, DnsOutcome, EjectionCause, EndpointLabels, EndpointState, Flow,
+    HandshakeOutcome, JwksOutcome, LimitLabel, ListCause, NameLabel, Protocol, ReloadOutcome, RequestLabels,
+    RetryOutcome, RouteLabel, RuleLabel, Service, Shed, SpanOutcome, Tls, TokenOutcome, WatchState,
 };
 use super::symbols::Symbol;
 use pillion_model::Direction;
@@ -50,6 +50,8 @@ pub(super) struct Families {
     pub(super) breaker_rejections: Family<(Service, LimitLabel), IntCounter>,
     pub(super) endpoints: Family<(Service, EndpointState), IntGauge>,
     pub(super) ejections: Family<(Service, EjectionCause), IntCounter>,
+    pub(super) cache_requests: Family<(Service, CacheOutcome), IntCounter>,
+    pub(super) cache_bytes: Family<(Service,), IntGauge>,
     pub(super) handshakes: Family<(Direction, HandshakeOutcome), IntCounter>,
     pub(super) not_after: Family<(CertificateUse,), IntGauge>,
     pub(super) config_reloads: Family<(ReloadOutcome,), IntCounter>,
@@ -93,6 +95,8 @@ impl Families {
             breaker_rejections: to.counters("pillion_circuit_breaker_rejections_total", "Connections, requests and retries that a circuit breaker's limit refused."),
             endpoints: to.gauges("pillion_endpoints", "Known endpoints of a service by state."),
             ejections: to.counters("pillion_endpoint_ejections_total", "Ejections of endpoints."),
+            cache_requests: to.counters("pillion_cache_requests_total", "Requests to a service that has a cache, by how the cache served them."),
+            cache_bytes: to.gauges("pillion_cache_bytes", "Memory that the stored answers of a service take."),
             handshakes: to.counters("pillion_tls_handshakes_total", "TLS handshakes."),
             not_after: to.gauges("pillion_certificate_not_after_timestamp_seconds", "When the first certificate in use expires, in seconds since 1970."),
             config_reloads: to.counters("pillion_config_reloads_total", "Reloads of the configuration by outcome; refused certificates count as refused."),
@@ -134,5 +138,7 @@ impl Families {
         self.breaker_rejections.remove(|(service, _)| is_gone(*service));
         self.endpoints.remove(|(service, _)| is_gone(*service));
         self.ejections.remove(|(service, _)| is_gone(*service));
+        self.cache_requests.remove(|(service, _)| is_gone(*service));
+        self.cache_bytes.remove(|(service,)| is_gone(*service));
     }
 }

@@ -353,6 +353,22 @@ vocabulary! {
 }
 
 vocabulary! {
+    /// How the cache of a service served a request.
+    CacheOutcome as "outcome" {
+        /// With an answer that was stored and fresh, or that came while the request waited.
+        Hit = "hit",
+        /// With an answer of the service, because none was stored.
+        Miss = "miss",
+        /// With a stale answer: while it is validated, because the request allows it, or in place of an error.
+        Stale = "stale",
+        /// With a stored answer of which the service has said that it still holds.
+        Revalidated = "revalidated",
+        /// The cache had nothing to do with it.
+        Pass = "pass",
+    }
+}
+
+vocabulary! {
     /// What became of the spans of traced requests.
     SpanOutcome as "outcome" {
         /// The collector has taken them.

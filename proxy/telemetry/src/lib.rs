@@ -40,10 +40,10 @@ pub use flags::flag as response_flag;
 pub use format::Format;
 pub use istio::{IstioLabels, IstioProtocol, Own};
 pub use labels::{
-    AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,
-    DnsOutcome, EjectionCause, EndpointLabels, EndpointState, Flow, HandshakeOutcome, JwksOutcome,
-    LimitLabel, ListCause, MethodLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, Shed,
-    SpanOutcome, Tls, TokenOutcome, TryOutcome, WatchState,
+    AuthorizationMode, CacheOutcome, CertificateUse, CheckOutcome, ConnectionOutcome, Decision,
+    DetectionVerdict, DnsOutcome, EjectionCause, EndpointLabels, EndpointState, Flow, HandshakeOutcome,
+    JwksOutcome, LimitLabel, ListCause, MethodLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome,
+    Shed, SpanOutcome, Tls, TokenOutcome, TryOutcome, WatchState,
 };
 pub use metrics::{Detail, EndpointKey, Metrics};
 pub use recorder::Recorder;

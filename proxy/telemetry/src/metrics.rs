@@ -519,11 +519,13 @@ mod tests {
     use super::*;
     use crate::MethodLabel;
     use crate::companions::CompanionKind;
-    use crate::labels::{EjectionCause, EndpointState, Flow, LimitLabel, RetryOutcome, TryOutcome};
+    use crate::labels::{
+        CacheOutcome, EjectionCause, EndpointState, Flow, LimitLabel, RetryOutcome, TryOutcome,
+    };
     use pillion_model::Reason;
 
     /// The families of the public interface that exist so far.
-    const FAMILIES: [&str; 44] = [
+    const FAMILIES: [&str; 46] = [
         "pillion_companion_up",
         "pillion_memory_used_bytes",
         "pillion_memory_limit_bytes",
@@ -554,6 +556,8 @@ mod tests {
         "pillion_circuit_breaker_rejections_total",
         "pillion_endpoints",
         "pillion_endpoint_ejections_total",
+        "pillion_cache_requests_total",
+        "pillion_cache_bytes",
         "pillion_tls_handshakes_total",
         "pillion_certificate_not_after_timestamp_seconds",
         "pillion_config_reloads_total",
@@ -608,7 +612,10 @@ mod tests {
         let metrics = Metrics::new(20_000);
         let billing = metrics.intern("billing");
         metrics.requests(request(&metrics, "spiffe://example.org/ns/a/sa/\"b\"")).inc();
-        use_service(&metrics.service(Direction::Outbound, billing));
+        let service = metrics.service(Direction::Outbound, billing);
+        use_service(&service);
+        CacheOutcome::ALL.iter().for_each(|outcome| service.cache_requests(*outcome).inc());
+        service.cache_bytes().set(4_096);
         metrics.route_duration(billing, metrics.intern("canary")).observe(0.003);
         metrics.tries(at(billing, 80)).inc();
         metrics.overhead(Direction::Outbound).observe(0.000_012);

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::families::Families;
 use super::family::{Histogram, IntCounter, IntGauge};
-use super::labels::{EjectionCause, EndpointState, Flow, LimitLabel, RetryOutcome, Service};
+use super::labels::{CacheOutcome, EjectionCause, EndpointState, Flow, LimitLabel, RetryOutcome, Service};
 use super::symbols::Symbol;
 use pillion_model::Direction;
 
@@ -19,6 +19,7 @@ pub struct ServiceMetrics {
     service: Service,
     series: OnceLock<Series>,
     mirrors: OnceLock<Mirrors>,
+    cache: OnceLock<CacheSeries>,
 }
 
 /// The series that traffic changes.
@@ -39,6 +40,12 @@ struct Mirrors {
     endpoints: ByWord<IntGauge, { EndpointState::ALL.len() }>,
 }
 
+/// The series of a service that has a cache.
+struct CacheSeries {
+    requests: ByWord<IntCounter, { CacheOutcome::ALL.len() }>,
+    bytes: IntGauge,
+}
+
 /// One handle for each word of a fixed set, in its order.
 type ByWord<H, const WORDS: usize> = [H; WORDS];
 
@@ -50,6 +57,7 @@ impl ServiceMetrics {
             service: Service(service),
             series: OnceLock::new(),
             mirrors: OnceLock::new(),
+            cache: OnceLock::new(),
         }
     }
 
@@ -99,6 +107,25 @@ impl ServiceMetrics {
 
     pub fn endpoints(&self, state: EndpointState) -> &IntGauge {
         &self.mirrors().endpoints[state as usize]
+    }
+
+    /// The counter of requests that the cache served in this way.
+    pub fn cache_requests(&self, outcome: CacheOutcome) -> &IntCounter {
+        &self.cache().requests[outcome as usize]
+    }
+
+    /// The gauge of the bytes of stored answers.
+    pub fn cache_bytes(&self) -> &IntGauge {
+        &self.cache().bytes
+    }
+
+    fn cache(&self) -> &CacheSeries {
+        self.cache.get_or_init(|| CacheSeries {
+            requests: by_word(CacheOutcome::ALL, |outcome| {
+                self.families.cache_requests.of((self.service, outcome))
+            }),
+            bytes: self.families.cache_bytes.of((self.service,)),
+        })
     }
 
     fn series(&self) -> &Series {

@@ -55,6 +55,7 @@ use pillion_base::error::Error;
 use pillion_base::ground::Ground;
 use pillion_base::limits::{Limit, NO_LIMIT};
 use pillion_base::net::Leg;
+use pillion_cache::Cache;
 use pillion_model::Direction;
 use pillion_model::Reason;
 use pillion_telemetry::{ConnectionOutcome, EndpointState, Metrics, Protocol, ServiceMetrics, Symbol};
@@ -97,6 +98,7 @@ pub struct Cluster {
     pub max_body: Option<u64>,
     ejections: Arc<Ejections>,
     health_check: Option<Arc<HealthCheck>>,
+    cache: Option<Arc<Cache>>,
     slots: Arc<Slots>,
     /// The requests that wait for a place in `slots`.
     waiting: Arc<Waiting>,
@@ -196,6 +198,7 @@ impl Cluster {
             max_body: None,
             ejections,
             health_check: of.health_check.clone().map(Arc::new),
+            cache: before::cache(of.cache, before),
             slots: before::slots(of.limits.max_connections, before),
             waiting: before.map(|before| before.cluster.waiting.clone()).unwrap_or_default(),
             leaving: before.map(|before| before.cluster.leaving.clone()).unwrap_or_default(),
@@ -477,6 +480,11 @@ impl Cluster {
         self.health_check.as_ref()
     }
 
+    /// Where its answers are kept; `None`: nowhere.
+    pub const fn cache(&self) -> Option<&Arc<Cache>> {
+        self.cache.as_ref()
+    }
+
     /// A place in the cluster for a connection that cannot be shared. Does not wait.
     pub fn slot_now(&self) -> Result<OwnedSemaphorePermit, Error> {
         self.slots.try_take().ok_or_else(|| {
@@ -630,6 +638,9 @@ impl Cluster {
         self.metrics.endpoints(EndpointState::Ejected).set(ejected);
         self.metrics.endpoints(EndpointState::Unhealthy).set(unhealthy);
         self.metrics.endpoints(EndpointState::Draining).set(self.draining());
+        if let Some(cache) = &self.cache {
+            self.metrics.cache_bytes().set(i64::try_from(cache.bytes()).unwrap_or(i64::MAX));
+        }
     }
 
     /// How many are healthy, ejected, unhealthy. One that is both ejected and unhealthy counts as unhealthy.
@@ -726,6 +737,7 @@ impl Single {
             max_body: self.max_body,
             ejections,
             health_check: None,
+            cache: None,
             slots: Slots::new(NO_LIMIT),
             waiting: Arc::default(),
             max_connections_per_endpoint: None,

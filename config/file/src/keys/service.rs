@@ -8,7 +8,7 @@ use pillion_model::cluster::{
     AddressPattern, Discovery, DnsDiscovery, DnsRecords, HostPattern, KubernetesService, UpstreamProtocol,
 };
 use pillion_model::policy::{
-    Adaptive, Backoff, CircuitBreaker, ConnectionPolicy, ErrorRate, HedgeAfter, IdleTimeout,
+    Adaptive, Backoff, Cache, CircuitBreaker, ConnectionPolicy, ErrorRate, HedgeAfter, IdleTimeout,
     OutlierDetection, Retry, RetryBudget, RetryCondition, RetryMethods, Timeout,
 };
 use pillion_model::{Cluster, Endpoint};
@@ -25,7 +25,7 @@ use crate::value::{BadWord, Bytes, Count, OffOr, Opt, Positive, Share, Text, Wor
 use crate::words::{DnsName, Method, ServicePort, SrvName, Target, Weight};
 
 /// Keys that each service has for itself, so that `defaults` cannot have them.
-pub(super) const ONE_SERVICE_S_OWN: [&str; 4] = ["hosts", "addresses", "listen", "endpoints"];
+pub(super) const ONE_SERVICE_S_OWN: [&str; 5] = ["hosts", "addresses", "listen", "endpoints", "cache"];
 
 pub(crate) static SERVICE: Static<Cluster> = Static::new(|| {
     Block::new(|| Cluster::new(""))
@@ -114,6 +114,32 @@ pub(crate) static SERVICE: Static<Cluster> = Static::new(|| {
             "slow_start",
             field!(slow_start),
             "An endpoint that comes or comes back gets 10 % of its requests at first, and all of them after this time.",
+        )
+        .block_or_off(
+            "cache",
+            field!(cache),
+            &CACHE,
+            "Keeps answers in memory and uses them again, as a shared cache by RFC 9111. Default off.",
+        )
+});
+
+static CACHE: Static<Cache> = Static::new(|| {
+    Block::new(Cache::default)
+        .word::<Bytes<usize>>(
+            "max",
+            field!(max),
+            "The memory that stored answers may take. What is used again and again is evicted last.",
+        )
+        .takes("64KiB or more")
+        .word::<Bytes<usize>>(
+            "max_object",
+            field!(max_object),
+            "An answer with a larger body is not stored, and none that is larger than a quarter of `max`.",
+        )
+        .word::<OffOr<Duration>>(
+            "stale_if_error",
+            field!(stale_if_error),
+            "For how long a stale answer stands in where the service cannot answer. Off: as long as the answer itself says.",
         )
 });
 

@@ -11,6 +11,7 @@ use crate::cluster::{
 use crate::endpoint::Endpoint;
 use crate::fault::Faults;
 use crate::path::Trail;
+use crate::policy::Cache;
 
 pub(super) fn validate(cluster: &Cluster, has_identity: bool, at: &Trail<'_>, faults: &mut Faults) {
     if cluster.hosts.is_empty() {
@@ -26,10 +27,30 @@ pub(super) fn validate(cluster: &Cluster, has_identity: bool, at: &Trail<'_>, fa
     if let Some(check) = &cluster.health_check {
         policy::health_check(check, &at.key("health_check"), faults);
     }
+    if let Some(cache) = &cluster.cache {
+        self::cache(cache, cluster.protocol, &at.key("cache"), faults);
+    }
     if let Some(detection) = &cluster.outlier_detection {
         policy::outlier_detection(detection, &at.key("outlier_detection"), faults);
     }
     policy::retry(cluster.retry.as_ref(), &cluster.timeouts, &at.key("retry"), faults);
+}
+
+/// Opaque connections have no answers. A tiny cache holds nothing.
+fn cache(cache: &Cache, protocol: UpstreamProtocol, at: &Trail<'_>, faults: &mut Faults) {
+    if protocol == UpstreamProtocol::Tcp {
+        faults
+            .error(at, "is for HTTP, and `protocol` is tcp")
+            .help("write cache: off, or leave `protocol` out");
+    }
+    if cache.max < Cache::LEAST {
+        faults
+            .error(&at.key("max"), format!("is {} bytes, too little", cache.max))
+            .help("write 64KiB or more");
+    }
+    if cache.max_object == 0 {
+        faults.error(&at.key("max_object"), "is 0, so nothing would be stored").help("write cache: off");
+    }
 }
 
 fn addresses(addresses: &[AddressPattern], at: &Trail<'_>, faults: &mut Faults) {

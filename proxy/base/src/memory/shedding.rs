@@ -1,7 +1,8 @@
 //! Decides what is shed when the process takes more memory than it may.
 //!
-//! Pure: what is used, the limit and the time come as arguments. The order is fixed. First the allocator gives back what
-//! it keeps ([`Shedding::purge_is_due`]), and the memory is measured once more. Then clients that have proven nothing are
+//! Pure: what is used, the limit and the time come as arguments. The order is fixed. First the caches of services give
+//! up a part of what they hold, and the allocator what it keeps ([`Shedding::purge_is_due`]), and the memory is measured once
+//! more. Then clients that have proven nothing are
 //! closed, then new connections are refused, then connections at rest are closed. Each step is kept until usage has been well below the limit for a while, so that it does not begin
 //! and end in turn.
 

@@ -13,7 +13,7 @@ use pillion_model::authorization::ExtAuthz;
 use super::super::flags;
 use super::super::json::civil;
 use super::super::propagation::TraceId;
-use super::{Further, KeptHeaders, NAME_BYTES, Record};
+use super::{FROM_CACHE, Further, KeptHeaders, NAME_BYTES, Record};
 
 /// The capacity that a thread's line keeps: nearly every line is shorter.
 const KEPT: usize = 4 << 10;
@@ -198,6 +198,7 @@ fn details(record: &Record<'_>) -> &'static str {
     match record.reason {
         Some(reason) => reason.code(),
         None if !record.is_request() || record.request.status == 0 => "",
+        None if record.detail == FROM_CACHE => "response_from_cache_filter",
         None if record.attempts == 0 => "direct_response",
         None => "via_upstream",
     }

@@ -18,6 +18,7 @@ use super::set::{EndpointSet, Make};
 use super::{Cluster, ClusterContext, ClusterLimits};
 use crate::slots::Slots;
 use pillion_base::limits::Limit;
+use pillion_cache::Cache;
 
 /// The cluster that had the same name until now.
 #[derive(Clone, Copy)]
@@ -123,6 +124,19 @@ pub(super) fn limits(
     limits.requests.set_max(of.max_requests);
     limits.retries.set_max(of.max_retries);
     limits
+}
+
+/// What is stored is kept, also where the policy changes. Without a cache now it is freed.
+pub(super) fn cache(
+    policy: Option<config::policy::Cache>,
+    before: Option<PreviousCluster<'_>>,
+) -> Option<Arc<Cache>> {
+    let policy = policy?;
+    match before.and_then(|before| before.cluster.cache.as_ref()) {
+        None => Some(Arc::new(Cache::new(policy))),
+        Some(kept) if *kept.policy() == policy => Some(kept.clone()),
+        Some(kept) => Some(Arc::new(kept.with(policy))),
+    }
 }
 
 /// The adaptive limit goes on where it was. It applies to `requests` from now on.

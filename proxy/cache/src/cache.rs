@@ -1,0 +1,206 @@
+//! The cache of one service: what is stored, which requests lead, and by which policy. A reload that changes the policy
+//! keeps what is stored.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use pillion_http::message::Headers;
+use pillion_model::policy::Cache as Policy;
+
+use crate::Stored;
+use crate::flight::{Flights, Turn};
+use crate::journal::{Journal, Moment};
+use crate::key::{Key, KeyRef, Pattern};
+use crate::shelf::Shelf;
+
+/// 10 s: so long requests for a target do not wait for one another after its answer was not for all.
+const PASSES: Duration = Duration::from_secs(10);
+
+pub struct Cache {
+    policy: Policy,
+    state: Arc<State>,
+}
+
+/// What a reload keeps.
+struct State {
+    shelf: Shelf,
+    flights: Flights,
+    journal: Mutex<Journal>,
+    /// The bytes of bodies that are on their way into the cache.
+    coming: AtomicUsize,
+}
+
+/// What is stored for a request.
+pub enum Found {
+    Nothing,
+    /// Something is stored for the target, but other fields of the requests chose it.
+    OtherChoices,
+    Stored(Arc<Stored>),
+}
+
+impl Cache {
+    pub fn new(policy: Policy) -> Self {
+        let state = State {
+            shelf: Shelf::new(policy.max as u64, policy.max_object as u64),
+            flights: Flights::default(),
+            journal: Mutex::default(),
+            coming: AtomicUsize::new(0),
+        };
+        Self { policy, state: Arc::new(state) }
+    }
+
+    /// The cache with another policy, and with what is stored so far.
+    pub fn with(&self, policy: Policy) -> Self {
+        self.state.shelf.set_most(policy.max as u64);
+        Self { policy, state: self.state.clone() }
+    }
+
+    pub const fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The largest body that is stored: `max_object`, and never more than a quarter of what the cache may hold.
+    pub fn largest(&self) -> usize {
+        self.policy.max_object.min(self.policy.max / 4)
+    }
+
+    /// Takes room for bytes of a body that is on its way. All of these bodies together have a quarter of what the cache may
+    /// hold. Returns whether there was room; then [`Self::give_back`] returns it.
+    pub fn take_room(&self, bytes: usize) -> bool {
+        let before = self.state.coming.fetch_add(bytes, Relaxed);
+        let has_room = before.saturating_add(bytes) <= self.policy.max / 4;
+        if !has_room {
+            self.give_back(bytes);
+        }
+        has_room
+    }
+
+    pub fn give_back(&self, bytes: usize) {
+        self.state.coming.fetch_sub(bytes, Relaxed);
+    }
+
+    /// What is stored for a request. The second value is whether requests for the target pass without waiting.
+    pub fn find(&self, key: KeyRef<'_>, request: &Headers, now: Instant) -> (Found, bool) {
+        let Some(entry) = self.state.shelf.get(key) else { return (Found::Nothing, false) };
+        let found = match entry.find(request) {
+            Some(stored) => Found::Stored(stored.clone()),
+            None if entry.is_empty() => Found::Nothing,
+            None => Found::OtherChoices,
+        };
+        (found, entry.passes(now))
+    }
+
+    /// The turn of a request that nothing stored answers.
+    pub fn join(&self, key: KeyRef<'_>) -> Turn {
+        self.state.flights.join(self.state.shelf.hash(key))
+    }
+
+    /// The moment at which a request is sent whose answer may be stored.
+    pub fn moment(&self) -> Moment {
+        self.state.journal.lock().now()
+    }
+
+    /// Stores an answer, unless its key was invalidated since its request was sent at `asked`. Returns whether it did.
+    pub fn store(&self, key: &Key, asked: Moment, stored: Stored) -> bool {
+        let key = key.borrowed();
+        if self.state.journal.lock().is_outdated(asked, self.state.shelf.hash(key)) {
+            return false;
+        }
+        self.state.shelf.put(key, Arc::new(stored));
+        true
+    }
+
+    /// Notes that the answer for a target was not for all.
+    pub fn pass(&self, key: KeyRef<'_>, now: Instant) {
+        self.state.shelf.pass(key, now + PASSES);
+    }
+
+    /// Forgets what is stored for a target, and what is on its way there.
+    pub fn invalidate(&self, key: KeyRef<'_>) {
+        self.state.journal.lock().invalidate(self.state.shelf.hash(key));
+        self.state.shelf.remove(key);
+    }
+
+    /// Forgets what fits, and what is on its way. Returns how many targets had answers.
+    pub fn purge(&self, pattern: &Pattern) -> usize {
+        self.state.journal.lock().purge();
+        self.state.shelf.purge(pattern)
+    }
+
+    /// The bytes that are kept.
+    pub fn bytes(&self) -> u64 {
+        self.state.shelf.bytes()
+    }
+
+    /// Gives up half of what is kept, because memory is short. Returns how many bytes were given up.
+    pub fn shrink(&self) -> u64 {
+        self.state.shelf.shrink()
+    }
+
+    /// Lets it keep twice as much, where it was shrunk before. Returns whether it was.
+    pub fn grow(&self) -> bool {
+        self.state.shelf.grow()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+    use super::*;
+    use crate::stored::{Head, Times};
+    use crate::vary::Selector;
+    use crate::{AnswerFacts, Clock};
+
+    fn policy() -> Policy {
+        Policy { max: 1 << 20, max_object: 1 << 14, ..Policy::default() }
+    }
+
+    fn stored() -> Stored {
+        let now = Clock { at: Instant::now(), wall: 2_000_000_000 };
+        let field = (HeaderName::from_static("cache-control"), HeaderValue::from_static("max-age=60"));
+        let headers = Headers::Map([field].into_iter().collect::<HeaderMap>());
+        let facts = AnswerFacts::of(StatusCode::OK, &headers);
+        let (status, reason, selector) = (StatusCode::OK, None, Selector::default());
+        Head { status, reason, headers, facts, selector, times: Times { asked: now, received: now } }
+            .with(b"x")
+    }
+
+    fn has(cache: &Cache, key: KeyRef<'_>) -> bool {
+        matches!(cache.find(key, &Headers::default(), Instant::now()).0, Found::Stored(_))
+    }
+
+    #[test]
+    fn an_answer_of_before_an_invalidation_or_a_purge_is_not_stored() {
+        let (cache, key) = (Cache::new(policy()), KeyRef { host: b"orders", target: b"/" });
+        let asked = cache.moment();
+        cache.invalidate(key);
+        assert!(!cache.store(&key.to_key(), asked, stored()) && !has(&cache, key));
+        let asked = cache.moment();
+        cache.invalidate(KeyRef { host: b"orders", target: b"/other" });
+        assert!(cache.store(&key.to_key(), asked, stored()) && has(&cache, key));
+        let asked = cache.moment();
+        assert_eq!(cache.purge(&Pattern::parse("/")), 1);
+        assert!(!cache.store(&key.to_key(), asked, stored()) && !has(&cache, key));
+    }
+
+    #[test]
+    fn bodies_on_their_way_have_a_quarter_of_the_memory_in_sum() {
+        let cache = Cache::new(policy());
+        assert!(cache.take_room(200_000) && !cache.take_room(100_000) && cache.take_room(60_000));
+        cache.give_back(200_000);
+        assert!(cache.take_room(100_000));
+    }
+
+    #[test]
+    fn another_policy_keeps_what_is_stored_and_a_smaller_bound_is_kept() {
+        let (cache, key) = (Cache::new(policy()), KeyRef { host: b"orders", target: b"/" });
+        assert!(cache.store(&key.to_key(), cache.moment(), stored()));
+        let next = cache.with(Policy { stale_if_error: Some(Duration::from_secs(1)), ..policy() });
+        assert!(has(&next, key));
+        let small = next.with(Policy { max: 1, ..policy() });
+        assert!(!has(&small, key) && small.bytes() == 0);
+    }
+}

@@ -1,0 +1,174 @@
+//! Lets one request lead where many equal ones would be sent at once (RFC 9111, 4; "collapsed forwarding").
+//!
+//! The others wait for the leader. If its answer was stored, they are served from there. If it turns out that the
+//! answer is not for all, they are sent at once, all of them together. If the leader is gone without an answer, one of
+//! them leads in its place. No request waits twice, except for a leader that is gone.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+/// What has become of a leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Landed {
+    /// Its answer is stored.
+    Stored,
+    /// Its answer is not for others.
+    NotShared,
+    /// It is gone, and there is no answer.
+    Abandoned,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The head of the answer has not come.
+    Asked,
+    /// The answer will be stored when its body has come whole.
+    Coming,
+    Landed(Landed),
+}
+
+type Open = Mutex<HashMap<u64, watch::Receiver<State>>>;
+
+/// The leaders of a cache, by the hash of their key. Two keys with one hash would wait for one another, and then find
+/// nothing stored: they are sent as if their answers were not for all.
+#[derive(Debug, Clone, Default)]
+pub struct Flights(Arc<Open>);
+
+/// The turn of a request for a key.
+#[derive(Debug)]
+pub enum Turn {
+    Lead(Lead),
+    Wait(Wait),
+}
+
+/// A request that others wait for. Dropped without [`Lead::land`], it is gone.
+#[derive(Debug)]
+pub struct Lead {
+    open: Arc<Open>,
+    hash: u64,
+    state: watch::Sender<State>,
+    has_landed: bool,
+}
+
+/// A request that waits.
+#[derive(Debug)]
+pub struct Wait(watch::Receiver<State>);
+
+impl Flights {
+    pub fn join(&self, hash: u64) -> Turn {
+        match self.0.lock().entry(hash) {
+            Entry::Occupied(leader) => Turn::Wait(Wait(leader.get().clone())),
+            Entry::Vacant(place) => {
+                let (state, receiver) = watch::channel(State::Asked);
+                place.insert(receiver);
+                Turn::Lead(Lead { open: self.0.clone(), hash, state, has_landed: false })
+            }
+        }
+    }
+
+    /// How many leaders are under way.
+    pub fn count(&self) -> usize {
+        self.0.lock().len()
+    }
+}
+
+impl Lead {
+    /// Whether another request waits for this one.
+    pub fn is_awaited(&self) -> bool {
+        self.state.receiver_count() > 1 // the list of leaders has one itself
+    }
+
+    /// The head of an answer has come that will be stored.
+    pub fn comes(&self) {
+        self.state.send_replace(State::Coming);
+    }
+
+    pub fn land(mut self, how: Landed) {
+        self.end(how);
+    }
+
+    fn end(&mut self, how: Landed) {
+        if !std::mem::replace(&mut self.has_landed, true) {
+            self.open.lock().remove(&self.hash); // first, so that a request that comes now leads
+            self.state.send_replace(State::Landed(how));
+        }
+    }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        self.end(Landed::Abandoned);
+    }
+}
+
+impl Wait {
+    /// Waits for the head of the leader's answer. `None`: the answer will be stored, and its body is on its way.
+    pub async fn head(&mut self) -> Option<Landed> {
+        match self.0.wait_for(|state| *state != State::Asked).await.as_deref() {
+            Ok(State::Landed(how)) => Some(*how),
+            Ok(_) => None,
+            Err(_gone) => Some(Landed::Abandoned),
+        }
+    }
+
+    /// Waits for the end of the leader.
+    pub async fn landed(&mut self) -> Landed {
+        match self.0.wait_for(|state| matches!(state, State::Landed(_))).await.as_deref() {
+            Ok(State::Landed(how)) => *how,
+            _ => Landed::Abandoned,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lead(flights: &Flights) -> Lead {
+        match flights.join(1) {
+            Turn::Lead(lead) => lead,
+            Turn::Wait(_) => panic!("another one leads"),
+        }
+    }
+
+    fn wait(flights: &Flights) -> Wait {
+        match flights.join(1) {
+            Turn::Wait(wait) => wait,
+            Turn::Lead(_) => panic!("no other one leads"),
+        }
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_are_told_what_became_of_their_leader() {
+        let flights = Flights::default();
+        for how in [Landed::Stored, Landed::NotShared] {
+            let leader = lead(&flights);
+            let (mut early, mut other) = (wait(&flights), wait(&flights));
+            leader.comes();
+            assert_eq!(early.head().await, None);
+            leader.land(how);
+            assert_eq!((early.landed().await, other.head().await, flights.count()), (how, Some(how), 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn when_the_leader_is_gone_one_of_the_others_leads() {
+        let flights = Flights::default();
+        let leader = lead(&flights);
+        assert!(!leader.is_awaited());
+        let mut waits = [wait(&flights), wait(&flights)];
+        assert!(leader.is_awaited());
+        drop(leader);
+        for wait in &mut waits {
+            assert_eq!(wait.head().await, Some(Landed::Abandoned));
+        }
+        let leader = lead(&flights);
+        let mut second = wait(&flights);
+        leader.land(Landed::Stored);
+        assert_eq!(second.landed().await, Landed::Stored);
+    }
+}

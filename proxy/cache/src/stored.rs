@@ -1,0 +1,262 @@
+//! A stored answer: its head without what concerns one connection, its whole body, and its age.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use pillion_http::message::Headers;
+use pillion_http1::{Known, Spelling};
+
+use crate::answer::Lifetime;
+use crate::directives::elements;
+use crate::vary::Selector;
+use crate::{AnswerFacts, Clock};
+
+/// 512 bytes: what a stored answer takes beside its head, its body and its key.
+const OVERHEAD: usize = 512;
+
+/// The fields of an answer that are not stored (RFC 9111, 3.1), besides those that `Connection` and the directives
+/// name. The age is written anew each time.
+const NOT_STORED: [&str; 12] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+    "trailer",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "age",
+    "x-pillion-reason",
+];
+
+#[derive(Debug, Clone)]
+pub struct Stored {
+    pub status: StatusCode,
+    /// The reason phrase, if it is not the usual one of the status.
+    pub reason: Option<Bytes>,
+    pub headers: Headers,
+    /// How HTTP/1 writes the names of `headers`, where they are a map.
+    pub spelling: Spelling,
+    pub body: Bytes,
+    pub facts: AnswerFacts,
+    /// The fields of the request that chose it.
+    pub selector: Selector,
+    lifetime: Lifetime,
+    /// How old it was when it came.
+    age: u64,
+    received: Clock,
+}
+
+/// When a request was sent, and when its answer came.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    pub asked: Clock,
+    pub received: Clock,
+}
+
+/// The head of an answer on its way into the cache.
+#[derive(Debug, Clone)]
+pub struct Head {
+    pub status: StatusCode,
+    pub reason: Option<Bytes>,
+    pub headers: Headers,
+    pub facts: AnswerFacts,
+    pub selector: Selector,
+    pub times: Times,
+}
+
+impl Head {
+    /// The answer with its whole body, of which a copy is kept: the body itself may be a small part of a large buffer.
+    pub fn with(self, body: &[u8]) -> Stored {
+        let Self { status, reason, mut headers, facts, selector, times } = self;
+        remove_unstored(&mut headers, &facts);
+        if !headers.has(Known::ContentLength) && status != StatusCode::NO_CONTENT {
+            headers.set(Known::ContentLength, &HeaderValue::from(body.len()));
+        }
+        let spelling = match &headers {
+            Headers::Text(fields) => Spelling::of(fields),
+            Headers::Map(_) => Spelling::LOWER,
+        };
+        let (lifetime, age) = (facts.lifetime(times.received), facts.age(times.asked, times.received));
+        let (body, received) = (Bytes::copy_from_slice(body), times.received);
+        Stored { status, reason, headers, spelling, body, facts, selector, lifetime, age, received }
+    }
+}
+
+fn remove_unstored(headers: &mut Headers, facts: &AnswerFacts) {
+    let named: Vec<Vec<u8>> =
+        headers.all(Known::Connection).flat_map(elements).map(<[u8]>::to_ascii_lowercase).collect();
+    let is_unstored = |name: &[u8]| {
+        let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
+        NOT_STORED.iter().any(|other| is(other.as_bytes()))
+            || named.iter().any(|other| is(other))
+            || facts.directives.withheld.iter().any(|other| is(other.as_bytes()))
+    };
+    headers.remove_where(is_unstored);
+}
+
+impl Stored {
+    /// Its age in seconds (RFC 9111, 4.2.3).
+    pub fn age(&self, now: Instant) -> u64 {
+        self.age.saturating_add(now.saturating_duration_since(self.received.at).as_secs())
+    }
+
+    /// For how many seconds it stays fresh; below 0, for how many it is stale. It is fresh while this is above 0.
+    pub fn ttl(&self, now: Instant) -> i64 {
+        let seconds = |of: u64| i64::try_from(of).unwrap_or(i64::MAX);
+        seconds(self.lifetime.seconds) - seconds(self.age(now))
+    }
+
+    /// Whether the answer gave its lifetime itself.
+    pub const fn is_explicit(&self) -> bool {
+        self.lifetime.is_explicit
+    }
+
+    /// When it came, in seconds since 1970.
+    pub const fn received(&self) -> u64 {
+        self.received.wall
+    }
+
+    /// The memory that it takes.
+    pub fn bytes(&self) -> usize {
+        let fields: usize = match &self.headers {
+            Headers::Text(fields) => 64 + fields.text().len() + 16 * fields.len(),
+            Headers::Map(map) => {
+                map.iter().map(|(name, value)| 104 + name.as_str().len() + value.len()).sum()
+            }
+        };
+        OVERHEAD + fields + self.body.len() + self.selector.bytes()
+    }
+
+    /// This answer with the fields of a 304, or of an answer to HEAD, which freshens it (RFC 9111, 3.2 and 4.3.4). Its
+    /// length stays that of its body, and its entity tag the one that was asked about.
+    pub fn freshened(&self, by: &Headers, times: Times) -> Self {
+        let mut fields: HeaderMap = self.headers.clone().into_map().unwrap_or_default();
+        let mut newer = by.clone();
+        remove_unstored(&mut newer, &AnswerFacts::of(self.status, by));
+        let newer = newer.into_map().unwrap_or_default();
+        let stays = |name: &HeaderName| *name == http::header::CONTENT_LENGTH || *name == http::header::ETAG;
+        for name in newer.keys().filter(|name| !stays(name)) {
+            fields.remove(name);
+            for value in newer.get_all(name) {
+                fields.append(name.clone(), value.clone());
+            }
+        }
+        let headers = Headers::Map(fields);
+        let facts = AnswerFacts::of(self.status, &headers);
+        let came = AnswerFacts::of(self.status, by);
+        let (lifetime, age) = (facts.lifetime(times.received), came.age(times.asked, times.received));
+        Self { headers, facts, lifetime, age, received: times.received, ..self.clone() }
+    }
+
+    /// Whether an answer to HEAD describes this answer, so that it freshens it (RFC 9111, 4.3.5).
+    pub fn is_described_by(&self, head: &Headers) -> bool {
+        let same = |name| head.get(name).is_none_or(|other| self.headers.get(name) == Some(other));
+        same(Known::Etag) && same(Known::LastModified) && same(Known::ContentLength)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn headers(fields: &[(&'static str, &'static str)]) -> Headers {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        Headers::Map(map)
+    }
+
+    fn times() -> Times {
+        let now = Clock { at: Instant::now(), wall: 2_000_000_000 };
+        Times { asked: now, received: now }
+    }
+
+    fn stored(fields: &[(&'static str, &'static str)]) -> Stored {
+        let headers = headers(fields);
+        let facts = AnswerFacts::of(StatusCode::OK, &headers);
+        let (status, reason, selector) = (StatusCode::OK, None, Selector::default());
+        Head { status, reason, headers, facts, selector, times: times() }.with(b"body")
+    }
+
+    fn all(of: &Stored, name: &str) -> Vec<String> {
+        of.headers.named(name).map(|value| String::from_utf8_lossy(value).into_owned()).collect()
+    }
+
+    #[test]
+    fn what_concerns_one_connection_and_what_the_answer_withholds_is_not_stored() {
+        let of = stored(&[
+            ("connection", "A, close"),
+            ("a", "1"),
+            ("b", "2"),
+            ("c", "3"),
+            ("keep-alive", "x"),
+            ("proxy-authenticate", "x"),
+            ("age", "7"),
+            ("cache-control", "max-age=60, no-cache=\"B\""),
+            ("set-cookie", "a=b"),
+        ]);
+        for name in ["connection", "a", "b", "keep-alive", "proxy-authenticate", "age"] {
+            assert!(all(&of, name).is_empty(), "{name}");
+        }
+        assert_eq!((all(&of, "c"), all(&of, "set-cookie")), (vec!["3".to_owned()], vec!["a=b".to_owned()]));
+        assert_eq!(all(&of, "content-length"), ["4"], "so that an answer to HEAD has it");
+    }
+
+    #[test]
+    fn it_grows_older_on_the_monotonic_clock() {
+        let of = stored(&[("cache-control", "max-age=60"), ("age", "7")]);
+        assert_eq!(of.ttl(of.received.at), 53);
+        let later = of.received.at + Duration::from_millis(60_999);
+        assert_eq!((of.age(later), of.ttl(later)), (67, -7));
+    }
+
+    #[test]
+    fn a_304_replaces_the_fields_that_it_has_and_keeps_length_and_entity_tag() {
+        let of =
+            stored(&[("cache-control", "max-age=1"), ("etag", "\"a\""), ("x", "1"), ("x", "2"), ("y", "3")]);
+        let by = headers(&[
+            ("cache-control", "max-age=60"),
+            ("etag", "\"other\""),
+            ("content-length", "99"),
+            ("x", "9"),
+            ("z", "8"),
+            ("connection", "q"),
+            ("q", "7"),
+            ("age", "5"),
+        ]);
+        let later = Clock { at: of.received.at + Duration::from_secs(100), wall: of.received.wall + 100 };
+        let of = of.freshened(&by, Times { asked: later, received: later });
+        assert_eq!(of.ttl(later.at), 55);
+        let expected = [("etag", "\"a\""), ("content-length", "4"), ("x", "9"), ("y", "3"), ("z", "8")];
+        for (name, value) in expected {
+            assert_eq!(all(&of, name), [value], "{name}");
+        }
+        assert!(all(&of, "q").is_empty() && all(&of, "connection").is_empty() && of.body == "body");
+    }
+
+    #[test]
+    fn an_answer_to_head_describes_what_has_its_validators_and_its_length() {
+        let of = stored(&[("etag", "\"a\"")]);
+        assert!(of.is_described_by(&headers(&[])));
+        assert!(of.is_described_by(&headers(&[("etag", "\"a\""), ("content-length", "4")])));
+        assert!(!of.is_described_by(&headers(&[("etag", "\"b\"")])));
+        assert!(!of.is_described_by(&headers(&[("content-length", "5")])));
+    }
+
+    #[test]
+    fn many_validations_do_not_make_it_larger() {
+        let mut of = stored(&[("cache-control", "max-age=1"), ("etag", "\"a\"")]);
+        let by = headers(&[("cache-control", "max-age=60"), ("x", "1")]);
+        of = of.freshened(&by, times());
+        let bytes = of.bytes();
+        (0..50).for_each(|_| of = of.freshened(&by, times()));
+        assert_eq!(of.bytes(), bytes);
+    }
+}

@@ -1,0 +1,196 @@
+//! The fields of a request that chose an answer (`Vary`), and whether another request chooses the same one.
+
+use pillion_http::message::Headers;
+
+use crate::directives::elements;
+
+/// 16: an answer that varies by more fields is not stored.
+const MOST_FIELDS: usize = 16;
+/// 4 KiB: an answer that was chosen by longer values is not stored.
+const MOST_BYTES: usize = 4096;
+
+/// What an answer varies by, as its head says it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Vary {
+    #[default]
+    Nothing,
+    /// The names of fields, in lower case and in order.
+    Fields(Vec<Box<str>>),
+    /// By something that no cache can know (`*`), or by more than is kept.
+    Unknown,
+}
+
+impl Vary {
+    /// Reads a further line of the field.
+    pub(crate) fn read(&mut self, line: &[u8]) {
+        for name in elements(line) {
+            let name = std::str::from_utf8(name).ok().filter(|name| *name != "*");
+            match (std::mem::take(self), name) {
+                (Self::Nothing, Some(name)) => *self = Self::Fields(vec![name.to_ascii_lowercase().into()]),
+                (Self::Fields(mut names), Some(name)) if names.len() < MOST_FIELDS => {
+                    names.push(name.to_ascii_lowercase().into());
+                    *self = Self::Fields(names);
+                }
+                _ => {
+                    *self = Self::Unknown;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The values by which a request chose an answer: each name with its value in one spelling, or without a value where
+/// the request has no such field.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selector(Box<[Choice]>);
+
+type Choice = (Box<str>, Option<Box<[u8]>>);
+
+impl Selector {
+    /// `None`: no request can be compared with this one.
+    pub fn of(vary: &Vary, request: &Headers) -> Option<Self> {
+        let names: &[Box<str>] = match vary {
+            Vary::Nothing => &[],
+            Vary::Fields(names) => names,
+            Vary::Unknown => return None,
+        };
+        let mut bytes = 0;
+        let mut values = Vec::with_capacity(names.len());
+        for name in names {
+            let value = normalised(name, request).map(Vec::into_boxed_slice);
+            bytes += name.len() + value.as_ref().map_or(0, |value| value.len());
+            values.push((name.clone(), value));
+        }
+        (bytes <= MOST_BYTES).then(|| Self(values.into()))
+    }
+
+    /// Whether `request` chooses the same answer.
+    pub fn fits(&self, request: &Headers) -> bool {
+        self.0.iter().all(|(name, value)| normalised(name, request).as_deref() == value.as_deref())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.0
+            .iter()
+            .map(|(name, value)| 32 + name.len() + value.as_ref().map_or(0, |value| value.len()))
+            .sum()
+    }
+}
+
+/// The value of a field in one spelling. Lines are joined, and blanks around commas removed. The fields that list what
+/// a client accepts are read without regard to case and to the order of what it accepts equally (RFC 9110, 12.5).
+fn normalised(name: &str, request: &Headers) -> Option<Vec<u8>> {
+    let mut lines = request.named(name).peekable();
+    lines.peek()?;
+    let is_preference = matches!(name, "accept-language" | "accept-encoding" | "accept-charset");
+    if is_preference {
+        return Some(preferences(lines));
+    }
+    let mut value = Vec::new();
+    for element in lines.flat_map(elements) {
+        if !value.is_empty() {
+            value.push(b',');
+        }
+        value.extend_from_slice(element);
+    }
+    Some(value)
+}
+
+fn preferences<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut accepted: Vec<Vec<u8>> = lines
+        .flat_map(elements)
+        .map(|element| {
+            let without_blanks = element.iter().filter(|byte| !byte.is_ascii_whitespace());
+            without_blanks.map(u8::to_ascii_lowercase).collect()
+        })
+        .collect();
+    accepted.sort_unstable();
+    accepted.dedup();
+    accepted.join(&b',')
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderName, HeaderValue};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn request(fields: &[(&'static str, &str)]) -> Headers {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+        }
+        Headers::Map(map)
+    }
+
+    fn vary(lines: &[&str]) -> Vary {
+        let mut vary = Vary::default();
+        lines.iter().for_each(|line| vary.read(line.as_bytes()));
+        vary
+    }
+
+    #[test]
+    fn a_star_in_any_place_makes_the_choice_unknown() {
+        for lines in [
+            &["*"][..],
+            &["*, *"],
+            &["*", "*"],
+            &[", *"],
+            &["", "*"],
+            &["*, foo"],
+            &["foo, *"],
+            &["foo", "*"],
+        ] {
+            assert_eq!(vary(lines), Vary::Unknown, "{lines:?}");
+        }
+        assert_eq!(vary(&["", " , "]), Vary::Nothing);
+        assert_eq!(vary(&["Foo, bar"]), Vary::Fields(vec!["foo".into(), "bar".into()]));
+        let crowd: Vec<String> = (0..100).map(|nth| format!("x{nth}")).collect();
+        assert_eq!(vary(&[&crowd.join(",")]), Vary::Unknown);
+    }
+
+    #[test]
+    fn requests_choose_the_same_answer_if_their_values_differ_in_spelling_alone() {
+        let fits = |vary_by: &str, one: &[(&'static str, &str)], other: &[(&'static str, &str)]| {
+            Selector::of(&vary(&[vary_by]), &request(one)).unwrap().fits(&request(other))
+        };
+        assert!(fits("foo", &[("foo", "1,2")], &[("foo", " 1, 2 ")]));
+        assert!(fits("foo", &[("foo", "1, 2")], &[("foo", "1"), ("foo", "2")]));
+        assert!(fits("foo, bar", &[("foo", "1")], &[("foo", "1"), ("other", "3")]), "absent in both");
+        assert!(fits(
+            "accept-language",
+            &[("accept-language", "en, de")],
+            &[("accept-language", "DE ,  en")]
+        ));
+        assert!(!fits("accept-language", &[("accept-language", "en")], &[("accept-language", "en;q=0.5")]));
+        assert!(!fits("foo", &[("foo", "1")], &[("foo", "2")]));
+        assert!(!fits("foo", &[("foo", "1")], &[]));
+        assert!(!fits("foo", &[], &[("foo", "1")]));
+        assert!(!fits("foo", &[], &[("foo", "")]), "an empty field is not an absent one");
+        assert!(
+            !fits("foo", &[("foo", "\"a, b\"")], &[("foo", "\"a,b\"")]),
+            "blanks in a quoted string count"
+        );
+    }
+
+    #[test]
+    fn a_choice_by_very_long_values_is_not_kept() {
+        let long = "x".repeat(MOST_BYTES);
+        assert_eq!(Selector::of(&vary(&["foo"]), &request(&[("foo", &long)])), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_request_chooses_what_it_chose(values in proptest::collection::vec("[ -~]{0,20}", 0..4)) {
+            let fields: Vec<_> = values.iter().map(|value| ("foo", &**value)).collect();
+            let request = request(&fields);
+            prop_assert!(Selector::of(&vary(&["foo"]), &request).unwrap().fits(&request));
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Answers requests to a service from its cache, and keeps its answers there (RFC 9111, `pillion_cache`).
+//!
+//! The layer is inside [`amend`](super::amend): what is stored is named by what the service is asked, after a route
+//! has rewritten it. It is inside the timeout of the whole request, which thus bounds the wait for another request,
+//! and outside the retry layer: a stale answer stands in for an error only when all tries have failed. A service
+//! without a cache costs one branch.
+
+mod keep;
+mod serve;
+mod validate;
+
+use std::future::{Future, ready};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::Method;
+use pillion_cache::cache::Found;
+use pillion_cache::flight::{Landed, Lead, Turn, Wait};
+use pillion_cache::journal::Moment;
+use pillion_cache::key::Key;
+use pillion_cache::origin::same_origin;
+use pillion_cache::status::{Forwarded, Told};
+use pillion_cache::verdict::{Use, judge, may_stand_in};
+use pillion_cache::{Asked, Cache, Clock, KeyRef, Stored};
+use pillion_http1::{Known, Value};
+use pillion_telemetry::CacheOutcome;
+use tokio::time::Instant;
+use tokio_util::either::Either;
+use tower::layer::layer_fn;
+use tower::{Layer, service_fn};
+
+use super::HttpService;
+use crate::http::call::RequestContext;
+use crate::http::{Call, FailedCall, Response, answer};
+use pillion_http::message::RequestHead;
+
+/// 1 s: so long a request waits for the body of the request that leads, after the head has come. Its client may read
+/// slowly.
+const PATIENCE_FOR_BODY: Duration = Duration::from_secs(1);
+
+pub fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
+    layer_fn(|next: S| service_fn(move |call| cached(next.clone(), call)))
+}
+
+fn cached<S: HttpService>(
+    mut next: S,
+    call: Box<Call>,
+) -> impl Future<Output = Result<Response, FailedCall>> + Send {
+    let Some(cache) = cache_of(&call) else { return Either::Left(next.call(call)) }; // nearly always
+    Either::Right(match at_once(cache, &call) {
+        Some(response) => Either::Left(ready(Ok(response))),
+        None => Either::Right(Box::pin(answer_from(cache.clone(), next, call))),
+    })
+}
+
+/// The cache that has to do with the request.
+fn cache_of(call: &Call) -> Option<&Arc<Cache>> {
+    let cache = call.common.route.as_ref()?.cluster.cache()?;
+    let is_for_caches = !call.common.is_grpc && call.common.tunnel.is_none();
+    (is_for_caches && call.head.method != Method::CONNECT).then_some(cache)
+}
+
+/// The answer to a request for which a stored one may be used as it is. Nothing is copied but the list of its fields.
+fn at_once(cache: &Cache, call: &Call) -> Option<Response> {
+    let is_read = call.head.method == Method::GET || call.head.method == Method::HEAD;
+    if !is_read || !call.body.is_empty() {
+        return None;
+    }
+    let asked = Asked::of(&call.head.headers);
+    if is_bypass(&asked) {
+        return None;
+    }
+    let now = Instant::now().into_std();
+    let (Found::Stored(stored), _) = cache.find(key_of(call), &call.head.headers, now) else { return None };
+    let serving = Serving { common: &call.common, head: &call.head, asked: &asked };
+    (judge(&stored, &asked, now) == Use::AsIs).then(|| serving.hit(&stored))
+}
+
+/// Whether the cache has nothing to do with a request, because the request says so or only the service can judge it.
+const fn is_bypass(asked: &Asked) -> bool {
+    asked.directives.no_store || asked.has_precondition
+}
+
+fn key_of(call: &Call) -> KeyRef<'_> {
+    let host = call.common.host.as_ref().map(Value::as_bytes).unwrap_or_default();
+    let target = call.head.uri.path_and_query().map_or("/", |target| target.as_str());
+    KeyRef { host, target: target.as_bytes() }
+}
+
+async fn answer_from<S: HttpService>(
+    cache: Arc<Cache>,
+    mut next: S,
+    call: Box<Call>,
+) -> Result<Response, FailedCall> {
+    let request = Request::of(&cache, &call);
+    let is_bypass = is_bypass(&request.asked) || !call.body.is_empty();
+    match call.head.method {
+        Method::GET | Method::HEAD if is_bypass => {
+            let response = next.call(call).await?;
+            Ok(request.passed(response, Forwarded::Bypass))
+        }
+        Method::GET | Method::HEAD => request.answered(next, call).await,
+        Method::OPTIONS | Method::TRACE => {
+            let response = next.call(call).await?;
+            Ok(request.passed(response, Forwarded::Method))
+        }
+        _ => {
+            let response = next.call(call).await?;
+            request.invalidate_by(&response);
+            Ok(request.passed(response, Forwarded::Method))
+        }
+    }
+}
+
+/// A request to a service that has a cache.
+#[derive(Clone)]
+struct Request {
+    cache: Arc<Cache>,
+    common: RequestContext,
+    key: Arc<Key>,
+    /// The head as it came to this layer; the one that is sent may have other conditions.
+    head: Arc<RequestHead>,
+    asked: Asked,
+}
+
+/// What is needed of a request to answer it with a stored answer.
+#[derive(Clone, Copy)]
+struct Serving<'a> {
+    common: &'a RequestContext,
+    head: &'a RequestHead,
+    asked: &'a Asked,
+}
+
+/// When a request was sent whose answer may be stored.
+#[derive(Clone, Copy)]
+struct Departure {
+    at: Clock,
+    moment: Moment,
+}
+
+fn clock() -> Clock {
+    Clock::new(Instant::now().into_std(), SystemTime::now())
+}
+
+impl Request {
+    fn of(cache: &Arc<Cache>, call: &Call) -> Self {
+        Self {
+            cache: cache.clone(),
+            common: call.common.clone(),
+            key: Arc::new(key_of(call).to_key()),
+            asked: Asked::of(&call.head.headers),
+            head: call.head.clone(),
+        }
+    }
+
+    fn is_head(&self) -> bool {
+        self.head.method == Method::HEAD
+    }
+
+    fn departs(&self) -> Departure {
+        Departure { at: clock(), moment: self.cache.moment() }
+    }
+
+    fn find(&self) -> (Found, bool) {
+        self.cache.find(self.key.borrowed(), &self.head.headers, Instant::now().into_std())
+    }
+
+    fn serving(&self) -> Serving<'_> {
+        Serving { common: &self.common, head: &self.head, asked: &self.asked }
+    }
+
+    fn count(&self, outcome: CacheOutcome) {
+        self.serving().count(outcome);
+    }
+
+    /// Answers a GET or a HEAD.
+    async fn answered<S: HttpService>(self, next: S, call: Box<Call>) -> Result<Response, FailedCall> {
+        let now = Instant::now().into_std();
+        let (found, passes) = self.find();
+        let (stored, why) = match found {
+            Found::Nothing => (None, Forwarded::UriMiss),
+            Found::OtherChoices => (None, Forwarded::VaryMiss),
+            Found::Stored(stored) => match judge(&stored, &self.asked, now) {
+                Use::NotAtAll => (None, Forwarded::VaryMiss),
+                Use::AsIs => return Ok(self.serving().hit(&stored)),
+                Use::WhileValidated => {
+                    self.validate_behind(&next, &call, &stored);
+                    return Ok(self.serving().hit(&stored));
+                }
+                Use::Validated { is_stale: true } => (Some(stored), Forwarded::Stale),
+                Use::Validated { is_stale: false } => (Some(stored), Forwarded::Request),
+            },
+        };
+        if self.asked.directives.only_if_cached {
+            return Ok(self.refused());
+        }
+        let why = if stored.is_none() && self.asked.is_ranged { Forwarded::Partial } else { why };
+        match self.takes_turns(stored.as_deref(), passes) {
+            false => self.send(next, call, stored, None, why).await,
+            true => self.in_turn(next, call, stored, why).await,
+        }
+    }
+
+    /// Whether one request of many equal ones is sent first. Where it is known that one's answer is not for the
+    /// others, all are sent.
+    fn takes_turns(&self, stored: Option<&Stored>, passes: bool) -> bool {
+        let Asked { is_authorized, is_conditional, is_ranged, directives, .. } = self.asked;
+        let is_own = is_authorized || directives.no_cache || directives.max_age == Some(0);
+        match stored {
+            _ if is_own || passes || self.is_head() => false,
+            Some(stored) => !stored.facts.directives.no_cache,
+            None => !is_conditional && !is_ranged,
+        }
+    }
+
+    /// Leads, or waits for the request that leads.
+    async fn in_turn<S: HttpService>(
+        self,
+        next: S,
+        call: Box<Call>,
+        stored: Option<Arc<Stored>>,
+        why: Forwarded,
+    ) -> Result<Response, FailedCall> {
+        loop {
+            let wait = match self.cache.join(self.key.borrowed()) {
+                Turn::Lead(lead) => return self.send(next, call, stored, Some(lead), why).await,
+                Turn::Wait(wait) => wait,
+            };
+            match self.wait(wait).await {
+                Landed::Abandoned => {} // one of those who waited leads now
+                Landed::NotShared => return self.send(next, call, stored, None, why).await,
+                Landed::Stored => break,
+            }
+        }
+        let now = Instant::now().into_std();
+        match self.find().0 {
+            Found::Stored(stored) if judge(&stored, &self.asked, now) == Use::AsIs => Ok(self
+                .serving()
+                .hit_as(&stored, Told::Collapsed { why, ttl: stored.ttl(now) }, CacheOutcome::Hit)),
+            _ => self.send(next, call, stored, None, why).await,
+        }
+    }
+
+    /// Waits for the request that leads, but not for long for its body.
+    async fn wait(&self, mut wait: Wait) -> Landed {
+        if let Some(landed) = wait.head().await {
+            return landed;
+        }
+        let timers = &self.common.exchange.worker.ground.timers;
+        tokio::select! {
+            biased;
+            landed = wait.landed() => landed,
+            // nothing is lost: the leader goes on
+            () = timers.deadline(Instant::now() + PATIENCE_FOR_BODY) => Landed::NotShared,
+        }
+    }
+
+    /// Sends the request, to validate what is stored if there is something.
+    async fn send<S: HttpService>(
+        self,
+        mut next: S,
+        call: Box<Call>,
+        stored: Option<Arc<Stored>>,
+        lead: Option<Lead>,
+        why: Forwarded,
+    ) -> Result<Response, FailedCall> {
+        if let Some(stored) = stored {
+            return self.validate(next, call, &stored, lead, why).await;
+        }
+        let departure = self.departs();
+        match next.call(call).await {
+            Ok(response) => {
+                self.count(CacheOutcome::Miss);
+                Ok(self.keep(response, departure, lead, why))
+            }
+            Err(failure) => {
+                self.count(CacheOutcome::Miss);
+                // the others are not served one after another by a service that fails
+                lead.into_iter().for_each(|lead| lead.land(Landed::NotShared));
+                Err(failure)
+            }
+        }
+    }
+
+    /// An answer with which the cache has nothing to do.
+    fn passed(&self, mut response: Response, why: Forwarded) -> Response {
+        self.count(CacheOutcome::Pass);
+        serve::tell(&mut response, Told::Forwarded { why, stored: false });
+        response
+    }
+
+    /// The request may be answered from the cache alone, which has nothing for it (RFC 9111, 5.2.1.7).
+    fn refused(&self) -> Response {
+        self.count(CacheOutcome::Pass);
+        let text = "pillion: nothing is stored for this request, and it has only-if-cached\n";
+        let mut response = answer::of_route(504, text, &self.common.exchange, false);
+        serve::tell(&mut response, Told::Forwarded { why: Forwarded::Bypass, stored: false });
+        response
+    }
+
+    /// Forgets what a successful request with an unsafe method has changed (RFC 9111, 4.4).
+    fn invalidate_by(&self, response: &Response) {
+        let status = response.status();
+        if !status.is_success() && !status.is_redirection() {
+            return;
+        }
+        let key = self.key.borrowed();
+        self.cache.invalidate(key);
+        let named =
+            response.headers().all(Known::Location).chain(response.headers().named("content-location"));
+        for target in named.filter_map(|reference| same_origin(reference, key)) {
+            self.cache.invalidate(KeyRef { host: key.host, target: &target });
+        }
+    }
+
+    fn may_stand_in(&self, stored: &Stored) -> bool {
+        let by_config = self.cache.policy().stale_if_error.unwrap_or_default().as_secs();
+        may_stand_in(stored, &self.asked, by_config, Instant::now().into_std())
+    }
+}

@@ -1,0 +1,131 @@
+//! Stores an answer of the service, at once where it has come whole, else as its body passes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body::Body as _;
+use pillion_cache::flight::{Landed, Lead};
+use pillion_cache::journal::Moment;
+use pillion_cache::key::Key;
+use pillion_cache::status::{Forwarded, Told};
+use pillion_cache::stored::{Head, Times};
+use pillion_cache::vary::Selector;
+use pillion_cache::{AnswerFacts, Cache};
+use tokio::time::Instant;
+
+use super::{Departure, Request, clock, serve};
+use crate::http::Response;
+use pillion_http::transfer::Keeper;
+
+impl Request {
+    /// Stores an answer, if it may be stored, and says what was done.
+    pub(super) fn keep(
+        &self,
+        mut response: Response,
+        departure: Departure,
+        lead: Option<Lead>,
+        why: Forwarded,
+    ) -> Response {
+        let stored = match self.storable(&response, departure) {
+            Some(head) => self.store(&mut response, head, departure.moment, lead),
+            None => {
+                self.keep_nothing(&response, lead);
+                false
+            }
+        };
+        serve::tell(&mut response, Told::Forwarded { why, stored });
+        response
+    }
+
+    /// The head of an answer that may be stored.
+    fn storable(&self, response: &Response, departure: Departure) -> Option<Head> {
+        if self.is_head() || response.opens_tunnel() {
+            return None;
+        }
+        let (status, headers) = (response.status(), response.headers());
+        let (facts, received) = (AnswerFacts::of(status, headers), clock());
+        facts.storable(&self.asked, received).ok()?;
+        let least = response.body().size_hint().lower();
+        if usize::try_from(least).unwrap_or(usize::MAX) > self.cache.largest() {
+            return None;
+        }
+        let selector = Selector::of(&facts.vary, &self.head.headers)?;
+        let times = Times { asked: departure.at, received };
+        Some(Head { status, reason: None, headers: headers.clone(), facts, selector, times })
+    }
+
+    /// Stores an answer, or lets it be stored when its body has come. Returns whether it is, or will be.
+    fn store(&self, response: &mut Response, mut head: Head, asked: Moment, lead: Option<Lead>) -> bool {
+        head.reason.clone_from(&response.head_mut().reason);
+        if let Some(body) = response.body_mut().in_memory() {
+            let is_small = body.len() <= self.cache.largest();
+            let is_stored = is_small && self.cache.store(&self.key, asked, head.with(&body));
+            lead.into_iter().for_each(|lead| lead.land(landed(is_stored)));
+            return is_stored;
+        }
+        lead.iter().for_each(Lead::comes);
+        let (cache, key) = (self.cache.clone(), self.key.clone());
+        let keeping = Keeping { cache, key, asked, head: Some(head), body: Vec::new(), lead };
+        response.body_mut().response_tail().keeper = Some(Box::new(keeping));
+        true
+    }
+
+    /// An answer that is not stored. Those who waited for it are sent, and those who come next do not wait. If none
+    /// has waited, the next ones may: nothing is remembered of targets that are asked for one after another.
+    fn keep_nothing(&self, response: &Response, lead: Option<Lead>) {
+        let Some(lead) = lead else { return };
+        if lead.is_awaited() && !response.status().is_server_error() {
+            self.cache.pass(self.key.borrowed(), Instant::now().into_std());
+        }
+        lead.land(Landed::NotShared);
+    }
+}
+
+const fn landed(is_stored: bool) -> Landed {
+    if is_stored { Landed::Stored } else { Landed::NotShared }
+}
+
+/// An answer whose body is on its way to the client.
+struct Keeping {
+    cache: Arc<Cache>,
+    key: Arc<Key>,
+    asked: Moment,
+    /// `None`: its body is larger than what is stored, or too many others are on their way.
+    head: Option<Head>,
+    body: Vec<u8>,
+    lead: Option<Lead>,
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.cache.give_back(self.body.len());
+    }
+}
+
+impl Keeper for Keeping {
+    fn data(&mut self, data: &Bytes) {
+        if self.head.is_none() {
+            return;
+        }
+        let is_small = self.body.len() + data.len() <= self.cache.largest();
+        if !is_small || !self.cache.take_room(data.len()) {
+            self.cache.give_back(self.body.len());
+            (self.head, self.body) = (None, Vec::new());
+            if let Some(lead) = self.lead.take() {
+                if lead.is_awaited() {
+                    self.cache.pass(self.key.borrowed(), Instant::now().into_std());
+                }
+                lead.land(Landed::NotShared);
+            }
+            return;
+        }
+        self.body.extend_from_slice(data);
+    }
+
+    /// A client that left takes its request away: then one of those who wait leads.
+    fn end(mut self: Box<Self>, is_whole: bool) {
+        let (Some(head), true) = (self.head.take(), is_whole) else { return };
+        let is_stored = self.cache.store(&self.key, self.asked, head.with(&self.body));
+        self.lead.take().into_iter().for_each(|lead| lead.land(landed(is_stored)));
+    }
+}

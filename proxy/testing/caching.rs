@@ -1,0 +1,439 @@
+//! The cache of a service, seen by its callers: what is asked for again, who waits for whom, and what stands in for
+//! errors.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::backend::{HANG_UP, UNAVAILABLE};
+use super::mesh::{A, Mesh, Sidecar, caller, pass, secs, settle};
+use super::peer::{Message, Peer};
+
+const CACHED: &str = "endpoints: [10.0.0.1:80], retry: off, outlier_detection: off, cache: { max: 4MiB }";
+
+/// An answer of `orders` with these further header lines.
+fn answer(lines: &str, body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n{lines}\r\n{body}", body.len())
+}
+
+fn fixed(lines: &str, body: &str) -> &'static str {
+    answer(lines, body).leak()
+}
+
+async fn ask(sidecar: &Sidecar, path: &str, lines: &str) -> Message {
+    sidecar.client().await.ask(&format!("GET {path} HTTP/1.1\r\nhost: orders\r\n{lines}\r\n")).await
+}
+
+fn cache_status(answer: &Message) -> &str {
+    answer.header("cache-status").unwrap_or_default()
+}
+
+fn counted(sidecar: &Sidecar, outcome: &str) -> u64 {
+    sidecar.sum(&format!("pillion_cache_requests_total service=orders outcome={outcome}"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fresh_answer_is_used_again_with_its_age_and_grows_stale() {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, fixed("cache-control: max-age=60\r\nx: 1\r\n", "body"));
+    let sidecar = mesh.caller(CACHED);
+    let first = ask(&sidecar, "/x", "").await;
+    assert_eq!((first.status(), cache_status(&first)), (Some(200), "pillion; fwd=uri-miss; stored"));
+    pass(10).await;
+    let second = ask(&sidecar, "/x", "").await;
+    assert_eq!((&*second.body, second.header("age"), second.header("x")), ("body", Some("10"), Some("1")));
+    assert_eq!((cache_status(&second), a.hits()), ("pillion; hit; ttl=50", 1));
+    ask(&sidecar, "/x?y", "").await;
+    assert_eq!(a.hits(), 2, "another query is another answer");
+    pass(50).await;
+    ask(&sidecar, "/x", "").await;
+    assert_eq!(a.hits(), 3);
+    settle().await;
+    assert_eq!((counted(&sidecar, "hit"), counted(&sidecar, "miss")), (1, 3));
+    assert_eq!(sidecar.sum("pillion_requests_total service=orders status=200"), 4);
+    assert!(sidecar.sum("pillion_cache_bytes service=orders") > 1_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_cache_nothing_is_kept_and_nothing_is_told() {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, fixed("cache-control: max-age=60\r\n", "body"));
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    for _ in 0..2 {
+        assert_eq!(ask(&sidecar, "/", "").await.header("cache-status"), None);
+    }
+    assert_eq!((a.hits(), sidecar.sum("pillion_cache_requests_total")), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_answer_is_validated_and_a_304_freshens_it() {
+    let mesh = Mesh::default();
+    let a = mesh.http1(A, |_, request: &Message| match request.header("if-none-match") {
+        Some("\"a\"") => "HTTP/1.1 304 Not Modified\r\ncache-control: max-age=60\r\nx: 2\r\n\r\n",
+        _ => fixed("cache-control: max-age=1\r\netag: \"a\"\r\nx: 1\r\ny: 1\r\n", "body"),
+    });
+    let sidecar = mesh.caller(CACHED);
+    ask(&sidecar, "/", "").await;
+    pass(5).await;
+    let validated = ask(&sidecar, "/", "").await;
+    assert_eq!((validated.status(), &*validated.body), (Some(200), "body"));
+    assert_eq!((validated.header("x"), validated.header("y")), (Some("2"), Some("1")));
+    assert_eq!(cache_status(&validated), "pillion; fwd=stale; fwd-status=304; ttl=60");
+    assert_eq!(cache_status(&ask(&sidecar, "/", "").await), "pillion; hit; ttl=60");
+    let known = ask(&sidecar, "/", "if-none-match: \"a\"\r\n").await;
+    assert_eq!((known.status(), known.header("etag"), &*known.body), (Some(304), Some("\"a\""), ""));
+    assert_eq!((a.hits(), counted(&sidecar, "revalidated")), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_and_a_range_are_answered_out_of_the_whole_answer() {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, fixed("cache-control: max-age=60\r\n", "0123456789"));
+    let sidecar = mesh.caller(CACHED);
+    ask(&sidecar, "/", "").await;
+    let part = ask(&sidecar, "/", "range: bytes=2-4\r\n").await;
+    assert_eq!((part.status(), &*part.body), (Some(206), "234"));
+    assert_eq!(part.header("content-range"), Some("bytes 2-4/10"));
+    let beyond = ask(&sidecar, "/", "range: bytes=10-\r\n").await;
+    assert_eq!((beyond.status(), beyond.header("content-range")), (Some(416), Some("bytes */10")));
+    let whole = ask(&sidecar, "/", "range: bytes=0-1,3-4\r\n").await;
+    assert_eq!((whole.status(), &*whole.body), (Some(200), "0123456789"));
+    let mut client = sidecar.client().await;
+    client.send("HEAD / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+    let head = client.head().await.expect("a head");
+    assert!(head.starts_with("HTTP/1.1 200") && head.to_lowercase().contains("content-length: 10"), "{head}");
+    assert_eq!(client.get("/").await.body, "0123456789", "the answer to HEAD had no body");
+    assert_eq!(a.hits(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unsafe_method_that_succeeds_forgets_its_target_and_those_that_it_names() {
+    let mesh = Mesh::default();
+    let a = mesh.http1(A, |_, request: &Message| match request.head.starts_with("POST /fails") {
+        true => UNAVAILABLE,
+        false => fixed("cache-control: max-age=60\r\nlocation: /b\r\ncontent-location: c\r\n", "x"),
+    });
+    let sidecar = mesh.caller(CACHED);
+    for path in ["/a", "/b", "/c", "/fails"] {
+        ask(&sidecar, path, "").await;
+    }
+    for path in ["/a", "/fails"] {
+        let post = format!("POST {path} HTTP/1.1\r\nhost: orders\r\ncontent-length: 1\r\n\r\nx");
+        assert_eq!(cache_status(&sidecar.client().await.ask(&post).await), "pillion; fwd=method");
+    }
+    let before = a.hits();
+    for path in ["/a", "/b", "/c", "/fails"] {
+        ask(&sidecar, path, "").await;
+    }
+    assert_eq!(a.hits() - before, 3, "what failed has changed nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_answer_stands_in_for_errors_as_long_as_the_configuration_allows() {
+    let mesh = Mesh::default();
+    let how = Arc::new(AtomicUsize::new(0));
+    let shared = how.clone();
+    let _a = mesh.http1(A, move |_, _: &Message| match shared.load(Relaxed) {
+        0 => fixed("cache-control: max-age=1\r\n", "body"),
+        1 => UNAVAILABLE,
+        _ => HANG_UP,
+    });
+    let sidecar = mesh.caller(&CACHED.replace("4MiB", "4MiB, stale_if_error: 1m"));
+    ask(&sidecar, "/", "").await;
+    pass(5).await;
+    for (kind, expected) in [
+        (1, "pillion; fwd=stale; fwd-status=503; ttl=-4"),
+        (2, "pillion; fwd=stale; ttl=-4; detail=no-answer"),
+    ] {
+        how.store(kind, Relaxed);
+        let stale = ask(&sidecar, "/", "").await;
+        assert_eq!((stale.status(), &*stale.body, cache_status(&stale)), (Some(200), "body", expected));
+    }
+    assert_eq!(ask(&sidecar, "/", "cache-control: no-cache\r\n").await.status(), Some(502));
+    pass(60).await;
+    assert_eq!(ask(&sidecar, "/", "").await.status(), Some(502));
+    assert_eq!(counted(&sidecar, "stale"), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_answer_stands_in_before_a_silent_service_uses_up_the_timeout() {
+    let mesh = Mesh::default();
+    let _a = mesh.scripted(A, |mut peer: Peer, nth| async move {
+        while peer.message().await.is_some() {
+            match nth {
+                0 => peer.send(fixed("cache-control: max-age=1\r\nconnection: close\r\n", "body")).await,
+                _ => std::future::pending().await,
+            }
+        }
+    });
+    let sidecar = mesh.caller(&CACHED.replace("4MiB", "4MiB, stale_if_error: 1m"));
+    ask(&sidecar, "/", "").await;
+    pass(5).await;
+    let stale = ask(&sidecar, "/", "").await;
+    assert_eq!((stale.status(), &*stale.body), (Some(200), "body"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_answer_is_used_while_one_request_validates_it_in_the_background() {
+    let mesh = Mesh::default();
+    let a = mesh.http1(A, |nth, _: &Message| match nth {
+        0 => fixed("cache-control: max-age=1, stale-while-revalidate=60\r\n", "old"),
+        _ => fixed("cache-control: max-age=60\r\n", "new"),
+    });
+    let sidecar = mesh.caller(CACHED);
+    ask(&sidecar, "/", "").await;
+    pass(5).await;
+    let stale = ask(&sidecar, "/", "").await;
+    assert_eq!((&*stale.body, cache_status(&stale)), ("old", "pillion; hit; ttl=-4"));
+    settle().await;
+    assert_eq!(ask(&sidecar, "/", "").await.body, "new");
+    assert_eq!((a.hits(), counted(&sidecar, "stale")), (2, 1));
+    assert_eq!(
+        sidecar.sum("pillion_requests_total service=orders"),
+        3,
+        "the validation is no request of the application"
+    );
+}
+
+/// An endpoint that answers each request after a second.
+fn slow(mesh: &Mesh, answer: &'static str) -> Arc<AtomicUsize> {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let shared = asked.clone();
+    drop(mesh.scripted(A, move |mut peer: Peer, _| {
+        let asked = shared.clone();
+        async move {
+            while peer.message().await.is_some() {
+                asked.fetch_add(1, Relaxed);
+                tokio::time::sleep(secs(1)).await;
+                if peer.try_send(answer).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }));
+    asked
+}
+
+/// A hundred equal requests at once. Returns their clients.
+async fn herd(sidecar: &Sidecar) -> Vec<Peer> {
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        let mut client = sidecar.client().await;
+        client.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+        clients.push(client);
+    }
+    settle().await;
+    clients
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_equal_requests_one_is_sent() {
+    let mesh = Mesh::default();
+    let asked = slow(&mesh, fixed("cache-control: max-age=60\r\n", "body"));
+    let sidecar = mesh.caller(CACHED);
+    let mut collapsed = 0;
+    for mut client in herd(&sidecar).await {
+        let answer = client.answer().await;
+        assert_eq!(answer.body, "body");
+        collapsed += usize::from(cache_status(&answer).contains("collapsed"));
+    }
+    assert_eq!((asked.load(Relaxed), collapsed, counted(&sidecar, "hit")), (1, 99, 99));
+}
+
+#[tokio::test(start_paused = true)]
+async fn if_the_answer_is_not_for_all_the_others_are_sent_at_once_and_later_ones_do_not_wait() {
+    let mesh = Mesh::default();
+    let asked = slow(&mesh, fixed("cache-control: private\r\n", "body"));
+    let sidecar = mesh.caller(CACHED);
+    let began = tokio::time::Instant::now();
+    for mut client in herd(&sidecar).await {
+        assert_eq!(client.answer().await.body, "body");
+    }
+    assert!(began.elapsed() < Duration::from_millis(2_500), "{:?}", began.elapsed());
+    assert_eq!(asked.load(Relaxed), 100);
+    let began = tokio::time::Instant::now();
+    for mut client in herd(&sidecar).await {
+        client.answer().await;
+    }
+    assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_client_of_the_leader_leaves_another_request_leads() {
+    let mesh = Mesh::default();
+    let asked = slow(&mesh, fixed("cache-control: max-age=60\r\n", "body"));
+    let sidecar = mesh.caller(CACHED);
+    let mut clients = herd(&sidecar).await;
+    drop(clients.remove(0));
+    for mut client in clients {
+        assert_eq!(client.answer().await.body, "body");
+    }
+    assert_eq!(asked.load(Relaxed), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_client_reads_slowly_does_not_hold_the_others_up() {
+    let mesh = Mesh::default();
+    let is_first = Arc::new(AtomicBool::new(true));
+    let _a = mesh.scripted(A, move |mut peer: Peer, _| {
+        let is_first = is_first.clone();
+        async move {
+            while peer.message().await.is_some() {
+                peer.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\ncache-control: max-age=60\r\n\r\nbo")
+                    .await;
+                if is_first.swap(false, Relaxed) {
+                    pass(10).await; // the first body stalls
+                }
+                let _gone = peer.try_send("dy").await;
+            }
+        }
+    });
+    let sidecar = mesh.caller(CACHED);
+    let mut clients = herd(&sidecar).await;
+    let began = tokio::time::Instant::now();
+    for client in clients.iter_mut().skip(1) {
+        assert_eq!(client.answer().await.body, "body");
+    }
+    assert!(began.elapsed() < secs(2), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_and_bodies_that_are_cut_or_too_large_are_not_stored() {
+    let large = "x".repeat(2_000);
+    let chunked = format!(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncache-control: max-age=60\r\n\r\n7d0\r\n{large}\r\n0\r\n\r\n"
+    );
+    for (lines, raw) in [
+        ("an event stream", answer("cache-control: max-age=60\r\ncontent-type: text/event-stream\r\n", "x")),
+        ("a long body", answer("cache-control: max-age=60\r\n", &large)),
+        ("a long body of unknown length", chunked),
+        ("trailers", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncache-control: max-age=60\r\ntrailer: a\r\n\r\n1\r\nx\r\n0\r\na: b\r\n\r\n".to_owned()),
+    ] {
+        let mesh = Mesh::default();
+        let a = mesh.answering(A, raw.leak());
+        let sidecar = mesh.caller(&CACHED.replace("4MiB", "4MiB, max_object: 1KiB"));
+        for _ in 0..2 {
+            assert_eq!(ask(&sidecar, "/", "").await.status(), Some(200));
+        }
+        assert_eq!(a.hits(), 2, "{lines}");
+    }
+    let mesh = Mesh::default();
+    let a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        peer.message().await;
+        peer.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\ncache-control: max-age=60\r\n\r\nhalf").await;
+    });
+    let sidecar = mesh.caller(CACHED);
+    for _ in 0..2 {
+        let mut client = sidecar.client().await;
+        client.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+        client.head().await;
+        client.exactly(10).await;
+    }
+    assert_eq!(a.connections(), 2, "a body that was cut");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_takes_nothing_but_a_stored_answer_gets_504() {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, fixed("cache-control: max-age=60\r\n", "body"));
+    let sidecar = mesh.caller(CACHED);
+    let only = "cache-control: only-if-cached\r\n";
+    assert_eq!(ask(&sidecar, "/", only).await.status(), Some(504));
+    ask(&sidecar, "/", "").await;
+    assert_eq!((ask(&sidecar, "/", only).await.status(), a.hits()), (Some(200), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_that_rewrites_the_path_shares_what_the_service_is_asked_for() {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, fixed("cache-control: max-age=60\r\n", "body"));
+    let file = format!(
+        "{}routes:\n  - {{ hosts: [orders], match: {{ path: {{ prefix: /old }} }}, to: orders, rewrite: {{ prefix: /new }} }}\n",
+        caller(CACHED)
+    );
+    let sidecar = mesh.sidecar(&file, None);
+    ask(&sidecar, "/new/x", "").await;
+    assert!(cache_status(&ask(&sidecar, "/old/x", "").await).starts_with("pillion; hit"));
+    assert_eq!(a.hits(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_keeps_what_is_stored_and_one_without_the_key_frees_it() {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, fixed("cache-control: max-age=600\r\n", "body"));
+    let mut sidecar = mesh.caller(CACHED);
+    ask(&sidecar, "/", "").await;
+    sidecar.reload(&caller(&CACHED.replace("4MiB", "8MiB, stale_if_error: 1m"))).expect("a good file");
+    ask(&sidecar, "/", "").await;
+    assert_eq!(a.hits(), 1);
+    sidecar.reload(&caller("endpoints: [10.0.0.1:80]")).expect("a good file");
+    ask(&sidecar, "/", "").await;
+    sidecar.reload(&caller(CACHED)).expect("a good file");
+    ask(&sidecar, "/", "").await;
+    assert_eq!(a.hits(), 3);
+}
+
+/// What one user may see of an answer, and how the service marks it.
+#[derive(Debug, Clone, Copy)]
+enum Mark {
+    Private,
+    VariesByUser,
+    Authorized,
+    NoStore,
+    NotCached,
+    ForAll,
+}
+
+fn mark() -> impl Strategy<Value = Mark> {
+    prop_oneof![
+        Just(Mark::Private),
+        Just(Mark::VariesByUser),
+        Just(Mark::Authorized),
+        Just(Mark::NoStore),
+        Just(Mark::NotCached),
+        Just(Mark::ForAll),
+    ]
+}
+
+/// The answer says for whom it was made, unless it is for all.
+fn made_for(mark: Mark, request: &Message) -> &'static str {
+    let user = request.header("x-user").or_else(|| request.header("authorization")).unwrap_or("nobody");
+    match mark {
+        Mark::Private => fixed("cache-control: private, max-age=60\r\n", user),
+        Mark::VariesByUser => fixed("cache-control: max-age=60\r\nvary: x-user, authorization\r\n", user),
+        Mark::Authorized => fixed("cache-control: max-age=60\r\n", user),
+        Mark::NoStore => fixed("cache-control: no-store, max-age=60\r\n", user),
+        Mark::NotCached => fixed("x: y\r\n", user),
+        Mark::ForAll => fixed("cache-control: public, max-age=60\r\n", "all"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #[test]
+    fn the_private_answers_of_two_users_never_mix(
+        marks in proptest::collection::vec(mark(), 3),
+        requests in proptest::collection::vec((0_usize..3, 0_usize..3, 0_u64..90), 1..25),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let mesh = Mesh::default();
+            let of = marks.clone();
+            let _a = mesh.http1(A, move |_, request: &Message| {
+                let place = (0..3).find(|place| request.head.starts_with(&format!("GET /{place} "))).unwrap_or(0);
+                made_for(of[place], request)
+            });
+            let sidecar = mesh.caller(CACHED);
+            for (place, user, seconds) in requests {
+                let name = ["anna", "berta", "carl"][user];
+                // a mark by the header of credentials is for those who send credentials
+                let field = if matches!(marks[place], Mark::Authorized) { "authorization" } else { "x-user" };
+                let answer = ask(&sidecar, &format!("/{place}"), &format!("{field}: {name}\r\n")).await;
+                assert!(answer.body == name || answer.body == "all", "{} for {name} {:?}", answer.body, marks[place]);
+                tokio::time::sleep(secs(seconds)).await;
+            }
+        });
+    }
+}
