@@ -8,6 +8,7 @@ use std::time::Duration;
 use pillion_base::ground::Ground;
 use pillion_companion::thread::{Order, Thread, Work};
 use pillion_model::Config;
+use pillion_sync::keeper;
 use pillion_telemetry::companions::CompanionKind;
 use tokio::sync::watch;
 
@@ -22,7 +23,8 @@ struct Sort {
     begin: Begin,
 }
 
-const SORTS: [Sort; 0] = [];
+const SORTS: [Sort; 1] =
+    [Sort { kind: CompanionKind::Sync, is_in: |config| !config.sync.is_empty(), begin: keeper::begin }];
 
 pub(super) struct Companions {
     ground: Arc<Ground>,
@@ -36,6 +38,10 @@ impl Companions {
 
     /// Lets all companions work by this configuration. One without a thread is started if the configuration has it.
     pub(super) fn follow(&mut self, config: &Arc<Config>) {
+        // before a thread runs, so that no probe finds the sidecar ready in between
+        for sync in config.sync.iter().filter(|sync| sync.required) {
+            self.ground.metrics.companions().await_first(CompanionKind::Sync, &sync.name);
+        }
         for sort in SORTS {
             if let Some((_, thread)) = self.threads.iter().find(|(kind, _)| *kind == sort.kind) {
                 thread.follow(config.clone());

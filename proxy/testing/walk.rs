@@ -14,6 +14,7 @@ mod key;
 mod retries;
 mod routes;
 pub(super) mod sides;
+mod sync;
 mod tls;
 mod upstream;
 
@@ -72,6 +73,7 @@ fn table() -> Vec<Row> {
         retries::rows("routes[]"),
         routes::rows(),
         dns::rows(),
+        sync::rows(),
     ];
     rooms.into_iter().flatten().collect()
 }

@@ -14,6 +14,7 @@ const ORDERED: [&str; 14] = [
     "proxy/http/src",
     "proxy/http1/src",
     "proxy/kubernetes/src",
+    "proxy/sync/src",
     "proxy/tls/src",
     "proxy/base/src",
     "proxy/telemetry/src",

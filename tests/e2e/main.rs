@@ -53,6 +53,7 @@ mod reload;
 mod rotation;
 mod status;
 mod streaming;
+mod sync;
 mod takeover;
 mod tokens;
 mod top;

@@ -7,6 +7,7 @@ pub(crate) mod backend;
 pub(crate) mod capture;
 pub(crate) mod certs;
 pub(crate) mod cgroup;
+pub(crate) mod consul;
 pub(crate) mod curl;
 pub(crate) mod http2;
 pub(crate) mod launched;

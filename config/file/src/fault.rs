@@ -120,7 +120,11 @@ impl fmt::Display for Errors {
 /// Where a secret begins in a line.
 fn begins(line: &str) -> Option<usize> {
     let user = line.contains('@').then_some("://"); // a password may stand before the @ of a URL
-    SECRETS.into_iter().chain(user).filter_map(|word| Some(line.find(word)? + word.len())).min()
+    let known = SECRETS.into_iter().chain(user).filter_map(|word| Some(line.find(word)? + word.len()));
+    // the query of a URL may be a signature
+    let url = line.find("://");
+    let query = url.and_then(|url| Some(url + line.get(url..)?.find('?')? + 1));
+    known.chain(query).min()
 }
 
 /// What no message quotes: the value of `admin.token`, and credentials in `tracing.headers`. What comes after these words in
@@ -182,6 +186,7 @@ mod tests {
             ("admin: { token: s3cret }", 1, 17),
             ("tracing: { headers: { x-team: s3cret }, smaple: 1% }", 1, 40),
             ("tracing:\n  headers:\n    api-key: x\n    x-team: s3cret", 4, 5),
+            ("from: \"https://config.example/a b?sig=s3cret\"", 1, 7),
             ("{\"tracing\": {\"headers\": {\"x-team\": \"s3cret\"}}}", 1, 30),
             ("admin:\n  token:\n    s3cret", 3, 5),
             ("admin:\n  token: >\n    s3cret", 3, 5),

@@ -21,6 +21,7 @@ mod port_tls;
 mod root;
 mod routes;
 mod service;
+mod sync;
 mod tls;
 mod tracing;
 

@@ -9,6 +9,7 @@ mod kubernetes;
 mod merge;
 mod probe;
 mod route;
+mod sync;
 mod tracing;
 
 use std::net::{IpAddr, SocketAddr};
@@ -28,6 +29,7 @@ pub(crate) use route::{
     Authority, ChangedHeader, Grpc, HeaderName, HeaderText, MatchPath, QueryName, QueryText, RedirectPath,
     RespondBody, RouteName,
 };
+pub(crate) use sync::{FileMode, OwnerIds};
 pub(crate) use tracing::HiddenValue;
 
 use crate::schema::{self, Described};
@@ -39,6 +41,7 @@ use pillion_model::identity::{SpiffeId, TlsVersion, check_trust_domain};
 use pillion_model::listener::{AppProtocol, Mtls, RedirectTo, Unknown};
 use pillion_model::policy::RetryCondition;
 use pillion_model::route::{RateLimitBy, Scheme};
+use pillion_model::sync::SyncSignal;
 use pillion_model::telemetry::{Compatibility, LogPath, Secret};
 use pillion_model::text::{nearest, shortened};
 use pillion_model::tracing::Propagation;
@@ -104,7 +107,8 @@ choices!(
     Scheme,
     Action,
     Mode,
-    EncodedSlash
+    EncodedSlash,
+    SyncSignal
 );
 
 leaves!(
@@ -118,6 +122,7 @@ leaves!(
     Propagation: chosen,
     Scheme: chosen,
     TlsVersion: chosen,
+    SyncSignal: chosen,
     TlsMode: chosen,
     ClientMode: chosen,
     LogFormat: |format| match format {

@@ -12,6 +12,7 @@ mod validate;
 mod reason;
 pub mod dns;
 pub mod telemetry;
+pub mod sync;
 pub mod tracing;
 pub mod access_format;
 pub mod listener;
@@ -66,6 +67,8 @@ pub struct Config {
     pub metrics: Option<telemetry::Metrics>,
     /// `None`: no traces, and their headers pass through as they are.
     pub tracing: Option<tracing::Tracing>,
+    /// Files that are kept as a source has them, in the order of the file. Names are unique.
+    pub sync: Vec<sync::Sync>,
     /// `None`: no timelines are kept.
     pub explain: Option<telemetry::Explain>,
     /// `None`: no access log.
@@ -91,6 +94,7 @@ impl Default for Config {
             admin: telemetry::Admin::default(),
             metrics: Some(telemetry::Metrics::default()),
             tracing: None,
+            sync: Vec::new(),
             explain: Some(telemetry::Explain::default()),
             access_log: None,
             drain: listener::Drain::default(),

@@ -17,6 +17,7 @@ mod policy;
 mod probes;
 mod routes;
 mod sockets;
+mod sync;
 mod tracing;
 
 pub use actions::{Side, reserved};
@@ -46,6 +47,7 @@ pub fn validate(config: &Config) -> Faults {
     if let Some(tracing) = &config.tracing {
         tracing::validate(tracing, &root.key("tracing"), &mut faults);
     }
+    sync::validate(&config.sync, &root.key("sync"), &mut faults);
     sockets::refuse_shared(config, &mut faults);
     sockets::warn_of_own_endpoints(config, &mut faults);
     federation::refuse_without_bundle(config, &mut faults);
@@ -88,6 +90,7 @@ fn warn_of_idle_sides(config: &Config, faults: &mut Faults) {
     if config.inbound.is_none()
         && config.outbound.is_none()
         && config.clusters.iter().all(|cluster| cluster.listen.is_empty())
+        && config.sync.is_empty()
     {
         faults.warn(&root.key("outbound"), "is off, as inbound is: this sidecar has nothing to do");
         return;

@@ -23,4 +23,5 @@ pub mod memory;
 pub mod limits;
 pub mod rate;
 pub mod boxed;
+pub mod children;
 pub mod error;

@@ -6,14 +6,15 @@
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Command, ExitStatus};
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal as Kind, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
+use pillion_base::children;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::terminal::Terminal;
@@ -120,7 +121,7 @@ impl Application {
                     WaitStatus::Exited(pid, code) if pid == self.pid => return exit_code(code),
                     WaitStatus::Signaled(pid, kind, _) if pid == self.pid => return signalled(kind),
                     WaitStatus::Stopped(pid, _) if pid == self.pid => self.stopped(),
-                    _ => {} // another child
+                    other => pass_on(other),
                 }
             }
             if self.children.recv().await.is_none() {
@@ -176,6 +177,18 @@ pub(super) fn become_program(words: &[OsString], most_files: u64) -> anyhow::Err
         return anyhow::anyhow!("the limit of open files cannot be set for the application: {error}");
     }
     NotStarted::of(program, Command::new(program).args(arguments).exec()).into()
+}
+
+/// Gives the end of another child to the part of the sidecar that waits for it, if there is one.
+fn pass_on(status: WaitStatus) {
+    let (pid, status) = match status {
+        WaitStatus::Exited(pid, code) => (pid, (code & 0xff) << 8),
+        WaitStatus::Signaled(pid, kind, _) => (pid, kind as i32),
+        _ => return,
+    };
+    if let Ok(id) = u32::try_from(pid.as_raw()) {
+        children::collected(id, ExitStatus::from_raw(status));
+    }
 }
 
 /// The next child that has ended or stopped.

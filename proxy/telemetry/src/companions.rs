@@ -55,17 +55,16 @@ impl Board {
     pub fn register(&self, kind: CompanionKind, name: &str, is_required: bool) -> Entry {
         let gauge = self.0.up.of((kind, NameLabel(self.0.symbols.intern(name))));
         gauge.set(0);
-        let state = State {
-            problem: Some("starting".to_owned()),
-            since: SystemTime::now(),
-            last_problem: None,
-            is_required,
-            has_worked: false,
-            notes: BTreeMap::new(),
-        };
+        let state = State::new(is_required);
         let key = (kind, name.to_owned());
         self.0.companions.lock().insert(key.clone(), state);
         Entry { board: self.clone(), key, gauge }
+    }
+
+    /// Lets the sidecar wait for a companion that has not registered yet, because its thread is only just being started.
+    pub fn await_first(&self, kind: CompanionKind, name: &str) {
+        let state = State::new(true);
+        self.0.companions.lock().entry((kind, name.to_owned())).or_insert(state);
     }
 
     /// Calls `look` for each companion, by kind and name.
@@ -82,6 +81,19 @@ impl Board {
             let problem = state.problem.as_deref().unwrap_or_default();
             format!("{}.{name}: {problem}", kind.as_str())
         })
+    }
+}
+
+impl State {
+    fn new(is_required: bool) -> Self {
+        Self {
+            problem: Some("starting".to_owned()),
+            since: SystemTime::now(),
+            last_problem: None,
+            is_required,
+            has_worked: false,
+            notes: BTreeMap::new(),
+        }
     }
 }
 
@@ -156,6 +168,17 @@ mod tests {
         drop(entry);
         metrics.companions().each(|_, name, _| unreachable!("{name}"));
         assert!(!metrics.encode().contains("pillion_companion_up{"));
+    }
+
+    #[test]
+    fn a_companion_is_awaited_before_its_thread_runs() {
+        let metrics = Metrics::new(1000);
+        metrics.companions().await_first(CompanionKind::Sync, "settings");
+        assert_eq!(metrics.companions().awaited().as_deref(), Some("sync.settings: starting"));
+        let settings = metrics.companions().register(CompanionKind::Sync, "settings", true);
+        settings.up();
+        metrics.companions().await_first(CompanionKind::Sync, "settings");
+        assert_eq!(metrics.companions().awaited(), None);
     }
 
     #[test]

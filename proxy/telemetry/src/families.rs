@@ -8,7 +8,8 @@ use super::labels::{
     AuthorizationMode, CacheOutcome, CertificateUse, CheckOutcome, CompanionKind, ConnectionOutcome,
     Decision, DetectionVerdict, DnsOutcome, EjectionCause, EndpointLabels, EndpointState, Flow,
     HandshakeOutcome, JwksOutcome, LimitLabel, ListCause, NameLabel, Protocol, ReloadOutcome, RequestLabels,
-    RetryOutcome, RouteLabel, RuleLabel, Service, Shed, SpanOutcome, Tls, TokenOutcome, WatchState,
+    RetryOutcome, RouteLabel, RuleLabel, Service, Shed, SpanOutcome, SyncOutcome, Tls, TokenOutcome,
+    WatchState,
 };
 use super::symbols::Symbol;
 use pillion_model::Direction;
@@ -70,6 +71,8 @@ pub(super) struct Families {
     pub(super) memory_limit: Family<(), IntGauge>,
     pub(super) memory_shed: Family<(Shed,), IntCounter>,
     pub(super) companions: Family<(CompanionKind, NameLabel), IntGauge>,
+    pub(super) sync_version: Family<(NameLabel,), IntGauge>,
+    pub(super) sync_changes: Family<(NameLabel, SyncOutcome), IntCounter>,
     pub(super) istio: IstioFamilies,
 }
 
@@ -115,6 +118,8 @@ impl Families {
             memory_limit: to.gauges("pillion_memory_limit_bytes", "The limit of memory by limits.max_memory."),
             memory_shed: to.counters("pillion_memory_shed_total", "Connections and unfinished heads closed or refused because of limits.max_memory."),
             companions: to.gauges("pillion_companion_up", "Whether a companion of the application works."),
+            sync_version: to.gauges("pillion_sync_version_timestamp_seconds", "When the version at work of a synced file was written, in seconds since 1970."),
+            sync_changes: to.counters("pillion_sync_changes_total", "Versions of synced files by what became of them."),
             istio: IstioFamilies::register(to),
         }
     }

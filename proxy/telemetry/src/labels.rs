@@ -397,6 +397,22 @@ vocabulary! {
 }
 
 vocabulary! {
+    /// What became of a version for the file of a `sync`.
+    SyncOutcome as "outcome" {
+        /// It is in its place.
+        Applied = "applied",
+        /// Its check refused it.
+        Refused = "refused",
+        /// It could not be written or checked; it is tried again.
+        Failed = "failed",
+        /// The source does not have the file any more, and the last version stays.
+        Deleted = "deleted",
+        /// It is in its place, and the application could not be told.
+        Untold = "untold",
+    }
+}
+
+vocabulary! {
     /// A kind of companion of the application.
     #[derive(PartialOrd, Ord)]
     CompanionKind as "companion" { Logs = "logs", Sync = "sync" }

@@ -2,7 +2,7 @@
 //!
 //! [`metrics`] declares every family; [`family`] keeps their series and is the only file that names the `prometheus`
 //! crate; [`labels`] has the fixed values of labels and [`symbols`] the free-form ones; [`istio`] has Istio's metrics,
-//! and [`recorder`] and [`service`] give the data path quick access to its series; [`process`] reads `/proc/self`.
+//! and [`recorder`] and [`service`] give the data path quick access to its series; [`process`] reads `/proc/self`, and [`processes`] finds other processes.
 //! [`merge`] adds the expositions of other programs, which [`text`] reads and writes in each [`mod@format`]. [`flags`] has
 //! the response flags of Envoy. [`access`] writes one line for each request, formatted by [`json`] or by a template
 //! and written to the sink by [`shipper`]; [`timeline`] keeps the requests that `/requests` shows.
@@ -28,6 +28,7 @@ mod families;
 mod istio;
 mod flags;
 pub mod process;
+pub mod processes;
 pub mod family;
 pub mod labels;
 pub mod symbols;
@@ -43,7 +44,7 @@ pub use labels::{
     AuthorizationMode, CacheOutcome, CertificateUse, CheckOutcome, ConnectionOutcome, Decision,
     DetectionVerdict, DnsOutcome, EjectionCause, EndpointLabels, EndpointState, Flow, HandshakeOutcome,
     JwksOutcome, LimitLabel, ListCause, MethodLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome,
-    Shed, SpanOutcome, Tls, TokenOutcome, TryOutcome, WatchState,
+    Shed, SpanOutcome, SyncOutcome, Tls, TokenOutcome, TryOutcome, WatchState,
 };
 pub use metrics::{Detail, EndpointKey, Metrics};
 pub use recorder::Recorder;

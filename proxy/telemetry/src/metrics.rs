@@ -18,8 +18,9 @@ use super::family::{Exposition, Histogram, IntCounter, IntGauge};
 use super::istio::{IstioLabels, IstioRequests, Own, Servers};
 use super::labels::{
     AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,
-    DnsOutcome, EndpointLabels, HandshakeOutcome, JwksOutcome, Label, ListCause, Protocol, ReloadOutcome,
-    RequestLabels, RouteLabel, RuleLabel, Service, Shed, SpanOutcome, Tls, TokenOutcome, WatchState,
+    DnsOutcome, EndpointLabels, HandshakeOutcome, JwksOutcome, Label, ListCause, NameLabel, Protocol,
+    ReloadOutcome, RequestLabels, RouteLabel, RuleLabel, Service, Shed, SpanOutcome, SyncOutcome, Tls,
+    TokenOutcome, WatchState,
 };
 use super::overview::Overview;
 use super::process;
@@ -119,6 +120,23 @@ impl Metrics {
             exemplars: Exemplars::default(),
             companions,
         })
+    }
+
+    /// When the version at work of a synced file was written, in seconds since 1970.
+    pub fn sync_version(&self, name: &str) -> IntGauge {
+        self.families.sync_version.of((NameLabel(self.intern(name)),))
+    }
+
+    /// Versions of a synced file.
+    pub fn sync_changes(&self, name: &str, outcome: SyncOutcome) -> IntCounter {
+        self.families.sync_changes.of((NameLabel(self.intern(name)), outcome))
+    }
+
+    /// Removes the series of a file that is not synced any more.
+    pub fn forget_sync(&self, name: &str) {
+        let own = NameLabel(self.intern(name));
+        self.families.sync_version.remove(|(name,)| *name == own);
+        self.families.sync_changes.remove(|(name, _)| *name == own);
     }
 
     /// The states of the companions of the application.
@@ -525,7 +543,9 @@ mod tests {
     use pillion_model::Reason;
 
     /// The families of the public interface that exist so far.
-    const FAMILIES: [&str; 46] = [
+    const FAMILIES: [&str; 48] = [
+        "pillion_sync_version_timestamp_seconds",
+        "pillion_sync_changes_total",
         "pillion_companion_up",
         "pillion_memory_used_bytes",
         "pillion_memory_limit_bytes",
@@ -642,6 +662,8 @@ mod tests {
         ReloadOutcome::ALL.iter().for_each(|outcome| metrics.config_reloads(*outcome).inc());
         metrics.config_generation().set(7);
         metrics.config_snapshot().set(1);
+        metrics.sync_version("settings").set(1_800_000_000);
+        SyncOutcome::ALL.iter().for_each(|outcome| metrics.sync_changes("settings", *outcome).inc());
         std::mem::forget(metrics.companions().register(CompanionKind::Sync, "settings", false));
         CertificateUse::ALL.iter().for_each(|of| metrics.set_certificate_not_after(*of, Some(1_800_000_000)));
         metrics

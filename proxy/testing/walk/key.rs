@@ -56,10 +56,23 @@ impl Key {
         if self.path.starts_with("metrics.merge[]") {
             file["metrics"] = json!({ "merge": [{ "url": "http://10.0.0.2:80/" }] });
         }
+        if self.path.starts_with("sync.*.") {
+            file["sync"] = json!({ "settings": { "from": "http://10.0.0.2/a", "to": "/x" } });
+            file["sync"]["settings"]["on_change"] = match self.path.rsplit('.').next() {
+                Some("signal") => json!({ "process": "a" }),
+                Some("process" | "pid_file") => json!({ "signal": "HUP" }),
+                Some("timeout") => json!({ "exec": ["a"] }),
+                _ => Value::Null,
+            };
+            if self.path.ends_with("check.timeout") {
+                file["sync"]["settings"]["check"] = json!({ "exec": ["a", "{file}"] });
+            }
+        }
         if self.path.starts_with("defaults") {
             to_defaults(&mut file); // where nothing of the service's own goes before it
         }
         let path = self.path.replace("services.*", "services.orders").replace("headers.*", "headers.x-test");
+        let path = path.replace("sync.*", "sync.settings");
         let path = path.replace("claims.*", "claims.x-test");
         let path = path.replace("query.*", "query.x-test");
         let path = path.replace("ports.*", "ports.9090");

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use crate::schema::{Described, any_of, defined, off, one_of};
 use crate::value::{AutoOr, Bytes, Count, Delay, OffOr, Port, Share, Size, Text, Threads};
 use crate::words::{
-    Authority, CONDITIONS, ChangedHeader, ClaimName, CookieName, DnsName, EndpointSocket, GRPC, Grpc,
-    GrpcService, HashedHeader, HeaderName, HeaderText, HiddenValue, MatchPath, Method, NameServer, ProbeName,
-    ProbePath, QueryName, QueryText, RedirectPath, RespondBody, RouteName, RuleName, ServiceName,
-    ServicePort, Sni, Source, SourceName, SrvName, Target, TokenHeader, TrustDomain,
+    Authority, CONDITIONS, ChangedHeader, ClaimName, CookieName, DnsName, EndpointSocket, FileMode, GRPC,
+    Grpc, GrpcService, HashedHeader, HeaderName, HeaderText, HiddenValue, MatchPath, Method, NameServer,
+    OwnerIds, ProbeName, ProbePath, QueryName, QueryText, RedirectPath, RespondBody, RouteName, RuleName,
+    ServiceName, ServicePort, Sni, Source, SourceName, SrvName, Target, TokenHeader, TrustDomain,
 };
 use pillion_model::Pattern;
 use pillion_model::authorization::{
@@ -22,6 +22,7 @@ use pillion_model::identity::SpiffeId;
 use pillion_model::listener::MaxMemory;
 use pillion_model::policy::{Adaptive, HedgeAfter, IdleTimeout, RetryCondition, Timeout};
 use pillion_model::route::RouteHost;
+use pillion_model::sync::{HttpCall, SyncUrl};
 use pillion_model::telemetry::{LogPath, SourceUrl};
 use pillion_model::tracing::OtlpUrl;
 
@@ -121,6 +122,19 @@ pub(super) fn definitions() -> Value {
         "^(https?|grpcs?)://[!-\"$->@-~]+$",
         "The address of a collector: http://127.0.0.1:4318, grpc://collector:4317",
     );
+    all["sync_url"] = pattern(
+        "^((consuls?|etcds?|https?)://[!-\"$->@-~]+(\\?[!-\"$-~]*)?|file:///.*)$",
+        "A source: consul://consul:8500/app/settings, etcd://etcd:2379/app/, https://config.example/app.yaml, file:///etc/shared/",
+    );
+    all["file_mode"] = pattern("^0?[0-7]{3}$", "Permissions in octal: \"0640\"");
+    all["owner"] = json!({
+        "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "pattern": "^[0-9]+(:[0-9]+)?$" }],
+        "description": "A user and a group by number: \"1000:1000\""
+    });
+    all["http_call"] = pattern(
+        "^(GET|POST|PUT|DELETE) https?://[!-\"$-~]+$",
+        "A request: \"POST http://127.0.0.1:8080/-/reload\"",
+    );
     all["kubernetes_service"] = pattern(
         "^[a-z0-9-]+\\.[a-z0-9-]+:[0-9]+$",
         "A Service, its namespace and a port of it: \"orders.shop:8080\"",
@@ -211,6 +225,10 @@ described!(
     AuthorizerAddress: "authorizer_address",
     JwksUrl: "jwks_url",
     OtlpUrl: "otlp_url",
+    SyncUrl: "sync_url",
+    FileMode: "file_mode",
+    OwnerIds: "owner",
+    HttpCall: "http_call",
     TokenHeader: "header_name",
     ClaimName: "claim_name",
     ClaimPattern: "claim_value",

@@ -5,7 +5,7 @@ use pillion_model::listener::Mtls;
 use pillion_model::{Cluster, Config};
 
 use super::service::{self, ONE_SERVICE_S_OWN, SERVICE};
-use super::{Block, Static, field, identity, inbound, observe, routes, tracing};
+use super::{Block, Static, field, identity, inbound, observe, routes, sync, tracing};
 use crate::schema;
 use crate::value::{AutoOr, Count, Threads};
 use crate::words::ServiceName;
@@ -103,6 +103,13 @@ pub(crate) static FILE: Static<Config> = Static::new(|| {
             tracing::schema,
             |config: &mut Config, node, reading| tracing::read(&mut config.tracing, node, reading),
             |config, at, page| tracing::tell(config.tracing.as_ref(), &at.key("tracing"), page),
+        )
+        .key(
+            "sync",
+            "Files beside the application that are kept as a source has them, by name. Default: none.",
+            sync::schema,
+            |config: &mut Config, node, reading| config.sync = sync::read(node, reading),
+            |config, at, page| sync::tell(&config.sync, &at.key("sync"), page),
         )
         .block_or_off(
             "explain",

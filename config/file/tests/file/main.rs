@@ -21,6 +21,7 @@ mod refusals;
 mod routes;
 mod samples;
 mod schema;
+mod sync;
 mod tracing;
 mod variables;
 

@@ -1,0 +1,137 @@
+//! Judges a version before it takes its place.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use pillion_model::sync::Check;
+use saphyr_parser::Parser;
+use serde::de::IgnoredAny;
+
+use super::command::{CommandFault, run};
+use super::version::{Content, quoted};
+
+/// Why a version is not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Bad {
+    #[error("{0}is not JSON (line {1}, column {2})")]
+    Json(String, usize, usize),
+    #[error("{0}is not YAML (line {1}, column {2})")]
+    Yaml(String, usize, usize),
+    #[error("{0}is not UTF-8")]
+    NotUtf8(String),
+    #[error("its check: {0}")]
+    Command(#[source] CommandFault),
+}
+
+impl Bad {
+    /// Whether the same version can pass later: it was not judged at all.
+    pub(crate) const fn is_passing(&self) -> bool {
+        matches!(self, Self::Command(CommandFault::NotStarted(..) | CommandFault::Slow { .. }))
+    }
+}
+
+/// Judges a version, which is written at `path`.
+pub(crate) async fn passes(check: &Check, content: &Content, path: &Path) -> Result<(), Bad> {
+    match content {
+        Content::File(bytes) => is_well_formed(check, "it ", bytes)?,
+        Content::Folder(folder) => {
+            for (name, bytes) in folder.files() {
+                is_well_formed(check, &format!("{} ", quoted(name)), bytes)?;
+            }
+        }
+    }
+    match &check.exec {
+        Some(command) => run(command, &path.to_string_lossy()).await.map_err(Bad::Command),
+        None => Ok(()),
+    }
+}
+
+fn is_well_formed(check: &Check, what: &str, bytes: &Bytes) -> Result<(), Bad> {
+    if check.json
+        && let Err(error) = serde_json::from_slice::<IgnoredAny>(bytes)
+    {
+        return Err(Bad::Json(what.to_owned(), error.line(), error.column()));
+    }
+    if !check.yaml {
+        return Ok(());
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_bytes| Bad::NotUtf8(what.to_owned()))?;
+    for event in Parser::new_from_str(text) {
+        if let Err(error) = event {
+            let place = error.marker();
+            return Err(Bad::Yaml(what.to_owned(), place.line(), place.col() + 1));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use pillion_model::sync::SyncCommand;
+    use proptest::prelude::*;
+
+    use super::super::version::Folder;
+    use super::*;
+
+    async fn judged(check: &Check, text: &'static str) -> Result<(), String> {
+        let content = Content::File(text.into());
+        passes(check, &content, Path::new("/dev/null")).await.map_err(|bad| bad.to_string())
+    }
+
+    #[tokio::test]
+    async fn json_and_yaml_are_read_to_their_end() {
+        let json = Check { json: true, ..Check::default() };
+        for (text, is_good) in
+            [("{\"a\": [1]}", true), ("", false), ("{\"a\": secret}", false), ("{} {}", false)]
+        {
+            let judged = judged(&json, text).await;
+            assert_eq!(judged.is_ok(), is_good, "{text} {judged:?}");
+            assert!(!judged.is_err_and(|why| why.contains("secret")));
+        }
+        let yaml = Check { yaml: true, ..Check::default() };
+        for (text, is_good) in
+            [("a: 1\nb: [2]\n", true), ("", true), ("a: [1\nb: 'secret", false), ("a: 1\n b: 2\n", false)]
+        {
+            let judged = judged(&yaml, text).await;
+            assert_eq!(judged.is_ok(), is_good, "{text} {judged:?}");
+            assert!(!judged.is_err_and(|why| why.contains("secret")));
+        }
+    }
+
+    #[tokio::test]
+    async fn each_file_of_a_folder_is_judged() {
+        let check = Check { json: true, ..Check::default() };
+        let files = vec![("a".to_owned(), "{}".into()), ("b".to_owned(), "{".into())];
+        let content = Content::Folder(Folder::new(files).unwrap());
+        let why = passes(&check, &content, Path::new("/dev/null")).await.unwrap_err();
+        assert_eq!(why.to_string(), "\"b\" is not JSON (line 1, column 1)");
+        assert!(!why.is_passing());
+    }
+
+    #[tokio::test]
+    async fn a_program_that_cannot_be_started_judges_nothing() {
+        let exec = |program: &str| {
+            let words = vec![program.to_owned(), "{file}".to_owned()];
+            Check { exec: Some(SyncCommand { words, timeout: Duration::from_secs(30) }), ..Check::default() }
+        };
+        let content = Content::File("x".into());
+        let bad = passes(&exec("false"), &content, Path::new("/x")).await.unwrap_err();
+        assert!(!bad.is_passing(), "{bad}");
+        let bad = passes(&exec("/no/such"), &content, Path::new("/x")).await.unwrap_err();
+        assert!(bad.is_passing(), "{bad}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_content_makes_a_check_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let check = Check { json: true, yaml: true, exec: None };
+            drop(is_well_formed(&check, "", &bytes.clone().into()));
+            let check = Check { json: false, ..check };
+            drop(is_well_formed(&check, "", &bytes.into()));
+        }
+    }
+}

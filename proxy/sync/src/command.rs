@@ -1,0 +1,141 @@
+//! Runs a program of the operator: without a shell, without input and output, and bounded in time.
+//!
+//! What it prints is not kept: a program that checks a configuration quotes it, and with it the passwords.
+
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use pillion_base::children::{self, Kept};
+use pillion_model::sync::{Check, SyncCommand};
+use tokio::time::{Instant, sleep};
+
+/// The pauses between two looks whether the program has ended: from 2 ms, doubled.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommandFault {
+    #[error("{0} cannot be started: {1}")]
+    NotStarted(String, #[source] io::Error),
+    #[error("{0} {1}")]
+    Failed(String, Ending),
+    #[error("{program} has not ended within {timeout:?}")]
+    Slow { program: String, timeout: Duration },
+}
+
+/// How a program has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ending(ExitStatus);
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.0.code(), self.0.signal()) {
+            (Some(code), _) => write!(f, "ended with code {code}"),
+            (None, Some(signal)) => write!(f, "was ended by signal {signal}"),
+            (None, None) => f.write_str("ended"),
+        }
+    }
+}
+
+/// A program that runs. Dropped, it is killed with its process group, and its end is collected.
+struct Running(Option<Kept>);
+
+impl Running {
+    fn kill(&self) {
+        if let Some(child) = &self.0
+            && let Ok(group) = i32::try_from(child.id())
+        {
+            killpg(Pid::from_raw(group), Signal::SIGKILL).unwrap_or_default(); // it may have ended
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+        if let Some(child) = self.0.take() {
+            child.collect_later();
+        }
+    }
+}
+
+/// Runs it to its end. `file` takes the place of `{file}` in its arguments.
+pub(crate) async fn run(command: &SyncCommand, file: &str) -> Result<(), CommandFault> {
+    let SyncCommand { words, timeout } = command;
+    let mut words = words.iter().map(|word| word.replace(Check::FILE, file));
+    let program = words.next().unwrap_or_default();
+    let mut child = Command::new(&program);
+    child.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    let started = children::spawn(&mut child);
+    let mut running =
+        Running(Some(started.map_err(|error| CommandFault::NotStarted(program.clone(), error))?));
+    let until = Instant::now() + *timeout;
+    let mut pause = Duration::from_millis(2);
+    while Instant::now() < until {
+        let ended = running.0.as_mut().map_or(Ok(None), Kept::try_wait);
+        match ended.map_err(|error| CommandFault::NotStarted(program.clone(), error))? {
+            Some(status) if status.success() => return running.ended(Ok(())),
+            Some(status) => return running.ended(Err(CommandFault::Failed(program, Ending(status)))),
+            None => sleep(pause).await,
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    Err(CommandFault::Slow { program, timeout: *timeout })
+}
+
+impl Running {
+    /// What it started and left behind is killed, and its own end has been collected.
+    fn ended<T>(mut self, what: T) -> T {
+        self.kill();
+        self.0 = None;
+        what
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pillion_testkit::Scratch;
+
+    use super::*;
+
+    fn command(words: &[&str], timeout: u64) -> SyncCommand {
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        SyncCommand { words, timeout: Duration::from_secs(timeout) }
+    }
+
+    #[tokio::test]
+    async fn a_program_gets_the_file_and_its_end_is_told() {
+        let scratch = Scratch::new();
+        let file = scratch.write("a file; rm", "x");
+        let file = file.to_str().unwrap();
+        assert!(run(&command(&["test", "-f", "{file}"], 30), file).await.is_ok());
+        for (words, expected) in [
+            (&["test", "-d", "{file}"][..], "test ended with code 1"),
+            (&["sh", "-c", "kill -9 $$"], "sh was ended by signal 9"),
+            (&["/no/such/program"], "cannot be started"),
+        ] {
+            let why = run(&command(words, 30), file).await.unwrap_err().to_string();
+            assert!(why.contains(expected), "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_does_not_end_is_killed_with_its_children() {
+        let scratch = Scratch::new();
+        let path = scratch.path("pid");
+        let script = "sleep 1000 & echo $! > \"$0\"; wait";
+        let words = ["sh", "-c", script, "{file}"];
+        let why = run(&command(&words, 1), path.to_str().unwrap()).await.unwrap_err().to_string();
+        assert_eq!(why, "sh has not ended within 1s");
+        let pid = std::fs::read_to_string(path).unwrap();
+        let stat = std::path::PathBuf::from(format!("/proc/{}/stat", pid.trim()));
+        let is_gone = || std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "));
+        while !is_gone() {
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Files of this host as a source: looked at from time to time, and read when they may have changed.
+//!
+//! New content must be the same in two successive looks, because it may still be written. Looking at intervals notices
+//! what file events miss: the symlinks that Kubernetes swaps, and writes by another host to a shared volume.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use pillion_model::sync::Files;
+
+use super::version::{BadVersion, Content, Digest, Folder, MOST_BYTES, MOST_FILES, name_below};
+
+/// A file that was changed within this time is read again at each look: clocks of file systems tick as slowly as every two
+/// seconds.
+const YOUNG: Duration = Duration::from_secs(3);
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unread {
+    #[error("{0} cannot be read: {1}")]
+    Io(PathBuf, #[source] io::Error),
+    #[error(transparent)]
+    Version(#[from] BadVersion),
+    #[error("{0} is a folder: write a slash at its end")]
+    Folder(PathBuf),
+    #[error("a file in {0} has a name that is not UTF-8")]
+    NotUtf8(PathBuf),
+}
+
+/// What a look has found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Nothing new, or new content that may still be written.
+    Same,
+    Absent,
+    Version(Content),
+}
+
+pub(crate) struct Looks {
+    files: Files,
+    /// The metadata with which the files were last read.
+    read_at: Option<Vec<Stamp>>,
+    seen: Option<Digest>,
+    known: Option<Digest>,
+}
+
+/// The metadata that shows, without a read, whether a file is another one or was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    path: PathBuf,
+    file: (u64, u64),
+    size: u64,
+    times: [(i64, i64); 2],
+}
+
+impl Looks {
+    pub(crate) const fn new(files: Files) -> Self {
+        Self { files, read_at: None, seen: None, known: None }
+    }
+
+    /// Forgets what is known, so that the content is a new version.
+    pub(crate) fn forget(&mut self) {
+        (self.read_at, self.seen, self.known) = (None, None, None);
+    }
+
+    /// Blocks on file IO.
+    pub(crate) fn look(&mut self, now: SystemTime) -> Result<Look, Unread> {
+        let stamps = match self.stamps() {
+            Err(Unread::Io(_, error)) if error.kind() == io::ErrorKind::NotFound => return Ok(Look::Absent),
+            stamps => stamps?,
+        };
+        let settled = self.seen.is_some() && self.seen == self.known && !is_young(&stamps, now);
+        if settled && self.read_at.as_ref() == Some(&stamps) {
+            return Ok(Look::Same);
+        }
+        let content = self.read(&stamps)?;
+        self.read_at = Some(stamps);
+        let Some(content) = content else { return Ok(Look::Absent) };
+        let digest = content.digest();
+        let stands_still = self.seen.replace(digest) == Some(digest);
+        if !stands_still || self.known == Some(digest) {
+            return Ok(Look::Same);
+        }
+        self.known = Some(digest);
+        Ok(Look::Version(content))
+    }
+
+    /// The files, in the order of their paths.
+    fn stamps(&self) -> Result<Vec<Stamp>, Unread> {
+        let path = &self.files.path;
+        if !self.files.is_folder {
+            return match stamp(path)? {
+                Some(stamp) => Ok(vec![stamp]),
+                None => Err(Unread::Folder(path.clone())),
+            };
+        }
+        let mut paths = Vec::new();
+        list(path, 0, &mut paths)?;
+        paths.sort_unstable();
+        let mut stamps = Vec::with_capacity(paths.len());
+        for path in paths {
+            stamps.extend(stamp(&path)?);
+        }
+        Ok(stamps)
+    }
+
+    /// The content of the files. `None`: a folder without a file.
+    fn read(&self, stamps: &[Stamp]) -> Result<Option<Content>, Unread> {
+        let folder = &self.files.path;
+        let mut left = MOST_BYTES;
+        let mut files = Vec::with_capacity(stamps.len());
+        for Stamp { path, .. } in stamps {
+            let bytes = read(path, left)?;
+            left -= bytes.len();
+            if !self.files.is_folder {
+                return Ok(Some(Content::file(bytes)?));
+            }
+            let name = name_below(folder, path).ok_or_else(|| Unread::NotUtf8(folder.clone()))?;
+            files.push((name, bytes));
+        }
+        Ok(if files.is_empty() { None } else { Some(Content::Folder(Folder::new(files)?)) })
+    }
+}
+
+/// The metadata of a file, or of that to which a symlink leads. `None`: it is something else than a file.
+fn stamp(path: &Path) -> Result<Option<Stamp>, Unread> {
+    let metadata = path.metadata().map_err(|error| Unread::Io(path.to_owned(), error))?;
+    Ok(metadata.is_file().then(|| Stamp {
+        path: path.to_owned(),
+        file: (metadata.dev(), metadata.ino()),
+        size: metadata.size(),
+        times: [(metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec())],
+    }))
+}
+
+/// Adds the files below a folder. Names that begin with two dots are not content: Kubernetes swaps a folder by them.
+fn list(folder: &Path, depth: usize, to: &mut Vec<PathBuf>) -> Result<(), Unread> {
+    const DEEPEST: usize = 8;
+    let failed = |error| Unread::Io(folder.to_owned(), error);
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let path = entry.path();
+        if entry.file_name().as_encoded_bytes().starts_with(b"..") {
+            continue;
+        }
+        if path.is_dir() {
+            if depth == DEEPEST {
+                return Err(BadVersion::Name(format!("{}", path.display())).into());
+            }
+            list(&path, depth + 1, to)?;
+        } else {
+            to.push(path);
+        }
+        if to.len() > MOST_FILES {
+            return Err(BadVersion::TooMany.into());
+        }
+    }
+    Ok(())
+}
+
+/// At most so many bytes.
+fn read(path: &Path, most: usize) -> Result<Bytes, Unread> {
+    let read = || {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(most as u64 + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|error| Unread::Io(path.to_owned(), error))?;
+    if bytes.len() > most { Err(BadVersion::TooLong.into()) } else { Ok(bytes.into()) }
+}
+
+fn is_young(stamps: &[Stamp], now: SystemTime) -> bool {
+    let latest = stamps.iter().flat_map(|stamp| stamp.times).map(|(seconds, _)| seconds).max();
+    let latest = latest.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default();
+    let latest = SystemTime::UNIX_EPOCH + Duration::from_secs(latest);
+    now.duration_since(latest).unwrap_or_default() < YOUNG
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use pillion_testkit::Scratch;
+
+    use super::*;
+
+    fn file(text: &'static str) -> Look {
+        Look::Version(Content::File(text.into()))
+    }
+
+    #[test]
+    fn content_is_new_once_when_two_looks_agree_on_it() {
+        let scratch = Scratch::new();
+        let path = scratch.path("file");
+        let mut looks = Looks::new(Files { path: path.clone(), is_folder: false });
+        let now = SystemTime::now();
+        assert_eq!(looks.look(now).unwrap(), Look::Absent);
+        for (text, expected) in [
+            ("a", Look::Same),
+            ("b", Look::Same),
+            ("b", file("b")),
+            ("b", Look::Same),
+            ("c", Look::Same),
+            ("c", file("c")),
+        ] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(looks.look(now).unwrap(), expected, "{text}");
+        }
+        fs::remove_file(&path).unwrap();
+        assert_eq!(looks.look(now).unwrap(), Look::Absent);
+        fs::write(&path, "c").unwrap();
+        assert_eq!([looks.look(now).unwrap(), looks.look(now).unwrap()], [Look::Same, Look::Same]);
+        looks.forget();
+        assert_eq!([looks.look(now).unwrap(), looks.look(now).unwrap()], [Look::Same, file("c")]);
+    }
+
+    #[test]
+    fn an_old_file_is_not_read_again() {
+        let scratch = Scratch::new();
+        let path = scratch.path("file");
+        fs::write(&path, "a").unwrap();
+        let mut looks = Looks::new(Files { path: path.clone(), is_folder: false });
+        let later = SystemTime::now() + Duration::from_secs(60);
+        assert_eq!([looks.look(later).unwrap(), looks.look(later).unwrap()], [Look::Same, file("a")]);
+        looks.seen = Some([0; 32]);
+        looks.known = Some([0; 32]);
+        assert_eq!(
+            looks.look(later).unwrap(),
+            Look::Same,
+            "a read would find another digest, and change `seen`"
+        );
+        assert_eq!(looks.seen, Some([0; 32]));
+    }
+
+    #[test]
+    fn a_folder_as_kubernetes_mounts_it_is_read_without_its_hidden_folders() {
+        let scratch = Scratch::new();
+        let root = scratch.path("");
+        for version in ["..1", "..2"] {
+            fs::create_dir_all(root.join(version).join("deep")).unwrap();
+            fs::write(root.join(version).join("a"), version).unwrap();
+            fs::write(root.join(version).join("deep/b"), "b").unwrap();
+        }
+        let swap = |to: &str| {
+            symlink(to, root.join("..next")).unwrap();
+            fs::rename(root.join("..next"), root.join("..data")).unwrap();
+        };
+        swap("..1");
+        symlink("..data/a", root.join("a")).unwrap();
+        symlink("..data/deep", root.join("deep")).unwrap();
+        let mut looks = Looks::new(Files { path: root.clone(), is_folder: true });
+        let now = SystemTime::now();
+        let version = |a: &'static str| {
+            let files = vec![("a".to_owned(), a.into()), ("deep/b".to_owned(), "b".into())];
+            Look::Version(Content::Folder(Folder::new(files).unwrap()))
+        };
+        assert_eq!([looks.look(now).unwrap(), looks.look(now).unwrap()], [Look::Same, version("..1")]);
+        swap("..2");
+        assert_eq!([looks.look(now).unwrap(), looks.look(now).unwrap()], [Look::Same, version("..2")]);
+    }
+
+    #[test]
+    fn a_folder_without_a_slash_in_its_url_is_told() {
+        let scratch = Scratch::new();
+        let mut looks = Looks::new(Files { path: scratch.path(""), is_folder: false });
+        assert!(matches!(looks.look(SystemTime::now()), Err(Unread::Folder(_))));
+    }
+}

@@ -1,0 +1,235 @@
+//! Follows one source: each version is written, checked, published and told, or refused with a reason.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use pillion_model::sync::Sync;
+use pillion_telemetry::companions::Entry;
+use pillion_telemetry::{Metrics, Seldom, SyncOutcome};
+use tokio::time::sleep;
+
+use super::asker::Asker;
+use super::change;
+use super::check;
+use super::pace::after_failures;
+use super::source::{News, Source};
+use super::target::{Stamp, Target, seconds};
+use super::version::{Content, Digest};
+
+pub(crate) struct Follower {
+    sync: Sync,
+    entry: Arc<Entry>,
+    asker: Asker,
+    metrics: Arc<Metrics>,
+    source: Source,
+    target: Target,
+    /// The version in its place, and what the place looked like when it was put there.
+    at_work: Option<(Digest, Option<Stamp>)>,
+    /// Whether the source has had a version, as far as this is known.
+    is_known: bool,
+    /// The version that was refused last: it is not judged again.
+    refused: Option<Digest>,
+    /// Whether the source has said that there is no such file, and no other answer has come since.
+    is_absent: bool,
+    failures: u32,
+}
+
+/// Why a version is not in its place.
+struct NotTaken {
+    outcome: SyncOutcome,
+    why: String,
+}
+
+impl Follower {
+    pub(crate) fn new(sync: Sync, entry: Arc<Entry>, asker: Asker, is_sidecar: fn(u32) -> bool) -> Self {
+        let (source, target) = (Source::new(&sync), Target::new(&sync, is_sidecar));
+        let metrics = asker.ground.metrics.clone();
+        let (at_work, is_known, refused, is_absent, failures) = (None, false, None, false, 0);
+        Self { sync, entry, asker, metrics, source, target, at_work, is_known, refused, is_absent, failures }
+    }
+
+    /// Follows until it is dropped.
+    pub(crate) async fn run(mut self) {
+        self.entry.note("from", self.sync.from.to_string());
+        self.entry.note("to", self.sync.to.display().to_string());
+        SyncOutcome::ALL
+            .iter()
+            .for_each(|outcome| drop(self.metrics.sync_changes(&self.sync.name, *outcome)));
+        self.target.tidy();
+        self.take_stock();
+        if let Some((digest, _)) = self.at_work {
+            self.is_known = self.target.has_mark(&digest);
+            self.show(&digest);
+            self.answered(); // it is there, whether or not the source is
+        }
+        loop {
+            self.step().await;
+        }
+    }
+
+    async fn step(&mut self) {
+        self.look_at_place();
+        match self.source.next(&self.asker).await {
+            Ok(News::Same) => self.answered(),
+            Ok(News::Absent) => self.absent(),
+            Ok(News::Version(content)) => self.version(content).await,
+            Err(why) => {
+                if why.is_of_version() && self.failures == 0 {
+                    self.metrics.sync_changes(&self.sync.name, SyncOutcome::Refused).inc();
+                }
+                self.source.forget(); // the next answer tells all, also that there is nothing
+                self.is_absent = false;
+                self.failed(why.to_string()).await;
+            }
+        }
+    }
+
+    /// Notes what is in the place.
+    fn take_stock(&mut self) {
+        let stamp = self.target.stamp();
+        self.at_work = self.target.existing().map(|digest| (digest, stamp));
+    }
+
+    /// Asks for the whole version where another program has changed or removed the file.
+    fn look_at_place(&mut self) {
+        let Some((digest, stamp)) = self.at_work.clone() else { return };
+        if stamp.is_some() && self.target.stamp() == stamp {
+            return;
+        }
+        self.take_stock();
+        if self.at_work.as_ref().is_none_or(|(now, _)| *now != digest) {
+            tracing::warn!(sync = self.sync.name, to = %self.sync.to.display(), "another program has changed or removed the file, which is written anew");
+            self.source.forget();
+        }
+    }
+
+    /// The source has answered, and nothing is new.
+    fn answered(&mut self) {
+        self.failures = 0;
+        if self.is_absent {
+            return; // nothing is new, so it is still absent
+        }
+        let is_of_source = self.is_known || !self.sync.required;
+        if self.at_work.is_some() && is_of_source && self.refused.is_none() {
+            self.entry.up();
+        }
+    }
+
+    fn absent(&mut self) {
+        self.failures = 0;
+        if std::mem::replace(&mut self.is_absent, true) {
+            return;
+        }
+        let (name, from) = (&self.sync.name, &self.sync.from);
+        if self.is_known {
+            tracing::warn!(sync = name, %from, "the source does not have it any more: what is there stays");
+            self.entry.down("the source does not have it any more: what is there stays");
+            self.metrics.sync_changes(name, SyncOutcome::Deleted).inc();
+        } else {
+            tracing::warn!(sync = name, %from, "the source does not have it yet");
+            self.entry.down("the source does not have it yet");
+        }
+    }
+
+    async fn version(&mut self, content: Content) {
+        let digest = content.digest();
+        (self.is_absent, self.is_known) = (false, true);
+        if self.refused == Some(digest) {
+            self.failures = 0;
+            return;
+        }
+        if self.at_work.as_ref().is_some_and(|(at_work, _)| *at_work == digest) {
+            self.refused = None;
+            self.keep_mark(&digest);
+            self.show(&digest);
+            return self.answered();
+        }
+        match self.take(&content, digest).await {
+            Ok(()) => {
+                self.failures = 0;
+                self.tell_change().await;
+            }
+            Err(NotTaken { outcome, why }) => {
+                self.metrics.sync_changes(&self.sync.name, outcome).inc();
+                if outcome == SyncOutcome::Failed {
+                    self.source.forget(); // it is tried again
+                    return self.failed(why).await;
+                }
+                tracing::warn!(sync = self.sync.name, version = %short(&digest), "a version is refused, and the old one stays: {why}");
+                self.entry
+                    .down(format!("version {} is refused, and the old one stays: {why}", short(&digest)));
+                self.entry.note("refused_version", short(&digest));
+                self.refused = Some(digest);
+                self.failures = 0;
+            }
+        }
+    }
+
+    /// Writes a version, lets it be checked, and puts it in its place.
+    async fn take(&mut self, content: &Content, digest: Digest) -> Result<(), NotTaken> {
+        let failed = |why: String| NotTaken { outcome: SyncOutcome::Failed, why };
+        let written = self.target.write(content).map_err(|fault| failed(fault.to_string()))?;
+        check::passes(&self.sync.check, content, &written.path).await.map_err(|bad| NotTaken {
+            outcome: if bad.is_passing() { SyncOutcome::Failed } else { SyncOutcome::Refused },
+            why: bad.to_string(),
+        })?;
+        self.target.publish(written, content).map_err(|fault| failed(fault.to_string()))?;
+        self.at_work = Some((digest, self.target.stamp()));
+        self.refused = None;
+        self.keep_mark(&digest);
+        self.show(&digest);
+        self.metrics.sync_changes(&self.sync.name, SyncOutcome::Applied).inc();
+        tracing::info!(sync = self.sync.name, version = %short(&digest), to = %self.sync.to.display(), "a new version is in its place");
+        self.entry.up();
+        Ok(())
+    }
+
+    fn keep_mark(&self, digest: &Digest) {
+        if self.sync.required {
+            self.target.set_mark(digest);
+        }
+    }
+
+    /// Shows the version in its place on `/companions` and in the metrics.
+    fn show(&self, digest: &Digest) {
+        self.entry.note("version", short(digest));
+        let at = self.target.written_at().unwrap_or_else(SystemTime::now);
+        self.metrics.sync_version(&self.sync.name).set(seconds(at));
+    }
+
+    async fn tell_change(&self) {
+        let Some(how) = &self.sync.on_change else { return };
+        let name = &self.sync.name;
+        match change::tell(how, &self.sync.to, &self.asker).await {
+            Ok(()) => {}
+            Err(why) if why.is_early() => {
+                tracing::info!(sync = name, "nothing is told of the new version: {why}")
+            }
+            Err(why) => {
+                tracing::warn!(sync = name, "the application is not told of the new version: {why}");
+                self.entry.note("last_on_change_fault", why.to_string());
+                self.metrics.sync_changes(name, SyncOutcome::Untold).inc();
+            }
+        }
+    }
+
+    /// Waits before the next try. What is there stays.
+    async fn failed(&mut self, why: String) {
+        static LINE: Seldom = Seldom::new();
+        self.failures = self.failures.saturating_add(1);
+        // the first failure of a source is always told
+        let left_out = if self.failures == 1 { Some(0) } else { LINE.due(std::time::Instant::now()) };
+        if let Some(left_out) = left_out {
+            let (name, from) = (&self.sync.name, &self.sync.from);
+            tracing::warn!(sync = name, %from, left_out, "no version could be taken, and what is there stays: {why}");
+        }
+        self.entry.down(why);
+        let dice = self.asker.ground.rng.lock().f64();
+        sleep(after_failures(self.failures, dice)).await;
+    }
+}
+
+/// A version as logs and pages name it: the beginning of its SHA-256.
+fn short(digest: &Digest) -> String {
+    digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
