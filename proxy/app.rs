@@ -520,10 +520,14 @@ fn metrics(config: &Config) -> Arc<Metrics> {
     let settings = config.metrics.as_ref();
     let most = settings.map_or(DEFAULT_SERIES, |metrics| metrics.max_series as usize);
     let has_istio = settings.is_some_and(|metrics| metrics.compatibility.contains(&Compatibility::Istio));
-    Metrics::with(
+    let metrics = Metrics::with(
         most,
         Detail { has_endpoints: settings.is_some_and(|metrics| metrics.endpoints), has_istio },
-    )
+    );
+    if let Some(by) = settings.and_then(|settings| settings.process_metrics.as_ref()) {
+        metrics.add_application(by);
+    }
+    metrics
 }
 
 fn single_threaded() -> io::Result<tokio::runtime::Runtime> {

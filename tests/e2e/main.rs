@@ -36,6 +36,8 @@ mod lifecycle;
 mod logs;
 mod loops;
 mod many;
+mod measured;
+mod merged;
 mod matrix;
 mod memory;
 mod opaque;

@@ -18,6 +18,7 @@ mod identity;
 mod inbound;
 mod observe;
 mod port_tls;
+mod process;
 mod root;
 mod routes;
 mod service;

@@ -61,6 +61,8 @@ pub struct Metrics {
     pub endpoints: bool,
     /// Expositions of other programs that become a part of the sidecar's.
     pub merge: Vec<MergeSource>,
+    /// The application's process, whose use of CPU, memory, descriptors and threads is exported. `None`: none.
+    pub process_metrics: Option<ProcessMetrics>,
     /// The meshes by whose names the metrics of traffic stand besides.
     pub compatibility: Vec<Compatibility>,
 }
@@ -76,7 +78,26 @@ impl Default for Metrics {
             max_series: 20_000,
             endpoints: false,
             merge: Vec::new(),
+            process_metrics: None,
             compatibility: Vec::new(),
+        }
+    }
+}
+
+/// How the application's process is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProcessMetrics {
+    /// It listens on this port.
+    Port(u16),
+    /// Its program has this name.
+    Name(String),
+}
+
+impl fmt::Display for ProcessMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port(port) => write!(f, "port {port}"),
+            Self::Name(name) => write!(f, "name {name}"),
         }
     }
 }

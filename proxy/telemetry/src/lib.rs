@@ -2,7 +2,7 @@
 //!
 //! [`metrics`] declares every family; [`family`] keeps their series and is the only file that names the `prometheus`
 //! crate; [`labels`] has the fixed values of labels and [`symbols`] the free-form ones; [`istio`] has Istio's metrics,
-//! and [`recorder`] and [`service`] give the data path quick access to its series; [`process`] reads `/proc/self`, and [`processes`] finds other processes.
+//! and [`recorder`] and [`service`] give the data path quick access to its series; [`process`] reads `/proc/self`, and [`processes`] finds other processes, such as the one of `application`.
 //! [`merge`] adds the expositions of other programs, which [`text`] reads and writes in each [`mod@format`]. [`flags`] has
 //! the response flags of Envoy. [`access`] writes one line for each request, formatted by [`json`] or by a template
 //! and written to the sink by [`shipper`]; [`timeline`] keeps the requests that `/requests` shows.
@@ -25,6 +25,7 @@ pub mod json;
 pub mod shipper;
 pub mod companions;
 mod families;
+mod application;
 mod istio;
 mod flags;
 pub mod process;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::application;
 use super::companions::Board;
 use super::exemplars::Exemplars;
 use super::families::Families;
@@ -27,6 +28,7 @@ use super::process;
 use super::propagation::TraceId;
 use super::service::ServiceMetrics;
 use super::symbols::{Symbol, Symbols};
+use pillion_model::telemetry::ProcessMetrics;
 use pillion_model::{Direction, Workload};
 
 /// The commit from which the binary was built. The build takes it from this environment variable.
@@ -137,6 +139,11 @@ impl Metrics {
         let own = NameLabel(self.intern(name));
         self.families.sync_version.remove(|(name,)| *name == own);
         self.families.sync_changes.remove(|(name, _)| *name == own);
+    }
+
+    /// Exports what the application's process uses, from now on. Call it once.
+    pub fn add_application(&self, by: &ProcessMetrics) {
+        application::tell(by, &self.exposition);
     }
 
     /// The states of the companions of the application.

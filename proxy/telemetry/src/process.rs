@@ -1,6 +1,7 @@
 //! The `process_*` families that every Prometheus client exports, read from `/proc/self`.
 
 use std::fs;
+use std::path::Path;
 
 use super::family::{About, Exposition, MetricKind};
 
@@ -51,6 +52,19 @@ const FAMILIES: [(About, MetricKind); 7] = [
     (About { name: "process_start_time_seconds", help: "When the process started, in seconds since 1970." }, MetricKind::Gauge),
     (About { name: "process_threads", help: "Threads of the process." }, MetricKind::Gauge),
 ];
+
+/// CPU time, memory in RAM, open descriptors and threads of the process with this folder in `/proc`.
+pub(super) fn application(folder: &Path) -> [Option<f64>; 4] {
+    let [stat, status] =
+        ["stat", "status"].map(|name| fs::read_to_string(folder.join(name)).unwrap_or_default());
+    let open = fs::read_dir(folder.join("fd")).ok().and_then(|open| u32::try_from(open.count()).ok());
+    [
+        cpu_seconds(&stat),
+        after(&status, "VmRSS:").map(|kib| kib * KIB),
+        open.map(f64::from),
+        after(&status, "Threads:"),
+    ]
+}
 
 /// The values in the order of [`FAMILIES`]; `None` for values that the kernel does not report.
 fn read(start: Option<f64>) -> [Option<f64>; 7] {

@@ -23,12 +23,25 @@ pub fn is_named(proc: &Path, process: u32, name: &str) -> bool {
     i32::try_from(process).is_ok_and(|process| has_name(proc, process, name))
 }
 
+/// Why the kernel does not show which process it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Hidden {
+    #[error(
+        "the kernel does not show its descriptors to this user: run the sidecar as the same user, or give it the capability SYS_PTRACE"
+    )]
+    Denied,
+    #[error(
+        "a process listens on the port that is not among those that the sidecar sees: write shareProcessNamespace: true in the pod"
+    )]
+    Elsewhere,
+}
+
 /// The process that listens on this port, in the network of this one; of several, the one that started the others. `None`:
-/// there is none.
+/// nothing listens there.
 ///
 /// # Errors
 /// A process listens there, and the kernel does not show which.
-pub fn listening(proc: &Path, port: u16) -> io::Result<Option<i32>> {
+pub fn listening(proc: &Path, port: u16) -> Result<Option<i32>, Hidden> {
     let mut sockets = HashSet::new();
     for table in ["net/tcp", "net/tcp6"] {
         let text = fs::read_to_string(proc.join(table)).unwrap_or_default();
@@ -37,20 +50,16 @@ pub fn listening(proc: &Path, port: u16) -> io::Result<Option<i32>> {
     if sockets.is_empty() {
         return Ok(None);
     }
-    let (mut holders, mut denied) = (Vec::new(), None);
+    let (mut holders, mut why) = (Vec::new(), Hidden::Elsewhere);
     for id in all(proc) {
         match holds(&proc.join(id.to_string()).join("fd"), &sockets) {
             Ok(true) => holders.push(id),
             Ok(false) => {}
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => denied = Some(error),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => why = Hidden::Denied,
             Err(_it_has_ended) => {}
         }
     }
-    match (topmost(proc, holders).first(), denied) {
-        (Some(id), _) => Ok(Some(*id)),
-        (None, Some(error)) => Err(error),
-        (None, None) => Ok(None),
-    }
+    topmost(proc, holders).first().map(|id| Some(*id)).ok_or(why)
 }
 
 /// When a process was started, in ticks since the kernel was: two processes with one number differ in it. `None`: there is
@@ -209,7 +218,7 @@ mod tests {
             proc.open(id, 3, 7);
         }
         assert_eq!(listening(&proc.0, 8080).unwrap(), Some(20));
-        assert_eq!(listening(&proc.0, 8081).unwrap(), None, "its process is in another container");
+        assert_eq!(listening(&proc.0, 8081), Err(Hidden::Elsewhere), "its process is in another container");
         assert_eq!(listening(&proc.0, 9).unwrap(), None);
     }
 }

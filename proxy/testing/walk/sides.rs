@@ -1,5 +1,6 @@
 //! Keys of the whole sidecar: where it listens, what it reports, what a connection may take, and how it ends.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,9 @@ pub(super) fn rows() -> Vec<Row> {
         shows("metrics.merge[].url", ["http://10.0.0.1:80/", "http://10.0.0.3:80/"], merged),
         shows("metrics.merge[].timeout", ["1s", "4s"], merged),
         shows("metrics.endpoints", ["off", "on"], series_of_endpoints),
+        shows("metrics.process_metrics", ["off", "{ \"port\": 1 }"], process),
+        shows("metrics.process_metrics.port", ["1", "2"], process),
+        shows("metrics.process_metrics.name", ["java", "node"], process),
         shows("tracing", ["off", "{ \"otlp\": \"http://10.0.0.3:80\", \"sample\": \"100%\" }"], traced),
         shows("tracing.otlp", ["http://10.0.0.3:80/a", "grpc://10.0.0.3:80"], traced),
         shows("tracing.sample", ["0%", "100%"], traced),
@@ -151,6 +155,12 @@ async fn merged(key: Key) -> String {
     let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
     let body = scraped(&mesh, &sidecar, "*/*").await.body;
     body.lines().filter(|line| line.starts_with("pillion_merge_up")).collect()
+}
+
+/// What is looked for. `tests/e2e/measured.rs` shows what is found.
+async fn process(key: Key) -> String {
+    let config = key.load(key::caller(json!({ "endpoints": [A] })), Path::new("")).expect("a good file");
+    format!("{:?}", config.metrics.expect("the port").process_metrics)
 }
 
 async fn series_of_istio(key: Key) -> String {

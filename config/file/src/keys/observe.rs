@@ -10,7 +10,7 @@ use pillion_model::listener::{DownstreamLimits, Drain, MaxMemory};
 use pillion_model::telemetry::{AccessLog, Admin, Compatibility, Explain, LogPath, Metrics};
 use serde_json::Value;
 
-use super::{Block, Static, field, merge};
+use super::{Block, Static, field, merge, process};
 use crate::page::{Page, Scopes};
 use crate::reading::{Node, Reading, Shape};
 use crate::schema::{self, Described};
@@ -56,6 +56,15 @@ pub(super) static METRICS: Static<Metrics> = Static::new(|| {
             merge::schema,
             |metrics: &mut Metrics, node, reading| metrics.merge = merge::read(node, reading),
             |metrics, at, page| merge::tell(&metrics.merge, &at.key("merge"), page),
+        )
+        .key(
+            "process_metrics",
+            "The application's process, whose CPU time, memory, descriptors and threads are exported. Default off.",
+            process::schema,
+            |metrics: &mut Metrics, node, reading| process::read(&mut metrics.process_metrics, node, reading),
+            |metrics, at, page| {
+                process::tell(metrics.process_metrics.as_ref(), &at.key("process_metrics"), page)
+            },
         )
         .list::<Compatibility>(
             "compatibility",

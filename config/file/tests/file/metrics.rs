@@ -1,6 +1,8 @@
-//! `metrics`: the sources that are merged.
+//! `metrics`: the sources that are merged, and the application's process.
 
 use std::time::Duration;
+
+use pillion_model::telemetry::ProcessMetrics;
 
 use crate::{bad, good};
 
@@ -47,5 +49,24 @@ fn a_source_that_cannot_be_meant_is_refused_with_a_way_out() {
     for (sources, expected) in table {
         let faults = bad(&merged(sources)).to_string();
         assert!(faults.contains(expected), "{sources}\n{faults}");
+    }
+}
+
+#[test]
+fn the_application_s_process_is_found_by_its_port_or_by_its_name() {
+    let of = |value: &str| {
+        good(&format!("metrics: {{ process_metrics: {value} }}")).metrics.unwrap().process_metrics
+    };
+    assert_eq!(of("off"), None);
+    assert_eq!(of("{ port: 8080 }"), Some(ProcessMetrics::Port(8080)));
+    assert_eq!(of("{ name: java }"), Some(ProcessMetrics::Name("java".to_owned())));
+    for (value, expected) in [
+        ("{}", "has neither `port` nor `name`"),
+        ("{ port: 8080, name: java }", "has `port` and `name`"),
+        ("{ port: 0 }", "not a port"),
+        ("on", "`off` or a block of keys"),
+    ] {
+        let faults = bad(&format!("metrics: {{ process_metrics: {value} }}")).to_string();
+        assert!(faults.contains(expected), "{value}\n{faults}");
     }
 }
