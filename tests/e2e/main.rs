@@ -13,6 +13,7 @@ mod bench;
 mod cache;
 mod checks;
 mod clients;
+mod companions;
 mod cuts;
 mod dashboard;
 mod dns;
