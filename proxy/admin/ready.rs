@@ -9,7 +9,7 @@ use pillion_tls::identity::{Validity, unix_now};
 #[derive(Default)]
 pub(crate) struct Readiness {
     state: Mutex<State>,
-    /// Companions that are required.
+    /// Companions that are required. One that a reload adds makes no serving sidecar unready.
     companions: Option<Board>,
 }
 
@@ -21,6 +21,8 @@ struct State {
     waiting_for: Option<String>,
     /// The validity of the certificate in use.
     certificate: Option<Validity>,
+    /// Every required companion has worked once since the start.
+    has_companions: bool,
 }
 
 impl Readiness {
@@ -62,21 +64,28 @@ impl Readiness {
 
     /// `now` is in Unix seconds. It is compared at every call, because a certificate expires without any event.
     fn why_not_at(&self, now: i64) -> Option<String> {
-        let state = self.state.lock();
-        let awaited = self.companions.as_ref().and_then(Board::awaited);
-        let certificate = || state.certificate.and_then(|validity| validity.why_not(now));
+        let mut state = self.state.lock();
         match &*state {
-            State { is_draining: true, .. } => Some("draining".into()),
-            State { waiting_for: Some(what), .. } => Some(format!("waiting for {what}")),
-            State { is_started: false, .. } => Some("starting".into()),
-            _ if awaited.is_some() => awaited.map(|what| format!("waiting for {what}")),
-            _ => certificate(),
+            State { is_draining: true, .. } => return Some("draining".into()),
+            State { waiting_for: Some(what), .. } => return Some(format!("waiting for {what}")),
+            State { is_started: false, .. } => return Some("starting".into()),
+            _ => {}
         }
+        if !state.has_companions {
+            if let Some(what) = self.companions.as_ref().and_then(Board::awaited) {
+                return Some(format!("waiting for {what}"));
+            }
+            state.has_companions = true;
+        }
+        state.certificate.and_then(|validity| validity.why_not(now))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use pillion_telemetry::Metrics;
+    use pillion_telemetry::companions::CompanionKind;
+
     use super::*;
 
     #[test]
@@ -98,6 +107,19 @@ mod tests {
         assert_eq!(reason(201), "");
         readiness.set_certificate(None);
         assert_eq!(reason(301), "");
+    }
+
+    #[test]
+    fn a_required_companion_is_waited_for_at_the_start_alone() {
+        let metrics = Metrics::new(1000);
+        let readiness = Readiness::with(metrics.companions().clone());
+        let settings = metrics.companions().register(CompanionKind::Sync, "settings", true);
+        readiness.set_ready();
+        assert_eq!(readiness.why_not().as_deref(), Some("waiting for sync.settings: starting"));
+        settings.up();
+        assert_eq!(readiness.why_not(), None);
+        let _more = metrics.companions().register(CompanionKind::Sync, "added by a reload", true);
+        assert_eq!(readiness.why_not(), None);
     }
 
     #[test]

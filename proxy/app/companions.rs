@@ -16,15 +16,21 @@ use tokio::sync::watch;
 type Begin = fn(Arc<Ground>) -> Box<dyn Fn(watch::Receiver<Order>) -> Work + Send>;
 
 /// A companion that this program has.
-struct Sort {
+struct Companion {
     kind: CompanionKind,
     /// Whether a configuration has it.
     is_in: fn(&Config) -> bool,
+    /// Whether it may work beside that of a predecessor. Else it starts when this sidecar has taken over.
+    may_precede: bool,
     begin: Begin,
 }
 
-const SORTS: [Sort; 1] =
-    [Sort { kind: CompanionKind::Sync, is_in: |config| !config.sync.is_empty(), begin: keeper::begin }];
+const ALL: [Companion; 1] = [Companion {
+    kind: CompanionKind::Sync,
+    is_in: |config| !config.sync.is_empty(),
+    may_precede: true,
+    begin: keeper::begin,
+}];
 
 pub(super) struct Companions {
     ground: Arc<Ground>,
@@ -36,27 +42,28 @@ impl Companions {
         Self { ground, threads: Vec::new() }
     }
 
-    /// Lets all companions work by this configuration. One without a thread is started if the configuration has it.
-    pub(super) fn follow(&mut self, config: &Arc<Config>) {
+    /// Lets all companions work by this configuration. One without a thread is started if the configuration has it. `is_open`:
+    /// no predecessor accepts connections any more.
+    pub(super) fn follow(&mut self, config: &Arc<Config>, is_open: bool) {
         // before a thread runs, so that no probe finds the sidecar ready in between
         for sync in config.sync.iter().filter(|sync| sync.required) {
             self.ground.metrics.companions().await_first(CompanionKind::Sync, &sync.name);
         }
-        for sort in SORTS {
-            if let Some((_, thread)) = self.threads.iter().find(|(kind, _)| *kind == sort.kind) {
+        for companion in ALL {
+            if let Some((_, thread)) = self.threads.iter().find(|(kind, _)| *kind == companion.kind) {
                 thread.follow(config.clone());
-            } else if (sort.is_in)(config) {
-                self.start(&sort, config);
+            } else if (companion.is_in)(config) && (is_open || companion.may_precede) {
+                self.start(&companion, config);
             }
         }
     }
 
-    fn start(&mut self, sort: &Sort, config: &Arc<Config>) {
-        let (metrics, work) = (self.ground.metrics.clone(), (sort.begin)(self.ground.clone()));
-        match Thread::start(sort.kind, config.clone(), metrics, work) {
-            Ok(thread) => self.threads.push((sort.kind, thread)),
+    fn start(&mut self, companion: &Companion, config: &Arc<Config>) {
+        let (metrics, work) = (self.ground.metrics.clone(), (companion.begin)(self.ground.clone()));
+        match Thread::start(companion.kind, config.clone(), metrics, work) {
+            Ok(thread) => self.threads.push((companion.kind, thread)),
             Err(error) => {
-                tracing::error!(companion = sort.kind.as_str(), %error, "a companion cannot be started; the next reload tries again");
+                tracing::error!(companion = companion.kind.as_str(), %error, "a companion cannot be started; the next reload tries again");
             }
         }
     }

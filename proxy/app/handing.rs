@@ -51,6 +51,7 @@ impl Running {
     /// Lets all threads accept connections from now on.
     pub(crate) fn open(&mut self) {
         self.controller.open();
+        self.companions.follow(self.controller.config(), true);
     }
 
     /// Whether the threads may accept connections.

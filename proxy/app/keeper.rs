@@ -157,7 +157,7 @@ impl Keeper {
         self.workload.follow(running.controller.config());
         self.names.follow(running.controller.config());
         running.kubernetes.follow(running.controller.config());
-        running.companions.follow(running.controller.config());
+        running.companions.follow(running.controller.config(), running.controller.listeners.is_open());
         let names = self.names.first(&running.controller);
         let slices = running.kubernetes.first(&running.controller);
         tokio::join!(names, slices, running.controller.first_keys(KEYS_PATIENCE));
@@ -378,7 +378,7 @@ impl Keeper {
             Ok(Applied::Changed) => {
                 self.names.follow(controller.config());
                 running.kubernetes.follow(controller.config());
-                running.companions.follow(controller.config());
+                running.companions.follow(controller.config(), controller.listeners.is_open());
                 self.workload.follow(controller.config());
                 tracing::info!(because, generation, "configuration reloaded");
                 self.tell(running, Some(SystemTime::now()));

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Crates whose `lib.rs` lists its modules from top to bottom.
-const ORDERED: [&str; 14] = [
+const ORDERED: [&str; 15] = [
     "proxy",
     "proxy/sidecar/src",
     "proxy/upstream/src",

@@ -6,7 +6,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pillion_model::Config;
 use pillion_telemetry::Metrics;
@@ -35,13 +35,13 @@ pub type Work = Pin<Box<dyn Future<Output = ()>>>;
 #[derive(Debug)]
 pub struct Thread {
     orders: watch::Sender<Order>,
-    /// Closed when the thread has ended.
-    ended: watch::Receiver<()>,
+    /// Whether everything was delivered. Closed when the thread has ended.
+    ended: watch::Receiver<bool>,
 }
 
 impl Thread {
     /// Starts a thread with the name of `kind`. The work gets its orders, of which the first is to follow `config`. When it
-    /// panics, this is told, and the work is begun anew after a pause.
+    /// panics or returns before it is told to, this is told, and the work is begun anew after a pause.
     ///
     /// # Errors
     /// The thread or its runtime cannot be created.
@@ -52,11 +52,10 @@ impl Thread {
         work: impl Fn(watch::Receiver<Order>) -> Work + Send + 'static,
     ) -> io::Result<Self> {
         let (orders, receiver) = watch::channel(Order::Follow(config));
-        let (alive, ended) = watch::channel(());
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let (delivered, ended) = watch::channel(false);
+        let runtime = runtime()?;
         std::thread::Builder::new().name(kind.as_str().into()).spawn(move || {
-            keep_at_work(kind, &runtime, &metrics, &receiver, work);
-            drop(alive);
+            delivered.send_replace(keep_at_work(kind, runtime, &metrics, &receiver, work));
         })?;
         Ok(Self { orders, ended })
     }
@@ -69,27 +68,46 @@ impl Thread {
     /// Lets the companion deliver what there is. Returns whether it has done so within `patience`.
     pub async fn finish(&mut self, patience: Duration) -> bool {
         self.orders.send_replace(Order::Finish);
-        timeout(patience, async { while self.ended.changed().await.is_ok() {} }).await.is_ok()
+        let ended = timeout(patience, async { while self.ended.changed().await.is_ok() {} }).await;
+        ended.is_ok() && *self.ended.borrow()
     }
 }
 
-/// Does the work until it returns.
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
+/// Does the work until it is told to finish. Returns whether it has done so.
 fn keep_at_work(
     kind: CompanionKind,
-    runtime: &Runtime,
+    mut runtime: Runtime,
     metrics: &Arc<Metrics>,
     orders: &watch::Receiver<Order>,
     work: impl Fn(watch::Receiver<Order>) -> Work,
-) {
-    let mut pause = FIRST_PAUSE;
+) -> bool {
+    let (name, mut pause) = (kind.as_str(), FIRST_PAUSE);
     loop {
-        let begun = catch_unwind(AssertUnwindSafe(|| runtime.block_on(work(orders.clone()))));
-        if begun.is_ok() || matches!(*orders.borrow(), Order::Finish) {
-            return;
+        let began = Instant::now();
+        let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(work(orders.clone()))));
+        let is_last = matches!(*orders.borrow(), Order::Finish);
+        let why = match ended {
+            Ok(()) if is_last => return true,
+            Ok(()) => "it has ended by itself",
+            Err(_) => "it has panicked",
+        };
+        tracing::error!(companion = name, "a companion does not work, which is a fault of Pillion: {why}");
+        if is_last {
+            return false;
         }
-        tracing::error!(companion = kind.as_str(), again_in = ?pause, "a companion has panicked, which is a fault of Pillion; it is started again");
+        if began.elapsed() > LONGEST_PAUSE {
+            pause = FIRST_PAUSE;
+        }
         let state = metrics.companions().register(kind, "all", false);
-        state.down("it has panicked, and will be started again");
+        state.down(format!("{why}, and will be started again"));
+        match self::runtime() {
+            Ok(fresh) => runtime = fresh, // what the old one had spawned ends with it
+            Err(error) => tracing::error!(companion = name, %error, "no runtime can be created"),
+        }
         runtime.block_on(pause_or_finish(pause, orders.clone()));
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
@@ -129,6 +147,15 @@ mod tests {
         assert!(!thread.finish(Duration::from_secs(5)).await);
     }
 
+    /// Waits for something that another thread does.
+    async fn until(mut is_so: impl FnMut() -> bool) {
+        let patience = Instant::now() + Duration::from_mins(1);
+        while !is_so() {
+            assert!(Instant::now() < patience, "it did not come");
+            tokio::task::yield_now().await;
+        }
+    }
+
     #[tokio::test]
     async fn a_companion_that_panics_is_told_and_begins_anew() {
         let (metrics, times) = (metrics(), Arc::new(AtomicUsize::new(0)));
@@ -141,9 +168,22 @@ mod tests {
             })
         };
         let mut thread = Thread::start(CompanionKind::Logs, Arc::default(), metrics.clone(), work).unwrap();
-        while times.load(Ordering::Relaxed) < 2 {
-            tokio::task::yield_now().await;
-        }
+        let told = "pillion_companion_up{companion=\"logs\",name=\"all\"} 0";
+        until(|| metrics.encode().contains(told)).await;
+        until(|| times.load(Ordering::Relaxed) == 2).await;
         assert!(thread.finish(Duration::from_mins(1)).await);
+        assert!(!metrics.encode().contains(told));
+    }
+
+    #[tokio::test]
+    async fn a_companion_that_panics_at_the_end_has_not_delivered() {
+        let work = |mut orders: watch::Receiver<Order>| -> Work {
+            Box::pin(async move {
+                drop(orders.wait_for(|order| matches!(order, Order::Finish)).await);
+                unreachable!("the panic of this test");
+            })
+        };
+        let mut thread = Thread::start(CompanionKind::Logs, Arc::default(), metrics(), work).unwrap();
+        assert!(!thread.finish(Duration::from_mins(1)).await);
     }
 }

@@ -292,7 +292,10 @@ impl Target {
             }
         }
         sync_folder(&self.path)?;
-        self.remove_older([Path::new(&name(&written.path)), before.as_deref().unwrap_or(Path::new(""))]);
+        self.remove_older([
+            Path::new(&name(&written.path)),
+            before.as_deref().unwrap_or_else(|| Path::new("")),
+        ]);
         Ok(())
     }
 

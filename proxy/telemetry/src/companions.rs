@@ -35,6 +35,8 @@ pub struct State {
     pub has_worked: bool,
     /// What else is to be shown, by name.
     pub notes: BTreeMap<&'static str, String>,
+    /// Counts the entries of this name, so that one that was replaced changes nothing any more.
+    turn: u64,
 }
 
 /// A companion's own entry on the board, which is removed when this is dropped.
@@ -42,6 +44,7 @@ pub struct Entry {
     board: Board,
     key: (CompanionKind, String),
     gauge: IntGauge,
+    turn: u64,
 }
 
 impl Board {
@@ -55,10 +58,12 @@ impl Board {
     pub fn register(&self, kind: CompanionKind, name: &str, is_required: bool) -> Entry {
         let gauge = self.0.up.of((kind, NameLabel(self.0.symbols.intern(name))));
         gauge.set(0);
-        let state = State::new(is_required);
         let key = (kind, name.to_owned());
-        self.0.companions.lock().insert(key.clone(), state);
-        Entry { board: self.clone(), key, gauge }
+        let mut companions = self.0.companions.lock();
+        let turn = companions.get(&key).map_or(0, |before| before.turn + 1);
+        companions.insert(key.clone(), State { turn, ..State::new(is_required) });
+        drop(companions);
+        Entry { board: self.clone(), key, gauge, turn }
     }
 
     /// Lets the sidecar wait for a companion that has not registered yet, because its thread is only just being started.
@@ -93,6 +98,7 @@ impl State {
             is_required,
             has_worked: false,
             notes: BTreeMap::new(),
+            turn: 0,
         }
     }
 }
@@ -129,7 +135,8 @@ impl Entry {
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
-        if let Some(state) = self.board.0.companions.lock().get_mut(&self.key) {
+        let mut companions = self.board.0.companions.lock();
+        if let Some(state) = companions.get_mut(&self.key).filter(|state| state.turn == self.turn) {
             change(state);
         }
     }
@@ -137,7 +144,17 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.board.0.companions.lock().remove(&self.key);
+        let mut companions = self.board.0.companions.lock();
+        match companions.get_mut(&self.key) {
+            Some(state) if state.turn != self.turn => return, // it was replaced
+            // after a panic the sidecar goes on waiting for it
+            Some(state) if std::thread::panicking() && state.is_required && !state.has_worked => {
+                state.problem = Some("it has panicked".to_owned());
+                return;
+            }
+            _ => drop(companions.remove(&self.key)),
+        }
+        drop(companions);
         let own = (self.key.0, NameLabel(self.board.0.symbols.intern(&self.key.1)));
         self.board.0.up.remove(|labels| *labels == own);
     }
@@ -168,6 +185,32 @@ mod tests {
         drop(entry);
         metrics.companions().each(|_, name, _| unreachable!("{name}"));
         assert!(!metrics.encode().contains("pillion_companion_up{"));
+    }
+
+    #[test]
+    fn an_entry_that_was_replaced_changes_nothing_any_more() {
+        let metrics = Metrics::new(1000);
+        let old = metrics.companions().register(CompanionKind::Sync, "settings", true);
+        let new = metrics.companions().register(CompanionKind::Sync, "settings", true);
+        old.up();
+        drop(old);
+        assert_eq!(metrics.companions().awaited().as_deref(), Some("sync.settings: starting"));
+        new.up();
+        assert!(metrics.encode().contains(&format!("{UP} 1\n")));
+    }
+
+    #[test]
+    fn a_required_companion_that_panics_is_still_awaited() {
+        let metrics = Metrics::new(1000);
+        let entry = metrics.companions().register(CompanionKind::Sync, "settings", true);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _entry = entry;
+            unreachable!("the panic of this test");
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(metrics.companions().awaited().as_deref(), Some("sync.settings: it has panicked"));
+        metrics.companions().register(CompanionKind::Sync, "settings", true).up();
+        assert_eq!(metrics.companions().awaited(), None);
     }
 
     #[test]
