@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Response, StatusCode};
 use pillion_http::message::Headers;
-use pillion_kubernetes::follow::{Cause, End, Follow, Step};
+use pillion_kubernetes::follow::{Cause, End, Follow, Listed, Step};
 use pillion_kubernetes::frames::{BadFrame, Frames};
 use pillion_kubernetes::objects::{self, BadAnswer, Event, Kind, Status};
 use pillion_sidecar::layers::pushback::Pushback;
@@ -43,6 +43,10 @@ pub(crate) struct Watcher {
     wake: Arc<Notify>,
     /// The failure that was logged last, unless an answer has followed.
     told: Option<String>,
+    /// What the pages of the present list had beyond the bounds.
+    left_out: usize,
+    /// The namespace has more objects than are kept, and the log says so.
+    is_beyond: bool,
 }
 
 /// How a question ended.
@@ -78,8 +82,10 @@ enum Failure {
     BadAnswer(#[from] BadAnswer),
     #[error("its answer cannot be used: {0}")]
     BadFrame(#[from] BadFrame),
-    #[error("its list has too many pages, or one of them has more than {} KiB", MOST_PAGE_BYTES / 1024)]
+    #[error("a page of its list has more than {} KiB", MOST_PAGE_BYTES / 1024)]
     TooLong,
+    #[error("its list does not end: it has page after page, and hardly an object")]
+    Endless,
 }
 
 impl Failure {
@@ -113,7 +119,7 @@ impl Watcher {
         client: Arc<Client>,
         wake: Arc<Notify>,
     ) -> Self {
-        Self { of, known, client, follow: Follow::default(), wake, told: None }
+        Self { of, known, client, follow: Follow::default(), wake, told: None, left_out: 0, is_beyond: false }
     }
 
     /// Until the task is aborted.
@@ -149,6 +155,7 @@ impl Watcher {
     async fn list(&mut self, limit: u32, next: Option<String>) -> Result<(), Ended> {
         let ((namespace, kind), known) = (self.of.clone(), self.known.clone());
         if let Some(cause) = self.follow.begins_list() {
+            self.left_out = 0;
             self.note(WatchState::Listing, None);
             self.client.ground.metrics.kubernetes_lists(label(cause)).inc();
             known.change(&namespace, |of| {
@@ -168,19 +175,21 @@ impl Watcher {
         let mut page = objects::page(kind, &bytes).map_err(|bad| Ended::failed(End::Unreadable, bad))?;
         drop(bytes);
         let (version, next) = (std::mem::take(&mut page.version), page.next.take());
-        let is_complete =
-            self.follow.listed(version, next).map_err(|end| Ended::failed(end, Failure::TooLong))?;
-        let mut left_out = 0;
+        let listed = self.follow.listed(version, next, page.objects.len());
+        let listed = listed.map_err(|end| Ended::failed(end, Failure::Endless))?;
+        let is_complete = listed != Listed::Part;
+        let mut left_out = usize::from(listed == Listed::Enough);
         known.change(&namespace, |of| {
-            left_out = of.take_page(page);
+            left_out += of.take_page(page);
             if !is_complete {
                 return Touched::nothing();
             }
             of.end_list(kind);
             Touched::All
         });
-        self.warn_of_bounds(left_out);
+        self.left_out += left_out;
         if is_complete {
+            self.note_bounds(self.left_out > 0);
             self.is_heard();
         }
         Ok(())
@@ -242,7 +251,8 @@ impl Watcher {
             is_beyond = beyond;
             Touched::Services(touched)
         });
-        self.warn_of_bounds(usize::from(is_beyond));
+        // only a list shows that nothing is left out any more
+        self.note_bounds(is_beyond || self.is_beyond);
         self.is_heard();
         Ok(())
     }
@@ -307,15 +317,21 @@ impl Watcher {
         self.told = Some(text);
     }
 
-    fn warn_of_bounds(&self, left_out: usize) {
-        if left_out > 0 {
-            let (namespace, kind) = &self.of;
-            tracing::warn!(
-                namespace = &**namespace,
-                resource = kind.resource(),
-                left_out,
-                "the namespace has more objects than are kept"
-            );
+    /// Logs that the namespace has more objects than are kept, and once that it has no more.
+    fn note_bounds(&mut self, is_beyond: bool) {
+        let (namespace, kind) = &self.of;
+        let (namespace, resource) = (&**namespace, kind.resource());
+        match (is_beyond, std::mem::replace(&mut self.is_beyond, is_beyond)) {
+            (true, false) => tracing::warn!(
+                namespace,
+                resource,
+                left_out = self.left_out.max(1),
+                "the namespace has more objects than are kept; those that are known stay"
+            ),
+            (false, true) => {
+                tracing::info!(namespace, resource, "all objects of the namespace are kept again")
+            }
+            _ => {}
         }
     }
 }

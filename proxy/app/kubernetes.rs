@@ -1,6 +1,6 @@
 //! The services whose endpoints are those of a Service of Kubernetes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,8 @@ pub(crate) struct KubernetesSource {
     namespaces: BTreeMap<Arc<str>, Watched>,
     /// What was learnt last, so that what has not changed is no news.
     learnt: HashMap<Arc<str>, EndpointUpdate>,
+    /// The services with more endpoints than are used, which the log has said.
+    crowded: HashSet<Arc<str>>,
 }
 
 /// The watchers of a namespace. Each is woken when other services are followed.
@@ -43,7 +45,14 @@ impl Drop for Watched {
 impl KubernetesSource {
     pub(crate) fn new(known: Arc<Known>, ground: Arc<Ground>, environment: Environment) -> Self {
         let client = Arc::new(Client::new(ground.clone(), environment));
-        Self { known, ground, client, namespaces: BTreeMap::new(), learnt: HashMap::new() }
+        Self {
+            known,
+            ground,
+            client,
+            namespaces: BTreeMap::new(),
+            learnt: HashMap::new(),
+            crowded: HashSet::new(),
+        }
     }
 
     /// Waits for the first lists for a bounded time, because an API server that does not answer must not keep a sidecar from
@@ -79,9 +88,13 @@ impl KubernetesSource {
             return None;
         }
         let endpoints = update.endpoints.len();
+        let is_crowded = left_out > 0 && self.crowded.insert(cluster.clone());
+        if left_out == 0 {
+            self.crowded.remove(service);
+        }
         match &update.problem {
             Some(why) => tracing::warn!(service, why = why.text(), "the service has no endpoints"),
-            None if left_out > 0 => {
+            None if is_crowded => {
                 tracing::warn!(service, endpoints, left_out, "the service has more endpoints than are used");
             }
             None => tracing::info!(service, endpoints, "endpoints changed"),
@@ -99,6 +112,7 @@ impl EndpointSource for KubernetesSource {
         });
         let is_followed: HashMap<_, _> = services.clone().collect();
         self.learnt.retain(|cluster, _| is_followed.contains_key(&**cluster));
+        self.crowded.retain(|cluster| is_followed.contains_key(&**cluster));
         let wanted = self.known.follow(services, config.workload.zone.as_deref());
         let mut before = std::mem::take(&mut self.namespaces);
         let had_any = !before.is_empty();

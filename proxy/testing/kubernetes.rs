@@ -284,6 +284,21 @@ async fn a_version_that_is_too_old_is_listed_anew_and_a_bookmark_saves_the_list(
     }
 }
 
+/// A server that sends one object a page has many pages; smaller ones, with which the list begins anew, would have no end either.
+#[tokio::test(start_paused = true)]
+async fn a_list_of_many_pages_is_asked_for_once() {
+    let mut driven = Driven::new(&orders());
+    driven.server.set_faults(Faults { page: 1, ..Faults::default() });
+    driven.server.apply(service("orders", 80));
+    for nth in 0..=400 {
+        let ip = format!("10.0.{}.{}", nth / 200, nth % 200);
+        driven.server.apply(slice(&format!("{nth:03}"), "orders", 80, &[&ip]));
+    }
+    driven.listen();
+    driven.learn(60).await;
+    assert_eq!((driven.addresses("orders").len(), driven.server.lists("endpointslices")), (401, 1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_list_that_expires_between_its_pages_begins_anew() {
     let mut driven = Driven::new(&orders());

@@ -127,3 +127,30 @@ async fn the_rules_fire_for_a_pair_that_fails_and_are_silent_for_one_that_is_wel
         printed(promtool(&["test", "rules", &file])).await;
     }
 }
+
+/// Series that no sidecar of the tests has in minutes: those of an API server that is silent, and of memory that is short.
+#[tokio::test]
+async fn the_rules_tell_of_a_discovery_without_its_server_and_of_short_memory() {
+    if !require("promtool") {
+        return;
+    }
+    let scratch = Scratch::new();
+    let bare = without_annotations(&std::fs::read_to_string(rules()).expect("the rules"));
+    let bare = scratch.write("alerts.yaml", &bare).display().to_string();
+    // the tests of promtool begin in 1970, and one step is a minute: the second sidecar hears its server at every step
+    let text = format!(
+        "rule_files: [\"{bare}\"]\nevaluation_interval: 1m\ntests:\n  - interval: 1m\n    input_series:\n      \
+         - {{ series: 'pillion_kubernetes_heard_timestamp_seconds{{instance=\"silent\"}}', values: '0x20' }}\n      \
+         - {{ series: 'pillion_kubernetes_heard_timestamp_seconds{{instance=\"well\"}}', values: '0+60x20' }}\n      \
+         - {{ series: 'pillion_memory_shed_total{{instance=\"short\", kind=\"refused\"}}', values: '0+5x20' }}\n      \
+         - {{ series: 'pillion_memory_shed_total{{instance=\"well\", kind=\"refused\"}}', values: '7x20' }}\n    \
+         alert_rule_test:\n      \
+         - {{ eval_time: 9m, alertname: PillionDiscoveryIsCutOff, exp_alerts: [] }}\n      \
+         - {{ eval_time: 17m, alertname: PillionDiscoveryIsCutOff, \
+         exp_alerts: [{{ exp_labels: {{ severity: warning, instance: silent }} }}] }}\n      \
+         - {{ eval_time: 17m, alertname: PillionShedsMemory, \
+         exp_alerts: [{{ exp_labels: {{ severity: warning, instance: short, kind: refused }} }}] }}\n"
+    );
+    let file = scratch.write("states.yaml", &text).display().to_string();
+    printed(promtool(&["test", "rules", &file])).await;
+}

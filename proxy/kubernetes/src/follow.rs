@@ -7,8 +7,10 @@ use std::time::Duration;
 
 /// The objects of one page. With a hundred endpoints in each slice, which Kubernetes fills them with, 50 take 2 MiB.
 const PAGE: u32 = 50;
-/// The pages of one list. A list that has more never ends.
-const MOST_PAGES: u32 = 400;
+/// The objects of one list. What a server has beyond is not used, as no more is kept.
+const MOST_LISTED: usize = 20_000;
+/// The pages of one list beyond one for each object: filters of a server may leave pages empty. A list that has more never ends.
+const MOST_EMPTY: usize = 400;
 /// How long a watch lasts, at least, and how much longer at most. The server closes it then, so that a connection that was
 /// lost without a word is noticed in minutes. client-go asks for five to ten.
 const WATCH: Duration = Duration::from_mins(4);
@@ -45,6 +47,19 @@ pub enum End {
     Unreadable,
     /// The page has too many bytes.
     TooLong,
+    /// The list has page after page, and hardly an object.
+    Endless,
+}
+
+/// What a page was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listed {
+    /// There are more.
+    Part,
+    /// The last one.
+    Whole,
+    /// The last one that is asked for, although there are more.
+    Enough,
 }
 
 /// Why a list begins.
@@ -60,7 +75,7 @@ pub enum Cause {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
-    Listing { next: Option<String>, pages: u32 },
+    Listing { next: Option<String>, pages: usize, objects: usize },
     Watching { from: String },
 }
 
@@ -78,7 +93,7 @@ pub struct Follow {
 
 impl Default for Follow {
     fn default() -> Self {
-        let phase = Phase::Listing { next: None, pages: 0 };
+        let phase = Phase::Listing { next: None, pages: 0, objects: 0 };
         Self { phase, cause: Cause::Start, failures: 0, has_news: false, page: PAGE }
     }
 }
@@ -106,20 +121,24 @@ impl Follow {
         self.failures
     }
 
-    /// A page has come. Returns whether the list is complete.
-    pub fn listed(&mut self, version: String, next: Option<String>) -> Result<bool, End> {
-        let Phase::Listing { pages, .. } = self.phase else { return Ok(false) };
-        match next {
-            Some(_) if pages >= MOST_PAGES => Err(End::TooLong),
-            Some(next) => {
-                self.phase = Phase::Listing { next: Some(next), pages: pages + 1 };
-                Ok(false)
-            }
-            None => {
-                self.phase = Phase::Watching { from: version };
-                Ok(true)
-            }
-        }
+    /// A page with so many objects has come.
+    ///
+    /// # Errors
+    /// The list never ends.
+    pub fn listed(&mut self, version: String, next: Option<String>, objects: usize) -> Result<Listed, End> {
+        let Phase::Listing { pages, objects: before, .. } = self.phase else { return Ok(Listed::Part) };
+        let (pages, objects) = (pages.saturating_add(1), before.saturating_add(objects));
+        let listed = match &next {
+            None => Listed::Whole,
+            Some(_) if objects >= MOST_LISTED => Listed::Enough,
+            Some(_) if pages >= MOST_EMPTY.saturating_add(objects) => return Err(End::Endless),
+            Some(_) => Listed::Part,
+        };
+        self.phase = match listed {
+            Listed::Part => Phase::Listing { next, pages, objects },
+            Listed::Whole | Listed::Enough => Phase::Watching { from: version },
+        };
+        Ok(listed)
     }
 
     /// An event or a bookmark has come.
@@ -151,7 +170,7 @@ impl Follow {
             End::Expired => self.begin_list(Cause::Expired),
             End::Refused if !is_list => self.begin_list(Cause::Refused),
             End::Unreadable => self.begin_list(Cause::Unreadable),
-            End::Closed | End::Failed { .. } | End::Refused => self.begin_list(self.cause),
+            End::Closed | End::Failed { .. } | End::Refused | End::Endless => self.begin_list(self.cause),
         }
         let own = pause(failures, dice);
         match end {
@@ -164,7 +183,7 @@ impl Follow {
 
     fn begin_list(&mut self, cause: Cause) {
         self.cause = cause;
-        self.phase = Phase::Listing { next: None, pages: 0 };
+        self.phase = Phase::Listing { next: None, pages: 0, objects: 0 };
     }
 }
 
@@ -187,7 +206,7 @@ mod tests {
 
     fn watching(from: &str) -> Follow {
         let mut follow = Follow::default();
-        assert_eq!(follow.listed(from.into(), None), Ok(true));
+        assert_eq!(follow.listed(from.into(), None, 1), Ok(Listed::Whole));
         follow
     }
 
@@ -202,9 +221,9 @@ mod tests {
     fn a_list_is_asked_for_page_by_page_and_then_a_watch_from_its_version() {
         let mut follow = Follow::default();
         assert_eq!((follow.step(0.5), follow.begins_list()), (list(50, None), Some(Cause::Start)));
-        assert_eq!(follow.listed("7".into(), Some("more".into())), Ok(false));
+        assert_eq!(follow.listed("7".into(), Some("more".into()), 50), Ok(Listed::Part));
         assert_eq!((follow.step(0.5), follow.begins_list()), (list(50, Some("more")), None));
-        assert_eq!(follow.listed("7".into(), None), Ok(true));
+        assert_eq!(follow.listed("7".into(), None, 1), Ok(Listed::Whole));
         assert_eq!(follow.step(0.5), Step::Watch { from: "7".into(), lasting: WATCH + LONGER / 2 });
         follow.heard("9");
         assert_eq!(from(&follow), "9");
@@ -233,13 +252,13 @@ mod tests {
     #[test]
     fn a_list_that_breaks_off_begins_anew() {
         let mut follow = Follow::default();
-        follow.listed("7".into(), Some("more".into())).unwrap();
+        follow.listed("7".into(), Some("more".into()), 50).unwrap();
         follow.ended(End::Failed { after: None }, NO_TIME, 0.0);
         assert_eq!(follow.step(0.0), list(50, None));
     }
 
     #[test]
-    fn pages_that_are_too_long_become_smaller_and_a_list_without_an_end_is_given_up() {
+    fn pages_that_are_too_long_become_smaller() {
         let mut follow = Follow::default();
         let limits: Vec<_> = (0..8)
             .map(|_| {
@@ -248,8 +267,26 @@ mod tests {
             })
             .collect();
         assert_eq!(limits, [25, 12, 6, 3, 1, 1, 1, 1]);
-        let endless = (0..=MOST_PAGES).map(|_| follow.listed("1".into(), Some("more".into())));
-        assert_eq!(endless.filter(Result::is_err).collect::<Vec<_>>(), [Err(End::TooLong)]);
+    }
+
+    #[test]
+    fn a_long_list_is_used_to_a_bound_and_watched_whatever_the_size_of_its_pages() {
+        for (objects, pages) in [(50, 400), (7, 2858), (1, 20_000)] {
+            let mut follow = Follow::default();
+            let more = || Some("more".to_owned());
+            let enough = (1..).find(|_| follow.listed("7".into(), more(), objects) == Ok(Listed::Enough));
+            assert_eq!((enough, from(&follow)), (Some(pages), "7".to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_list_of_empty_pages_is_given_up_and_asked_for_again_in_pages_of_the_same_size() {
+        let mut follow = Follow::default();
+        let more = || Some("more".to_owned());
+        let end = (1..).find(|_| follow.listed("7".into(), more(), 0) == Err(End::Endless));
+        assert_eq!(end, Some(MOST_EMPTY));
+        let pauses: Vec<_> = (0..6).map(|_| follow.ended(End::Endless, NO_TIME, 0.0).as_secs()).collect();
+        assert_eq!((pauses, follow.step(0.0)), (vec![1, 2, 4, 8, 16, 30], list(50, None)));
     }
 
     #[test]
@@ -278,7 +315,7 @@ mod tests {
         let mut follow = Follow::default();
         let mut waited = NO_TIME;
         for _ in 0..10 {
-            follow.listed("7".into(), None).unwrap();
+            follow.listed("7".into(), None, 1).unwrap();
             waited += follow.ended(End::Expired, NO_TIME, 0.5);
         }
         assert!(waited > Duration::from_mins(2), "{waited:?}");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::merge::{Merged, Wanted, endpoints};
 use crate::objects::{Event, Kind, Object, Page, SERVICE_LABEL, Service, Slice};
 
-/// The slices' endpoints that are kept of one namespace, at about 60 bytes each. Slices beyond are not kept, whatever a
+/// The slices' endpoints that are kept of one namespace, at about 60 bytes each. Those beyond are not kept, whatever a
 /// server sends.
 const MOST_MEMBERS: usize = 100_000;
 /// The objects of one kind that are kept of one namespace.
@@ -76,11 +76,18 @@ struct Objects<T> {
 trait Counted {
     /// What the object counts as.
     fn size(&self) -> usize;
+
+    /// Makes it no larger than this, if it can be smaller.
+    fn shorten(&mut self, size: usize);
 }
 
 impl Counted for Slice {
     fn size(&self) -> usize {
         self.members.len()
+    }
+
+    fn shorten(&mut self, size: usize) {
+        self.members.truncate(size);
     }
 }
 
@@ -88,6 +95,8 @@ impl Counted for Service {
     fn size(&self) -> usize {
         1
     }
+
+    fn shorten(&mut self, _size: usize) {}
 }
 
 impl<T> Default for Objects<T> {
@@ -97,16 +106,19 @@ impl<T> Default for Objects<T> {
 }
 
 impl<T: Counted> Objects<T> {
-    /// Keeps an object, unless there are too many. Returns whether it is kept.
-    fn put(&mut self, name: String, object: T) -> bool {
+    /// Keeps as much of an object as there is room for: of one that is known at least as much as before. Returns whether it is whole.
+    fn put(&mut self, name: String, mut object: T) -> bool {
         self.remove(&name);
-        let size = self.size + object.size();
-        let fits = self.all.len() < MOST_OBJECTS && size <= MOST_MEMBERS;
-        if fits {
-            self.size = size;
+        let room = MOST_MEMBERS.saturating_sub(self.size);
+        let is_whole = object.size() <= room;
+        object.shorten(room);
+        let fits = object.size() <= room && (is_whole || object.size() > 0);
+        let is_kept = fits && self.all.len() < MOST_OBJECTS;
+        if is_kept {
+            self.size += object.size();
             self.all.insert(name, object);
         }
-        fits
+        is_kept && is_whole
     }
 
     fn remove(&mut self, name: &str) -> Option<T> {
@@ -173,7 +185,7 @@ impl Namespace {
         }
     }
 
-    /// Takes a page. Returns how many of its objects are beyond the bounds.
+    /// Takes a page. Returns how many of its objects are beyond the bounds, wholly or in part.
     pub fn take_page(&mut self, page: Page) -> usize {
         let mut left_out = 0;
         for (name, object) in page.objects {
@@ -201,7 +213,8 @@ impl Namespace {
         }
     }
 
-    /// Applies an event. Returns the Services whose endpoints may have changed, and whether the event is beyond the bounds.
+    /// Applies an event. Returns the Services whose endpoints may have changed, and whether what the event brings is
+    /// beyond the bounds, wholly or in part.
     pub fn apply(&mut self, kind: Kind, event: Event) -> (BTreeSet<String>, bool) {
         let mut touched = BTreeSet::new();
         let mut is_taken = true;
@@ -411,11 +424,35 @@ mod tests {
     #[test]
     fn a_namespace_keeps_a_bounded_number_of_endpoints() {
         let mut namespace = listed();
-        let large = || slice("orders", &[1; 60_000]);
-        assert!(!namespace.apply(Kind::EndpointSlices, set("a", large())).1);
-        assert!(namespace.apply(Kind::EndpointSlices, set("b", large())).1);
-        assert!(!namespace.apply(Kind::EndpointSlices, set("a", large())).1, "it replaces itself");
-        assert_eq!(namespace.slices.known.all.len(), 1);
+        let of = |members: usize| slice("orders", &vec![1; members]);
+        let mut beyond =
+            |name: &str, members| namespace.apply(Kind::EndpointSlices, set(name, of(members))).1;
+        assert!(!beyond("a", 60_000));
+        assert!(beyond("b", 60_000), "40,000 of them are kept");
+        assert!(beyond("c", 1));
+        assert!(!beyond("a", 60_000), "it replaces itself");
+        assert!(beyond("a", 70_000), "and stays as it is where it grows");
+        let kept = |namespace: &Namespace| {
+            let known = namespace.slices.known.all.iter();
+            known.map(|(name, slice)| format!("{name} {}", slice.members.len())).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (kept(&namespace), namespace.slices.known.size),
+            (vec!["a 60000".into(), "b 40000".into()], MOST_MEMBERS)
+        );
+        namespace.apply(Kind::EndpointSlices, removed("a"));
+        assert!(!namespace.apply(Kind::EndpointSlices, set("b", of(60_000))).1, "there is room now");
+    }
+
+    #[test]
+    fn a_namespace_keeps_a_bounded_number_of_objects_and_the_known_ones_go_on_changing() {
+        let mut namespace = listed();
+        for nth in 0..MOST_OBJECTS {
+            assert!(!namespace.apply(Kind::EndpointSlices, set(&format!("{nth}"), slice("orders", &[1]))).1);
+        }
+        assert!(namespace.apply(Kind::EndpointSlices, set("more", slice("orders", &[1]))).1);
+        assert!(!namespace.apply(Kind::EndpointSlices, set("0", slice("orders", &[4]))).1);
+        assert_eq!(addresses(&namespace, "orders"), ["10.0.0.1:8080", "10.0.0.4:8080"]);
     }
 
     #[derive(Debug, Clone)]

@@ -262,6 +262,7 @@ struct RawConditions {
     terminating: Option<bool>,
 }
 
+/// `forNodes` is not read: it needs the name of the sidecar's own node, which no key of the file has. Such endpoints are chosen by zone.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawHints {
