@@ -15,7 +15,7 @@ use pillion_base::net::{Network, descriptors};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::ending::{asked_to_end, lasting};
-use super::load::{Load, Plan, Tally};
+use super::load::{Load, Plan, Tally, of_kernel};
 use super::output::{print, rewrite, warn};
 use asked::Asked;
 use report::{Report, progress};
@@ -71,7 +71,8 @@ impl Bench {
         let plan = self.plan();
         let starting = async {
             let target = self.asked.target(Network::Os).await?;
-            Load::start(target, plan).await.map_err(|failure| anyhow!("{}: {}", self.asked.url, failure.why))
+            let load = Load::start(target, plan, of_kernel()).await;
+            load.map_err(|failure| anyhow!("{}: {}", self.asked.url, failure.why))
         };
         let mut load = tokio::select! { // no request was sent
             () = &mut asked_to_end => bail!("ended before the first request"),
@@ -91,6 +92,7 @@ impl Bench {
             lasted: load.elapsed().max(least),
             connections: load.connections(),
             whole: &whole,
+            busy: load.busy(),
             is_interrupted,
         })
     }

@@ -19,7 +19,7 @@ use hyper::body::Bytes;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::ending::{asked_to_end, lasting, time_is_up};
-use super::load::{Load, Plan, Tally, Target};
+use super::load::{Load, Plan, Tally, Target, of_kernel};
 use super::output::{print, rewrite};
 use mesh::Mesh;
 use report::Reported;
@@ -98,7 +98,7 @@ async fn call(mesh: &Mesh) -> anyhow::Result<Load> {
     let request = Request::get("/").header(HOST, SERVICE).body(Bytes::new())?;
     let plan = Plan { rate: RATE, connections: CONNECTIONS, streams: 1, lasts: None, timeout: TIMEOUT };
     let target = Target::plaintext(mesh.outbound, request);
-    Load::start(target, plan).await.map_err(|failure| anyhow!(failure.why))
+    Load::start(target, plan, of_kernel()).await.map_err(|failure| anyhow!(failure.why))
 }
 
 /// Prints a live line every second. Returns only if the mesh is broken.

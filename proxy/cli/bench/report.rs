@@ -13,6 +13,9 @@ const BAR: usize = 30;
 const PERCENTILES: [(&str, &str, f64); 4] =
     [("p50_ms", "p50", 0.5), ("p90_ms", "p90", 0.9), ("p99_ms", "p99", 0.99), ("p999_ms", "p99.9", 0.999)];
 
+/// Per cent. A machine that does something else now and then sends fewer requests late.
+const FEW: f64 = 1.0;
+
 pub(super) struct Report<'a> {
     /// Method and URL.
     pub(super) what: String,
@@ -23,6 +26,8 @@ pub(super) struct Report<'a> {
     /// Connections that were made.
     pub(super) connections: u64,
     pub(super) whole: &'a Tally,
+    /// The share of the time in which this program was busy, if that is known.
+    pub(super) busy: Option<f64>,
     pub(super) is_interrupted: bool,
 }
 
@@ -95,19 +100,24 @@ impl Report<'_> {
         let share = |count: u64| 100.0 * count as f64 / whole.requests().max(1) as f64;
         let mut remarks = Vec::new();
         if whole.waited > 0 {
+            // a generator that was late itself finds connections busy because of that
+            let blame = if whole.waited > whole.late { "the target did not keep up: " } else { "" };
             remarks.push(format!(
-                "the target did not keep up: {} requests ({:.1} %) waited for a free connection, up to {}",
+                "{blame}{} requests ({:.1} %) waited for a free connection, up to {}",
                 whole.waited,
                 share(whole.waited),
                 told(whole.longest_wait)
             ));
         }
         if whole.late > 0 {
+            let busy = self.busy.map(|share| format!(", busy for {:.0} % of the time,", 100.0 * share));
+            let advice = if share(whole.late) < FEW { "" } else { "; use more CPUs or a lower rate" };
             remarks.push(format!(
-                "this machine was busy: {} requests ({:.1} %) were sent late, up to {}; the latencies contain that",
+                "the load generator{} was late by up to {}: {} requests ({:.1} %) were sent late, and the latencies contain that{advice}",
+                busy.unwrap_or_default(),
+                told(whole.latest),
                 whole.late,
-                share(whole.late),
-                told(whole.latest)
+                share(whole.late)
             ));
         }
         if self.connections > plan.connections as u64 {
@@ -145,6 +155,7 @@ impl Report<'_> {
             "longest_wait_ms": milliseconds(whole.longest_wait),
             "sent_late": whole.late,
             "latest_ms": milliseconds(whole.latest),
+            "generator_busy": self.busy.map(|share| (share * 1000.0).round() / 1000.0),
             "interrupted": self.is_interrupted,
         });
         for (key, _, share) in PERCENTILES {
@@ -186,6 +197,7 @@ mod tests {
             lasted: Duration::from_secs(2),
             connections: 2,
             whole,
+            busy: None,
             is_interrupted: false,
         }
     }
@@ -207,15 +219,16 @@ failures: status_5xx 1; the first: 503 Service Unavailable
         let whole = Tally {
             waited: 100,
             longest_wait: Duration::from_millis(812),
-            late: 5,
+            late: 50,
             latest: Duration::from_millis(7),
             ..tally()
         };
-        let report = Report { connections: 9, is_interrupted: true, ..report(&whole) };
+        let report = Report { connections: 9, busy: Some(0.974), is_interrupted: true, ..report(&whole) };
         let text = report.text();
         for expected in [
             "the target did not keep up: 100 requests (10.0 %) waited for a free connection, up to 812 ms\n",
-            "this machine was busy: 5 requests (0.5 %) were sent late, up to 7.00 ms; the latencies contain that\n",
+            "the load generator, busy for 97 % of the time, was late by up to 7.00 ms: 50 requests (5.0 %) were sent late, and the \
+             latencies contain that; use more CPUs or a lower rate\n",
             "9 connections were made, because earlier ones ended\n",
             "ended by a signal\n",
         ] {
@@ -224,7 +237,18 @@ failures: status_5xx 1; the first: 503 Service Unavailable
         let json = report.json();
         assert_eq!(
             (&json["waited"], &json["sent_late"], &json["interrupted"]),
-            (&100.into(), &5.into(), &true.into())
+            (&100.into(), &50.into(), &true.into())
+        );
+        assert_eq!(json["generator_busy"], 0.974);
+
+        let few = self::report(&Tally { late: 9, ..whole.clone() }).text();
+        assert!(few.contains("9 requests (0.9 %) were sent late, and the latencies contain that\n"), "{few}");
+        let late = Tally { late: 200, ..whole.clone() };
+        let text = self::report(&late).text();
+        assert!(
+            text.contains("\n100 requests (10.0 %) waited for a free connection")
+                && !text.contains("did not keep up"),
+            "{text}"
         );
     }
 

@@ -27,10 +27,32 @@ impl Default for Latencies {
 
 impl Latencies {
     pub(crate) fn record(&mut self, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min((1 << TOP_BITS) - 1);
-        if let Some(count) = self.counts.get_mut(bucket(micros)) {
-            *count += 1;
-            self.total += 1;
+        self.count(1, took);
+    }
+
+    /// Records so many latencies, each of which is at most as long as the one before it. The time that this takes depends on the
+    /// number of buckets, and hardly on that of the latencies.
+    pub(crate) fn record_falling(&mut self, many: u64, nth: impl Fn(u64) -> Duration) {
+        let mut next = 0;
+        while next < many {
+            let first = nth(next);
+            let (mut inside, mut outside) = (next, many);
+            while outside - inside > 1 {
+                let middle = inside + (outside - inside) / 2;
+                match bucket(micros(nth(middle))) == bucket(micros(first)) {
+                    true => inside = middle,
+                    false => outside = middle,
+                }
+            }
+            self.count(outside - next, first);
+            next = outside;
+        }
+    }
+
+    fn count(&mut self, many: u64, took: Duration) {
+        if let Some(count) = self.counts.get_mut(bucket(micros(took))) {
+            *count += many;
+            self.total += many;
         }
         self.longest = self.longest.max(took);
     }
@@ -57,6 +79,10 @@ impl Latencies {
         });
         reached.map_or(Duration::ZERO, |bucket| Duration::from_micros(longest_in(bucket)).min(self.longest))
     }
+}
+
+fn micros(took: Duration) -> u64 {
+    u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min((1 << TOP_BITS) - 1)
 }
 
 fn bucket(micros: u64) -> usize {
@@ -101,6 +127,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn many_falling_latencies_count_as_each_of_them_does(many in 0..500_u64, step in 1..100_000_u64, last in 0..1_000_000_u64) {
+            let nth = |nth: u64| Duration::from_micros(last + (many - 1 - nth) * step);
+            let (mut one_by_one, mut at_once) = (Latencies::default(), Latencies::default());
+            (0..many).for_each(|number| one_by_one.record(nth(number)));
+            at_once.record_falling(many, nth);
+            prop_assert_eq!(&one_by_one.counts, &at_once.counts);
+            prop_assert_eq!((one_by_one.total, one_by_one.longest), (at_once.total, at_once.longest));
+        }
+
         #[test]
         fn a_latency_is_reported_at_most_1_in_128_too_long(micros in 0..1u64 << TOP_BITS) {
             let longest = longest_in(bucket(micros));

@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
@@ -12,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use pillion_base::net::{Network, Transport};
 use pillion_tls::client::{ClientTls, Purpose};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use super::tally::{Answered, Failure, Kind};
 use crate::cli::client::dial;
@@ -25,7 +27,7 @@ const TRIES: usize = 3;
 /// Where requests go, and what is sent.
 pub(crate) struct Target {
     pub(crate) network: Network,
-    /// The first one that can be connected to is used.
+    /// They are tried one after the other.
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) tls: Option<ClientTls>,
     pub(crate) is_http2: bool,
@@ -43,13 +45,19 @@ enum Sender {
 /// One connection of HTTP/1, which carries one request at a time, or of HTTP/2, which carries several.
 pub(super) struct Line {
     target: Arc<Target>,
+    /// The time of one address, TCP and TLS together: all have their turn within the time of a request.
+    patience: Duration,
+    /// The place of the address that could be connected to last, which is tried first.
+    reached: AtomicUsize,
     /// `None`: it is not connected, or a request of HTTP/1 is using it.
     sender: Mutex<Option<Sender>>,
 }
 
 impl Line {
-    pub(super) fn new(target: Arc<Target>) -> Self {
-        Self { target, sender: Mutex::new(None) }
+    /// `within`: the time of a request.
+    pub(super) fn new(target: Arc<Target>, within: Duration) -> Self {
+        let patience = within / u32::try_from(target.addresses.len().max(1)).unwrap_or(u32::MAX);
+        Self { target, patience, reached: AtomicUsize::new(0), sender: Mutex::new(None) }
     }
 
     /// Connects, so that the first request need not.
@@ -114,13 +122,24 @@ impl Line {
 
     async fn connect(&self) -> Result<Sender, Failure> {
         let mut failed = Failure::new(Kind::Connect, "the name has no address");
-        for address in &self.target.addresses {
-            match self.target.connect(*address).await {
-                Ok(io) => {
-                    self.target.connections.fetch_add(1, Relaxed);
-                    return Sender::over(io, self.target.is_http2).await;
+        let addresses = &self.target.addresses;
+        let first = self.reached.load(Relaxed);
+        for (nth, address) in addresses.iter().enumerate().cycle().skip(first).take(addresses.len()) {
+            let connecting = async {
+                let io = self.target.connect(*address).await?;
+                self.target.connections.fetch_add(1, Relaxed);
+                Sender::over(io, self.target.is_http2).await
+            };
+            match timeout(self.patience, connecting).await {
+                Ok(Ok(sender)) => {
+                    self.reached.store(nth, Relaxed);
+                    return Ok(sender);
                 }
-                Err(failure) => failed = failure,
+                Ok(Err(failure)) => failed = failure,
+                Err(_elapsed) => {
+                    let why = format!("no connection to {address} within {:?}", self.patience);
+                    failed = Failure::new(Kind::Timeout, why);
+                }
             }
         }
         Err(failed)

@@ -7,6 +7,9 @@ use http::StatusCode;
 
 use super::latencies::Latencies;
 
+/// Why a request has no answer when a load ends before it.
+pub(super) const UNSENT: &str = "the load was ended before the answer";
+
 /// A request that was answered to the last byte of its body.
 #[derive(Debug)]
 pub(crate) struct Answered {
@@ -73,7 +76,7 @@ pub(crate) enum Start {
     OnTime,
     /// No connection was free.
     Waited(Duration),
-    /// A connection was free, but this program came late: the machine was busy.
+    /// A connection was free, but this program came late: the machine was busy, or this program was.
     Late(Duration),
 }
 
@@ -106,17 +109,7 @@ impl Tally {
 
     pub(super) fn count(&mut self, started: Start, took: Duration, result: Result<Answered, Failure>) {
         self.latencies.record(took);
-        match started {
-            Start::OnTime => {}
-            Start::Waited(wait) => {
-                self.waited += 1;
-                self.longest_wait = self.longest_wait.max(wait);
-            }
-            Start::Late(late) => {
-                self.late += 1;
-                self.latest = self.latest.max(late);
-            }
-        }
+        self.note_start(1, started);
         match result.and_then(|answered| self.judge(answered)) {
             Ok(()) => self.answered += 1,
             Err(Failure { kind, why }) => {
@@ -125,6 +118,33 @@ impl Tally {
                 self.first_failure.get_or_insert(why);
             }
         }
+    }
+
+    fn note_start(&mut self, many: u64, started: Start) {
+        match started {
+            Start::OnTime => {}
+            Start::Waited(wait) => {
+                self.waited += many;
+                self.longest_wait = self.longest_wait.max(wait);
+            }
+            Start::Late(late) => {
+                self.late += many;
+                self.latest = self.latest.max(late);
+            }
+        }
+    }
+
+    /// Counts requests that were due and never sent. `first`: when the first of them would have been sent now; `waits` has how long
+    /// each has waited, and none has waited longer than the one before it.
+    pub(super) fn count_unsent(&mut self, many: u64, first: Start, waits: impl Fn(u64) -> Duration) {
+        if many == 0 {
+            return;
+        }
+        self.latencies.record_falling(many, waits);
+        self.note_start(many, first);
+        self.failed += many;
+        *self.kinds.entry(Kind::Unanswered).or_default() += many;
+        self.first_failure.get_or_insert_with(|| UNSENT.to_owned());
     }
 
     /// Counts an answer. One with a status of 400 or above is a failure.

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
@@ -75,9 +76,24 @@ async fn say(io: &mut Pipe, text: &str) {
     drop(io.write_all(text.as_bytes()).await); // a client that has given up reads no more
 }
 
+/// Of a thread that has nothing to do.
+fn idle() -> Meter {
+    Arc::new(|| Some(Duration::ZERO))
+}
+
+/// Of a thread that never rests.
+fn saturated() -> Meter {
+    let began = Instant::now();
+    Arc::new(move || Some(began.elapsed()))
+}
+
+async fn start(memory: &MemoryNetwork, plan: Plan, meter: Meter) -> Load {
+    Load::start(target(memory, plan.streams > 1), plan, meter).await.expect("the server listens")
+}
+
 /// Runs a load to its end.
 async fn run(memory: &MemoryNetwork, plan: Plan) -> (Tally, u64) {
-    let mut load = Load::start(target(memory, plan.streams > 1), plan).await.expect("the server listens");
+    let mut load = start(memory, plan, idle()).await;
     load.ended().await;
     (load.take(), load.connections())
 }
@@ -209,7 +225,7 @@ async fn a_connection_that_the_server_closed_while_it_was_idle_costs_no_request(
 #[tokio::test(start_paused = true)]
 async fn without_a_server_there_is_no_load_and_one_that_leaves_is_a_refusal() {
     let nobody = target(&MemoryNetwork::default(), false);
-    let failure = Load::start(nobody, PLAN).await.err().expect("no connection");
+    let failure = Load::start(nobody, PLAN, idle()).await.err().expect("no connection");
     assert_eq!(failure.kind, Kind::Refused, "{}", failure.why);
 
     let memory = MemoryNetwork::default();
@@ -238,8 +254,7 @@ async fn until_it_hangs(mut io: Pipe, hangs: Instant) {
 async fn a_load_that_is_stopped_counts_what_had_no_answer_with_its_wait() {
     let began = Instant::now();
     let memory = serve(move |io, _| until_it_hangs(io, began + SECOND));
-    let mut load =
-        Load::start(target(&memory, false), Plan { lasts: None, ..PLAN }).await.expect("it listens");
+    let mut load = start(&memory, Plan { lasts: None, ..PLAN }, idle()).await;
     sleep(3 * SECOND).await;
     let before = load.take();
     assert_eq!((before.answered, before.failed), (100, 0));
@@ -250,6 +265,79 @@ async fn a_load_that_is_stopped_counts_what_had_no_answer_with_its_wait() {
     assert!((200..=201).contains(&after.failed), "those of two seconds: {}", after.failed);
     assert!(near(after.latencies.longest(), 3 * SECOND), "{:?}", after.latencies.longest());
     assert!(near(load.elapsed(), 4 * SECOND), "a second for answers: {:?}", load.elapsed());
+}
+
+/// A million requests a second, and a server that answers none of them: some sixty are sent, and the others are not counted one by one.
+#[tokio::test(start_paused = true)]
+async fn a_backlog_of_millions_is_counted_at_once_at_the_end_and_at_a_signal() {
+    let memory = serve(|io, _| until_it_hangs(io, Instant::now()));
+    let plan = Plan { rate: 1_000_000, connections: 1, lasts: Some(60 * SECOND), timeout: SECOND, ..PLAN };
+    let mut load = start(&memory, plan, idle()).await;
+    let mut looks = tokio::time::interval(200 * MILLISECOND); // as the progress bar does
+    loop {
+        tokio::select! {
+            () = load.ended() => break,
+            _ = looks.tick() => {}
+        }
+    }
+    let tally = load.take();
+    assert_eq!((tally.requests(), tally.answered), (60_000_000, 0));
+    let given_up = tally.kinds[&Kind::Timeout];
+    assert!((59..=61).contains(&given_up), "one a second: {given_up}");
+    assert_eq!(tally.kinds[&Kind::Unanswered], 60_000_000 - given_up);
+    assert!(near(tally.latencies.longest(), 61 * SECOND), "{:?}", tally.latencies.longest());
+    assert!(near(tally.latencies.percentile(0.5), 31 * SECOND), "{:?}", tally.latencies.percentile(0.5));
+
+    let mut load = start(&memory, plan, idle()).await;
+    sleep(30 * SECOND).await;
+    load.stop(SECOND).await;
+    let (requests, elapsed) = (load.take().requests(), load.elapsed());
+    assert!((30_000_000..=30_010_000).contains(&requests), "those of 30 s: {requests}");
+    assert!(near(elapsed, 31 * SECOND), "{elapsed:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_generator_without_time_left_is_late_itself_and_the_target_is_not_blamed() {
+    for (meter, is_late) in [(idle(), false), (saturated(), true)] {
+        let memory = serve(|mut io, _| async move {
+            while asked(&mut io).await {
+                sleep(50 * MILLISECOND).await;
+                say(&mut io, OK).await;
+            }
+        });
+        let mut load = start(&memory, PLAN, meter).await;
+        load.ended().await;
+        let Tally { waited, late, .. } = load.take();
+        assert_eq!((late > 900, waited > 900), (is_late, !is_late), "{late} late, {waited} waited");
+        assert_eq!(load.busy(), Some(if is_late { 1.0 } else { 0.0 }));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_is_silent_leaves_time_for_the_next_one_which_is_kept() {
+    let memory = serve(|mut io, _| async move {
+        if asked(&mut io).await {
+            say(&mut io, OK).await; // and closes
+        }
+    });
+    let silent = SocketAddr::from(([10, 0, 0, 9], 80));
+    memory.black_hole(silent);
+    let target = Target { addresses: vec![silent, at()], ..target(&memory, false) };
+    let began = Instant::now();
+    let plan = Plan { connections: 1, rate: 1, ..PLAN };
+    let mut load = Load::start(target, plan, idle()).await.expect("the second address");
+    assert!(near(began.elapsed(), plan.timeout / 2), "{:?}", began.elapsed());
+    load.ended().await;
+    let tally = load.take();
+    assert_eq!((tally.answered, tally.failed), (10, 0), "{:?}", tally.first_failure);
+    assert!(tally.latencies.longest() < SECOND, "the silent one is not tried again");
+
+    let target = Target { addresses: vec![silent, silent], ..self::target(&memory, false) };
+    let failure = Load::start(target, plan, idle()).await.err().expect("no connection");
+    assert_eq!(
+        (failure.kind, failure.why.as_str()),
+        (Kind::Timeout, "no connection to 10.0.0.9:80 within 2.5s")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -285,8 +373,10 @@ fn the_delay_of_the_timer_is_not_counted_and_every_other_is() {
         (after(1), after(1), due, Start::OnTime),
         (after(9), after(9), due, Start::Waited(9 * MILLISECOND)),
     ] {
-        assert_eq!(Due::new(due, asked, woken), Due { at: due, began, start });
+        assert_eq!(Due::new(due, asked, woken, false), Due { at: due, began, start });
     }
+    let start = Due::new(due, after(9), after(9), true).start;
+    assert_eq!(start, Start::Late(9 * MILLISECOND), "the connection was free before this program saw it");
 }
 
 proptest! {
@@ -299,5 +389,13 @@ proptest! {
         let step = due(nth + 1) - due(nth);
         prop_assert!(step.abs_diff(even) <= Duration::from_nanos(1), "{step:?} and not {even:?}");
         prop_assert_eq!(due(u64::from(rate) * 7), Duration::from_secs(7));
+    }
+
+    #[test]
+    fn the_requests_until_a_moment_are_those_that_are_due_by_then(rate in 1..=1_000_000_u32, nanos in 0..20_000_000_000_u64) {
+        let (plan, time) = (Plan { rate, ..PLAN }, Duration::from_nanos(nanos));
+        let many = plan.due_within(time);
+        let is_due = |nth| plan.due(nth).is_some_and(|due| due <= time);
+        prop_assert!(is_due(many - 1) && !is_due(many), "{many}");
     }
 }
