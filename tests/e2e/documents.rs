@@ -183,22 +183,25 @@ fn every_code_has_its_causes_and_its_next_command() {
     }
 }
 
-/// The metric families of the code's list, with which every exposition begins, and those about merged sources.
+/// The metric families of the code's list, with which every exposition begins, and those about merged sources and about the
+/// application's process.
 #[test]
 fn every_metric_of_the_code_has_its_row() {
     let source = read(&root().join("proxy/telemetry/src/metrics.rs"));
     let list = source.split_once("const FAMILIES").expect("the list of families").1;
     let list = list.split_once("];").expect("its end").0;
-    let merge = read(&root().join("proxy/telemetry/src/merge.rs"));
-    let of_merge = merge
-        .match_indices("gauge(\"")
-        .filter_map(|(at, begins)| merge[at + begins.len()..].split('"').next());
+    let named = |file: &str, begins: &str| -> Vec<String> {
+        let text = read(&root().join("proxy/telemetry/src").join(file));
+        let name = |(at, _): (usize, &str)| text[at + begins.len()..].split('"').next().map(str::to_owned);
+        text.match_indices(begins).filter_map(name).collect()
+    };
     let mut families: BTreeSet<String> = list
         .lines()
         .filter_map(|line| line.trim().strip_prefix('"')?.split('"').next())
         .map(str::to_owned)
         .collect();
-    families.extend(of_merge.map(str::to_owned));
+    families.extend(named("merge.rs", "gauge(\""));
+    families.extend(named("application.rs", "About { name: \""));
     assert!(families.len() > 27, "{families:?}");
     assert_eq!(first_cells(&page("metrics.md")), families);
 }

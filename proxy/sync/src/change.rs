@@ -24,6 +24,8 @@ const AGAIN: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)
 pub(crate) enum Untold {
     #[error("no process is called {0}")]
     NoProcess(String),
+    #[error("there is no {}", .0.display())]
+    NoPidFile(std::path::PathBuf),
     #[error("{path} has no number of a process: {why}", path = .0.display(), why = .1)]
     PidFile(std::path::PathBuf, String),
     #[error("process {0} cannot be signalled: {1}")]
@@ -39,7 +41,7 @@ pub(crate) enum Untold {
 impl Untold {
     /// Whether nothing is wrong: an application that is not there yet reads the new version when it starts.
     pub(crate) const fn is_early(&self) -> bool {
-        matches!(self, Self::NoProcess(_))
+        matches!(self, Self::NoProcess(_) | Self::NoPidFile(_))
     }
 }
 
@@ -91,7 +93,10 @@ fn number_in(path: &Path) -> Result<i32, Untold> {
         File::open(path)?.take(64).read_to_string(&mut text)?;
         Ok(text)
     };
-    let text = read().map_err(|error| bad(error.to_string()))?;
+    let text = read().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Untold::NoPidFile(path.to_owned()),
+        _ => bad(error.to_string()),
+    })?;
     let number = text.trim().parse().ok().filter(|number| *number > 0);
     number.ok_or_else(|| bad("it must hold one number".to_owned()))
 }
@@ -137,12 +142,13 @@ mod tests {
             let path = scratch.write("pid", text);
             assert!(matches!(number_in(&path), Err(Untold::PidFile(..))), "{text:?}");
         }
-        assert!(number_in(&scratch.path("none")).is_err());
     }
 
     #[test]
     fn an_application_that_is_not_there_yet_is_no_fault() {
-        let to = SignalTo::Process("no-such-process".to_owned());
-        assert!(send(SyncSignal::Hup, &to).unwrap_err().is_early());
+        let scratch = Scratch::new();
+        for to in [SignalTo::Process("no-such-process".to_owned()), SignalTo::PidFile(scratch.path("none"))] {
+            assert!(send(SyncSignal::Hup, &to).unwrap_err().is_early(), "{to:?}");
+        }
     }
 }

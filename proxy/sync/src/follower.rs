@@ -200,14 +200,15 @@ impl Follower {
     async fn tell_change(&self) {
         let Some(how) = &self.sync.on_change else { return };
         let name = &self.sync.name;
-        match change::tell(how, &self.sync.to, &self.asker).await {
+        let told = change::tell(how, &self.sync.to, &self.asker).await;
+        self.entry.note("on_change", told.as_ref().map_or_else(ToString::to_string, |()| "told".to_owned()));
+        match told {
             Ok(()) => {}
             Err(why) if why.is_early() => {
                 tracing::info!(sync = name, "nothing is told of the new version: {why}")
             }
             Err(why) => {
                 tracing::warn!(sync = name, "the application is not told of the new version: {why}");
-                self.entry.note("last_on_change_fault", why.to_string());
                 self.metrics.sync_changes(name, SyncOutcome::Untold).inc();
             }
         }

@@ -271,7 +271,7 @@ impl Target {
     /// are removed.
     fn swap(&self, written: &mut Written, folder: &Folder) -> Result<(), WriteFault> {
         let data = self.path.join(DATA);
-        let before = fs::read_link(&data).ok();
+        let before = fs::read_link(&data).unwrap_or_default(); // empty before the first version
         let next = self.path.join(format!("{FOLDERS}{}-link", std::process::id()));
         remove(&next);
         symlink(name(&written.path), &next).told("cannot make", &next)?;
@@ -292,10 +292,7 @@ impl Target {
             }
         }
         sync_folder(&self.path)?;
-        self.remove_older([
-            Path::new(&name(&written.path)),
-            before.as_deref().unwrap_or_else(|| Path::new("")),
-        ]);
+        self.remove_older([Path::new(&name(&written.path)), &before]);
         Ok(())
     }
 
@@ -318,9 +315,13 @@ impl Target {
 
     /// Remembers beside a file that this content came from the source. A folder shows it by its symlink.
     pub(crate) fn set_mark(&self, digest: &Digest) {
-        if !self.is_folder && !self.has_mark(digest) {
-            drop(fs::write(self.mark(), digest)); // without it, the next start waits for the source
+        if self.is_folder || self.has_mark(digest) {
+            return;
         }
+        let mark = self.mark();
+        remove(&mark); // it may be a symlink, which is not followed
+        let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(mark);
+        drop(new.and_then(|mut new| new.write_all(digest))); // without it, the next start waits for the source
     }
 
     /// Whether this content came from the source once.
