@@ -1,4 +1,4 @@
-//! Regular expressions that match a whole value: of a path, a header, a query parameter.
+//! Regular expressions that match a whole value: of a path, a header, a query parameter; or a part of a log line.
 //!
 //! Time in proportion to the value, whatever the expression: a lazy DFA has no backtracking. What an expression may
 //! take is bounded when it is read: its text, what it is compiled to, and the states that each thread keeps of it.
@@ -73,6 +73,14 @@ impl Pattern {
         let longest = dfa.try_search_fwd(&mut caches.get(), &input).ok().flatten();
         longest.is_some_and(|end| end.offset() == value.len())
     }
+
+    /// Whether a part of `value` is what it describes.
+    pub fn is_in(&self, value: &[u8]) -> bool {
+        let Compiled { dfa, caches } = &*self.compiled;
+        // An error means that the search gave up at a byte, which this automaton is not configured to do.
+        let found = dfa.try_search_fwd(&mut caches.get(), &Input::new(value).earliest(true));
+        found.ok().flatten().is_some()
+    }
 }
 
 fn built(text: &str) -> Result<DFA, PatternError> {
@@ -132,6 +140,20 @@ mod tests {
         ] {
             let fits = Pattern::new(pattern).map(|pattern| pattern.fits(value.as_bytes()));
             assert_eq!(fits, Ok(expected), "{pattern} {value}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_found_within_a_value() {
+        for (pattern, value, expected) in [
+            ("^DEBUG", "DEBUG x", true),
+            ("^DEBUG", "INFO DEBUG", false),
+            ("health", "GET /healthz 200", true),
+            ("z$", "GET /healthz 200", false),
+            (r"^\d{4}-", "2026-11-28 ready", true),
+            ("", "", true),
+        ] {
+            assert_eq!(Pattern::new(pattern).map(|of| of.is_in(value.as_bytes())), Ok(expected), "{pattern}");
         }
     }
 

@@ -102,7 +102,11 @@ fn tls(host: &str, offer: AlpnOffer) -> Result<Option<ClientTls>, SetupError> {
     ClientTls::new(None, &simple, &TlsPolicy::default(), Some(host), offer)
 }
 
-async fn addresses(host: &str, resolver: &Resolver) -> Result<Vec<IpAddr>, AskError> {
+/// The addresses of a host.
+///
+/// # Errors
+/// It has none, or no name server answers.
+pub async fn addresses(host: &str, resolver: &Resolver) -> Result<Vec<IpAddr>, AskError> {
     if let Ok(ip) = host.parse() {
         return Ok(vec![ip]);
     }
@@ -145,6 +149,57 @@ pub async fn ask(
         false => Ok(Vec::new()),
     };
     Ok(Response::from_parts(head, content))
+}
+
+/// A connection that carries one question after the other.
+pub struct Kept {
+    send: http1::SendRequest<Full<Bytes>>,
+    conn: Option<Conn>,
+}
+
+impl Kept {
+    /// # Errors
+    /// The connection broke off.
+    pub async fn new(transport: Transport) -> Result<Self, AskError> {
+        let (send, conn) =
+            http1::Builder::new().max_buf_size(HEAD_BYTES).handshake(TokioIo::new(transport)).await?;
+        Ok(Self { send, conn: Some(Box::pin(conn)) })
+    }
+
+    /// Sends a request, and reads the answer with its content, of whatever status it is. The content has at most so many
+    /// bytes. After an error the connection is of no use.
+    ///
+    /// # Errors
+    /// The connection broke off, or the head has not come `until` then.
+    pub async fn ask(
+        &mut self,
+        question: Request<Full<Bytes>>,
+        most: usize,
+        until: Instant,
+    ) -> Result<Response<Content>, AskError> {
+        let begun = timeout_at(until, self.begin(question)).await;
+        let (head, incoming) = begun.map_err(|_elapsed| AskError::Slow)??.into_parts();
+        let mut body = Body { incoming, conn: self.conn.take() };
+        let content = timeout_at(until, body.whole(most)).await.unwrap_or(Err(AskError::Slow));
+        self.conn = body.conn.filter(|_| content.is_ok());
+        Ok(Response::from_parts(head, content))
+    }
+
+    async fn begin(&mut self, question: Request<Full<Bytes>>) -> Result<Response<Incoming>, AskError> {
+        let mut answer = pin!(self.send.send_request(question));
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return Ok(answer?),
+                () = ended(&mut self.conn) => self.conn = None, // the answer has what the connection had read
+            }
+        }
+    }
+
+    /// Whether it can carry another question.
+    pub fn is_open(&self) -> bool {
+        self.conn.is_some() && !self.send.is_closed()
+    }
 }
 
 /// Sends a request of HTTP/1.1, and reads the head of the answer.
