@@ -94,7 +94,7 @@
 //! # Crates
 //! Each crate may use those to its right, and an import in the other direction does not compile: `pillion` ([`cli`] →
 //! [`app`] → `admin`, `explained`, `preflight`, `dns`, `workload`, `traces`, `api_server`, `webhook`) → [`pillion_sidecar`] → [`pillion_upstream`] → [`pillion_cache`] → [`pillion_http`] → [`pillion_tls`] →
-//! [`pillion_base`] → [`pillion_telemetry`] → [`pillion_model`]. Nine crates are outside this line: [`pillion_companion`], above [`pillion_upstream`], gives companions of the application their threads (`app::companions`) and connects to servers that the operator names by URL; [`pillion_sync`], above that, keeps files as a source has them; [`pillion_config`]
+//! [`pillion_base`] → [`pillion_telemetry`] → [`pillion_model`]. Ten crates are outside this line: [`pillion_companion`], above [`pillion_upstream`], gives companions of the application their threads (`app::companions`) and connects to servers that the operator names by URL; [`pillion_sync`], above that, keeps files as a source has them, and [`pillion_logs`] ships log files; [`pillion_config`]
 //! reads the file into the model; `pillion_authz`, below [`pillion_sidecar`], judges by authorization rules;
 //! `pillion_grpc`, below it too, makes calls of gRPC over tonic's framing;
 //! `pillion_kubernetes`, which `api_server` uses, makes endpoints of EndpointSlices;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pillion_base::ground::Ground;
 use pillion_companion::thread::{Order, Thread, Work};
-use pillion_model::Config;
+use pillion_model::{Config, SpiffeId};
 use pillion_sync::keeper;
 use pillion_telemetry::companions::CompanionKind;
 use tokio::sync::watch;
@@ -25,12 +25,20 @@ struct Companion {
     begin: Begin,
 }
 
-const ALL: [Companion; 1] = [Companion {
-    kind: CompanionKind::Sync,
-    is_in: |config| !config.sync.is_empty(),
-    may_precede: true,
-    begin: keeper::begin,
-}];
+const ALL: [Companion; 2] = [
+    Companion {
+        kind: CompanionKind::Logs,
+        is_in: |config| config.logs.is_some(),
+        may_precede: false,
+        begin: pillion_logs::ship::work,
+    },
+    Companion {
+        kind: CompanionKind::Sync,
+        is_in: |config| !config.sync.is_empty(),
+        may_precede: true,
+        begin: keeper::begin,
+    },
+];
 
 pub(super) struct Companions {
     ground: Arc<Ground>,
@@ -42,13 +50,18 @@ impl Companions {
         Self { ground, threads: Vec::new() }
     }
 
-    /// Lets all companions work by this configuration. One without a thread is started if the configuration has it. `is_open`:
-    /// no predecessor accepts connections any more.
-    pub(super) fn follow(&mut self, config: &Arc<Config>, is_open: bool) {
+    /// Lets all companions work by this configuration. One without a thread is started if the configuration has it. `own`: the
+    /// identity, which names the workload where the configuration does not. `is_open`: no predecessor accepts connections any
+    /// more.
+    pub(super) fn follow(&mut self, config: &Arc<Config>, own: Option<&SpiffeId>, is_open: bool) {
         // before a thread runs, so that no probe finds the sidecar ready in between
         for sync in config.sync.iter().filter(|sync| sync.required) {
             self.ground.metrics.companions().await_first(CompanionKind::Sync, &sync.name);
         }
+        let workload = config.workload.or_of(own);
+        let named = (config.logs.is_some() && workload != config.workload)
+            .then(|| Arc::new(Config { workload, ..Config::clone(config) }));
+        let config = named.as_ref().unwrap_or(config);
         for companion in ALL {
             if let Some((_, thread)) = self.threads.iter().find(|(kind, _)| *kind == companion.kind) {
                 thread.follow(config.clone());

@@ -51,7 +51,13 @@ impl Running {
     /// Lets all threads accept connections from now on.
     pub(crate) fn open(&mut self) {
         self.controller.open();
-        self.companions.follow(self.controller.config(), true);
+        self.follow_companions();
+    }
+
+    /// Lets the companions work by the configuration and the identity at work.
+    pub(super) fn follow_companions(&mut self) {
+        let own = self.controller.credentials().map(|own| &own.id);
+        self.companions.follow(self.controller.config(), own, self.controller.listeners.is_open());
     }
 
     /// Whether the threads may accept connections.

@@ -157,7 +157,7 @@ impl Keeper {
         self.workload.follow(running.controller.config());
         self.names.follow(running.controller.config());
         running.kubernetes.follow(running.controller.config());
-        running.companions.follow(running.controller.config(), running.controller.listeners.is_open());
+        running.follow_companions();
         let names = self.names.first(&running.controller);
         let slices = running.kubernetes.first(&running.controller);
         tokio::join!(names, slices, running.controller.first_keys(KEYS_PATIENCE));
@@ -378,8 +378,8 @@ impl Keeper {
             Ok(Applied::Changed) => {
                 self.names.follow(controller.config());
                 running.kubernetes.follow(controller.config());
-                running.companions.follow(controller.config(), controller.listeners.is_open());
                 self.workload.follow(controller.config());
+                running.follow_companions();
                 tracing::info!(because, generation, "configuration reloaded");
                 self.tell(running, Some(SystemTime::now()));
                 self.keep_written(running);

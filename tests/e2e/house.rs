@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Crates whose `lib.rs` lists its modules from top to bottom.
-const ORDERED: [&str; 15] = [
+const ORDERED: [&str; 16] = [
     "proxy",
     "proxy/sidecar/src",
     "proxy/upstream/src",
@@ -15,6 +15,7 @@ const ORDERED: [&str; 15] = [
     "proxy/http1/src",
     "proxy/kubernetes/src",
     "proxy/sync/src",
+    "proxy/logs/src",
     "proxy/tls/src",
     "proxy/base/src",
     "proxy/telemetry/src",

@@ -54,6 +54,7 @@ mod redirect;
 mod refused;
 mod reload;
 mod rotation;
+mod shipping;
 mod status;
 mod streaming;
 mod sync;

@@ -16,6 +16,7 @@ mod elsewhere;
 mod health;
 mod identity;
 mod inbound;
+mod logs;
 mod observe;
 mod port_tls;
 mod process;

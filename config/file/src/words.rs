@@ -6,6 +6,7 @@ mod dns;
 mod endpoint_socket;
 mod hashed;
 mod kubernetes;
+mod logs;
 mod merge;
 mod probe;
 mod route;
@@ -23,6 +24,7 @@ pub(crate) use dns::{DnsName, NameServer, SrvName};
 pub(crate) use endpoint_socket::EndpointSocket;
 pub(crate) use hashed::{CookieName, HashedHeader};
 pub(crate) use kubernetes::ServicePort;
+pub(crate) use logs::{CollectionName, FieldName, Glob};
 pub(crate) use merge::SourceName;
 pub(crate) use probe::{GrpcService, ProbeName, ProbePath};
 pub(crate) use route::{
@@ -39,6 +41,7 @@ use pillion_model::authorization::{Action, EncodedSlash, ExtAuthz, Mode};
 use pillion_model::cluster::{AddressPattern, HostPattern, LoadBalancer, UpstreamProtocol};
 use pillion_model::identity::{SpiffeId, TlsVersion, check_trust_domain};
 use pillion_model::listener::{AppProtocol, Mtls, RedirectTo, Unknown};
+use pillion_model::logs::LineFormat;
 use pillion_model::policy::RetryCondition;
 use pillion_model::route::{RateLimitBy, Scheme};
 use pillion_model::sync::SyncSignal;
@@ -108,7 +111,8 @@ choices!(
     Action,
     Mode,
     EncodedSlash,
-    SyncSignal
+    SyncSignal,
+    LineFormat
 );
 
 leaves!(

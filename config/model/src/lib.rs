@@ -13,6 +13,7 @@ mod reason;
 pub mod dns;
 pub mod telemetry;
 pub mod sync;
+pub mod logs;
 pub mod tracing;
 pub mod access_format;
 pub mod listener;
@@ -69,6 +70,8 @@ pub struct Config {
     pub tracing: Option<tracing::Tracing>,
     /// Files that are kept as a source has them, in the order of the file. Names are unique.
     pub sync: Vec<sync::Sync>,
+    /// `None`: no files are shipped.
+    pub logs: Option<logs::Logs>,
     /// `None`: no timelines are kept.
     pub explain: Option<telemetry::Explain>,
     /// `None`: no access log.
@@ -95,6 +98,7 @@ impl Default for Config {
             metrics: Some(telemetry::Metrics::default()),
             tracing: None,
             sync: Vec::new(),
+            logs: None,
             explain: Some(telemetry::Explain::default()),
             access_log: None,
             drain: listener::Drain::default(),

@@ -12,6 +12,7 @@ mod dns;
 mod federation;
 mod limits;
 mod listener;
+mod logs;
 mod merge;
 mod policy;
 mod probes;
@@ -48,6 +49,9 @@ pub fn validate(config: &Config) -> Faults {
         tracing::validate(tracing, &root.key("tracing"), &mut faults);
     }
     sync::validate(&config.sync, &root.key("sync"), &mut faults);
+    if let Some(of) = &config.logs {
+        logs::validate(of, &root.key("logs"), &mut faults);
+    }
     sockets::refuse_shared(config, &mut faults);
     sockets::warn_of_own_endpoints(config, &mut faults);
     federation::refuse_without_bundle(config, &mut faults);
@@ -92,7 +96,9 @@ fn warn_of_idle_sides(config: &Config, faults: &mut Faults) {
         && config.clusters.iter().all(|cluster| cluster.listen.is_empty())
         && config.sync.is_empty()
     {
-        faults.warn(&root.key("outbound"), "is off, as inbound is: this sidecar has nothing to do");
+        if config.logs.is_none() {
+            faults.warn(&root.key("outbound"), "is off, as inbound is: this sidecar has nothing to do");
+        }
         return;
     }
     let services = root.key("services");

@@ -7,9 +7,9 @@ use super::istio::IstioFamilies;
 use super::labels::{
     AuthorizationMode, CacheOutcome, CertificateUse, CheckOutcome, CompanionKind, ConnectionOutcome,
     Decision, DetectionVerdict, DnsOutcome, EjectionCause, EndpointLabels, EndpointState, Flow,
-    HandshakeOutcome, JwksOutcome, LimitLabel, ListCause, NameLabel, Protocol, ReloadOutcome, RequestLabels,
-    RetryOutcome, RouteLabel, RuleLabel, Service, Shed, SpanOutcome, SyncOutcome, Tls, TokenOutcome,
-    WatchState,
+    HandshakeOutcome, JwksOutcome, LimitLabel, ListCause, LogOutcome, NameLabel, Protocol, ReloadOutcome,
+    RequestLabels, RetryOutcome, RouteLabel, RuleLabel, Service, Shed, SinkLabel, SourceLabel, SpanOutcome,
+    SyncOutcome, Tls, TokenOutcome, WatchState,
 };
 use super::symbols::Symbol;
 use pillion_model::Direction;
@@ -73,6 +73,9 @@ pub(super) struct Families {
     pub(super) companions: Family<(CompanionKind, NameLabel), IntGauge>,
     pub(super) sync_version: Family<(NameLabel,), IntGauge>,
     pub(super) sync_changes: Family<(NameLabel, SyncOutcome), IntCounter>,
+    pub(super) logs_records: Family<(SourceLabel, SinkLabel, LogOutcome), IntCounter>,
+    pub(super) logs_lag: Family<(SourceLabel, SinkLabel), IntGauge>,
+    pub(super) logs_truncated: Family<(), IntCounter>,
     pub(super) istio: IstioFamilies,
 }
 
@@ -120,6 +123,9 @@ impl Families {
             companions: to.gauges("pillion_companion_up", "Whether a companion of the application works."),
             sync_version: to.gauges("pillion_sync_version_timestamp_seconds", "When the version at work of a synced file was written, in seconds since 1970."),
             sync_changes: to.counters("pillion_sync_changes_total", "Versions of synced files by what became of them."),
+            logs_records: to.counters("pillion_logs_records_total", "Records of shipped files, by what became of them."),
+            logs_lag: to.gauges("pillion_logs_lag_bytes", "Bytes of a source's files that a sink has not taken yet."),
+            logs_truncated: to.counters("pillion_logs_truncated_bytes_total", "Bytes that a truncation took before a sink had got them."),
             istio: IstioFamilies::register(to),
         }
     }

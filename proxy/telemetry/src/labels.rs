@@ -434,6 +434,45 @@ impl Label for NameLabel {
     }
 }
 
+/// Labels whose value is a name of the configuration.
+macro_rules! named {
+    ($($(#[$doc:meta])* $label:ident as $name:literal;)+) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub struct $label(pub Symbol);
+
+        impl Label for $label {
+            const NAME: &'static str = $name;
+
+            fn value(self, symbols: &Symbols) -> String {
+                symbols.name(self.0).as_ref().to_owned()
+            }
+
+            fn other(self) -> Self {
+                Self(Symbol::OTHER)
+            }
+        }
+    )+};
+}
+named! {
+    /// A source of the log shipper.
+    SourceLabel as "source";
+    /// A sink of the log shipper.
+    SinkLabel as "sink";
+}
+
+vocabulary! {
+    /// What became of a record of a shipped file.
+    LogOutcome as "outcome" {
+        /// The sink has taken it.
+        Delivered = "delivered",
+        /// The sink has refused it for good.
+        Refused = "refused",
+        /// It was sent once more.
+        Retried = "retried",
+    }
+}
+
 vocabulary! {
     /// `inbound.authorization.mode`.
     AuthorizationMode as "mode" { Enforce = "enforce", Audit = "audit" }

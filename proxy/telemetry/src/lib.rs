@@ -44,8 +44,8 @@ pub use istio::{IstioLabels, IstioProtocol, Own};
 pub use labels::{
     AuthorizationMode, CacheOutcome, CertificateUse, CheckOutcome, ConnectionOutcome, Decision,
     DetectionVerdict, DnsOutcome, EjectionCause, EndpointLabels, EndpointState, Flow, HandshakeOutcome,
-    JwksOutcome, LimitLabel, ListCause, MethodLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome,
-    Shed, SpanOutcome, SyncOutcome, Tls, TokenOutcome, TryOutcome, WatchState,
+    JwksOutcome, LimitLabel, ListCause, LogOutcome, MethodLabel, Protocol, ReloadOutcome, RequestLabels,
+    RetryOutcome, Shed, SpanOutcome, SyncOutcome, Tls, TokenOutcome, TryOutcome, WatchState,
 };
 pub use metrics::{Detail, EndpointKey, Metrics};
 pub use recorder::Recorder;

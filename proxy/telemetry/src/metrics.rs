@@ -19,9 +19,9 @@ use super::family::{Exposition, Histogram, IntCounter, IntGauge};
 use super::istio::{IstioLabels, IstioRequests, Own, Servers};
 use super::labels::{
     AuthorizationMode, CertificateUse, CheckOutcome, ConnectionOutcome, Decision, DetectionVerdict,
-    DnsOutcome, EndpointLabels, HandshakeOutcome, JwksOutcome, Label, ListCause, NameLabel, Protocol,
-    ReloadOutcome, RequestLabels, RouteLabel, RuleLabel, Service, Shed, SpanOutcome, SyncOutcome, Tls,
-    TokenOutcome, WatchState,
+    DnsOutcome, EndpointLabels, HandshakeOutcome, JwksOutcome, Label, ListCause, LogOutcome, NameLabel,
+    Protocol, ReloadOutcome, RequestLabels, RouteLabel, RuleLabel, Service, Shed, SinkLabel, SourceLabel,
+    SpanOutcome, SyncOutcome, Tls, TokenOutcome, WatchState,
 };
 use super::overview::Overview;
 use super::process;
@@ -405,6 +405,25 @@ impl Metrics {
         self.exemplars.of(direction, self.symbols.known(service)?, bound)
     }
 
+    /// The counter of a source's records at a sink. Keep the handle.
+    pub fn logs_records(&self, source: Symbol, sink: Symbol, outcome: LogOutcome) -> IntCounter {
+        self.families.logs_records.of((SourceLabel(source), SinkLabel(sink), outcome))
+    }
+
+    /// The gauge of the bytes of a source that a sink has not taken yet.
+    pub fn logs_lag(&self, source: Symbol, sink: Symbol) -> IntGauge {
+        self.families.logs_lag.of((SourceLabel(source), SinkLabel(sink)))
+    }
+
+    /// Removes the gauges of sources and sinks that a reload may have removed.
+    pub fn forget_logs_lag(&self) {
+        self.families.logs_lag.remove(|_| true);
+    }
+
+    pub fn logs_truncated(&self) -> IntCounter {
+        self.families.logs_truncated.of(())
+    }
+
     pub fn spans(&self, outcome: SpanOutcome) -> IntCounter {
         self.families.spans.of((outcome,))
     }
@@ -550,9 +569,12 @@ mod tests {
     use pillion_model::Reason;
 
     /// The families of the public interface that exist so far.
-    const FAMILIES: [&str; 48] = [
+    const FAMILIES: [&str; 51] = [
         "pillion_sync_version_timestamp_seconds",
         "pillion_sync_changes_total",
+        "pillion_logs_records_total",
+        "pillion_logs_lag_bytes",
+        "pillion_logs_truncated_bytes_total",
         "pillion_companion_up",
         "pillion_memory_used_bytes",
         "pillion_memory_limit_bytes",
@@ -664,6 +686,10 @@ mod tests {
         ListCause::ALL.iter().for_each(|cause| metrics.kubernetes_lists(*cause).inc());
         metrics.set_kubernetes_heard(Some(1_800_000_000));
         SpanOutcome::ALL.iter().for_each(|outcome| metrics.spans(*outcome).inc());
+        let (app, hook) = (metrics.intern("app"), metrics.intern("hook"));
+        LogOutcome::ALL.iter().for_each(|outcome| metrics.logs_records(app, hook, *outcome).inc());
+        metrics.logs_lag(app, hook).set(7);
+        metrics.logs_truncated().inc();
         metrics.set_memory(40 << 20, 64 << 20);
         Shed::ALL.iter().for_each(|kind| metrics.memory_shed(*kind).inc());
         ReloadOutcome::ALL.iter().for_each(|outcome| metrics.config_reloads(*outcome).inc());

@@ -68,6 +68,9 @@ impl Key {
                 file["sync"]["settings"]["check"] = json!({ "exec": ["a", "{file}"] });
             }
         }
+        if self.path.starts_with("logs.") {
+            file["logs"] = logs(&self.path);
+        }
         if self.path.starts_with("defaults") {
             to_defaults(&mut file); // where nothing of the service's own goes before it
         }
@@ -76,6 +79,8 @@ impl Key {
         let path = path.replace("claims.*", "claims.x-test");
         let path = path.replace("query.*", "query.x-test");
         let path = path.replace("ports.*", "ports.9090");
+        let path = path.replace("sources.*", "sources.app").replace("sinks.*", "sinks.hook");
+        let path = path.replace("fields.*", "fields.team");
         let path = path.replace("set.*", "set.x-test").replace("add.*", "add.x-test");
         let path = path.replace("federation.*", "federation.partner");
         let steps: Vec<&str> = path.split('.').collect();
@@ -88,6 +93,21 @@ impl Key {
         let orders = json!({ "endpoints": ["10.0.0.1:80"] });
         self.load(caller(orders), Path::new("")).err().map(|faults| faults.to_string())
     }
+}
+
+/// A source and a sink of the kind that has the key.
+fn logs(path: &str) -> Value {
+    let sink = match path.rsplit('.').next() {
+        Some("elasticsearch" | "index") => json!({ "elasticsearch": "http://a", "index": "app" }),
+        Some("loki" | "labels") => json!({ "loki": "http://a" }),
+        Some("mongodb" | "database" | "collection") => {
+            json!({ "mongodb": "mongodb://a", "database": "logs", "collection": "app" })
+        }
+        Some("otlp" | "syslog") => json!({}),
+        Some("trust_bundle") => json!({ "syslog": "tls://a" }),
+        _ => json!({ "http": "http://a" }),
+    };
+    json!({ "sources": { "app": { "files": "/var/log/app/*.log" } }, "sinks": { "hook": sink } })
 }
 
 /// Moves the service's own settings to `defaults`.

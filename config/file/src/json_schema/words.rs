@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use crate::schema::{Described, any_of, defined, off, one_of};
 use crate::value::{AutoOr, Bytes, Count, Delay, OffOr, Port, Share, Size, Text, Threads};
 use crate::words::{
-    Authority, CONDITIONS, ChangedHeader, ClaimName, CookieName, DnsName, EndpointSocket, FileMode, GRPC,
-    Grpc, GrpcService, HashedHeader, HeaderName, HeaderText, HiddenValue, MatchPath, Method, NameServer,
-    OwnerIds, ProbeName, ProbePath, QueryName, QueryText, RedirectPath, RespondBody, RouteName, RuleName,
-    ServiceName, ServicePort, Sni, Source, SourceName, SrvName, Target, TokenHeader, TrustDomain,
+    Authority, CONDITIONS, ChangedHeader, ClaimName, CollectionName, CookieName, DnsName, EndpointSocket,
+    FieldName, FileMode, GRPC, Glob, Grpc, GrpcService, HashedHeader, HeaderName, HeaderText, HiddenValue,
+    MatchPath, Method, NameServer, OwnerIds, ProbeName, ProbePath, QueryName, QueryText, RedirectPath,
+    RespondBody, RouteName, RuleName, ServiceName, ServicePort, Sni, Source, SourceName, SrvName, Target,
+    TokenHeader, TrustDomain,
 };
 use pillion_model::Pattern;
 use pillion_model::authorization::{
@@ -20,6 +21,7 @@ use pillion_model::authorization::{
 use pillion_model::cluster::{AddressPattern, HostPattern};
 use pillion_model::identity::SpiffeId;
 use pillion_model::listener::MaxMemory;
+use pillion_model::logs::{IndexName, MongodbUrl, SinkUrl, SyslogUrl};
 use pillion_model::policy::{Adaptive, HedgeAfter, IdleTimeout, RetryCondition, Timeout};
 use pillion_model::route::RouteHost;
 use pillion_model::sync::{HttpCall, SyncUrl};
@@ -135,6 +137,15 @@ pub(super) fn definitions() -> Value {
         "^(GET|POST|PUT|DELETE) https?://[!-\"$-~]+$",
         "A request: \"POST http://127.0.0.1:8080/-/reload\"",
     );
+    all["glob"] = pattern("^/(.*[^/])?$", "A glob of an absolute path: \"/var/log/app/*.log\"");
+    all["field_name"] = pattern("^[A-Za-z_][A-Za-z0-9_]*$", "A field's name: team");
+    all["sink_url"] =
+        pattern("^https?://[!-\"$->@-~?]+$", "The address of a sink: https://logs.example/ingest");
+    all["syslog_url"] =
+        pattern("^(tcp|udp|tls)://[A-Za-z0-9._:\\[\\]-]+/?$", "A receiver of syslog: tcp://logs:601");
+    all["mongodb_url"] = pattern("^mongodb://[!-~]+$", "A server of MongoDB: mongodb://mongo:27017");
+    all["index_name"] =
+        pattern("^[a-z0-9.%][a-z0-9.+_YmdH%-]*$", "An index of Elasticsearch: \"app-%Y.%m.%d\"");
     all["kubernetes_service"] = pattern(
         "^[a-z0-9-]+\\.[a-z0-9-]+:[0-9]+$",
         "A Service, its namespace and a port of it: \"orders.shop:8080\"",
@@ -229,6 +240,13 @@ described!(
     FileMode: "file_mode",
     OwnerIds: "owner",
     HttpCall: "http_call",
+    Glob: "glob",
+    FieldName: "field_name",
+    CollectionName: "name",
+    SinkUrl: "sink_url",
+    SyslogUrl: "syslog_url",
+    MongodbUrl: "mongodb_url",
+    IndexName: "index_name",
     TokenHeader: "header_name",
     ClaimName: "claim_name",
     ClaimPattern: "claim_value",

@@ -5,7 +5,7 @@ use pillion_model::listener::Mtls;
 use pillion_model::{Cluster, Config};
 
 use super::service::{self, ONE_SERVICE_S_OWN, SERVICE};
-use super::{Block, Static, field, identity, inbound, observe, routes, sync, tracing};
+use super::{Block, Static, field, identity, inbound, logs, observe, routes, sync, tracing};
 use crate::schema;
 use crate::value::{AutoOr, Count, Threads};
 use crate::words::ServiceName;
@@ -110,6 +110,13 @@ pub(crate) static FILE: Static<Config> = Static::new(|| {
             sync::schema,
             |config: &mut Config, node, reading| config.sync = sync::read(node, reading),
             |config, at, page| sync::tell(&config.sync, &at.key("sync"), page),
+        )
+        .key(
+            "logs",
+            "Ships log files of the application. Absent: none.",
+            logs::schema,
+            |config: &mut Config, node, reading| logs::read(&mut config.logs, node, reading),
+            |config, at, page| logs::tell(config.logs.as_ref(), &at.key("logs"), page),
         )
         .block_or_off(
             "explain",

@@ -12,6 +12,7 @@ mod downstream;
 mod faults;
 mod hostile;
 mod identity;
+mod logs;
 mod metrics;
 mod named;
 mod peers;

@@ -5,7 +5,7 @@ use crate::path::Trail;
 use crate::tracing::Tracing;
 
 /// What requests to a collector carry by their protocol, and what concerns a single connection.
-const TAKEN: [&str; 11] = [
+pub(super) const TAKEN: [&str; 11] = [
     "connection",
     "content-encoding",
     "content-length",

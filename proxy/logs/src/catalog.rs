@@ -1,0 +1,624 @@
+//! The files of the sources: which are there, what has become of them, and how far each sink has got them.
+//!
+//! A file is kept open from when it is found until every sink has got all of it and it is gone from its place: so a file that
+//! is renamed or deleted is read to its end.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use pillion_model::Workload;
+use pillion_model::logs::{Logs, Source};
+use pillion_telemetry::Seldom;
+use tokio::time::Instant;
+
+use crate::checkpoint::{self, CheckpointError, Kept, Place};
+use crate::glob;
+use crate::group::End;
+use crate::record::Origin;
+use crate::rotation::{self, HEAD, Head, Identity, TAIL};
+
+/// The most files that are open at once. Further ones are read when others have ended.
+const MOST_FILES: usize = 1024;
+/// After this time without a new byte a line does not wait for what could belong to it.
+const QUIET: Duration = Duration::from_secs(1);
+/// After this time without a new byte, the last line of a file that is gone from its place counts as ended.
+const OVER: Duration = Duration::from_secs(5);
+/// How long a file that is gone from its place stays open after its last byte: its writer may have it open for a while.
+const REST: Duration = Duration::from_mins(1);
+/// The most entries of a folder among which a file is looked for that was renamed while no sidecar ran.
+const MOST_ENTRIES: usize = 10_000;
+
+/// A file of a source.
+#[derive(Debug)]
+pub(crate) struct Tailed {
+    pub(crate) file: File,
+    identity: Identity,
+    head: Head,
+    /// What its records are known by.
+    pub(crate) id: u64,
+    /// How often it was truncated.
+    pub(crate) generation: u32,
+    path: PathBuf,
+    /// The folder in which it stands, without links.
+    folder: PathBuf,
+    pub(crate) origin: Rc<Origin>,
+    pub(crate) size: u64,
+    /// How many bytes it had when it was truncated last.
+    pub(crate) lost_size: u64,
+    grown_at: Instant,
+    /// Whether a glob finds it.
+    is_present: bool,
+    /// How far each sink has got it.
+    pub(crate) places: Vec<Place>,
+}
+
+/// The time, and whether everything is to be read at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    pub(crate) at: Instant,
+    /// In nanoseconds since 1970.
+    pub(crate) unix: i64,
+    /// The sidecar ends.
+    pub(crate) is_last: bool,
+}
+
+impl Tailed {
+    /// Whether more may come.
+    pub(crate) fn end(&self, now: Now) -> End {
+        let quiet = now.at.saturating_duration_since(self.grown_at);
+        match () {
+            () if now.is_last || !self.is_present && quiet >= OVER => End::Over,
+            () if quiet >= QUIET => End::Quiet,
+            () => End::Open,
+        }
+    }
+
+    /// Reads at a place, until the buffer is full or the file ends.
+    pub(crate) fn read(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        read_at(&self.file, buffer, at)
+    }
+
+    /// Notes that there are bytes up to a place.
+    pub(crate) fn reaches(&mut self, size: u64, now: Instant) {
+        if size > self.size {
+            (self.size, self.grown_at) = (size, now);
+        }
+    }
+
+    /// The file begins anew, and has `size` bytes. Before, it had at least `before`.
+    pub(crate) fn truncated(&mut self, before: u64, size: u64, now: Instant) {
+        self.lost_size = before;
+        self.size = size;
+        self.grown_at = now;
+        self.generation += 1;
+        self.head = self.head_now();
+        self.id = rotation::id(self.identity, self.head, self.generation);
+        self.places.fill(Place::default());
+    }
+
+    fn head_now(&self) -> Head {
+        let mut bytes = [0; HEAD];
+        let length = self.read(&mut bytes, 0).unwrap_or(0);
+        Head::of(&bytes[..length])
+    }
+
+    /// Whether the bytes before a place are those that were there.
+    fn has_tail(&self, place: &Place) -> bool {
+        let mut bytes = [0; TAIL];
+        let length = place.tail_length.min(TAIL);
+        let begin = place.offset.saturating_sub(length as u64);
+        self.read(&mut bytes[..length], begin).is_ok_and(|read| read == length)
+            && rotation::hash(&bytes[..length]) == place.tail
+    }
+
+    fn is_done(&self, now: Instant) -> bool {
+        let is_read = self.places.iter().all(|place| place.offset >= self.size);
+        !self.is_present && is_read && now.saturating_duration_since(self.grown_at) >= REST
+    }
+
+    fn kept(&self, sources: &[Source], sinks: &[String]) -> Kept {
+        let source = sources.get(self.origin.source).map(|source| source.name.clone());
+        Kept {
+            identity: self.identity,
+            head: self.head,
+            id: self.id,
+            generation: self.generation,
+            path: self.path.clone(),
+            folder: self.folder.clone(),
+            source: source.unwrap_or_default(),
+            size: self.size,
+            places: sinks.iter().cloned().zip(self.places.iter().copied()).collect(),
+        }
+    }
+}
+
+/// A named pipe in the place of a file must not stop the thread.
+const fn not_blocking() -> i32 {
+    rustix::fs::OFlags::NONBLOCK.bits().cast_signed()
+}
+
+fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut read = 0;
+    while read < buffer.len() {
+        match file.read_at(&mut buffer[read..], at + read as u64) {
+            Ok(0) => break,
+            Ok(more) => read += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(read)
+}
+
+/// What a sink has taken of a file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Read {
+    pub(crate) file: u64,
+    pub(crate) generation: u32,
+    pub(crate) place: Place,
+}
+
+/// All files.
+pub(crate) struct Catalog {
+    sources: Vec<Source>,
+    sinks: Vec<String>,
+    workload: Workload,
+    pub(crate) files: BTreeMap<u64, Tailed>,
+    next: u64,
+    /// The folders in which files may appear.
+    pub(crate) folders: Vec<PathBuf>,
+    checkpoint: PathBuf,
+    /// Whether files are open that the checkpoint does not have yet.
+    has_new: bool,
+    /// Why the checkpoint could not be written.
+    problem: Option<String>,
+    /// The bytes of files that were gone when the shipper began, which sinks had not got.
+    pub(crate) lost: u64,
+    notices: Seldom,
+}
+
+impl Catalog {
+    /// Reads the checkpoint and opens the files.
+    pub(crate) fn open(logs: &Logs, workload: &Workload, now: Instant) -> Self {
+        let checkpoint = checkpoint::path(&logs.checkpoint);
+        let mut catalog = Self {
+            sources: logs.sources.clone(),
+            sinks: logs.sinks.iter().map(|sink| sink.name.clone()).collect(),
+            workload: workload.clone(),
+            files: BTreeMap::new(),
+            next: 0,
+            folders: Vec::new(),
+            checkpoint,
+            has_new: true,
+            problem: None,
+            lost: 0,
+            notices: Seldom::new(),
+        };
+        if let Err(error) = fs::create_dir_all(&logs.checkpoint) {
+            catalog.note_problem(format!("{} cannot be created: {error}", logs.checkpoint.display()));
+        }
+        let mut kept = catalog.kept();
+        catalog.scan_with(now, &mut kept);
+        catalog.find_renamed(now, kept);
+        catalog.save();
+        catalog
+    }
+
+    /// What the last process has left. What cannot be used is put aside, and all files are read from their beginnings.
+    fn kept(&mut self) -> Vec<Kept> {
+        let error = match checkpoint::read(&self.checkpoint) {
+            Ok(kept) => return kept,
+            Err(error) => error,
+        };
+        let path = self.checkpoint.display();
+        match (&error, checkpoint::put_aside(&self.checkpoint)) {
+            (CheckpointError::Unreadable(_), _) | (_, Err(_)) => {
+                tracing::warn!("the checkpoint {path} {error}; all files are shipped from their beginnings");
+            }
+            (_, Ok(aside)) => {
+                tracing::warn!(aside = %aside.display(), "the checkpoint {path} {error}; it is put aside, and all files are shipped from their beginnings");
+            }
+        }
+        Vec::new()
+    }
+
+    fn note_problem(&mut self, problem: String) {
+        if self.notices.due(std::time::Instant::now()).is_some() {
+            tracing::warn!(
+                "how far files were delivered cannot be kept, so that a restart sends records again: {problem}"
+            );
+        }
+        self.problem = Some(problem);
+    }
+
+    /// Looks for new files, and for those that are gone. Returns whether there are any.
+    pub(crate) fn scan(&mut self, now: Instant) -> bool {
+        self.scan_with(now, &mut Vec::new())
+    }
+
+    fn scan_with(&mut self, now: Instant, kept: &mut Vec<Kept>) -> bool {
+        let (before, mut present, mut folders) = (self.next, Vec::new(), Vec::new());
+        for place in 0..self.sources.len() {
+            let mut found = glob::Found::default();
+            let globs = self.sources.get(place).map(|source| source.files.clone()).unwrap_or_default();
+            globs.iter().for_each(|glob| glob::search(glob, &mut found));
+            if found.is_cut && self.notices.due(std::time::Instant::now()).is_some() {
+                tracing::warn!(
+                    "the globs of a source fit more files than are looked at; write narrower ones"
+                );
+            }
+            for path in found.files {
+                present.extend(self.find(&path, place, now, kept));
+            }
+            folders.append(&mut found.folders);
+        }
+        let mut is_changed = self.next > before;
+        for (key, file) in &mut self.files {
+            let was_present = std::mem::replace(&mut file.is_present, present.contains(key));
+            is_changed |= was_present != file.is_present;
+        }
+        folders.extend(self.files.values().map(|file| file.folder.clone()));
+        folders.sort_unstable();
+        folders.dedup();
+        self.folders = folders;
+        is_changed
+    }
+
+    /// The file at a path, which is opened where it is not known.
+    fn find(&mut self, path: &Path, source: usize, now: Instant, kept: &mut Vec<Kept>) -> Option<u64> {
+        let metadata = fs::metadata(path).ok()?;
+        let identity = Identity { device: metadata.dev(), inode: metadata.ino() };
+        let known = self.files.iter().find(|(_, file)| file.identity == identity).map(|(key, _)| *key);
+        if known.is_some() {
+            return known;
+        }
+        if self.files.len() >= MOST_FILES {
+            if self.notices.due(std::time::Instant::now()).is_some() {
+                tracing::warn!(
+                    "{MOST_FILES} files are being shipped; further ones wait until others have ended"
+                );
+            }
+            return None;
+        }
+        match self.add(path, path, source, now, kept) {
+            Ok(key) => key,
+            Err(error) => {
+                if self.notices.due(std::time::Instant::now()).is_some() {
+                    tracing::warn!(file = %path.display(), %error, "a file cannot be shipped; the next look tries again");
+                }
+                None
+            }
+        }
+    }
+
+    /// Opens a file. `named`: the path that its records have. `None`: it is no regular file.
+    fn add(
+        &mut self,
+        path: &Path,
+        named: &Path,
+        source: usize,
+        now: Instant,
+        kept: &mut Vec<Kept>,
+    ) -> io::Result<Option<u64>> {
+        let file = fs::OpenOptions::new().read(true).custom_flags(not_blocking()).open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Ok(None);
+        }
+        let identity = Identity { device: metadata.dev(), inode: metadata.ino() };
+        if self.files.values().any(|file| file.identity == identity) {
+            return Ok(None); // the path leads to another file than a moment before, and that one is known
+        }
+        let mut bytes = [0; HEAD];
+        let length = read_at(&file, &mut bytes, 0)?;
+        let head = Head::of(&bytes[..length]);
+        let real = fs::canonicalize(path)?;
+        let Some(of) = self.sources.get(source) else { return Ok(None) };
+        let origin = Rc::new(Origin::new((source, of), &named.to_string_lossy(), &self.workload));
+        let mut tailed = Tailed {
+            file,
+            identity,
+            head,
+            id: rotation::id(identity, head, 0),
+            generation: 0,
+            path: named.to_owned(),
+            folder: real.parent().unwrap_or_else(|| Path::new("/")).to_owned(),
+            origin,
+            size: metadata.len(),
+            lost_size: 0,
+            grown_at: now,
+            is_present: true,
+            places: vec![Place::default(); self.sinks.len()],
+        };
+        if let Some(nth) =
+            kept.iter().position(|kept| kept.identity == identity && kept.head.fits(&bytes[..length]))
+        {
+            self.resume(&mut tailed, &kept.swap_remove(nth), now);
+        }
+        let key = self.next;
+        self.next += 1;
+        self.has_new = true;
+        self.files.insert(key, tailed);
+        Ok(Some(key))
+    }
+
+    /// Goes on where the last process was.
+    fn resume(&mut self, file: &mut Tailed, kept: &Kept, now: Instant) {
+        let places = self.sinks.iter().map(|sink| kept.places.get(sink).copied().unwrap_or_default());
+        (file.id, file.generation, file.places) = (kept.id, kept.generation, places.collect());
+        let furthest = file.places.iter().map(|place| place.offset).max().unwrap_or(0);
+        let is_same = file.size >= furthest && file.places.iter().all(|place| file.has_tail(place));
+        if !is_same {
+            self.lost += file.places.iter().map(|place| kept.size.saturating_sub(place.offset)).sum::<u64>();
+            file.truncated(kept.size, file.size, now);
+        }
+    }
+
+    /// Opens files that the last process had and that no glob finds now, because they were renamed meanwhile.
+    fn find_renamed(&mut self, now: Instant, mut kept: Vec<Kept>) {
+        let mut folders: Vec<PathBuf> = kept.iter().map(|kept| kept.folder.clone()).collect();
+        folders.sort_unstable();
+        folders.dedup();
+        for folder in folders {
+            let Ok(entries) = fs::read_dir(&folder) else { continue };
+            for entry in entries.flatten().take(MOST_ENTRIES) {
+                let path = entry.path();
+                let Ok(metadata) = fs::metadata(&path) else { continue };
+                let identity = Identity { device: metadata.dev(), inode: metadata.ino() };
+                let Some(of) = kept.iter().find(|kept| kept.identity == identity) else { continue };
+                let (named, source) = (of.path.clone(), of.source.clone());
+                let Some(source) = self.sources.iter().position(|known| known.name == source) else {
+                    continue;
+                };
+                let before = kept.len();
+                let Ok(Some(key)) = self.add(&path, &named, source, now, &mut kept) else { continue };
+                if kept.len() == before {
+                    self.files.remove(&key); // another file, with an inode that was used again
+                } else if let Some(file) = self.files.get_mut(&key) {
+                    file.is_present = false;
+                }
+            }
+        }
+        kept.retain(|kept| self.sources.iter().any(|source| source.name == kept.source));
+        for gone in kept {
+            let places = gone.places.iter().filter(|(sink, _)| self.sinks.contains(sink));
+            let lost: u64 = places.map(|(_, place)| gone.size.saturating_sub(place.offset)).sum();
+            if lost > 0 {
+                tracing::warn!(file = %gone.path.display(), bytes = lost, "a file was deleted, compressed or written anew before it was shipped to its end");
+                self.lost += lost;
+            }
+        }
+    }
+
+    /// Looks at the sizes of all files. Returns whether a sink may have something to do.
+    pub(crate) fn look(&mut self, now: Instant) -> bool {
+        let mut is_busy = false;
+        for file in self.files.values_mut() {
+            let Ok(size) = file.file.metadata().map(|metadata| metadata.len()) else { continue };
+            if rotation::is_truncated(file.size, size) {
+                file.truncated(file.size, size, now);
+                self.has_new = true;
+            } else {
+                file.reaches(size, now);
+            }
+            // until a while after the last byte, what lines wait for changes with time
+            is_busy |= now.saturating_duration_since(file.grown_at) <= OVER + QUIET;
+        }
+        let before = self.files.len();
+        self.files.retain(|_, file| !file.is_done(now));
+        self.has_new |= self.files.len() != before;
+        is_busy
+    }
+
+    /// A sink has taken these. Of a file that was truncated meanwhile it says nothing.
+    pub(crate) fn confirm(&mut self, sink: usize, reads: &[Read]) {
+        for read in reads {
+            if let Some(file) =
+                self.files.get_mut(&read.file).filter(|file| file.generation == read.generation)
+                && let Some(place) = file.places.get_mut(sink)
+            {
+                *place = read.place;
+            }
+        }
+    }
+
+    /// Writes the checkpoint if it lacks a file, so that the ids of records stay the same after a crash.
+    pub(crate) fn save_new(&mut self) {
+        if self.has_new {
+            self.save();
+        }
+    }
+
+    /// Writes the checkpoint.
+    pub(crate) fn save(&mut self) {
+        for file in self
+            .files
+            .values_mut()
+            .filter(|file| file.head.length < HEAD && file.size > file.head.length as u64)
+        {
+            file.head = file.head_now();
+        }
+        let kept: Vec<Kept> = self.files.values().map(|file| file.kept(&self.sources, &self.sinks)).collect();
+        match checkpoint::write(&self.checkpoint, &kept) {
+            Ok(()) => {
+                self.has_new = false;
+                self.problem = None;
+            }
+            Err(error) => self.note_problem(format!("{}: {error}", self.checkpoint.display())),
+        }
+    }
+
+    /// The bytes of a source that a sink has not taken.
+    pub(crate) fn lag(&self, source: usize, sink: usize) -> u64 {
+        let of = self.files.values().filter(|file| file.origin.source == source);
+        of.map(|file| file.size.saturating_sub(file.places.get(sink).map_or(0, |place| place.offset))).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use pillion_model::logs::{Destination, Sink, SinkUrl};
+
+    use super::*;
+
+    pub(super) struct Folder(pub(super) PathBuf);
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            drop(fs::remove_dir_all(&self.0));
+        }
+    }
+
+    fn place() -> Folder {
+        let root = std::env::temp_dir().join(format!(
+            "pillion-catalog-{}-{}",
+            std::process::id(),
+            fastrand::u64(..)
+        ));
+        fs::create_dir_all(&root).unwrap();
+        Folder(root)
+    }
+
+    fn logs(root: &Path) -> Logs {
+        let to = Destination::Http { url: SinkUrl::new("http://127.0.0.1:1").unwrap() };
+        let sink = Sink { name: "hook".to_owned(), to, headers: Vec::new(), trust_bundle: None };
+        let source = Source { files: vec![format!("{}/*.log", root.display())], ..Source::new("app") };
+        Logs { sources: vec![source], sinks: vec![sink], checkpoint: root.join("state"), ..Logs::default() }
+    }
+
+    fn open(root: &Path) -> Catalog {
+        Catalog::open(&logs(root), &Workload::default(), Instant::now())
+    }
+
+    fn taken(catalog: &mut Catalog, file: u64, offset: u64) {
+        let of = &catalog.files[&file];
+        let mut tail = vec![0; usize::try_from(offset).unwrap().min(TAIL)];
+        let begin = offset - tail.len() as u64;
+        of.read(&mut tail, begin).unwrap();
+        let place = Place { offset, tail: rotation::hash(&tail), tail_length: tail.len() };
+        let read = Read { file, generation: of.generation, place };
+        catalog.confirm(0, &[read]);
+        catalog.save();
+    }
+
+    fn places(catalog: &Catalog) -> Vec<(String, u64, u32)> {
+        let of = |file: &Tailed| {
+            (
+                file.path.file_name().unwrap().to_string_lossy().into_owned(),
+                file.places[0].offset,
+                file.generation,
+            )
+        };
+        catalog.files.values().map(of).collect()
+    }
+
+    #[tokio::test]
+    async fn a_restart_goes_on_where_the_sink_was() {
+        let root = place();
+        fs::write(root.0.join("a.log"), "one\ntwo\n").unwrap();
+        let mut catalog = open(&root.0);
+        assert_eq!(places(&catalog), [("a.log".to_owned(), 0, 0)]);
+        taken(&mut catalog, 0, 4);
+        let id = catalog.files[&0].id;
+        drop(catalog);
+        fs::OpenOptions::new()
+            .append(true)
+            .open(root.0.join("a.log"))
+            .unwrap()
+            .write_all(b"three\n")
+            .unwrap();
+        let catalog = open(&root.0);
+        assert_eq!(places(&catalog), [("a.log".to_owned(), 4, 0)]);
+        assert_eq!((catalog.files[&0].id, catalog.lag(0, 0)), (id, 10));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_renamed_while_nothing_ran_is_found_by_its_inode() {
+        let root = place();
+        fs::write(root.0.join("a.log"), "one\ntwo\n").unwrap();
+        let mut catalog = open(&root.0);
+        taken(&mut catalog, 0, 4);
+        drop(catalog);
+        fs::rename(root.0.join("a.log"), root.0.join("a.log.1")).unwrap();
+        fs::write(root.0.join("a.log"), "new\n").unwrap();
+        let catalog = open(&root.0);
+        assert_eq!(places(&catalog), [("a.log".to_owned(), 0, 0), ("a.log".to_owned(), 4, 0)]);
+        assert!(!catalog.files[&1].is_present);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_truncated_while_nothing_ran_is_read_from_its_beginning() {
+        let root = place();
+        let (path, head) = (root.0.join("a.log"), "h".repeat(HEAD));
+        for (second, generation, lost) in [
+            ("one\n".to_owned(), 0, 5),
+            ("one\nTWO\nthree\n".to_owned(), 0, 5),
+            (format!("{head}\n"), 1, 5),
+            (format!("{head}\nTWO\nthree\n"), 1, 5),
+        ] {
+            fs::write(&path, format!("{head}\ntwo\nlost\n")).unwrap();
+            let mut catalog = open(&root.0);
+            taken(&mut catalog, 0, HEAD as u64 + 5);
+            drop(catalog);
+            fs::write(&path, &second).unwrap(); // the same inode
+            let catalog = open(&root.0);
+            assert_eq!(places(&catalog), [("a.log".to_owned(), 0, generation)], "{second}");
+            assert_eq!(catalog.lost, lost, "{second}");
+            fs::remove_dir_all(root.0.join("state")).unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_is_gone_stays_open_until_it_was_taken_and_is_quiet() {
+        let root = place();
+        fs::write(root.0.join("a.log"), "one\n").unwrap();
+        let mut catalog = open(&root.0);
+        fs::remove_file(root.0.join("a.log")).unwrap();
+        assert!(catalog.scan(Instant::now()) && !catalog.scan(Instant::now()));
+        tokio::time::advance(REST).await;
+        catalog.look(Instant::now());
+        assert_eq!(catalog.files.len(), 1, "the sink has not got it");
+        taken(&mut catalog, 0, 4);
+        catalog.look(Instant::now());
+        assert!(catalog.files.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_truncation_begins_a_generation_with_other_ids() {
+        let root = place();
+        fs::write(root.0.join("a.log"), "one\ntwo\n").unwrap();
+        let mut catalog = open(&root.0);
+        taken(&mut catalog, 0, 8);
+        let id = catalog.files[&0].id;
+        fs::write(root.0.join("a.log"), "three\n").unwrap();
+        assert!(catalog.look(Instant::now()));
+        assert_eq!(places(&catalog), [("a.log".to_owned(), 0, 1)]);
+        assert!(catalog.files[&0].id != id && catalog.files[&0].lost_size == 8);
+        let now = |is_last| Now { at: Instant::now(), unix: 0, is_last };
+        assert_eq!(
+            (catalog.files[&0].end(now(false)), catalog.files[&0].end(now(true))),
+            (End::Open, End::Over)
+        );
+        tokio::time::advance(QUIET).await;
+        assert_eq!(catalog.files[&0].end(now(false)), End::Quiet);
+    }
+
+    #[tokio::test]
+    async fn a_checkpoint_that_cannot_be_read_is_put_aside() {
+        let root = place();
+        fs::write(root.0.join("a.log"), "one\n").unwrap();
+        let mut catalog = open(&root.0);
+        taken(&mut catalog, 0, 4);
+        drop(catalog);
+        fs::write(root.0.join("state/checkpoint.json"), "{").unwrap();
+        assert_eq!(places(&open(&root.0)), [("a.log".to_owned(), 0, 0)]);
+        assert!(root.0.join("state/checkpoint.json.bad").exists());
+    }
+}

@@ -1,0 +1,193 @@
+//! How far each file was delivered to each sink, kept in one file over restarts.
+//!
+//! It is JSON, written to a temporary file that replaces the old one, so that it is whole whenever the process ends.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use crate::rotation::{Head, Identity};
+
+/// The name of the file in the folder of `logs.checkpoint`.
+const NAME: &str = "checkpoint.json";
+/// 16 MiB: a file and its sinks take 300 bytes.
+const LONGEST: u64 = 16 * 1024 * 1024;
+
+/// What is kept of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) identity: Identity,
+    pub(crate) head: Head,
+    /// The id of its records.
+    pub(crate) id: u64,
+    /// How often it was truncated.
+    pub(crate) generation: u32,
+    /// The path that its records have.
+    pub(crate) path: PathBuf,
+    /// The folder in which it stood, without links.
+    pub(crate) folder: PathBuf,
+    pub(crate) source: String,
+    pub(crate) size: u64,
+    /// By the name of the sink.
+    pub(crate) places: BTreeMap<String, Place>,
+}
+
+/// How far a sink has got a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) offset: u64,
+    /// The hash of up to 64 bytes before it, and how many these are.
+    pub(crate) tail: u64,
+    pub(crate) tail_length: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CheckpointError {
+    #[error("cannot be read: {0}")]
+    Unreadable(#[from] io::Error),
+    #[error("has more than {} MiB", LONGEST / 1024 / 1024)]
+    Long,
+    #[error("is not what a checkpoint looks like")]
+    Malformed,
+}
+
+/// The file in a folder.
+pub(crate) fn path(folder: &Path) -> PathBuf {
+    folder.join(NAME)
+}
+
+/// Reads a checkpoint. Without a file it is empty.
+pub(crate) fn read(path: &Path) -> Result<Vec<Kept>, CheckpointError> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+        Ok(metadata) if metadata.len() > LONGEST => return Err(CheckpointError::Long),
+        Ok(_) => {}
+    }
+    parse(&fs::read(path)?).ok_or(CheckpointError::Malformed)
+}
+
+/// Puts a checkpoint that cannot be used aside.
+pub(crate) fn put_aside(path: &Path) -> io::Result<PathBuf> {
+    let aside = path.with_extension("json.bad");
+    fs::rename(path, &aside)?;
+    Ok(aside)
+}
+
+/// Writes a checkpoint. When this returns it is on disk.
+pub(crate) fn write(path: &Path, files: &[Kept]) -> io::Result<()> {
+    let temporary = path.with_extension("json.new");
+    let mut file = File::create(&temporary)?;
+    file.write_all(&text(files))?;
+    file.sync_data()?;
+    drop(file);
+    fs::rename(&temporary, path)?;
+    match path.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn text(files: &[Kept]) -> Vec<u8> {
+    let files: Vec<Value> = files.iter().map(spelled).collect();
+    let mut text = json!({ "version": 1, "files": files }).to_string();
+    text.push('\n');
+    text.into_bytes()
+}
+
+fn spelled(file: &Kept) -> Value {
+    let place = |of: &Place| json!([of.offset, format!("{:016x}", of.tail), of.tail_length]);
+    let places: Map<String, Value> = file.places.iter().map(|(sink, of)| (sink.clone(), place(of))).collect();
+    json!({
+        "device": file.identity.device,
+        "inode": file.identity.inode,
+        "head": [file.head.length, format!("{:016x}", file.head.hash)],
+        "id": format!("{:016x}", file.id),
+        "generation": file.generation,
+        "path": file.path.to_string_lossy(),
+        "folder": file.folder.to_string_lossy(),
+        "source": file.source,
+        "size": file.size,
+        "sinks": places,
+    })
+}
+
+fn parse(bytes: &[u8]) -> Option<Vec<Kept>> {
+    let root: Value = serde_json::from_slice(bytes).ok()?;
+    (root["version"] == 1).then_some(())?;
+    root["files"].as_array()?.iter().map(kept).collect()
+}
+
+fn kept(of: &Value) -> Option<Kept> {
+    let hex = |value: &Value| u64::from_str_radix(value.as_str()?, 16).ok();
+    let length = |value: &Value| usize::try_from(value.as_u64()?).ok();
+    let place = |value: &Value| {
+        Some(Place { offset: value[0].as_u64()?, tail: hex(&value[1])?, tail_length: length(&value[2])? })
+    };
+    let mut places = BTreeMap::new();
+    for (sink, value) in of["sinks"].as_object()? {
+        places.insert(sink.clone(), place(value)?);
+    }
+    Some(Kept {
+        identity: Identity { device: of["device"].as_u64()?, inode: of["inode"].as_u64()? },
+        head: Head { length: length(&of["head"][0])?, hash: hex(&of["head"][1])? },
+        id: hex(&of["id"])?,
+        generation: u32::try_from(of["generation"].as_u64()?).ok()?,
+        path: of["path"].as_str()?.into(),
+        folder: of["folder"].as_str()?.into(),
+        source: of["source"].as_str()?.to_owned(),
+        size: of["size"].as_u64()?,
+        places,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file() -> Kept {
+        let place = Place { offset: u64::MAX, tail: 7, tail_length: 64 };
+        Kept {
+            identity: Identity { device: 3, inode: u64::MAX },
+            head: Head::of(b"begins so"),
+            id: u64::MAX,
+            generation: 2,
+            path: "/var/log/app/a \"b\".log".into(),
+            folder: "/var/log/app".into(),
+            source: "app".to_owned(),
+            size: 12,
+            places: [("box".to_owned(), place), ("hook".to_owned(), Place::default())].into(),
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_is_read_as_it_was_written() {
+        let folder = std::env::temp_dir().join(format!(
+            "pillion-checkpoint-{}-{}",
+            std::process::id(),
+            fastrand::u64(..)
+        ));
+        fs::create_dir_all(&folder).unwrap();
+        let path = path(&folder);
+        assert_eq!(read(&path).unwrap(), []);
+        for files in [vec![], vec![file()], vec![file(), file()]] {
+            write(&path, &files).unwrap();
+            assert_eq!(read(&path).unwrap(), files);
+        }
+        fs::write(&path, &fs::read(&path).unwrap()[..99]).unwrap();
+        assert!(matches!(read(&path), Err(CheckpointError::Malformed)));
+        assert!(put_aside(&path).unwrap().exists() && read(&path).unwrap().is_empty());
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "no temporary file stays");
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_checkpoint_is_refused() {
+        for text in ["", "{}", "[]", r#"{"version":2,"files":[]}"#, r#"{"version":1,"files":[{}]}"#] {
+            assert_eq!(parse(text.as_bytes()), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Sends batches to one sink, and reads what it says of them.
+
+mod answer;
+mod stream;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::Request;
+use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
+use http_body_util::Full;
+use pillion_base::ground::Ground;
+use pillion_base::net::Transport;
+use pillion_companion::asking::{AGENT, AskError, Kept, Server, connect_by};
+use pillion_model::Workload;
+use pillion_model::cluster::UpstreamTls;
+use pillion_model::identity::TlsPolicy;
+use pillion_model::logs::{Destination, Sink, SinkUrl, SyslogOver};
+use pillion_tls::SetupError;
+use pillion_tls::client::{AlpnOffer, ClientTls, Purpose};
+use pillion_upstream::discovery::Resolver;
+use tokio::time::{Instant, timeout_at};
+
+use crate::encode::{Batch, Encoder};
+use stream::{Datagrams, Messages, Mongodb};
+
+/// From the connection to the last byte of the answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// 16 MiB: an answer of Elasticsearch has 30 bytes for each document, and 300 for one that it refuses.
+const MOST_BYTES: usize = 16 * 1024 * 1024;
+/// Servers close a connection that is idle for longer; five seconds is the shortest usual time.
+const LONGEST_IDLE: Duration = Duration::from_secs(4);
+/// After what time without a byte the kernel asks whether the server is still there.
+const KEEPALIVE: Duration = Duration::from_mins(1);
+
+/// What a sink has made of a batch.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Taken,
+    /// All but so many, which it does not name, for this reason.
+    TakenBut(u64, String),
+    /// What became of each record.
+    Each(Vec<Fate>),
+    /// It does not take this batch; perhaps it takes parts of it.
+    Refused(String),
+    /// It has taken nothing, and is to be asked again, after the time for which it asks.
+    Failed(String, Duration),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Taken,
+    Again(String),
+    Refused(String),
+}
+
+impl Outcome {
+    fn failed(why: impl ToString) -> Self {
+        Self::Failed(why.to_string(), Duration::ZERO)
+    }
+}
+
+/// The way to a sink.
+pub(crate) struct Delivery {
+    sink: Sink,
+    encoder: Encoder,
+    workload: Workload,
+    /// A listener of the sidecar that leads to the sink's host.
+    way: Option<SocketAddr>,
+    ground: Arc<Ground>,
+    resolver: Resolver,
+    open: Open,
+}
+
+/// The connection that is open.
+enum Open {
+    None,
+    Http(Box<Kept>, Instant),
+    Messages(Messages),
+    Datagrams(Datagrams),
+    Mongodb(Mongodb),
+}
+
+impl Delivery {
+    pub(crate) fn new(
+        sink: &Sink,
+        encoder: Encoder,
+        workload: &Workload,
+        way: Option<SocketAddr>,
+        ground: &Arc<Ground>,
+    ) -> Self {
+        Self {
+            sink: sink.clone(),
+            encoder,
+            workload: workload.clone(),
+            way,
+            ground: ground.clone(),
+            resolver: Resolver::system(),
+            open: Open::None,
+        }
+    }
+
+    /// What is sent for a batch.
+    pub(crate) fn body(&self, batch: &Batch) -> Bytes {
+        self.encoder.body(batch, &self.workload).into()
+    }
+
+    /// Sends a batch.
+    pub(crate) async fn send(&mut self, batch: &Batch, body: Bytes) -> Outcome {
+        let until = Instant::now() + PATIENCE;
+        let over = match &self.sink.to {
+            Destination::Syslog { url } => Some(url.over),
+            _ => None,
+        };
+        match (&self.sink.to, over) {
+            (_, Some(SyslogOver::Udp)) => self.datagrams(batch).await,
+            (_, Some(SyslogOver::Tcp | SyslogOver::Tls)) => self.messages(&body, until).await,
+            (Destination::Mongodb { .. }, _) => self.mongodb(&body, batch, until).await,
+            _ => self.request(batch, body, until).await,
+        }
+    }
+
+    async fn connect(&self, purpose: Purpose, until: Instant) -> Result<Transport, AskError> {
+        let (is_tls, host, port) = self.sink.to.server();
+        let connecting = async {
+            if let Some(way) = self.way {
+                let server = Server { is_tls: false, host: &way.ip().to_string(), port: way.port() };
+                return connect_by((None, purpose), server, Some(KEEPALIVE), &self.ground, &self.resolver)
+                    .await;
+            }
+            let tls = if is_tls { self.tls(host)? } else { None };
+            let server = Server { is_tls, host, port };
+            connect_by((tls.as_ref(), purpose), server, Some(KEEPALIVE), &self.ground, &self.resolver).await
+        };
+        timeout_at(until, connecting).await.unwrap_or(Err(AskError::Slow))
+    }
+
+    /// Made anew for each connection, so that new authorities are used.
+    fn tls(&self, host: &str) -> Result<Option<ClientTls>, SetupError> {
+        let trust_bundle = self.sink.trust_bundle.clone();
+        let simple = UpstreamTls::Simple { sni: None, trust_bundle, own: None };
+        ClientTls::new(None, &simple, &TlsPolicy::default(), Some(host), AlpnOffer::Http1)
+    }
+
+    async fn request(&mut self, batch: &Batch, body: Bytes, until: Instant) -> Outcome {
+        let kept = match std::mem::replace(&mut self.open, Open::None) {
+            Open::Http(kept, used) if kept.is_open() && used.elapsed() < LONGEST_IDLE => Some(kept),
+            _ => None,
+        };
+        if let Some(kept) = kept {
+            // the server may have closed it meanwhile: then a new connection carries the same request
+            match self.ask(kept, batch, body.clone(), until).await {
+                Err(AskError::BrokeOff(_)) => {}
+                asked => return asked.unwrap_or_else(Outcome::failed),
+            }
+        }
+        let asked = async {
+            let transport = self.connect(Purpose::Http1, until).await?;
+            self.ask(Box::new(Kept::new(transport).await?), batch, body, until).await
+        };
+        asked.await.unwrap_or_else(Outcome::failed)
+    }
+
+    async fn ask(
+        &mut self,
+        mut kept: Box<Kept>,
+        batch: &Batch,
+        body: Bytes,
+        until: Instant,
+    ) -> Result<Outcome, AskError> {
+        let question = match self.question(body) {
+            Ok(question) => question,
+            Err(error) => return Ok(Outcome::failed(error)),
+        };
+        let answer = kept.ask(question, MOST_BYTES, until).await?;
+        if kept.is_open() {
+            self.open = Open::Http(kept, Instant::now());
+        }
+        let content = answer.body().as_deref().unwrap_or_default();
+        Ok(answer::judge(
+            &self.sink.to,
+            answer.status(),
+            answer.headers(),
+            content,
+            batch.documents.len(),
+            SystemTime::now(),
+        ))
+    }
+
+    fn question(&self, body: Bytes) -> Result<Request<Full<Bytes>>, http::Error> {
+        const LINES: &str = "application/x-ndjson";
+        let target = |url: &SinkUrl, signal: &str| (url.path_to(signal), url.authority());
+        let ((path, authority), kind) = match &self.sink.to {
+            Destination::Elasticsearch { url, .. } => {
+                let (path, authority) = target(url, "/_bulk");
+                // the parts of the answer that are read
+                (
+                    (
+                        format!(
+                            "{path}?filter_path=errors,items.*.status,items.*.error.type,items.*.error.reason"
+                        ),
+                        authority,
+                    ),
+                    LINES,
+                )
+            }
+            Destination::Loki { url, .. } => (target(url, "/loki/api/v1/push"), "application/json"),
+            Destination::Otlp { url } => (target(url, "/v1/logs"), "application/x-protobuf"),
+            Destination::Http { url } => (target(url, ""), LINES),
+            Destination::Syslog { .. } | Destination::Mongodb { .. } => Default::default(),
+        };
+        let path = if path.starts_with('/') { path } else { format!("/{path}") };
+        let mut question =
+            Request::post(path).header(HOST, authority).header(USER_AGENT, AGENT).header(CONTENT_TYPE, kind);
+        for (name, value) in &self.sink.headers {
+            question = question.header(name, &value.0);
+        }
+        question.body(Full::new(body))
+    }
+
+    async fn messages(&mut self, body: &[u8], until: Instant) -> Outcome {
+        let open = match std::mem::replace(&mut self.open, Open::None) {
+            Open::Messages(mut open) => open.is_open().await.then_some(open),
+            _ => None,
+        };
+        let mut open = match open {
+            Some(open) => open,
+            None => match self.connect(Purpose::Tcp, until).await {
+                Ok(transport) => Messages(transport),
+                Err(error) => return Outcome::failed(error),
+            },
+        };
+        match open.send(body, until).await {
+            Ok(()) => {
+                self.open = Open::Messages(open);
+                Outcome::Taken
+            }
+            Err(error) => Outcome::failed(error),
+        }
+    }
+
+    async fn datagrams(&mut self, batch: &Batch) -> Outcome {
+        let (_, host, port) = self.sink.to.server();
+        let open = match std::mem::replace(&mut self.open, Open::None) {
+            Open::Datagrams(open) => Ok(open),
+            _ => Datagrams::open(self.way, host, port, &self.resolver).await,
+        };
+        match open {
+            Ok(open) => {
+                let outcome = open.send(batch).await;
+                self.open = Open::Datagrams(open);
+                outcome
+            }
+            Err(why) => Outcome::failed(why),
+        }
+    }
+
+    async fn mongodb(&mut self, body: &[u8], batch: &Batch, until: Instant) -> Outcome {
+        let open = match std::mem::replace(&mut self.open, Open::None) {
+            Open::Mongodb(open) => Some(open),
+            _ => None,
+        };
+        if let Some(mut open) = open
+            && let Ok(answer) = open.ask(body, until).await
+        {
+            self.open = Open::Mongodb(open);
+            return answer::of_mongodb(&answer, batch.documents.len());
+        }
+        let mut open = match self.connect(Purpose::Tcp, until).await {
+            Ok(transport) => Mongodb(transport),
+            Err(error) => return Outcome::failed(error),
+        };
+        match open.ask(body, until).await {
+            Ok(answer) => {
+                self.open = Open::Mongodb(open);
+                answer::of_mongodb(&answer, batch.documents.len())
+            }
+            Err(error) => Outcome::failed(error),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! What an answer means for the records that were sent.
+
+use std::time::{Duration, SystemTime};
+
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, StatusCode};
+use pillion_model::logs::Destination;
+
+use super::{Fate, Outcome};
+use crate::encode::{Item, MongodbAnswer, bulk_items, otlp_rejected};
+
+/// The most that a sink may ask to be left alone: a wrong number must not stop shipping.
+const LONGEST_REST: Duration = Duration::from_mins(5);
+/// The code of MongoDB for a document that is there already.
+const DUPLICATE: i32 = 11000;
+/// Its codes for a command with content that it does not take: BadValue, FailedToParse, BSONObjectTooLarge.
+const NOT_TAKEN: [i32; 3] = [2, 9, 10334];
+
+/// What an answer over HTTP means.
+pub(super) fn judge(
+    to: &Destination,
+    status: StatusCode,
+    headers: &HeaderMap,
+    content: &[u8],
+    records: usize,
+    now: SystemTime,
+) -> Outcome {
+    if status.is_success() {
+        return taken(to, content, records);
+    }
+    let what = format!("answered {status}{}", reason(content));
+    match status.as_u16() {
+        // too many bytes, or content that it does not understand
+        400 | 413 | 415 | 422 => Outcome::Refused(what),
+        // busy, or set up wrongly: what is not taken must not be lost
+        _ => Outcome::Failed(what, rest(headers, now)),
+    }
+}
+
+fn taken(to: &Destination, content: &[u8], records: usize) -> Outcome {
+    match to {
+        Destination::Elasticsearch { .. } => {
+            let items = std::str::from_utf8(content).ok().and_then(|answer| bulk_items(answer, records));
+            match items {
+                Some(items) if items.iter().all(|item| *item == Item::Taken) => Outcome::Taken,
+                Some(items) => Outcome::Each(items.into_iter().map(fate).collect()),
+                None => Outcome::failed("its answer is not the one of _bulk"),
+            }
+        }
+        Destination::Otlp { .. } => match otlp_rejected(content) {
+            (0, _) => Outcome::Taken,
+            (count, why) => Outcome::TakenBut(count.min(records as u64), said(&why)),
+        },
+        _ => Outcome::Taken,
+    }
+}
+
+fn fate(item: Item) -> Fate {
+    match item {
+        Item::Taken => Fate::Taken,
+        Item::Again => Fate::Again("it is busy".to_owned()),
+        Item::Refused(why) => Fate::Refused(said(&why)),
+    }
+}
+
+/// 300 characters of what a sink says: its sentences are longer than names are.
+fn said(text: &str) -> String {
+    text.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// The beginning of what an answer says, if that is a text.
+fn reason(content: &[u8]) -> String {
+    let text = String::from_utf8_lossy(content);
+    let text = text.trim();
+    if text.is_empty() || text.starts_with('<') { String::new() } else { format!(": {}", said(text)) }
+}
+
+/// How long the sink asks to be left alone.
+fn rest(headers: &HeaderMap, now: SystemTime) -> Duration {
+    let value = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let asked = match value.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(value)
+            .ok()
+            .and_then(|at| at.duration_since(now).ok())
+            .unwrap_or_default(),
+    };
+    asked.min(LONGEST_REST)
+}
+
+/// What an answer of MongoDB means.
+pub(super) fn of_mongodb(answer: &MongodbAnswer, records: usize) -> Outcome {
+    if !answer.is_ok {
+        let what = format!("answered {}: {}", answer.code, said(&answer.message));
+        let is_content = NOT_TAKEN.contains(&answer.code);
+        return if is_content { Outcome::Refused(what) } else { Outcome::failed(what) };
+    }
+    let mut fates = vec![Fate::Taken; records];
+    for (place, code, why) in &answer.refused {
+        if let Some(fate) = fates.get_mut(*place).filter(|_| *code != DUPLICATE) {
+            *fate = Fate::Refused(format!("{code}: {}", said(why)));
+        }
+    }
+    if fates.iter().all(|fate| *fate == Fate::Taken) { Outcome::Taken } else { Outcome::Each(fates) }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use pillion_model::logs::{IndexName, SinkUrl};
+
+    use super::*;
+
+    fn url() -> SinkUrl {
+        SinkUrl::new("http://sink").unwrap()
+    }
+
+    fn of(status: u16, content: &str) -> Outcome {
+        let status = StatusCode::from_u16(status).unwrap();
+        judge(
+            &Destination::Http { url: url() },
+            status,
+            &HeaderMap::new(),
+            content.as_bytes(),
+            2,
+            SystemTime::now(),
+        )
+    }
+
+    #[test]
+    fn only_what_concerns_the_content_is_refused() {
+        for status in [200, 201, 204] {
+            assert_eq!(of(status, "x"), Outcome::Taken);
+        }
+        for status in [400, 413, 422] {
+            assert_eq!(
+                of(status, "too old"),
+                Outcome::Refused(format!("answered {}: too old", StatusCode::from_u16(status).unwrap()))
+            );
+        }
+        for status in [301, 401, 403, 404, 408, 429, 500, 502, 503, 504] {
+            assert!(
+                matches!(of(status, "<html>"), Outcome::Failed(why, Duration::ZERO) if !why.contains("html")),
+                "{status}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_sink_that_is_busy_is_left_alone_for_as_long_as_it_asks() {
+        let after = |value| {
+            let headers = [(RETRY_AFTER, HeaderValue::from_static(value))].into_iter().collect();
+            rest(&headers, SystemTime::UNIX_EPOCH).as_secs()
+        };
+        assert_eq!((after("7"), after("soon"), after("86400")), (7, 0, 300));
+        assert_eq!(after("Thu, 01 Jan 1970 00:00:09 GMT"), 9);
+    }
+
+    #[test]
+    fn each_document_of_elasticsearch_has_its_own_fate() {
+        let to = Destination::Elasticsearch { url: url(), index: IndexName::new("app").unwrap() };
+        let judged = |content: &str| {
+            judge(&to, StatusCode::OK, &HeaderMap::new(), content.as_bytes(), 2, SystemTime::now())
+        };
+        assert_eq!(judged(r#"{"errors":false}"#), Outcome::Taken);
+        assert_eq!(
+            judged(
+                r#"{"errors":true,"items":[{"create":{"status":503}},{"create":{"status":400,"error":{"type":"a","reason":"b"}}}]}"#
+            ),
+            Outcome::Each(vec![Fate::Again("it is busy".to_owned()), Fate::Refused("a: b".to_owned())])
+        );
+        assert!(matches!(judged("<html>"), Outcome::Failed(..)));
+    }
+
+    #[test]
+    fn a_document_that_mongodb_has_already_is_taken() {
+        let refused = vec![(0, DUPLICATE, "dup".to_owned()), (1, 121, "no".to_owned())];
+        let answer = MongodbAnswer { is_ok: true, refused, ..MongodbAnswer::default() };
+        assert_eq!(
+            of_mongodb(&answer, 2),
+            Outcome::Each(vec![Fate::Taken, Fate::Refused("121: no".to_owned())])
+        );
+        let failed = |code| of_mongodb(&MongodbAnswer { code, ..MongodbAnswer::default() }, 2);
+        assert!(matches!(failed(10334), Outcome::Refused(_)) && matches!(failed(13), Outcome::Failed(..)));
+    }
+}

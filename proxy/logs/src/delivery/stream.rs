@@ -1,0 +1,120 @@
+//! Sinks that are not asked over HTTP: syslog over TCP, TLS and UDP, and MongoDB.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::task::Poll;
+
+use pillion_base::net::Transport;
+use pillion_companion::asking::addresses;
+use pillion_upstream::discovery::Resolver;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Fate, Outcome};
+use crate::encode::{Batch, MongodbAnswer, mongodb_answer};
+
+/// 4 MiB: the longest answer of MongoDB, which has 200 bytes for each document that it refuses.
+const LONGEST_ANSWER: usize = 4 * 1024 * 1024;
+
+/// A connection for messages that no answer confirms.
+pub(super) struct Messages(pub(super) Transport);
+
+impl Messages {
+    /// Whether the receiver has not closed the connection. It sends nothing, so that anything but waiting is an end.
+    pub(super) async fn is_open(&mut self) -> bool {
+        let mut byte = [0];
+        poll_fn(|context| {
+            let mut buffer = ReadBuf::new(&mut byte);
+            let read = Pin::new(&mut self.0).poll_read(context, &mut buffer);
+            Poll::Ready(read.is_pending())
+        })
+        .await
+    }
+
+    pub(super) async fn send(&mut self, body: &[u8], until: Instant) -> io::Result<()> {
+        let sending = async {
+            self.0.write_all(body).await?;
+            self.0.flush().await
+        };
+        timeout_at(until, sending).await.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+/// A socket for datagrams.
+pub(super) struct Datagrams(UdpSocket);
+
+impl Datagrams {
+    pub(super) async fn open(
+        way: Option<SocketAddr>,
+        host: &str,
+        port: u16,
+        resolver: &Resolver,
+    ) -> Result<Self, String> {
+        let to = match way {
+            Some(way) => way,
+            None => {
+                let found = addresses(host, resolver).await.map_err(|error| error.to_string())?;
+                let ip = found.first().ok_or("its host has no address")?;
+                SocketAddr::new(*ip, port)
+            }
+        };
+        let any: IpAddr =
+            if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let open = async {
+            let socket = UdpSocket::bind((any, 0)).await?;
+            socket.connect(to).await?;
+            Ok::<_, io::Error>(Self(socket))
+        };
+        open.await.map_err(|error| format!("no datagram can be sent to {to}: {error}"))
+    }
+
+    /// Sends one datagram for each record. Nothing confirms that a datagram has arrived. The kernel only reports an error where the
+    /// receiver's host has answered that no program listens at the port.
+    pub(super) async fn send(&self, batch: &Batch) -> Outcome {
+        let mut fates = Vec::with_capacity(batch.documents.len());
+        for datagram in batch.texts() {
+            match self.0.send(datagram).await {
+                Ok(_) => fates.push(Fate::Taken),
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::MSGSIZE.raw_os_error()) => {
+                    fates.push(Fate::Refused("it is longer than a datagram may be".to_owned()));
+                }
+                Err(error) if fates.is_empty() => return Outcome::failed(error),
+                Err(error) => {
+                    fates.resize(batch.documents.len(), Fate::Again(error.to_string()));
+                    break;
+                }
+            }
+        }
+        if fates.iter().all(|fate| *fate == Fate::Taken) { Outcome::Taken } else { Outcome::Each(fates) }
+    }
+}
+
+/// A connection to MongoDB.
+pub(super) struct Mongodb(pub(super) Transport);
+
+impl Mongodb {
+    /// Sends a command, and reads the answer.
+    pub(super) async fn ask(&mut self, command: &[u8], until: Instant) -> io::Result<MongodbAnswer> {
+        let asking = async {
+            self.0.write_all(command).await?;
+            self.0.flush().await?;
+            let mut message = vec![0; 4];
+            self.0.read_exact(&mut message).await?;
+            let length = message.first_chunk().map_or(0, |length| u32::from_le_bytes(*length)) as usize;
+            if !(16..=LONGEST_ANSWER).contains(&length) {
+                return Err(not_mongodb());
+            }
+            message.resize(length, 0);
+            self.0.read_exact(message.get_mut(4..).unwrap_or_default()).await?;
+            mongodb_answer(&message).ok_or_else(not_mongodb)
+        };
+        timeout_at(until, asking).await.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+fn not_mongodb() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "its answer is not one of MongoDB's protocol")
+}

@@ -1,0 +1,191 @@
+//! Writes records as each sink takes them.
+//!
+//! Pure. A record is written once, when it is read; what is sent again is the same bytes.
+
+mod bson;
+mod bulk;
+mod loki;
+mod otlp;
+mod proto;
+mod syslog;
+
+use pillion_model::Workload;
+use pillion_model::logs::{Destination, IndexName, SyslogOver};
+
+use crate::record::{Origin, Record};
+
+pub(crate) use bson::{Answer as MongodbAnswer, answer as mongodb_answer};
+pub(crate) use bulk::{Item, items as bulk_items};
+pub(crate) use otlp::rejected as otlp_rejected;
+
+/// The most streams of Loki in one batch: labels come from lines, and each stream is an object of its own.
+const MOST_STREAMS: usize = 64;
+
+/// Records that are sent together.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) documents: Vec<Document>,
+    /// The labels of Loki's streams.
+    streams: Vec<String>,
+}
+
+/// One record of a batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Document {
+    /// Where it ends in the bytes.
+    end: usize,
+    /// The place of its source in the configuration.
+    pub(crate) source: usize,
+    stream: usize,
+}
+
+/// Where a record stands: the id of its file, and its first byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Id {
+    pub(crate) file: u64,
+    pub(crate) offset: u64,
+}
+
+impl Batch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.documents.is_empty()
+    }
+
+    fn document(&self, nth: usize) -> &[u8] {
+        let begin =
+            nth.checked_sub(1).and_then(|before| self.documents.get(before)).map_or(0, |before| before.end);
+        let end = self.documents.get(nth).map_or(begin, |document| document.end);
+        self.bytes.get(begin..end).unwrap_or_default()
+    }
+
+    fn each(&self) -> impl Iterator<Item = (&Document, &[u8])> {
+        self.documents.iter().enumerate().map(|(nth, document)| (document, self.document(nth)))
+    }
+
+    fn end(&mut self, source: usize, stream: usize) {
+        self.documents.push(Document { end: self.bytes.len(), source, stream });
+    }
+
+    /// A batch of some of these records.
+    pub(crate) fn only(&self, is_kept: impl Fn(usize) -> bool) -> Self {
+        let mut kept = Self { streams: self.streams.clone(), ..Self::default() };
+        for (nth, (document, bytes)) in self.each().enumerate() {
+            if is_kept(nth) {
+                kept.bytes.extend_from_slice(bytes);
+                kept.end(document.source, document.stream);
+            }
+        }
+        kept
+    }
+
+    /// The records as they are written, for sinks that take one by one.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = &[u8]> {
+        self.each().map(|(_, bytes)| bytes)
+    }
+}
+
+/// How a sink's records are written.
+#[derive(Debug, Clone)]
+pub(crate) enum Encoder {
+    Bulk { index: IndexName },
+    Lines,
+    Loki { labels: Vec<String> },
+    Otlp,
+    Syslog { host: String, is_counted: bool },
+    Bson { database: String, collection: String },
+}
+
+impl Encoder {
+    pub(crate) fn new(to: &Destination, host: &str) -> Self {
+        match to {
+            Destination::Elasticsearch { index, .. } => Self::Bulk { index: index.clone() },
+            Destination::Loki { labels, .. } => Self::Loki { labels: labels.clone() },
+            Destination::Otlp { .. } => Self::Otlp,
+            Destination::Syslog { url } => {
+                Self::Syslog { host: host.to_owned(), is_counted: url.over != SyslogOver::Udp }
+            }
+            Destination::Mongodb { database, collection, .. } => {
+                Self::Bson { database: database.clone(), collection: collection.clone() }
+            }
+            Destination::Http { .. } => Self::Lines,
+        }
+    }
+
+    /// Whether a batch has no room for records of further streams.
+    pub(crate) fn is_full(&self, batch: &Batch) -> bool {
+        batch.streams.len() >= MOST_STREAMS
+    }
+
+    /// Adds a record.
+    pub(crate) fn add(&self, record: &Record<'_>, origin: &Origin, id: Id, batch: &mut Batch) {
+        let mut stream = 0;
+        match self {
+            Self::Bulk { index } => bulk::write(record, origin, index, id, &mut batch.bytes),
+            Self::Lines => {
+                record.write_json(origin, &mut batch.bytes);
+                batch.bytes.push(b'\n');
+            }
+            Self::Loki { labels } => {
+                stream = loki::stream(&loki::labels(record, origin, labels), &mut batch.streams);
+                loki::write(record, &mut batch.bytes);
+            }
+            Self::Otlp => otlp::write(record, origin, &mut batch.bytes),
+            Self::Syslog { host, is_counted } => {
+                syslog::write(record, origin, host, *is_counted, &mut batch.bytes)
+            }
+            Self::Bson { .. } => bson::write(record, origin, id, &mut batch.bytes),
+        }
+        batch.end(origin.source, stream);
+    }
+
+    /// What is sent for a whole batch.
+    pub(crate) fn body(&self, batch: &Batch, workload: &Workload) -> Vec<u8> {
+        match self {
+            Self::Loki { .. } => loki::body(batch),
+            Self::Otlp => otlp::body(batch, workload),
+            Self::Bson { database, collection } => bson::insert(batch, database, collection),
+            Self::Bulk { .. } | Self::Lines | Self::Syslog { .. } => batch.bytes.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pillion_model::logs::LineFormat;
+
+    use super::*;
+    use crate::record::parse;
+    use crate::record::tests::{origin, text};
+
+    /// A batch of lines.
+    pub(super) fn batch(encoder: &Encoder, lines: &[&str]) -> Batch {
+        let (origin, mut batch) = (origin(), Batch::default());
+        for (nth, line) in lines.iter().enumerate() {
+            let text = text(line);
+            let record = parse(&text, line, LineFormat::Auto, &origin, 1_764_351_601_000_000_000);
+            encoder.add(&record, &origin, Id { file: 7, offset: nth as u64 * 16 }, &mut batch);
+        }
+        batch
+    }
+
+    #[test]
+    fn a_part_of_a_batch_has_its_own_records() {
+        let batch = batch(&Encoder::Lines, &["a", "b", "c"]);
+        let part = batch.only(|nth| nth != 1);
+        let messages: Vec<String> = part
+            .texts()
+            .map(|line| {
+                serde_json::from_slice::<serde_json::Value>(line).unwrap()["message"]
+                    .as_str()
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect();
+        assert_eq!(messages, ["a", "c"]);
+        assert_eq!(
+            Encoder::Lines.body(&part, &Workload::default()).iter().filter(|byte| **byte == b'\n').count(),
+            2
+        );
+    }
+}

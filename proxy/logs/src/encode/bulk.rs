@@ -1,0 +1,96 @@
+//! Elasticsearch's `_bulk`: an action and a document, each in a line.
+
+use pillion_model::logs::{IndexName, IndexPart};
+
+use super::Id;
+use crate::json;
+use crate::moment;
+use crate::record::{Origin, Record};
+
+/// The action is `create`, so that it works for data streams too, and so that a document that is there already is not
+/// written again. The id is that of the record's place, so that a document sent twice is one document.
+pub(super) fn write(record: &Record<'_>, origin: &Origin, index: &IndexName, id: Id, to: &mut Vec<u8>) {
+    to.extend_from_slice(b"{\"create\":{\"_index\":\"");
+    let time = moment::calendar(record.time);
+    for part in index.parts() {
+        match part {
+            IndexPart::Text(text) => to.extend_from_slice(text.as_bytes()),
+            IndexPart::Year => moment::decimal(to, u32::try_from(time.year.clamp(0, 9999)).unwrap_or(0), 4),
+            IndexPart::Month => moment::decimal(to, time.month.into(), 2),
+            IndexPart::Day => moment::decimal(to, time.day.into(), 2),
+            IndexPart::Hour => moment::decimal(to, time.hour.into(), 2),
+        }
+    }
+    to.extend_from_slice(format!("\",\"_id\":\"{:016x}-{:x}\"}}}}\n", id.file, id.offset).as_bytes());
+    record.write_json(origin, to);
+    to.push(b'\n');
+}
+
+/// What became of a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Item {
+    Taken,
+    /// It is to be sent again.
+    Again,
+    /// It was refused for good, with the reason.
+    Refused(String),
+}
+
+/// What an answer says of each document. `None`: it is not the answer of `_bulk`.
+pub(crate) fn items(answer: &str, documents: usize) -> Option<Vec<Item>> {
+    if json::member(answer, "errors")? == "false" {
+        return Some(vec![Item::Taken; documents]);
+    }
+    let items = json::items(json::member(answer, "items")?)?;
+    (items.len() == documents).then(|| items.into_iter().map(item).collect())
+}
+
+fn item(of: &str) -> Item {
+    let mut actions = Vec::new();
+    json::members(of, &mut actions);
+    let result = actions.first().map_or("", |action| action.value);
+    let status = json::member(result, "status").and_then(|status| status.parse::<u16>().ok());
+    match status {
+        Some(200..=299 | 409) => Item::Taken,
+        Some(429 | 500..=599) => Item::Again,
+        _ => Item::Refused(reason(result)),
+    }
+}
+
+fn reason(result: &str) -> String {
+    let error = json::member(result, "error").unwrap_or("null");
+    let text = |key| json::member(error, key).and_then(json::string);
+    match (text("type"), text("reason")) {
+        (Some(kind), Some(reason)) => format!("{kind}: {reason}"),
+        _ => error.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pillion_model::Workload;
+
+    use super::super::Encoder;
+    use super::super::tests::batch;
+    use super::*;
+
+    #[test]
+    fn a_document_has_an_index_by_its_date_and_an_id_by_its_place() {
+        let encoder = Encoder::Bulk { index: IndexName::new("app-%Y.%m.%d-%H").unwrap() };
+        let batch = batch(&encoder, &["one", "2026-02-03T04:05:06Z two"]);
+        let body = String::from_utf8(encoder.body(&batch, &Workload::default())).unwrap();
+        let lines: Vec<&str> = body.lines().collect();
+        assert_eq!(lines[0], r#"{"create":{"_index":"app-2025.11.28-17","_id":"0000000000000007-0"}}"#);
+        assert_eq!(lines[2], r#"{"create":{"_index":"app-2026.02.03-04","_id":"0000000000000007-10"}}"#);
+        assert!(lines[3].contains("\"message\":\"2026-02-03T04:05:06Z two\""));
+    }
+
+    #[test]
+    fn an_answer_says_what_became_of_each_document() {
+        assert_eq!(items(r#"{"took":1,"errors":false}"#, 2), Some(vec![Item::Taken, Item::Taken]));
+        let answer = r#"{"errors":true,"items":[{"create":{"status":201}},{"create":{"status":429,"error":{"type":"es_rejected_execution_exception"}}},{"create":{"status":409}},{"create":{"status":400,"error":{"type":"mapper_parsing_exception","reason":"no \"n\""}}}]}"#;
+        let refused = Item::Refused("mapper_parsing_exception: no \"n\"".to_owned());
+        assert_eq!(items(answer, 4), Some(vec![Item::Taken, Item::Again, Item::Taken, refused]));
+        assert_eq!((items(answer, 3), items("<html>", 1), items("{}", 1)), (None, None, None));
+    }
+}

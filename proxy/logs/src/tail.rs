@@ -1,0 +1,501 @@
+//! Reads the files for one sink: from where it is in each of them, into batches.
+//!
+//! Each sink reads for itself, because a file is the only buffer that a stalled sink cannot fill. What is read twice comes
+//! from the kernel's cache.
+
+use std::collections::BTreeMap;
+
+use pillion_model::logs::{Logs, Source};
+
+use crate::catalog::{Catalog, Now, Read, Tailed};
+use crate::checkpoint::Place;
+use crate::encode::{Batch, Encoder, Id};
+use crate::group::{End, Grouping, Step, Text};
+use crate::lines;
+use crate::record;
+use crate::rotation::{self, TAIL};
+
+/// 240 KiB: the longest text of a record. Loki takes lines of 256 KB.
+pub(crate) const LONGEST: usize = 240 * 1024;
+/// 128 KiB: what is usually read at once.
+const PORTION: usize = 128 * 1024;
+/// What is read at once where a portion has no end of a record: more than a text of the longest kind.
+const LARGE_PORTION: usize = LONGEST + 32 * 1024;
+/// 16 MiB: after so many bytes without an end of a line, one is taken for granted.
+const HUGE: u64 = 16 * 1024 * 1024;
+
+/// Where a sink reads a file.
+#[derive(Debug, Default)]
+struct Cursor {
+    generation: u32,
+    position: u64,
+    /// The bytes before it.
+    tail: Vec<u8>,
+    /// Up to here there is no end of the line that begins at the position.
+    searched: u64,
+    /// The size and the state of the file in which nothing could be taken.
+    waits: Option<(u64, End)>,
+}
+
+impl Cursor {
+    /// At the place that a sink has reached.
+    fn new(file: &Tailed, place: Place) -> Self {
+        let mut tail = vec![0; place.tail_length.min(TAIL)];
+        let begin = place.offset.saturating_sub(tail.len() as u64);
+        let read = file.read(&mut tail, begin).unwrap_or(0);
+        tail.truncate(read);
+        Self { generation: file.generation, position: place.offset, tail, ..Self::default() }
+    }
+
+    fn place(&self) -> Place {
+        Place { offset: self.position, tail: rotation::hash(&self.tail), tail_length: self.tail.len() }
+    }
+
+    /// Goes on behind `bytes`, which stand at the position.
+    fn advance(&mut self, bytes: &[u8]) {
+        self.position += bytes.len() as u64;
+        self.tail.extend_from_slice(&bytes[bytes.len().saturating_sub(TAIL)..]);
+        let surplus = self.tail.len().saturating_sub(TAIL);
+        self.tail.drain(..surplus);
+        self.waits = None;
+    }
+
+    /// Goes on at a place far away.
+    fn jump(&mut self, file: &Tailed, to: u64) {
+        let length = TAIL.min(usize::try_from(to).unwrap_or(TAIL));
+        let mut tail = vec![0; length];
+        let read = file.read(&mut tail, to - length as u64).unwrap_or(0);
+        tail.truncate(read);
+        (self.position, self.tail, self.waits) = (to, tail, None);
+    }
+}
+
+/// A batch, and how far it goes in each file.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    pub(crate) batch: Batch,
+    pub(crate) reads: Vec<Read>,
+}
+
+/// What came of looking at a file.
+enum Looked {
+    /// There is nothing to take.
+    Nothing,
+    Taken,
+    /// The file is not the one that was read before.
+    Truncated,
+}
+
+/// How a source's lines become records.
+struct Reading {
+    source: Source,
+    grouping: Grouping,
+}
+
+pub(crate) struct Tail {
+    sink: usize,
+    readings: Vec<Reading>,
+    encoder: Encoder,
+    /// The most bytes of a batch.
+    most: usize,
+    cursors: BTreeMap<u64, Cursor>,
+    /// The file that was read last.
+    turn: u64,
+    buffer: Vec<u8>,
+}
+
+impl Tail {
+    pub(crate) fn new(sink: usize, logs: &Logs, encoder: Encoder, most: usize) -> Self {
+        let reading = |source: &Source| Reading {
+            source: source.clone(),
+            grouping: Grouping::new(source.format, source.starts.clone(), LONGEST),
+        };
+        let readings = logs.sources.iter().map(reading).collect();
+        Self { sink, readings, encoder, most, cursors: BTreeMap::new(), turn: 0, buffer: Vec::new() }
+    }
+
+    pub(crate) fn is_full(&self, load: &Load) -> bool {
+        load.batch.bytes.len() >= self.most || self.encoder.is_full(&load.batch)
+    }
+
+    /// Takes a portion of the next file that has one. Returns how many bytes were lost by truncations, or `None` if no file has
+    /// anything to take.
+    pub(crate) fn step(&mut self, catalog: &mut Catalog, load: &mut Load, now: Now) -> Option<u64> {
+        self.cursors.retain(|key, _| catalog.files.contains_key(key));
+        let later = catalog.files.range(self.turn + 1..).map(|(key, _)| *key);
+        let keys: Vec<u64> = later.chain(catalog.files.range(..=self.turn).map(|(key, _)| *key)).collect();
+        for key in keys {
+            let Some(file) = catalog.files.get_mut(&key) else { continue };
+            let mut cursor = self.cursors.remove(&key).unwrap_or_else(|| self.cursor(file));
+            let lost = self.follow(&mut cursor, file);
+            let looked = self.look(&mut cursor, file, load, now);
+            let read = Read { file: key, generation: cursor.generation, place: cursor.place() };
+            self.cursors.insert(key, cursor);
+            match looked {
+                Looked::Nothing if lost == 0 => continue,
+                Looked::Nothing => {}
+                Looked::Taken => {
+                    load.reads.retain(|known| known.file != key);
+                    load.reads.push(read);
+                }
+                Looked::Truncated => {
+                    let size = file.file.metadata().map_or(0, |metadata| metadata.len());
+                    file.truncated(read.place.offset, size, now.at);
+                }
+            }
+            self.turn = key;
+            return Some(lost);
+        }
+        None
+    }
+
+    fn cursor(&self, file: &Tailed) -> Cursor {
+        Cursor::new(file, file.places.get(self.sink).copied().unwrap_or_default())
+    }
+
+    /// Begins anew in a file that was truncated. Returns how many bytes this sink has not read.
+    fn follow(&self, cursor: &mut Cursor, file: &Tailed) -> u64 {
+        if cursor.generation == file.generation {
+            return 0;
+        }
+        let lost = file.lost_size.saturating_sub(cursor.position);
+        *cursor = self.cursor(file);
+        lost
+    }
+
+    fn look(&mut self, cursor: &mut Cursor, file: &mut Tailed, load: &mut Load, now: Now) -> Looked {
+        let end = file.end(now);
+        if cursor.position >= file.size || cursor.waits == Some((file.size, end)) {
+            return Looked::Nothing;
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut looked = Looked::Nothing;
+        for portion in [PORTION, LARGE_PORTION] {
+            let overlap = cursor.tail.len();
+            buffer.resize(overlap + portion, 0);
+            let Ok(read) = file.read(&mut buffer, cursor.position - overlap as u64) else { break };
+            let (Some(before), Some(bytes)) = (buffer.get(..overlap), buffer.get(overlap..read)) else {
+                looked = Looked::Truncated;
+                break;
+            };
+            if before != cursor.tail {
+                looked = Looked::Truncated;
+                break;
+            }
+            file.reaches(cursor.position + bytes.len() as u64, now.at);
+            let is_whole = bytes.len() < portion;
+            let end = if is_whole { end } else { End::Open };
+            let (used, step) = self.take(cursor.position, bytes, file, load, (end, now));
+            match step {
+                _ if used > 0 => {
+                    cursor.advance(&bytes[..used]);
+                    looked = Looked::Taken;
+                    break;
+                }
+                Step::Huge => {
+                    looked = self.huge(cursor, file, load, (end, now));
+                    break;
+                }
+                _ if is_whole => break,
+                _ => {}
+            }
+        }
+        if matches!(looked, Looked::Nothing) {
+            cursor.waits = Some((file.size, end));
+        }
+        buffer.truncate(PORTION + TAIL);
+        buffer.shrink_to(PORTION + TAIL);
+        self.buffer = buffer;
+        looked
+    }
+
+    /// Takes what stands in a buffer, until the batch is full. Returns how many bytes were used, and what the rest waits for.
+    fn take(
+        &self,
+        position: u64,
+        bytes: &[u8],
+        file: &Tailed,
+        load: &mut Load,
+        (end, now): (End, Now),
+    ) -> (usize, Step) {
+        let Some(reading) = self.readings.get(file.origin.source) else { return (bytes.len(), Step::Wait) };
+        let mut used = 0;
+        while !self.is_full(load) {
+            let rest = bytes.get(used..).unwrap_or_default();
+            let hole = lines::hole(rest);
+            if hole > 0 {
+                used += hole;
+                continue;
+            }
+            let step = reading.grouping.next(rest, end, &mut |text| {
+                self.add(reading, &text, file, (position + used as u64, now), load);
+            });
+            match step {
+                Step::Used(more) => used += more,
+                waits => return (used, waits),
+            }
+        }
+        (used, Step::Wait)
+    }
+
+    /// Adds the record of a text, unless it is to be left out.
+    fn add(
+        &self,
+        reading: &Reading,
+        text: &Text<'_>,
+        file: &Tailed,
+        (position, now): (u64, Now),
+        load: &mut Load,
+    ) {
+        let content = text.content.trim_ascii_end();
+        if content.is_empty() || reading.source.drop.iter().any(|pattern| pattern.is_in(content)) {
+            return;
+        }
+        let line = String::from_utf8_lossy(content);
+        let record = record::parse(text, &line, reading.source.format, &file.origin, now.unix);
+        let id = Id { file: file.id, offset: position + text.begin as u64 };
+        self.encoder.add(&record, &file.origin, id, &mut load.batch);
+    }
+
+    /// Takes the beginning of a line that is longer than allowed, when its end is found.
+    fn huge(&self, cursor: &mut Cursor, file: &Tailed, load: &mut Load, (end, now): (End, Now)) -> Looked {
+        cursor.searched = cursor.searched.max(cursor.position + LONGEST as u64);
+        let mut portion = vec![0; PORTION];
+        let next = loop {
+            let Ok(read) = file.read(&mut portion, cursor.searched) else { return Looked::Nothing };
+            if let Some(at) = memchr::memchr(b'\n', portion.get(..read).unwrap_or_default()) {
+                break cursor.searched + at as u64 + 1;
+            }
+            cursor.searched += read as u64;
+            let is_over = read < portion.len() && end == End::Over;
+            if is_over || cursor.searched - cursor.position >= HUGE {
+                break cursor.searched;
+            }
+            if read < portion.len() {
+                return Looked::Nothing;
+            }
+        };
+        portion.resize(LONGEST, 0);
+        let Ok(read) = file.read(&mut portion, cursor.position) else { return Looked::Nothing };
+        portion.truncate(read);
+        if let Some(reading) = self.readings.get(file.origin.source) {
+            let text = Text { begin: 0, content: portion.into(), time: None, stream: None, is_cut: true };
+            self.add(reading, &text, file, (cursor.position, now), load);
+        }
+        cursor.jump(file, next);
+        Looked::Taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write as _;
+    use std::os::unix::fs::FileExt as _;
+    use std::path::PathBuf;
+
+    use pillion_model::logs::{Destination, Sink, SinkUrl};
+    use pillion_model::{Pattern, Workload};
+    use serde_json::Value;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// A source with one file, and one sink that reads it.
+    struct Story {
+        root: PathBuf,
+        logs: Logs,
+        catalog: Catalog,
+        tail: Tail,
+        lost: u64,
+    }
+
+    impl Drop for Story {
+        fn drop(&mut self) {
+            drop(fs::remove_dir_all(&self.root));
+        }
+    }
+
+    impl Story {
+        fn new(content: &[u8], change: impl FnOnce(&mut Source)) -> Self {
+            let root = std::env::temp_dir().join(format!(
+                "pillion-tail-{}-{}",
+                std::process::id(),
+                fastrand::u64(..)
+            ));
+            fs::create_dir_all(&root).unwrap();
+            fs::write(root.join("a.log"), content).unwrap();
+            let mut source =
+                Source { files: vec![format!("{}/*.log", root.display())], ..Source::new("app") };
+            change(&mut source);
+            let to = Destination::Http { url: SinkUrl::new("http://127.0.0.1:1").unwrap() };
+            let sink = Sink { name: "hook".to_owned(), to, headers: Vec::new(), trust_bundle: None };
+            let logs = Logs {
+                sources: vec![source],
+                sinks: vec![sink],
+                checkpoint: root.join("state"),
+                ..Logs::default()
+            };
+            let catalog = Catalog::open(&logs, &Workload::default(), Instant::now());
+            let tail = Tail::new(0, &logs, Encoder::Lines, 64 * 1024);
+            Self { root, logs, catalog, tail, lost: 0 }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.root.join("a.log")
+        }
+
+        fn append(&mut self, content: &[u8]) {
+            fs::OpenOptions::new().append(true).open(self.path()).unwrap().write_all(content).unwrap();
+            self.catalog.look(Instant::now());
+        }
+
+        /// All messages that can be taken now.
+        fn take(&mut self, is_last: bool) -> Vec<String> {
+            let mut messages = Vec::new();
+            loop {
+                let (mut load, now) = (Load::default(), Now { at: Instant::now(), unix: 0, is_last });
+                let Some(lost) = self.tail.step(&mut self.catalog, &mut load, now) else { return messages };
+                self.lost += lost;
+                self.catalog.confirm(0, &load.reads);
+                self.catalog.save();
+                for line in load.batch.texts() {
+                    let record: Value = serde_json::from_slice(line).unwrap();
+                    let mark = if record["truncated"] == true { "…" } else { "" };
+                    messages.push(format!("{}{mark}", record["message"].as_str().unwrap()));
+                }
+            }
+        }
+
+        fn restart(&mut self) {
+            self.catalog = Catalog::open(&self.logs, &Workload::default(), Instant::now());
+            self.tail = Tail::new(0, &self.logs, Encoder::Lines, 64 * 1024);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lines_are_taken_as_they_end() {
+        let mut story = Story::new(b"one\r\n\ntw", |_| {});
+        assert_eq!(story.take(false), ["one"]);
+        story.append(b"o\nthr");
+        assert_eq!(story.take(false), ["two"]);
+        assert_eq!(story.take(true), ["thr"]);
+        assert_eq!(story.catalog.lag(0, 0), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_taken_twice_over_restarts_and_renames() {
+        let mut story = Story::new(b"one\n", |_| {});
+        let mut all = story.take(false);
+        for round in 0..10 {
+            story.append(format!("{round} a\n{round} b\n").as_bytes());
+            if round % 2 == 0 {
+                all.extend(story.take(false));
+            }
+            fs::rename(story.path(), story.root.join(format!("a.log.{round}"))).unwrap();
+            fs::write(story.path(), format!("{round} new\n")).unwrap();
+            if round % 3 == 0 {
+                story.restart();
+            } else {
+                story.catalog.scan(Instant::now());
+            }
+            all.extend(story.take(false));
+        }
+        let mut expected = vec!["one".to_owned()];
+        for round in 0..10 {
+            expected.extend([format!("{round} a"), format!("{round} b"), format!("{round} new")]);
+        }
+        all.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(all, expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_truncated_file_is_read_from_its_beginning_and_what_is_lost_is_counted() {
+        let mut story = Story::new(b"one\ntwo\n", |_| {});
+        assert_eq!(story.take(false), ["one", "two"]);
+        story.append(b"lost\n");
+        fs::write(story.path(), "three\n").unwrap();
+        story.catalog.look(Instant::now());
+        assert_eq!((story.take(false), story.lost), (vec!["three".to_owned()], 5));
+        // longer than before, so that only the bytes before the place tell
+        fs::write(story.path(), "four is longer than three was\n").unwrap();
+        story.catalog.look(Instant::now());
+        assert_eq!(story.take(false), ["four is longer than three was"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_hole_of_a_truncated_file_is_left_out() {
+        let mut story = Story::new(b"one\n", |_| {});
+        assert_eq!(story.take(false), ["one"]);
+        let file = fs::OpenOptions::new().write(true).open(story.path()).unwrap();
+        file.set_len(0).unwrap();
+        file.write_all_at(b"two\n", 1_000_000).unwrap();
+        story.catalog.look(Instant::now());
+        assert_eq!(story.take(false), ["two"]);
+        assert_eq!(story.catalog.lag(0, 0), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_huge_line_is_cut_and_the_next_one_is_whole() {
+        let mut story = Story::new(&vec![b'x'; 1_000_000], |_| {});
+        assert_eq!(story.take(false), [""; 0]);
+        story.append(b"x\nnext\n");
+        let taken = story.take(false);
+        assert_eq!((taken[0].len(), &taken[1..]), (LONGEST + "…".len(), &["next".to_owned()][..]));
+        assert!(taken[0].ends_with('…'));
+        story.append(&vec![b'y'; 17 * 1024 * 1024]);
+        assert_eq!(story.take(false).len(), 1, "no memory and no time is spent on a line without an end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_of_the_longest_kind_is_whole_with_what_follows() {
+        let line = "z".repeat(LONGEST);
+        let mut story = Story::new(format!("{line}\nnext\n").as_bytes(), |_| {});
+        assert_eq!(story.take(false), [line.as_str(), "next"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_that_are_not_utf_8_are_replaced() {
+        let mut story = Story::new(b"caf\xe9\n", |_| {});
+        assert_eq!(story.take(false), ["caf\u{fffd}"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lines_that_fit_drop_are_left_out_and_do_not_stay() {
+        let mut story = Story::new(b"DEBUG a\nINFO b\nDEBUG c\n", |source| {
+            source.drop = vec![Pattern::new("^DEBUG").unwrap()];
+        });
+        assert_eq!(story.take(false), ["INFO b"]);
+        assert_eq!(story.catalog.lag(0, 0), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stack_trace_waits_for_its_end_or_for_a_quiet_second() {
+        let mut story =
+            Story::new(b"2026 a\n at b\n", |source| source.starts = Some(Pattern::new(r"^\d").unwrap()));
+        assert_eq!(story.take(false), [""; 0]);
+        story.append(b" at c\n2027 d\n");
+        assert_eq!(story.take(false), ["2026 a\n at b\n at c"]);
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+        assert_eq!(story.take(false), ["2027 d"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_lines_are_taken_in_batches_without_a_gap() {
+        let lines: Vec<String> = (0..20_000).map(|nth| format!("line {nth}")).collect();
+        let mut story = Story::new(format!("{}\n", lines.join("\n")).as_bytes(), |_| {});
+        assert_eq!(story.take(false), lines);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_line_of_a_file_that_is_gone_is_taken_after_a_while() {
+        let mut story = Story::new(b"one\ntwo", |_| {});
+        assert_eq!(story.take(false), ["one"]);
+        fs::remove_file(story.path()).unwrap();
+        story.catalog.scan(Instant::now());
+        assert_eq!(story.take(false), [""; 0]);
+        tokio::time::advance(std::time::Duration::from_secs(5)).await;
+        assert_eq!(story.take(false), ["two"]);
+    }
+}
