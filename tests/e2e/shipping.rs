@@ -571,6 +571,22 @@ async fn a_reload_changes_sinks_and_sends_nothing_twice() {
 }
 
 #[tokio::test]
+async fn a_successor_ships_when_its_predecessor_has_ended() {
+    let (volume, (backend, got)) = (Volume::new(), sink(|_| false).await);
+    let plan = volume.plan(&hook(&backend), "drain: { delay: off, timeout: 5s }\n").with_takeover();
+    let mut old = plan.start().await;
+    volume.append("a.log", "one\n");
+    got.has(1).await;
+    let new = old.successor().await;
+    volume.append("a.log", "two\n");
+    assert!(old.exit().await.success());
+    volume.append("a.log", "three\n");
+    got.has(3).await;
+    measured(&new, "pillion_companion_up", &[("name", "hook")], 1.0).await;
+    assert_eq!(got.all(), ["one", "two", "three"]);
+}
+
+#[tokio::test]
 async fn a_drain_with_a_dead_sink_ends_in_time() {
     let volume = Volume::new();
     volume.append("a.log", "one\n");

@@ -427,7 +427,7 @@ mod tests {
         for (text, expected, path) in [
             ("http://elasticsearch:9200", "http://elasticsearch:9200", "/_bulk"),
             ("https://Search.example/logs/", "https://search.example/logs", "/logs/_bulk"),
-            ("http://[fd00::1]:80/a?b=c", "http://[fd00::1]/a?b=c", "/a?b=c/_bulk"),
+            ("http://[fd00::1]:80/a", "http://[fd00::1]/a", "/a/_bulk"),
             ("http://a/_bulk", "http://a/_bulk", "/_bulk"),
         ] {
             let url = SinkUrl::new(text).unwrap();

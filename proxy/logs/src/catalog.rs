@@ -176,7 +176,7 @@ pub(crate) struct Catalog {
     /// Whether files are open that the checkpoint does not have yet.
     has_new: bool,
     /// Why the checkpoint could not be written.
-    problem: Option<String>,
+    pub(crate) problem: Option<String>,
     /// The bytes of files that were gone when the shipper began, which sinks had not got.
     pub(crate) lost: u64,
     notices: Seldom,
@@ -199,9 +199,6 @@ impl Catalog {
             lost: 0,
             notices: Seldom::new(),
         };
-        if let Err(error) = fs::create_dir_all(&logs.checkpoint) {
-            catalog.note_problem(format!("{} cannot be created: {error}", logs.checkpoint.display()));
-        }
         let mut kept = catalog.kept();
         catalog.scan_with(now, &mut kept);
         catalog.find_renamed(now, kept);
@@ -494,6 +491,7 @@ mod tests {
     }
 
     fn open(root: &Path) -> Catalog {
+        fs::create_dir_all(root.join("state")).unwrap();
         Catalog::open(&logs(root), &Workload::default(), Instant::now())
     }
 

@@ -3,7 +3,7 @@
 //! It is JSON, written to a temporary file that replaces the old one, so that it is whole whenever the process ends.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use crate::rotation::{Head, Identity};
 
 /// The name of the file in the folder of `logs.checkpoint`.
 const NAME: &str = "checkpoint.json";
+const LOCK: &str = "lock";
 /// 16 MiB: a file and its sinks take 300 bytes.
 const LONGEST: u64 = 16 * 1024 * 1024;
 
@@ -52,6 +53,17 @@ pub(crate) enum CheckpointError {
     Long,
     #[error("is not what a checkpoint looks like")]
     Malformed,
+}
+
+/// Makes the folder, and locks it for as long as the returned file is open. `None`: another process has locked it.
+pub(crate) fn lock(folder: &Path) -> io::Result<Option<File>> {
+    fs::create_dir_all(folder)?;
+    let file = File::create(folder.join(LOCK))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }
 
 /// The file in a folder.
@@ -181,6 +193,17 @@ mod tests {
         assert!(matches!(read(&path), Err(CheckpointError::Malformed)));
         assert!(put_aside(&path).unwrap().exists() && read(&path).unwrap().is_empty());
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "no temporary file stays");
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn one_process_at_a_time_has_the_folder() {
+        let folder =
+            std::env::temp_dir().join(format!("pillion-lock-{}-{}", std::process::id(), fastrand::u64(..)));
+        let lock = lock(&folder).unwrap();
+        assert!(lock.is_some() && super::lock(&folder).unwrap().is_none());
+        drop(lock);
+        assert!(super::lock(&folder).unwrap().is_some());
         fs::remove_dir_all(folder).unwrap();
     }
 

@@ -152,7 +152,10 @@ impl Encoder {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use pillion_model::logs::LineFormat;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::record::parse;
@@ -187,5 +190,42 @@ mod tests {
             Encoder::Lines.body(&part, &Workload::default()).iter().filter(|byte| **byte == b'\n').count(),
             2
         );
+    }
+
+    fn encoders() -> Vec<Encoder> {
+        vec![
+            Encoder::Bulk { index: IndexName::new("app-%Y.%m.%d.%H").unwrap() },
+            Encoder::Lines,
+            Encoder::Loki { labels: vec!["level".to_owned()] },
+            Encoder::Otlp,
+            Encoder::Syslog { host: "pod".to_owned(), is_counted: true },
+            Encoder::Syslog { host: "pod".to_owned(), is_counted: false },
+            Encoder::Bson { database: "logs".to_owned(), collection: "app".to_owned() },
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_line_is_a_record_of_every_sink(
+            line in prop_oneof![any::<String>(), r#"\{("[a-z@]{1,4}":("[a-z\\nu0]{0,6}"|[0-9.e-]{1,20}|\[\{\}\]),?){0,5}\}"#, r#"([a-z]{1,5}=("[^"]{0,5}"|[^ "]{0,5}) ){0,4}"#],
+            format in prop::sample::select(vec![LineFormat::Auto, LineFormat::Text, LineFormat::Logfmt, LineFormat::Cri]),
+            time in any::<i64>(),
+        ) {
+            let content = Cow::Borrowed(line.as_bytes());
+            let text = crate::group::Text { begin: 0, content, time: None, stream: None, is_cut: true };
+            let origin = origin();
+            for encoder in encoders() {
+                let mut batch = Batch::default();
+                let record = parse(&text, &line, format, &origin, time);
+                encoder.add(&record, &origin, Id { file: u64::MAX, offset: u64::MAX }, &mut batch);
+                let body = encoder.body(&batch, &Workload::default());
+                if matches!(encoder, Encoder::Lines | Encoder::Loki { .. }) {
+                    let read = serde_json::from_slice::<serde_json::Value>(&body);
+                    prop_assert!(read.is_ok(), "{read:?} {}", String::from_utf8_lossy(&body));
+                }
+            }
+        }
     }
 }

@@ -105,6 +105,7 @@ impl Pace {
             let mut catalog = self.catalog.borrow_mut();
             catalog.confirm(self.sink, &load.reads);
             catalog.save();
+            self.entry.note("checkpoint", catalog.problem.as_deref().unwrap_or("kept"));
         }
     }
 

@@ -1,6 +1,7 @@
 //! The work of the companion: it follows the configuration, looks at the files, and lets each sink run.
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use pillion_base::ground::Ground;
 use pillion_companion::thread::{Order, Work};
 use pillion_model::cluster::HostPattern;
-use pillion_model::logs::{Destination, Logs, SyslogOver};
+use pillion_model::logs::{Destination, Logs, Sink, SyslogOver};
 use pillion_model::{Config, Workload};
 use pillion_telemetry::Symbol;
 use pillion_telemetry::companions::CompanionKind;
@@ -18,6 +19,7 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, sleep};
 
 use crate::catalog::Catalog;
+use crate::checkpoint;
 use crate::delivery::Delivery;
 use crate::encode::Encoder;
 use crate::pace::{Counts, Notices, Pace, Phase};
@@ -30,6 +32,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOKS_PER_SCAN: u32 = 5;
 /// How long changes are collected before a look: while files are written all the time, the kernel tells of it all the time.
 const SHORTEST_LOOK: Duration = Duration::from_millis(50);
+/// How often a lock is tried that another process has.
+const LOCK_EVERY: Duration = Duration::from_millis(500);
 /// 32 MiB: MongoDB takes messages of 48 MB.
 const MOST_OF_MONGODB: u64 = 32 * 1024 * 1024;
 /// 8 MiB: Elasticsearch's documents advise 5 to 15 MB, and the answer has something for each document.
@@ -101,6 +105,7 @@ async fn run(ground: Arc<Ground>, mut orders: watch::Receiver<Order>) {
 
 /// Ships by a plan until there is another one, or until everything is delivered that is to be delivered at the end.
 async fn ship(ground: &Arc<Ground>, plan: &Plan, orders: &mut watch::Receiver<Order>) {
+    let Some(_lock) = locked(ground, plan, orders).await else { return };
     let catalog = Catalog::open(&plan.logs, &plan.workload, Instant::now());
     ground.metrics.logs_truncated().inc_by(catalog.lost);
     let catalog = Rc::new(RefCell::new(catalog));
@@ -138,6 +143,31 @@ async fn ship(ground: &Arc<Ground>, plan: &Plan, orders: &mut watch::Receiver<Or
     }
 }
 
+/// Waits until no other process ships by the same checkpoint: a sidecar that has handed its sockets to this one ships until it
+/// ends. `None`: there is another order. Without a folder that can be locked, what is kept cannot be written either, and the
+/// catalog tells of that.
+async fn locked(ground: &Ground, plan: &Plan, orders: &mut watch::Receiver<Order>) -> Option<Option<File>> {
+    let mut waiting = Vec::new();
+    loop {
+        match checkpoint::lock(&plan.logs.checkpoint) {
+            Ok(Some(lock)) => return Some(Some(lock)),
+            Err(_unwritable) => return Some(None),
+            Ok(None) => {}
+        }
+        if waiting.is_empty() {
+            let board = ground.metrics.companions();
+            let entry = |sink: &Sink| board.register(CompanionKind::Logs, &sink.name, false);
+            waiting = plan.logs.sinks.iter().map(entry).collect();
+            waiting.iter().for_each(|entry| entry.down("another process ships by the same checkpoint"));
+            tracing::info!(checkpoint = %plan.logs.checkpoint.display(), "log files are shipped when the process has ended that ships by the same checkpoint");
+        }
+        tokio::select! { // both only wait
+            _ = orders.changed() => return None,
+            () = sleep(LOCK_EVERY) => {}
+        }
+    }
+}
+
 /// A panic of a task is one of the companion, whose thread begins anew.
 fn passed_on(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended
@@ -158,7 +188,7 @@ fn paces(
     let metrics = &ground.metrics;
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let sources: Vec<Symbol> = logs.sources.iter().map(|source| metrics.intern(&source.name)).collect();
-    let pace = |(place, (sink, way)): (usize, (&pillion_model::logs::Sink, &Option<SocketAddr>))| {
+    let pace = |(place, (sink, way)): (usize, (&Sink, &Option<SocketAddr>))| {
         let encoder = Encoder::new(&sink.to, host.trim());
         let most = most_of_batch(logs, &sink.to);
         Pace {
@@ -227,7 +257,7 @@ fn tell_lag(ground: &Ground, logs: &Logs, catalog: &Catalog) {
 #[cfg(test)]
 mod tests {
     use pillion_model::Cluster;
-    use pillion_model::logs::{Sink, SinkUrl, Source, SyslogUrl};
+    use pillion_model::logs::{SinkUrl, Source, SyslogUrl};
     use pillion_model::telemetry::Metrics as MetricsPort;
 
     use super::*;

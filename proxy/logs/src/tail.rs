@@ -323,7 +323,7 @@ mod tests {
                 std::process::id(),
                 fastrand::u64(..)
             ));
-            fs::create_dir_all(&root).unwrap();
+            fs::create_dir_all(root.join("state")).unwrap();
             fs::write(root.join("a.log"), content).unwrap();
             let mut source =
                 Source { files: vec![format!("{}/*.log", root.display())], ..Source::new("app") };

@@ -70,6 +70,7 @@ fn what_cannot_be_meant_is_refused_with_a_way_out() {
         (of("http: \"http://a\", headers: { x-a: b, X-A: c }"), "repeats `x-a`"),
         (of("http: \"http://a\", trust_bundle: ca.crt"), "not asked over TLS"),
         (of("loki: \"http://a\", labels: []"), "has 0 labels"),
+        (of("loki: \"http://a/?b=c\""), "has a query"),
         ("logs: { sources: { app: { files: [\"app/*.log\"] } } }".to_owned(), "write an absolute path"),
         ("logs: { sources: { app: {} } }".to_owned(), "files is empty"),
         ("logs: { sources: { app: { drop: \"(\" } } }".to_owned(), "no regular expression"),

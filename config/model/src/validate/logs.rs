@@ -91,6 +91,17 @@ fn validate_sink(sink: &Sink, at: &Trail<'_>, faults: &mut Faults) {
                 .help("write headers that the sink asks for, such as authorization");
         }
     }
+    let base = match &sink.to {
+        Destination::Elasticsearch { url, .. } => Some(("elasticsearch", url)),
+        Destination::Loki { url, .. } => Some(("loki", url)),
+        Destination::Otlp { url } => Some(("otlp", url)),
+        Destination::Syslog { .. } | Destination::Mongodb { .. } | Destination::Http { .. } => None,
+    };
+    if let Some((key, _)) = base.filter(|(_, url)| url.path.contains('?')) {
+        faults
+            .error(&at.key(key), "has a query, which has no meaning here")
+            .help("write the address without ? and what follows");
+    }
     let (is_tls, ..) = sink.to.server();
     if sink.trust_bundle.is_some() && !is_tls {
         faults

@@ -58,7 +58,7 @@ fn taken(to: &Destination, content: &[u8], records: usize) -> Outcome {
 fn fate(item: Item) -> Fate {
     match item {
         Item::Taken => Fate::Taken,
-        Item::Again => Fate::Again("it is busy".to_owned()),
+        Item::Again(why) => Fate::Again(said(&why)),
         Item::Refused(why) => Fate::Refused(said(&why)),
     }
 }
@@ -167,7 +167,7 @@ mod tests {
             judged(
                 r#"{"errors":true,"items":[{"create":{"status":503}},{"create":{"status":400,"error":{"type":"a","reason":"b"}}}]}"#
             ),
-            Outcome::Each(vec![Fate::Again("it is busy".to_owned()), Fate::Refused("a: b".to_owned())])
+            Outcome::Each(vec![Fate::Again("null".to_owned()), Fate::Refused("a: b".to_owned())])
         );
         assert!(matches!(judged("<html>"), Outcome::Failed(..)));
     }

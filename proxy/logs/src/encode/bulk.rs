@@ -30,8 +30,8 @@ pub(super) fn write(record: &Record<'_>, origin: &Origin, index: &IndexName, id:
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Item {
     Taken,
-    /// It is to be sent again.
-    Again,
+    /// It is to be sent again, for this reason.
+    Again(String),
     /// It was refused for good, with the reason.
     Refused(String),
 }
@@ -52,8 +52,10 @@ fn item(of: &str) -> Item {
     let status = json::member(result, "status").and_then(|status| status.parse::<u16>().ok());
     match status {
         Some(200..=299 | 409) => Item::Taken,
-        Some(429 | 500..=599) => Item::Again,
-        _ => Item::Refused(reason(result)),
+        // what concerns the document itself
+        Some(400 | 413 | 422) => Item::Refused(reason(result)),
+        // a server that is busy, has no room or no right to write must not cost records
+        _ => Item::Again(reason(result)),
     }
 }
 
@@ -88,9 +90,10 @@ mod tests {
     #[test]
     fn an_answer_says_what_became_of_each_document() {
         assert_eq!(items(r#"{"took":1,"errors":false}"#, 2), Some(vec![Item::Taken, Item::Taken]));
-        let answer = r#"{"errors":true,"items":[{"create":{"status":201}},{"create":{"status":429,"error":{"type":"es_rejected_execution_exception"}}},{"create":{"status":409}},{"create":{"status":400,"error":{"type":"mapper_parsing_exception","reason":"no \"n\""}}}]}"#;
+        let answer = r#"{"errors":true,"items":[{"create":{"status":201}},{"create":{"status":403,"error":{"type":"cluster_block_exception","reason":"disk"}}},{"create":{"status":409}},{"create":{"status":400,"error":{"type":"mapper_parsing_exception","reason":"no \"n\""}}}]}"#;
         let refused = Item::Refused("mapper_parsing_exception: no \"n\"".to_owned());
-        assert_eq!(items(answer, 4), Some(vec![Item::Taken, Item::Again, Item::Taken, refused]));
+        let again = Item::Again("cluster_block_exception: disk".to_owned());
+        assert_eq!(items(answer, 4), Some(vec![Item::Taken, again, Item::Taken, refused]));
         assert_eq!((items(answer, 3), items("<html>", 1), items("{}", 1)), (None, None, None));
     }
 }

@@ -39,7 +39,7 @@ fn cut(message: &mut Vec<u8>) {
 fn head(record: &Record<'_>, origin: &Origin, host: &str, to: &mut Vec<u8>) {
     let priority = USER * 8 + level::syslog(record.level.as_deref());
     to.extend_from_slice(format!("<{priority}>1 ").as_bytes());
-    moment::write(record.time - record.time.rem_euclid(1000), to); // at most six digits of the second
+    moment::write(record.time.saturating_sub(record.time.rem_euclid(1000)), to); // at most six digits of the second
     let application = origin.field("workload").or_else(|| origin.field("source")).unwrap_or_default();
     to.push(b' ');
     to.extend_from_slice(name(host, 255).as_bytes());
