@@ -293,7 +293,7 @@ impl Index {
         self.indices.insert(action["_index"].as_str().expect("an index").to_owned());
         let status = match () {
             () if document["message"] == "refused" => 400,
-            () if nth % 3 == 0 && self.busy.insert(id.clone()) => 429,
+            () if nth.is_multiple_of(3) && self.busy.insert(id.clone()) => 429,
             () if self.documents.contains_key(&id) => 409,
             () => 201,
         };
@@ -383,7 +383,7 @@ async fn loki_gets_streams_and_a_record_that_it_refuses_is_found() {
 fn counted(mut bytes: &[u8]) -> Vec<String> {
     let mut messages = Vec::new();
     while let Some(space) = bytes.iter().position(|byte| *byte == b' ') {
-        let length: usize = std::str::from_utf8(&bytes[..space]).unwrap().parse().expect("a length");
+        let length: usize = std::str::from_utf8(&bytes[..space]).expect("digits").parse().expect("a length");
         let Some(message) = bytes.get(space + 1..space + 1 + length) else { break };
         messages.push(String::from_utf8(message.to_vec()).expect("UTF-8"));
         bytes = &bytes[space + 1 + length..];
