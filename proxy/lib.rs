@@ -114,9 +114,9 @@
 //! `traces`, beside the data path. `preflight` judges what is wrong
 //! around the sidecar (`pillion check --live`).
 //!
-//! `manager` tells systemd when the sidecar serves, reads its configuration anew, and drains.
+//! `manager` tells systemd when the sidecar serves, reads its configuration anew, drains, and has a successor.
 //!
-//! [`takeover`] gives the listeners to a successor, and takes them from a predecessor (`run --takeover`); accepted connections stay.
+//! [`takeover`] gives the listeners to a successor, and takes them from a predecessor (`--takeover`); accepted connections stay.
 //!
 //! The DNS proxy (`dns`) has a thread of its own. It answers for services from the same snapshot; a virtual address in
 //! an answer leads the connection to its service.

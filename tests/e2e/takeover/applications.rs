@@ -91,8 +91,23 @@ async fn a_former_application_goes_on_until_its_own_end_while_its_sidecar_drains
     terminate(&second).await;
     assert_eq!(code_of(second).await, Some(143), "the signal went to the application");
     assert!(!is_last(&mut Wire::connect(orders(&ready)).await).await);
+    let mut alone = Command::new(binary());
+    alone
+        .args(["run", "-c"])
+        .arg(scratch.path().join("pillion.yaml"))
+        .arg("--takeover")
+        .arg(socket(&scratch));
+    let mut fourth = Program::start(alone);
+    assert_eq!(fourth.line().await, ready, "a sidecar without an application takes over, too");
+    third.has_logged("a successor serves; this process ends with its application").await;
     terminate(&third).await;
     assert_eq!(code_of(third).await, Some(143));
+
+    let (fifth, _) = started(exec(&scratch, 7)).await;
+    assert_eq!(code_of(fourth).await, Some(0), "it has no connection");
+    assert!(!is_last(&mut Wire::connect(orders(&ready)).await).await);
+    terminate(&fifth).await;
+    assert_eq!(code_of(fifth).await, Some(143));
     is_gone(&socket(&scratch)).await;
 }
 
