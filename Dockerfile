@@ -30,14 +30,8 @@ RUN apt-get update && apt-get install -y --no-install-recommends make && rm -rf 
 WORKDIR /src
 COPY . .
 ARG REVISION=unknown
-# Naming the target keeps the static flag away from build scripts and procedural macros, which cannot be static.
-# The linker packs relocations and folds equal functions, and C code has no tables for unwinding: this saves 600 KB.
-ENV CFLAGS=-fno-asynchronous-unwind-tables
-ENV RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs,--icf=all"
-RUN target=$(rustc -vV | sed -n 's/^host: //p') \
- && PILLION_REVISION=$REVISION \
-    cargo build --release --locked --bin pillion --target "$target" \
- && mv "target/$target/release/pillion" /pillion
+RUN PILLION_REVISION=$REVISION deploy/build.sh \
+ && strip -o /pillion "target/$(rustc --print host-tuple)/release/pillion"
 
 # nft is preferred; both variants of iptables are for nodes whose kernel or whose rules are older.
 FROM debian:12-slim AS init

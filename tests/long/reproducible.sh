@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Builds the static binary of the last commit twice, in two folders, and compares the bytes: tests/long/reproducible.sh [PROFILE]
+# Builds the static binary of the last commit twice, in two folders, and compares the bytes: tests/long/reproducible.sh
 #
 # What makes them equal: the same toolchain and C compiler, `--locked`, the same flags, and paths of this machine that are
 # replaced in panic messages (--remap-path-prefix) and in C code (-ffile-prefix-map). Nothing in the build reads a clock; the
 # revision comes from PILLION_REVISION. Takes two release builds. Prints the SHA-256, and ends with 1 when they differ.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-PROFILE=${1:-release}
 TRIPLE=$(rustc -vV | sed -n 's/^host: //p')
 REVISION=$(git rev-parse --short=12 HEAD)
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/reproducible.XXXXXX")
@@ -21,12 +20,11 @@ built() {
         cd "$folder"
         unset CARGO_TARGET_DIR CARGO_INCREMENTAL
         export PILLION_REVISION=$REVISION
-        export CFLAGS="-fno-asynchronous-unwind-tables -ffile-prefix-map=$folder=/pillion -ffile-prefix-map=$cargo_home=/cargo"
-        export RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs,--icf=all
-            --remap-path-prefix=$folder=/pillion --remap-path-prefix=$cargo_home=/cargo"
-        cargo build --quiet --locked --profile "$PROFILE" --bin pillion --target "$TRIPLE"
+        export CFLAGS="-ffile-prefix-map=$folder=/pillion -ffile-prefix-map=$cargo_home=/cargo"
+        export RUSTFLAGS="--remap-path-prefix=$folder=/pillion --remap-path-prefix=$cargo_home=/cargo"
+        deploy/build.sh
     )
-    strip -o "$folder.stripped" "$folder/target/$TRIPLE/$PROFILE/pillion"
+    strip -o "$folder.stripped" "$folder/target/$TRIPLE/release/pillion"
     rm -rf "$folder"
 }
 
