@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 use arc_swap::ArcSwap;
 use pillion_base::accept::{Closed, Lent};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use crate::listening::{Command, Role, bound};
 use pillion_base::net::Sharing;
@@ -131,18 +132,15 @@ impl<S: Serves> Bindings<S> {
         self.held.is_none()
     }
 
-    /// Closes all addresses for good, and returns when that is done. Accepted connections stay open, and the addresses stay
-    /// known as this sidecar's. The caller bounds the wait.
-    pub(super) async fn close(&mut self) {
+    /// Tells the threads to close all addresses for good. Each thread drops its clone of `closed` when that is done.
+    /// Accepted connections stay open, and the addresses stay known as this sidecar's.
+    pub(super) fn close(&mut self, closed: &mpsc::Sender<Closed>) {
         self.is_closed = true;
-        let (closed, mut all_closed) = mpsc::channel::<Closed>(1);
         for thread in &self.threads {
-            drop(thread.send(Command::CloseAll(closed.clone())).await); // a thread that has ended has no listeners
-        }
-        drop(closed);
-        match all_closed.recv().await {
-            None => {}
-            Some(never) => match never {},
+            // a thread that has ended has no listeners
+            if let Err(TrySendError::Full(_)) = thread.try_send(Command::CloseAll(closed.clone())) {
+                tracing::error!("a thread does not take the command to close its listeners");
+            }
         }
     }
 

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use pillion_base::accept::Closed;
 use pillion_model::Direction;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::control::Controller;
 use super::{Around, Keeper, Running};
+use crate::manager::{News, ServiceManager};
 use crate::takeover::Socket;
 
 /// How long the threads may take to lend copies of the descriptors, and to close listeners. A thread does so between two
@@ -14,6 +17,47 @@ use crate::takeover::Socket;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The interval between looks whether the connections have ended.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// A takeover by a successor that accepts connections. It cannot be taken back. A signal may interrupt [`Self::finish`] at
+/// each wait, and a further call goes on from there.
+pub(super) struct HandOver {
+    /// The number of the successor's process, if it is known here.
+    pid: Option<u32>,
+    /// Tells the successor that all listeners are closed. `None`: it was told.
+    answer: Option<oneshot::Sender<()>>,
+    /// Ends when all listeners of this process are closed.
+    all_closed: mpsc::Receiver<Closed>,
+    /// When the successor is told even if a thread has not closed its listeners.
+    latest: Instant,
+}
+
+impl HandOver {
+    /// Begins to close all listeners, because the successor accepts from its own copies.
+    pub(super) fn begin(running: &mut Running, pid: Option<u32>, answer: oneshot::Sender<()>) -> Self {
+        let all_closed = running.controller.close();
+        Self { pid, answer: Some(answer), all_closed, latest: Instant::now() + PATIENCE }
+    }
+
+    /// Waits until the listeners are closed, and tells the successor. From then on it is the one that tells the service
+    /// manager, which must know the successor before that one has its first word.
+    pub(super) async fn finish(&mut self, manager: &mut ServiceManager) {
+        if self.answer.is_none() {
+            return;
+        }
+        match timeout_at(self.latest, self.all_closed.recv()).await {
+            Ok(None) => {}
+            Ok(Some(never)) => match never {},
+            Err(_elapsed) => tracing::error!("a thread did not close its listeners in time"),
+        }
+        let former = std::mem::take(manager);
+        if let Some(pid) = self.pid {
+            former.tell(News::Successor { pid });
+        }
+        if self.answer.take().is_some_and(|answer| answer.send(()).is_err()) {
+            tracing::debug!("the successor did not wait for the end of the listeners");
+        }
+    }
+}
 
 impl Controller {
     /// Lets all threads accept connections from now on.
@@ -23,11 +67,14 @@ impl Controller {
         self.own_ports.bindings().open();
     }
 
-    /// Closes all listeners. Connections in their queues are accepted first.
-    async fn close(&mut self) {
-        self.listeners.close().await;
-        self.dns.bindings().close().await;
-        self.own_ports.bindings().close().await;
+    /// Tells all threads to close their listeners, so that a slow thread delays no other one. Connections in the queues are
+    /// accepted first. The channel ends when all listeners are closed.
+    fn close(&mut self) -> mpsc::Receiver<Closed> {
+        let (closed, all_closed) = mpsc::channel(1);
+        self.listeners.close(&closed);
+        self.dns.bindings().close(&closed);
+        self.own_ports.bindings().close(&closed);
+        all_closed
     }
 
     async fn lend(&mut self) -> Vec<Socket> {
@@ -74,13 +121,6 @@ impl Running {
         timeout(PATIENCE, self.controller.lend()).await.map_err(late)
     }
 
-    /// Closes all listeners, because the successor accepts from its own copies.
-    pub(super) async fn close(&mut self) {
-        if timeout(PATIENCE, self.controller.close()).await.is_err() {
-            tracing::error!("a thread did not close its listeners in time");
-        }
-    }
-
     /// Asks the clients of both sides to connect again, because a successor serves. No request is refused.
     pub(crate) fn say_goodbye(&self) {
         self.drain.begin();
@@ -107,5 +147,31 @@ impl Running {
             }
         }
         self.finish().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::app::App;
+    use crate::listening::Command;
+
+    fn closes<P>(commands: &mut mpsc::Receiver<Command<P>>) -> bool {
+        std::iter::from_fn(|| commands.try_recv().ok()).any(|command| matches!(command, Command::CloseAll(_)))
+    }
+
+    /// No thread takes its command here.
+    #[tokio::test]
+    async fn all_threads_are_told_to_close_before_any_of_them_has_done_it() {
+        let text = "workers: 2\ninbound: off\noutbound: { listen: 127.0.0.1:0 }\nadmin: { listen: 127.0.0.1:0 }\n\
+             metrics: off\ndns: { listen: 127.0.0.1:0, upstream: [\"127.0.0.1:9\"] }\n";
+        let (config, _) = pillion_config::parse(text, Path::new("")).expect("a configuration");
+        let App { mut controller, mut workers, admin: (_, mut admin), dns: (_, mut dns), .. } =
+            App::build(config).expect("free ports");
+        let mut all_closed = controller.close();
+        assert!(workers.iter_mut().all(closes) && closes(&mut dns) && closes(&mut admin));
+        assert!(all_closed.recv().await.is_none(), "the commands are dropped, and their senders with them");
     }
 }

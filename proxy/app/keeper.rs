@@ -7,18 +7,20 @@ use std::time::{Duration, SystemTime};
 
 use pillion_model::Config;
 use tokio::signal::unix::Signal;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use super::Running;
 use super::causes::with_causes;
 use super::control::Applied;
 use super::following::DnsSource;
+use super::handing::HandOver;
 use super::issued::WorkloadSource;
 use super::kept::Kept;
 use super::watch::{EVERY, Watch};
 use crate::admin::{Order, Refusal};
 use crate::manager::{News as ManagerNews, ServiceManager};
-use crate::takeover::{Successors, Wish};
+use crate::takeover::{Socket, Successors, Wish};
 use crate::workload::{Failure, News, dial_unix};
 use pillion_base::memory::program;
 use pillion_telemetry::{Metrics, ReloadOutcome};
@@ -74,6 +76,10 @@ pub struct Keeper {
     manager: ServiceManager,
     /// Where successors ask for the listeners, with `--takeover`.
     successors: Option<Successors>,
+    /// A successor that waits for copies of the listeners.
+    asks: Option<oneshot::Sender<Result<Vec<Socket>, String>>>,
+    /// The takeover by a successor that serves.
+    hand_over: Option<HandOver>,
     /// Whether the start or a reload used parts of the program since the last look, which serving does not need.
     has_worked: bool,
 }
@@ -129,6 +135,8 @@ impl Keeper {
             looks,
             manager,
             successors: None,
+            asks: None,
+            hand_over: None,
             has_worked: false,
         }
     }
@@ -186,8 +194,37 @@ impl Keeper {
         }
     }
 
-    /// Handles the next event, or checks the files.
+    /// Whether a successor serves, so that this process accepts no connection any more.
+    pub(crate) const fn is_taken_over(&self) -> bool {
+        self.hand_over.is_some()
+    }
+
+    /// Completes a takeover. May be dropped and called again.
+    pub(crate) async fn hand_over(&mut self, running: &mut Running) {
+        let Some(hand_over) = &mut self.hand_over else { return };
+        hand_over.finish(&mut self.manager).await;
+        running.finish_companions().await; // the successor has its own
+    }
+
+    /// Notes what a successor needs before anything is waited for, because a signal may drop the wait.
+    fn note(&mut self, running: &mut Running, wish: Wish) {
+        match wish {
+            Wish::Sockets(answer) => self.asks = Some(answer),
+            Wish::Serves { pid, closed } => self.hand_over = Some(HandOver::begin(running, pid, closed)),
+        }
+    }
+
+    /// Handles the next event, or checks the files. `Some`: the sidecar must end. May be dropped and called again.
     async fn step(&mut self, running: &mut Running, hangup: &mut Signal) -> Option<End> {
+        if self.is_taken_over() {
+            self.hand_over(running).await;
+            return Some(End::TakenOver);
+        }
+        if self.asks.is_some() {
+            let lent = running.lend().await;
+            let answered = self.asks.take().map(|answer| answer.send(lent));
+            drop(answered); // the successor may have gone
+        }
         tokio::select! { // no branch loses anything if another one completes first
             _ = self.looks.tick() => {
                 if running.is_broken() {
@@ -216,7 +253,7 @@ impl Keeper {
                 Order::Quit => return Some(End::Quit),
                 Order::Reload(answer) => drop(answer.send(self.reload(running, "the admin port"))),
             },
-            wish = next_wish(self.successors.as_mut()) => return grant(running, wish, &mut self.manager).await,
+            wish = next_wish(self.successors.as_mut()) => self.note(running, wish),
         }
         None
     }
@@ -420,29 +457,6 @@ async fn next_wish(successors: Option<&mut Successors>) -> Wish {
     }
 }
 
-/// Gives a successor what it needs. `Some`: it serves. Then it is the one that tells the service manager, which must know it
-/// before it has its first word.
-async fn grant(running: &mut Running, wish: Wish, manager: &mut ServiceManager) -> Option<End> {
-    match wish {
-        Wish::Sockets(answer) => {
-            drop(answer.send(running.lend().await)); // the successor may have gone
-            None
-        }
-        Wish::Serves { pid, closed } => {
-            running.close().await;
-            let former = std::mem::take(manager);
-            if let Some(pid) = pid {
-                former.tell(ManagerNews::Successor { pid });
-            }
-            if closed.send(()).is_err() {
-                tracing::debug!("the successor did not wait for the end of the listeners");
-            }
-            running.finish_companions().await; // the successor has its own
-            Some(End::TakenOver)
-        }
-    }
-}
-
 /// Applies certificates of files that are newer, or that now exist: of the identity, and of services.
 fn look_at_certificates(running: &mut Running) {
     let now = SystemTime::now();
@@ -555,15 +569,4 @@ const fn outcome(applied: &Result<Applied, String>) -> ReloadOutcome {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refused_file_is_read_again_after_pauses_that_grow_up_to_a_minute() {
-        let began = Instant::now();
-        let mut again = Again::new("an address in use", began);
-        let due: Vec<u64> =
-            (0..300).filter(|second| again.is_due(began + Duration::from_secs(*second))).collect();
-        assert_eq!(due, [1, 3, 7, 15, 31, 63, 123, 183, 243]);
-    }
-}
+mod tests;

@@ -128,7 +128,7 @@ impl Run {
         let mut beside = JoinSet::new();
         beside.spawn(reopen_log(reopen, running.access_log()));
         let keeper = Keeper::new(self.source(file, kept), written, refused);
-        Ok(Started { running, keeper, upgrade, hangup, is_taken_over: false, is_ending: false, beside })
+        Ok(Started { running, keeper, upgrade, hangup, is_ending: false, beside })
     }
 
     /// Starts with the file or, when that is bad or absent, with the kept configuration. There is none for a sidecar that
@@ -297,7 +297,6 @@ pub(super) struct Started {
     keeper: Keeper,
     upgrade: Upgrade,
     hangup: Signal,
-    is_taken_over: bool,
     /// Whether the service manager knows that it ends.
     is_ending: bool,
     /// Tasks that end with the sidecar.
@@ -345,7 +344,6 @@ impl Started {
     pub(super) async fn keep(&mut self) -> End {
         let end = self.keeper.keep(&mut self.running, &mut self.hangup).await;
         if end == End::TakenOver {
-            self.is_taken_over = true;
             self.running.say_goodbye();
         }
         end
@@ -373,7 +371,7 @@ impl Started {
     /// Drains inbound, and leaves outbound to the application. The successor of a sidecar that was taken over has new
     /// connections, and no request on the former ones is refused.
     pub(super) fn drain_inbound(&self) {
-        if !self.is_taken_over {
+        if !self.keeper.is_taken_over() {
             self.running.drain_inbound();
         }
     }
@@ -392,17 +390,19 @@ impl Started {
             tracing::info!("ended before it served; the sidecar that it should replace serves on");
             return;
         }
-        let why = if self.is_taken_over { End::TakenOver } else { why };
-        if why == End::TakenOver {
-            tracing::info!("a successor serves; this process ends after its connections");
-        } else {
+        let why = if self.keeper.is_taken_over() { End::TakenOver } else { why };
+        if why != End::TakenOver {
             tracing::info!("draining; a second signal ends at once");
             self.announce_end();
         }
         let (running, keeper) = (&mut self.running, &mut self.keeper);
         let ended = async {
             match why {
-                End::TakenOver => running.end_after_connections(keeper).await,
+                End::TakenOver => {
+                    keeper.hand_over(running).await; // a signal may have interrupted it
+                    tracing::info!("a successor serves; this process ends after its connections");
+                    running.end_after_connections(keeper).await;
+                }
                 End::Quit => running.quit(keeper).await,
                 End::Drain | End::Broken => running.drain(keeper).await,
             }
