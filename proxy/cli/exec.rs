@@ -4,6 +4,7 @@
 //! its admin port.
 
 mod application;
+mod program;
 mod signals;
 mod terminal;
 
@@ -29,6 +30,7 @@ use super::wait::until_ready;
 use crate::app::{End, with_causes};
 pub(super) use application::NotStarted;
 use application::{Application, Orphans, become_program, signalled};
+use program::look_for;
 use signals::Signals;
 
 #[derive(Debug, Args)]
@@ -49,7 +51,8 @@ pub struct Exec {
     /// successor of this one
     #[arg(long, value_name = "PATH", requires = "config")]
     takeover: Option<PathBuf>,
-    /// Become the application with this limit of open files: what this command runs as its child
+    /// Internal, not for operators: `pillion exec` starts itself with this option as its child, which sets its limit of open
+    /// files and then becomes the application
     #[arg(long, hide = true, value_name = "NUMBER", conflicts_with = "config")]
     open_files: Option<u64>,
     /// The application with its arguments, after `--`
@@ -92,6 +95,7 @@ impl Exec {
     /// sidecar ends without `drain.delay`.
     async fn with_own_sidecar(self, run: Run) -> anyhow::Result<u8> {
         let mut signals = Signals::catch(true)?; // before anything listens, so that no signal is missed
+        look_for(&self.command)?; // before a sidecar that serves gives its listeners away
         let most_files = getrlimit(Resource::RLIMIT_NOFILE)?.0;
         let mut orphans = Orphans::watch()?;
         let mut sidecar = run.start().await?;

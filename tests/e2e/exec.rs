@@ -66,7 +66,7 @@ async fn the_exit_code_is_that_of_the_application() {
     ] {
         let (status, stdout, stderr) = said(&run(exec(pillion(), &file, words)).await);
         assert_eq!(status, Some(code), "{words:?}: {stderr}");
-        assert!(stdout.starts_with("ready outbound=127.0.0.1:"), "{stdout}");
+        assert_eq!(stdout.starts_with("ready outbound=127.0.0.1:"), message.is_empty(), "{stdout}");
         assert_eq!(stdout.ends_with("hello\n"), code == 7, "{stdout}");
         assert!(stderr.contains(message), "{stderr}");
     }
@@ -318,10 +318,10 @@ async fn a_sidecar_that_never_gets_ready_is_ended_too() {
     let sidecar = Program::start(sidecar);
     sidecar.has_logged("not ready yet").await;
     let mut job = pillion();
-    job.args(["exec", "--timeout", "300ms", "--admin", &format!("http://{admin}"), "--", "true"]);
+    job.args(["exec", "--timeout", "3s", "--admin", &format!("http://{admin}"), "--", "true"]);
     let (code, _, stderr) = said(&run(job).await);
     assert_eq!(code, Some(1), "{stderr}");
-    assert!(stderr.contains("the sidecar is not ready after 300ms: waiting for certificates"), "{stderr}");
+    assert!(stderr.contains("the sidecar is not ready after 3s: waiting for certificates"), "{stderr}");
     assert!(!stderr.contains("was not ended"), "{stderr}");
     assert_eq!(code_of(sidecar).await, Some(0));
 }

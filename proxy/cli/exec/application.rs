@@ -35,7 +35,7 @@ pub(in crate::cli) enum NotStarted {
 }
 
 impl NotStarted {
-    fn of(program: &OsStr, error: io::Error) -> Self {
+    pub(super) fn of(program: &OsStr, error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Self::NotFound(program.to_owned()),
             _ => Self::NotRun(program.to_owned(), error),

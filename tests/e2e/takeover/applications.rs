@@ -117,20 +117,23 @@ async fn an_application_whose_sidecar_cannot_take_over_never_runs() {
     let (scratch, app) = (Scratch::new(), Backend::echo().await);
     file(&scratch, app.address, "");
     let (mut former, ready) = started(exec(&scratch, 4)).await;
-    for (more, why) in [
-        ("inbund: off\n", "has no key `inbund`"),
+    for (more, program, code, why) in [
+        ("inbund: off\n", "touch", 1, "has no key `inbund`"),
         (
             "identity: { directory: none }\n",
+            "touch",
+            1,
             "the sidecar is not ready after 300ms: waiting for certificates: ",
         ),
+        ("", "no-such-program", 127, "there is no such program"),
     ] {
         file(&scratch, app.address, more);
         let mut short = Command::new(binary());
         short.args(["exec", "--timeout", "300ms", "-c"]).arg(scratch.path().join("pillion.yaml"));
-        short.arg("--takeover").arg(socket(&scratch)).args(["--", "touch"]).arg(scratch.path().join("ran"));
+        short.arg("--takeover").arg(socket(&scratch)).args(["--", program]).arg(scratch.path().join("ran"));
         let output = run(short).await;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!((output.status.code(), &*output.stdout), (Some(1), &b""[..]), "{said}");
+        assert_eq!((output.status.code(), &*output.stdout), (Some(code), &b""[..]), "{said}");
         assert!(said.contains(why), "{said}");
         assert!(!is_last(&mut Wire::connect(orders(&ready)).await).await);
     }
