@@ -13,10 +13,10 @@ use pillion_config::{Fault, Given, GivenProbe};
 use pillion_model::Config;
 use pillion_telemetry::{AccessLog, log};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::output::warn;
-use super::upgrade::{Upgrade, start_successors};
+use super::upgrade::{Upgrade, refuse_successors, start_successors};
 use crate::app::{ConfigSource, End, Keeper, Kept, Loaded, Restored, Running, with_causes};
 use crate::manager::{News, ServiceManager};
 
@@ -81,8 +81,7 @@ impl Run {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let mut ends = Ends::new()?; // before anything listens, so that no signal is missed
-            let upgrade = || signal(SignalKind::user_defined2());
-            let upgrade = self.takeover.is_some().then(upgrade).transpose()?;
+            let upgrade = signal(SignalKind::user_defined2())?; // always: uncaught, it ends the process
             let mut sidecar = self.start().await?;
             let ended = tokio::select! { // nothing is lost: the sidecar ends in both cases
                 () = ends.wait() => Ok(End::Drain),
@@ -128,7 +127,7 @@ impl Run {
         let mut beside = JoinSet::new();
         beside.spawn(reopen_log(reopen, running.access_log()));
         let keeper = Keeper::new(self.source(file, kept), written, refused);
-        Ok(Started { running, keeper, upgrade, hangup, is_ending: false, beside })
+        Ok(Started { running, keeper, upgrade, hangup, is_ending: false, upgrades: None, beside })
     }
 
     /// Starts with the file or, when that is bad or absent, with the kept configuration. There is none for a sidecar that
@@ -299,6 +298,8 @@ pub(super) struct Started {
     hangup: Signal,
     /// Whether the service manager knows that it ends.
     is_ending: bool,
+    /// Starts successors.
+    upgrades: Option<AbortHandle>,
     /// Tasks that end with the sidecar.
     beside: JoinSet<Infallible>,
 }
@@ -344,6 +345,9 @@ impl Started {
     pub(super) async fn keep(&mut self) -> End {
         let end = self.keeper.keep(&mut self.running, &mut self.hangup).await;
         if end == End::TakenOver {
+            if let Some(upgrades) = self.upgrades.take() {
+                upgrades.abort(); // a further successor is the matter of the one that serves
+            }
             self.running.say_goodbye();
         }
         end
@@ -357,14 +361,15 @@ impl Started {
     }
 
     /// `upgrade` is SIGUSR2, which asks for a successor.
-    async fn serve(&mut self, upgrade: Option<Signal>) -> anyhow::Result<End> {
+    async fn serve(&mut self, upgrade: Signal) -> anyhow::Result<End> {
         if let Some(end) = self.prepare().await? {
             return Ok(end);
         }
         self.begin().await?;
-        if let Some(upgrade) = upgrade {
-            self.beside.spawn(start_successors(upgrade));
-        }
+        self.upgrades = Some(match self.upgrade.has_path() {
+            true => self.beside.spawn(start_successors(upgrade)),
+            false => self.beside.spawn(refuse_successors(upgrade)),
+        });
         Ok(self.keep().await)
     }
 

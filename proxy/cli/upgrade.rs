@@ -56,6 +56,11 @@ impl Upgrade {
         self.predecessor.is_some()
     }
 
+    /// Whether a successor can take over from this sidecar.
+    pub(super) const fn has_path(&self) -> bool {
+        self.path.is_some()
+    }
+
     /// Tells the sidecar that is to be replaced that it serves on.
     pub(super) async fn fail(&mut self, why: &anyhow::Error) {
         if let Some(predecessor) = self.predecessor.take() {
@@ -113,6 +118,7 @@ pub(super) async fn start_successors(mut upgrade: Signal) -> Infallible {
         match start_successor() {
             // another signal meanwhile asks for the same
             Ok(ended) => match ended.await {
+                Ok(status) if status.success() => tracing::info!("the successor that was started has ended"),
                 Ok(status) => tracing::warn!(%status, "the successor that was started has ended"),
                 Err(_unknown) => {
                     tracing::warn!("the end of the successor that was started cannot be observed")
@@ -120,6 +126,18 @@ pub(super) async fn start_successors(mut upgrade: Signal) -> Infallible {
             },
             Err(error) => tracing::error!(%error, "a successor cannot be started"),
         }
+    }
+}
+
+/// Says at each SIGUSR2 why there is no successor.
+pub(super) async fn refuse_successors(mut upgrade: Signal) -> Infallible {
+    loop {
+        if upgrade.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+        tracing::warn!(
+            "SIGUSR2 starts no successor, because this sidecar was started without --takeover PATH; add it and restart"
+        );
     }
 }
 

@@ -94,3 +94,32 @@ async fn sigusr2_starts_a_successor_that_becomes_the_main_process() {
     assert_eq!(manager.hears().await, "STOPPING=1\nSTATUS=draining");
     eventually("its socket to be removed", async || (!socket.exists()).then_some(())).await;
 }
+
+#[tokio::test]
+async fn sigusr2_without_a_path_is_answered_in_the_log() {
+    let app = Backend::echo().await;
+    let sidecar = Plan::calling(app.address, "protocol: http1").start().await;
+    sidecar.signal("USR2");
+    sidecar
+        .has_logged("SIGUSR2 starts no successor, because this sidecar was started without --takeover")
+        .await;
+    answers(&sidecar).await;
+}
+
+#[tokio::test]
+async fn a_process_that_was_taken_over_starts_no_successor() {
+    let app = Backend::echo().await;
+    let plan = Plan::calling(app.address, "protocol: http1").with("drain: { delay: 0s, timeout: 10m }");
+    let mut former = plan.with_takeover().start().await;
+    let mut kept = Wire::connect(former.orders()).await;
+    assert_eq!(kept.get("orders", "/").await.status(), 200);
+    let successor = former.successor().await;
+    former.has_logged("this process ends after its connections").await;
+    former.signal("USR2");
+    former.signal("TERM");
+    former.has_logged("a second signal ends it at once").await;
+    assert_eq!(kept.get("orders", "/").await.status(), 200);
+    assert_eq!(former.exit().await.code(), Some(0));
+    assert!(!former.errors().contains("SIGUSR2"), "{}", former.errors());
+    answers(&successor).await;
+}
