@@ -210,7 +210,12 @@ impl Keeper {
     fn note(&mut self, running: &mut Running, wish: Wish) {
         match wish {
             Wish::Sockets(answer) => self.asks = Some(answer),
-            Wish::Serves { pid, closed } => self.hand_over = Some(HandOver::begin(running, pid, closed)),
+            Wish::Serves { pid, closed } => {
+                self.hand_over = Some(HandOver::begin(running, pid, closed));
+                if let Some(kept) = &mut self.source.kept {
+                    kept.leave(); // before the successor is answered, which then writes there
+                }
+            }
         }
     }
 

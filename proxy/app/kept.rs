@@ -8,6 +8,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
@@ -35,6 +36,10 @@ pub struct Kept {
     writing: Option<Writing>,
     /// The text that is written after it.
     next: Option<Arc<str>>,
+    /// The number of texts that this process has begun to write.
+    begun: u64,
+    /// Whether the path belongs to a successor now. A thread that writes looks at it, too.
+    is_left: Arc<AtomicBool>,
 }
 
 struct Writing {
@@ -64,7 +69,8 @@ impl Kept {
         let absolute = absolute
             .map_err(|of| anyhow::anyhow!("--snapshot needs a configuration whose path is UTF-8: {of:?}"))?;
         let original = original.to_owned();
-        Ok(Self { path, original, absolute, written: None, writing: None, next: None })
+        let is_left = Arc::default();
+        Ok(Self { path, original, absolute, written: None, writing: None, next: None, begun: 0, is_left })
     }
 
     pub fn path(&self) -> &Path {
@@ -99,11 +105,21 @@ impl Kept {
     /// Keeps this text of the original, in one step: a reader finds the old text or the new one, also after a power failure.
     /// [`Self::wrote`] is to be awaited then. A failure is logged.
     pub(super) fn keep(&mut self, text: &Arc<str>) {
+        if self.is_left.load(SeqCst) {
+            return;
+        }
         let writing = self.writing.as_ref().map(|writing| &writing.text);
         if self.next.as_ref().or(writing).or(self.written.as_ref()) != Some(text) {
             self.next = Some(text.clone());
             self.write_next();
         }
+    }
+
+    /// Leaves the path to a successor, which writes its own text when it knows that this process has handed over. A text that
+    /// is being written is dropped unless it has its name already.
+    pub(super) fn leave(&mut self) {
+        self.is_left.store(true, SeqCst);
+        self.next = None;
     }
 
     fn write_next(&mut self) {
@@ -112,8 +128,14 @@ impl Kept {
         }
         let Some(text) = self.next.take() else { return };
         let whole = format!("{}{}", header(&self.absolute), text.strip_prefix('\u{feff}').unwrap_or(&text));
-        let ((tell, done), path) = (oneshot::channel(), self.path.clone());
-        let write = move || drop(tell.send(replace(&path, &whole))); // this process may be about to end
+        self.begun += 1;
+        let unfinished = format!("new.{}.{}", std::process::id(), self.begun);
+        let (path, unfinished) = (self.path.clone(), self.path.with_added_extension(unfinished));
+        let ((tell, done), is_left) = (oneshot::channel(), self.is_left.clone());
+        let write = move || {
+            let replaced = replace(&path, &unfinished, &whole, &is_left);
+            drop(tell.send(replaced)); // this process may be about to end
+        };
         match thread::Builder::new().name("snapshot".into()).spawn(write) {
             Ok(_detached) => self.writing = Some(Writing { text, done }),
             Err(error) => self.tell_failure(&error),
@@ -171,19 +193,26 @@ fn original_of(text: &str) -> Option<String> {
     serde_json::from_str(named).ok()
 }
 
-/// Writes a file beside the path and renames it.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let unfinished = path.with_added_extension("new");
-    match fs::remove_file(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&unfinished)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&unfinished, path)?;
+/// Writes the file `unfinished` beside the path, whose name no other process uses, and renames it, unless the path was left
+/// meanwhile.
+fn replace(path: &Path, unfinished: &Path, text: &str, is_left: &AtomicBool) -> io::Result<()> {
+    let written = write(unfinished, text).and_then(|()| match is_left.load(SeqCst) {
+        true => fs::remove_file(unfinished),
+        false => fs::rename(unfinished, path),
+    });
+    written.inspect_err(|_| drop(fs::remove_file(unfinished)))?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {} // it may be of a process that had the same number, and ended while it wrote
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
 }
 
 #[cfg(test)]
@@ -218,7 +247,33 @@ mod tests {
         }
         kept.finish().await;
         assert!(kept.restore(&Given::default()).unwrap().config.identity.is_none());
-        assert!(!path.with_added_extension("new").exists());
+        assert_eq!(fs::read_dir(scratch.path(".")).unwrap().count(), 2, "no unfinished file is left");
+    }
+
+    /// The successor may write the same path at the same time.
+    #[tokio::test]
+    async fn a_former_process_leaves_the_path_and_unfinished_files_to_its_successor() {
+        let scratch = Scratch::new();
+        let (path, of_another) = (scratch.path("kept.yaml"), scratch.path("kept.yaml.new"));
+        fs::write(&of_another, "half of a text").unwrap();
+        let mut kept = Kept::new(path.clone(), &scratch.path("p.yaml")).unwrap();
+        kept.keep(&"inbound: off\n".into());
+        kept.finish().await;
+        assert_eq!(fs::read_to_string(&of_another).unwrap(), "half of a text");
+
+        fs::write(&path, "of the successor").unwrap();
+        let unfinished = scratch.path("kept.yaml.new.1.2");
+        replace(&path, &unfinished, "late", &AtomicBool::new(true)).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "of the successor");
+        assert!(!unfinished.exists());
+
+        kept.keep(&"inbound: on\n".into());
+        kept.keep(&"outbound: off\n".into());
+        kept.leave();
+        kept.keep(&"workers: 1\n".into());
+        kept.finish().await;
+        let now = fs::read_to_string(&path).unwrap();
+        assert!(!now.contains("outbound: off") && !now.contains("workers: 1"), "{now}");
     }
 
     #[test]
