@@ -46,7 +46,8 @@ fn number(path: &Path) -> Option<(u64, u64)> {
 }
 
 /// Listens at `path`, in place of a socket that no process serves any more. Only this user can connect from the start:
-/// the socket has its permissions before it has a name, and gets the name in one step.
+/// the socket has its permissions before it has a name, and gets the name in one step. Sidecars that start at the same time do
+/// so one after the other, because they lock the folder: those in two containers may have the same process number.
 ///
 /// # Errors
 /// The folder does not exist or cannot be written, the file is not a socket, or another process serves there.
@@ -54,29 +55,27 @@ pub(super) fn serve(path: &Path) -> io::Result<(UnixListener, Place)> {
     if fs::symlink_metadata(path).is_ok_and(|file| !file.file_type().is_socket()) {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file exists, and is not a socket"));
     }
+    let _locked = locked(path)?;
+    if is_served(path)? {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another sidecar has started there meanwhile"));
+    }
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}", std::process::id()));
     let first = path.with_file_name(name);
-    drop(fs::remove_file(&first)); // of a process that had the same number
+    drop(fs::remove_file(&first)); // of a process that had the same number, and ended before it was renamed
     let listener = bound(&first)?;
-    put(&first, path).inspect_err(|_| drop(fs::remove_file(&first)))?;
+    fs::rename(&first, path).inspect_err(|_| drop(fs::remove_file(&first)))?;
     Ok((listener, Place::at(path)))
 }
 
-/// Gives the socket its name, unless another process serves there. Two sidecars that start at the same time do so one after
-/// the other, because they lock the folder.
-fn put(first: &Path, path: &Path) -> io::Result<()> {
+/// Locks the folder of `path`. The lock ends with the file.
+fn locked(path: &Path) -> io::Result<File> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = File::open(folder.unwrap_or_else(|| Path::new(".")))?;
     lock(&folder)?;
-    if is_served(path)? {
-        let why = "another sidecar has started there meanwhile";
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
-    }
-    fs::rename(first, path)
+    Ok(folder)
 }
 
-/// The lock ends with the descriptor.
 fn lock(folder: &File) -> io::Result<()> {
     for _ in 0..TRIES {
         match folder.try_lock() {
@@ -137,22 +136,36 @@ mod tests {
         assert_eq!(fs::read_dir(scratch.path(".")).expect("a folder").count(), 0, "nothing else is left");
     }
 
-    /// Each of them finds the stale socket. One replaces it, and the others find that one.
+    /// Each of them finds the stale socket, and all have the same process number. One replaces it, and the others find that one.
     #[test]
     fn of_sidecars_that_start_at_the_same_time_one_gets_the_path() {
         let scratch = Scratch::new();
         let path = scratch.path("takeover.sock");
         drop(UnixListener::bind(&path).expect("a stale socket"));
-        let start = |nth: u32| {
-            let first = path.with_file_name(format!("first.{nth}"));
-            let listener = bound(&first).expect("a socket");
-            (put(&first, &path).is_ok(), listener)
-        };
+        let start = || serve(&path);
         let all: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8).map(|nth| scope.spawn(move || start(nth))).collect();
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
             threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
         });
-        assert_eq!(all.iter().filter(|(is_put, _)| *is_put).count(), 1);
+        let refused = |error: io::Error| assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{error}");
+        let mut served = all.into_iter().filter_map(|served| served.map_err(refused).ok());
+        let (listener, _place) = served.next().expect("one of them");
+        assert!(served.next().is_none());
+        let _client = UnixStream::connect(&path).expect("it listens");
+        listener.set_nonblocking(true).expect("a socket");
+        listener.accept().expect("the file is that of this listener");
+    }
+
+    /// The other sidecar is between the two steps, and has the same process number.
+    #[test]
+    fn the_unfinished_socket_of_another_sidecar_stays_while_that_one_has_the_lock() {
+        let scratch = Scratch::new();
+        let path = scratch.path("takeover.sock");
+        let unfinished = scratch.path(&format!("takeover.sock.{}", std::process::id()));
+        let _locked = locked(&path).expect("a folder");
+        let _other = bound(&unfinished).expect("a socket");
+        assert_eq!(serve(&path).expect_err("the folder is locked").kind(), io::ErrorKind::TimedOut);
+        UnixStream::connect(&unfinished).expect("it listens");
     }
 
     #[test]
