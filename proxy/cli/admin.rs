@@ -1,6 +1,7 @@
 //! Asks the admin port of a running sidecar.
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -60,7 +61,7 @@ impl AdminPort {
     pub(super) async fn ask(&self, method: Method, target: &str) -> anyhow::Result<Answer> {
         let asked = timeout(TIMEOUT, self.answered(method, target)).await;
         asked
-            .unwrap_or_else(|_elapsed| bail!("no answer within {} s", TIMEOUT.as_secs()))
+            .unwrap_or_else(|_elapsed| Err(late()))
             .with_context(|| format!("the sidecar at {self} cannot be asked (see --admin)"))
     }
 
@@ -81,7 +82,7 @@ impl AdminPort {
         });
         let (client, response) = begun
             .await
-            .unwrap_or_else(|_elapsed| bail!("no answer within {} s", TIMEOUT.as_secs()))
+            .unwrap_or_else(|_elapsed| Err(late()))
             .with_context(|| format!("the sidecar at {self} cannot be asked (see --admin)"))?;
         let (head, body) = response.into_parts();
         if head.status != StatusCode::OK {
@@ -100,6 +101,12 @@ impl AdminPort {
         }
         Ok(request.body(Full::default())?)
     }
+}
+
+/// The error of a call without an answer, which a caller can tell from a refusal.
+fn late() -> anyhow::Error {
+    let why = format!("no answer within {} s", TIMEOUT.as_secs());
+    io::Error::new(io::ErrorKind::TimedOut, why).into()
 }
 
 impl Answer {

@@ -60,7 +60,10 @@ impl Client {
     pub(crate) async fn ask(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Bytes>> {
         let (head, body) = self.begin(request).await?.into_parts();
         let whole = Limited::new(body, MOST_BYTES).collect().await;
-        let whole = whole.map_err(|error| anyhow::anyhow!("the response cannot be read: {error}"))?;
+        let whole = whole.map_err(|error| match error.downcast::<hyper::Error>() {
+            Ok(broken) => anyhow::Error::new(broken).context("the response cannot be read"),
+            Err(too_long) => anyhow::anyhow!("the response cannot be read: {too_long}"),
+        })?;
         Ok(Response::from_parts(head, whole.to_bytes()))
     }
 }

@@ -15,7 +15,7 @@ use super::output::{print, print_failure};
 
 /// The pause between two questions. Each costs the sidecar a connection.
 const PAUSE: Duration = Duration::from_millis(200);
-/// How many connections in a row may end without an answer. A sidecar that has ended accepts none at all.
+/// How many questions in a row may stay without an answer. A sidecar that has ended accepts no connection at all.
 const MOST_BROKEN: usize = 5;
 
 #[derive(Debug, Args)]
@@ -50,7 +50,9 @@ pub(super) enum Failure {
     Refused,
     /// The connection ended without an answer.
     Broken,
-    /// Anything else: the sidecar may still drain.
+    /// No answer came in time, or the network failed.
+    Late,
+    /// Anything else, such as an answer that refuses: the sidecar may still drain.
     Unclear,
 }
 
@@ -105,8 +107,9 @@ async fn outcome(
         broken += 1;
         match failure(&why) {
             Failure::Refused => return Ok(Outcome::Ended),
-            Failure::Broken if broken <= MOST_BROKEN => {} // the next question tells whether it has ended
-            Failure::Broken | Failure::Unclear => {
+            // the next question tells whether it has ended
+            Failure::Broken | Failure::Late if broken <= MOST_BROKEN => {}
+            Failure::Broken | Failure::Late | Failure::Unclear => {
                 return Err(why).context("the drain has begun, and how far it is cannot be learnt");
             }
         }
@@ -119,7 +122,8 @@ pub(super) fn failure(why: &anyhow::Error) -> Failure {
         match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
             Some(ConnectionRefused) => return Failure::Refused,
             Some(BrokenPipe | ConnectionReset | UnexpectedEof) => return Failure::Broken,
-            _ => {}
+            Some(_other) => return Failure::Late,
+            None => {}
         }
         let of_http = cause.downcast_ref::<hyper::Error>();
         if of_http
@@ -163,13 +167,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_sidecar_has_ended_when_it_listens_no_more_and_not_for_any_failure() {
         let broken = || Err(error(io::ErrorKind::ConnectionReset));
+        let late = || Err(error(io::ErrorKind::TimedOut));
         let refuses = || Err(anyhow::anyhow!("the sidecar answers 403"));
         for (answers, expected) in [
             (vec![], Some(Outcome::Ended)),
             (vec![Ok(Said::Draining), broken()], Some(Outcome::Ended)),
             (vec![broken(), broken(), Ok(Said::Draining), Ok(Said::Idle)], Some(Outcome::Idle)),
             (vec![Ok(Said::TimedOut(3))], Some(Outcome::TimedOut(3))),
+            (vec![late(), Ok(Said::Draining), late(), broken(), Ok(Said::Idle)], Some(Outcome::Idle)),
             ((0..=MOST_BROKEN).map(|_| broken()).collect(), None),
+            ((0..=MOST_BROKEN).map(|_| late()).collect(), None),
             (vec![Ok(Said::Draining), refuses()], None),
         ] {
             let said = format!("{answers:?}");
@@ -198,8 +205,22 @@ mod tests {
         assert_eq!(tokio::join!(asked(), answering(b"")).0, Failure::Broken);
         let other = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n";
         assert_eq!(tokio::join!(asked(), answering(other)).0, Failure::Unclear);
+        let half = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{";
+        assert_eq!(tokio::join!(asked(), answering(half)).0, Failure::Broken);
         drop(listener);
         assert_eq!(asked().await, Failure::Refused);
+    }
+
+    /// The clock stands still but for the patience of the client.
+    #[tokio::test]
+    async fn an_answer_that_does_not_come_is_late() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a bound address");
+        let admin: AdminPort = format!("http://{address}").parse().expect("an address");
+        tokio::time::pause();
+        let why = Drain { admin }.order().await.expect_err("no answer");
+        assert_eq!(failure(&why), Failure::Late);
+        assert!(format!("{why:#}").ends_with(": no answer within 10 s"), "{why:#}");
     }
 
     #[test]
