@@ -38,6 +38,8 @@ pub struct ConfigSource {
     pub flags: Vec<(&'static str, &'static str)>,
     /// Reads the configuration anew. The error is the whole text that `check` prints.
     pub load: Box<dyn Fn() -> Result<Loaded, String> + Send>,
+    /// Prints a warning of a configuration.
+    pub warn: fn(&str),
     /// Where the last good configuration is kept.
     pub kept: Option<Kept>,
 }
@@ -47,6 +49,8 @@ pub struct Loaded {
     pub config: Arc<Config>,
     /// The file and its text. `None`: built-in defaults and flags.
     pub written: Option<(PathBuf, Arc<str>)>,
+    /// What is doubtful in it, each with its place.
+    pub warnings: Vec<String>,
 }
 
 /// Why [`Keeper::keep`] has returned.
@@ -68,6 +72,8 @@ pub struct Keeper {
     /// Why the configuration was refused at the start, so that the kept one is at work.
     refused: Option<Refusal>,
     again: Option<Again>,
+    /// Warnings of the configuration that was read last, which are not printed yet.
+    warnings: Vec<String>,
     watch: Option<Watch>,
     names: DnsSource,
     workload: WorkloadSource,
@@ -129,6 +135,7 @@ impl Keeper {
             written,
             refused,
             again,
+            warnings: Vec::new(),
             watch,
             names,
             workload,
@@ -374,13 +381,14 @@ impl Keeper {
         reloaded
     }
 
-    /// Reads the file again that was refused at the start. The fault that is known already is not reported again.
+    /// Reads the file again that was refused at the start. A fault that was reported last is not reported again, and neither
+    /// are the warnings beside it.
     fn try_refused(&mut self, running: &mut Running) {
         let applied = self.apply_file(running);
-        match (&applied, &mut self.again) {
-            (Err(why), Some(again)) if *why == again.said => return tracing::debug!("still refused: {why}"),
-            (Err(why), Some(again)) => again.said.clone_from(why),
-            _ => {}
+        if let (Err(why), Some(again)) = (&applied, &self.again)
+            && *why == again.said
+        {
+            return tracing::debug!("still refused: {why}");
         }
         if let Ok(status) = self.report(running, "the refusal at the start", applied) {
             self.manager.tell(ManagerNews::Ready { status: &status });
@@ -400,7 +408,9 @@ impl Keeper {
         if let Some(watch) = &mut self.watch {
             watch.known(); // before the file is read, so that a change during the reading is noticed
         }
-        let Loaded { config, written } = (self.source.load)()?;
+        self.warnings.clear();
+        let Loaded { config, written, warnings } = (self.source.load)()?;
+        self.warnings = warnings;
         let applied = controller.apply(&config).map_err(|error| with_causes(&error))?;
         (self.written, self.refused, self.again) = (written, None, None);
         Ok(applied)
@@ -412,6 +422,7 @@ impl Keeper {
         because: &str,
         applied: Result<Applied, String>,
     ) -> Result<String, String> {
+        std::mem::take(&mut self.warnings).iter().for_each(|warning| (self.source.warn)(warning));
         let controller = &mut running.controller;
         let metrics: &Metrics = &controller.around.metrics;
         metrics.config_reloads(outcome(&applied)).inc();
@@ -440,6 +451,9 @@ impl Keeper {
                     generation,
                     "configuration refused, the old one stays in use: {why}"
                 );
+                if let Some(again) = &mut self.again {
+                    again.said.clone_from(&why);
+                }
                 let refusal = Refusal { at: SystemTime::now(), why: why.clone() };
                 running.console.amend(|published| published.last_refusal = Some(refusal));
                 Err(why)

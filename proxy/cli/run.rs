@@ -113,6 +113,9 @@ impl Run {
         let (hangup, reopen) = (signal(SignalKind::hangup())?, signal(SignalKind::user_defined1())?);
         let kept = self.kept(file.as_deref())?;
         let loaded = self.config(file.as_deref());
+        if let Ok(loaded) = &loaded {
+            loaded.warnings.iter().for_each(|warning| warn(warning));
+        }
         if loaded.is_err() && kept.is_none() {
             return Err(loaded.err().unwrap_or_else(broken)); // before a running sidecar is asked for anything
         }
@@ -139,7 +142,7 @@ impl Run {
         upgrade: &Upgrade,
     ) -> anyhow::Result<Begun> {
         let started = |loaded: Loaded, refused| {
-            let Loaded { config, written } = loaded;
+            let Loaded { config, written, .. } = loaded;
             anyhow::Ok(Begun { running: upgrade.start(config)?, written, refused })
         };
         let why = match (loaded.and_then(|loaded| started(loaded, None)), kept) {
@@ -167,9 +170,10 @@ impl Run {
 
     fn restored(&self, kept: &Kept) -> anyhow::Result<Loaded> {
         let Restored { config, warnings, text } = kept.restore(&self.given())?;
-        tell_warnings(kept.path(), warnings);
+        let warnings = placed(kept.path(), &warnings);
+        warnings.iter().for_each(|warning| warn(warning));
         let config = Arc::new(self.with_flags(config)?);
-        Ok(Loaded { config, written: Some((kept.path().to_owned(), text.into())) })
+        Ok(Loaded { config, written: Some((kept.path().to_owned(), text.into())), warnings })
     }
 
     /// The source for reloads: the file and the flags of the start. A missing file is refused, because it does not mean
@@ -180,7 +184,7 @@ impl Run {
             Some(file) => self.config(Some(file)).map_err(|error| with_causes(&error)),
             None => Err("there is no configuration file to read again".to_owned()),
         };
-        ConfigSource { file, flags, load: Box::new(load), kept }
+        ConfigSource { file, flags, load: Box::new(load), warn, kept }
     }
 
     /// The keys that flags set over the file.
@@ -206,15 +210,15 @@ impl Run {
 
     fn config(&self, file: Option<&Path>) -> anyhow::Result<Loaded> {
         let given = self.given();
-        let (config, written) = match file {
+        let (config, written, warnings) = match file {
             Some(file) => {
-                let (config, text) = load(file, &given)?;
-                (config, Some((file.to_owned(), text.into())))
+                let (config, warnings, text) = load(file, &given)?;
+                (config, Some((file.to_owned(), text.into())), warnings)
             }
-            None if given == Given::default() => (Config::default(), None),
-            None => (without_file(&given)?, None),
+            None if given == Given::default() => (Config::default(), None, Vec::new()),
+            None => (without_file(&given)?, None, Vec::new()),
         };
-        Ok(Loaded { config: Arc::new(self.with_flags(config)?), written })
+        Ok(Loaded { config: Arc::new(self.with_flags(config)?), written, warnings })
     }
 
     /// What the command line adds to a file before it is checked.
@@ -249,14 +253,13 @@ struct Begun {
     refused: Option<String>,
 }
 
-/// The configuration of a file, and its text.
-fn load(file: &Path, given: &Given) -> anyhow::Result<(Config, String)> {
+/// The configuration of a file, its warnings, and its text.
+fn load(file: &Path, given: &Given) -> anyhow::Result<(Config, Vec<String>, String)> {
     let folder = file.parent().unwrap_or_else(|| Path::new(""));
     let read = pillion_config::read(file)
         .and_then(|text| Ok((pillion_config::parse_file(file, &text, folder, given)?, text)));
     let ((config, warnings), text) = read.map_err(|errors| anyhow::anyhow!("{errors}"))?;
-    tell_warnings(file, warnings);
-    Ok((config, text))
+    Ok((config, placed(file, &warnings), text))
 }
 
 /// The built-in defaults with what the command line adds, of which some depend.
@@ -266,10 +269,9 @@ fn without_file(given: &Given) -> anyhow::Result<Config> {
     read.map(|(config, _warnings)| config).map_err(|errors| anyhow::anyhow!("{errors}"))
 }
 
-fn tell_warnings(file: &Path, warnings: Vec<Fault>) {
-    for warning in warnings {
-        warn(&format!("{}:{warning}", file.display()));
-    }
+/// The warnings of a file, each with its place.
+fn placed(file: &Path, warnings: &[Fault]) -> Vec<String> {
+    warnings.iter().map(|warning| format!("{}:{warning}", file.display())).collect()
 }
 
 /// Forbids core files of this process, and reading its memory through /proc or ptrace without CAP_SYS_PTRACE: the memory

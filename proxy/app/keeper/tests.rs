@@ -1,6 +1,8 @@
 //! The keeper beside a real sidecar, and its schedule.
 
+use std::net::TcpListener;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use pillion_testkit::Scratch;
@@ -23,7 +25,7 @@ fn running() -> Running {
 }
 
 fn source(load: impl Fn() -> Result<Loaded, String> + Send + 'static) -> ConfigSource {
-    ConfigSource { file: None, flags: Vec::new(), load: Box::new(load), kept: None }
+    ConfigSource { file: None, flags: Vec::new(), load: Box::new(load), warn: |_| {}, kept: None }
 }
 
 #[test]
@@ -69,4 +71,33 @@ async fn a_takeover_is_completed_although_signals_interrupt_it() {
     drop(answered.expect("the former sidecar has handed over"));
     let end = timeout(SOON, keeper.keep(&mut running, &mut hangup)).await;
     assert_eq!(end, Ok(End::TakenOver), "the takeover stays known");
+}
+
+/// A retry finds the fault of the reload before it, which was reported.
+#[tokio::test]
+async fn a_fault_that_a_reload_has_reported_is_not_reported_by_retries() {
+    static WARNED: AtomicUsize = AtomicUsize::new(0);
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let text = format!(
+        "workers: 2\ninbound: off\noutbound: {{ listen: \"{}\" }}\nmetrics: off\nadmin: {{ listen: 127.0.0.1:0 }}\n",
+        taken.local_addr().expect("a bound address")
+    );
+    let (config, _) = pillion_config::parse(&text, Path::new("")).expect("a configuration");
+    let config = Arc::new(config);
+    let warnings = || vec!["p.yaml:1:1: warning: doubtful".to_owned()];
+    let load = move || Ok(Loaded { config: config.clone(), written: None, warnings: warnings() });
+    let warn = |_: &str| {
+        WARNED.fetch_add(1, Relaxed);
+    };
+    let (mut running, source) = (running(), ConfigSource { warn, ..source(load) });
+    let mut keeper = Keeper::new(source, None, Some("another fault".to_owned()));
+    let refused = |running: &Running| {
+        (running.controller.around.metrics.config_reloads(ReloadOutcome::Refused).get(), WARNED.load(Relaxed))
+    };
+    keeper.reload(&mut running, "SIGHUP").expect_err("the address is in use");
+    assert_eq!(refused(&running), (1, 1));
+    for _ in 0..3 {
+        keeper.try_refused(&mut running);
+        assert_eq!(refused(&running), (1, 1));
+    }
 }
