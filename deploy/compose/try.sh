@@ -55,8 +55,11 @@ eventually() {
     return 1
 }
 
-# published SERVICE PORT: the address on this machine at which the port of a container is reached.
-published() { docker-compose port "$1" "$2"; }
+# publishes VARIABLE SERVICE PORT: sets the address on this machine at which the port of a container is reached, once there is one.
+publishes() {
+    local at
+    at=$(docker-compose port "$2" "$3" 2>/dev/null) && [ "${at##*:}" -gt 0 ] 2>/dev/null && printf -v "$1" %s "$at"
+}
 web_says() { curl --silent --max-time 5 "http://$WEB/" | grep -q 'orders says: your order is accepted'; }
 both_are_scraped() {
     curl --silent --max-time 5 "http://$PROMETHEUS/api/v1/query?query=up" |
@@ -65,8 +68,8 @@ both_are_scraped() {
 
 images
 docker-compose up --detach
-WEB=$(published web-sidecar 8080)
-PROMETHEUS=$(published prometheus 9090)
+eventually 'Docker publishes the port of web' publishes WEB web-sidecar 8080
+eventually 'Docker publishes the port of Prometheus' publishes PROMETHEUS prometheus 9090
 eventually 'web is answered by orders' web_says
 eventually 'Prometheus scrapes both sidecars' both_are_scraped
 echo 'web was answered by orders through both sidecars, and Prometheus scrapes both'
