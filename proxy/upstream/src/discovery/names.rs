@@ -93,7 +93,7 @@ fn to_try(found: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{DnsServer, Script};
+    use super::super::testing::{DnsServer, Folder, Script};
     use super::*;
 
     fn text(found: &[SocketAddr]) -> Vec<String> {
@@ -111,6 +111,33 @@ mod tests {
         let (resolver, _folder) = server.resolver("", "");
         let found = look_up(&resolver, "large.test", 80).await.unwrap();
         assert_eq!(text(&found), ["192.0.2.1:80", "[2001:db8::1]:80", "192.0.2.2:80", "192.0.2.3:80"]);
+    }
+
+    /// What a look-up finds with these servers, which have shares of some milliseconds. `system` has the test of the shares.
+    async fn asked_in_turn(server: &DnsServer, servers: &[&str]) -> Vec<String> {
+        let folder = Folder::new();
+        let lines: String = servers.iter().map(|ip| format!("nameserver {ip}\n")).collect();
+        std::fs::write(folder.0.join("resolv.conf"), lines).unwrap();
+        let mut resolver = Resolver::of(folder.files(server.address.port()));
+        resolver.for_all = Duration::from_millis(60);
+        text(&look_up(&resolver, "orders.test.", 80).await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_third_server_is_asked_after_two_that_are_silent() {
+        let (server, _silent) = DnsServer::beside(&["127.0.0.2", "127.0.0.3"]).await;
+        server.say("orders.test.", &Script::Records(vec!["192.0.2.1".parse().unwrap()]));
+        let found = asked_in_turn(&server, &["127.0.0.2", "127.0.0.3", "127.0.0.1"]).await;
+        assert_eq!(found, ["192.0.2.1:80"]);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_takes_longer_than_its_share_counts_beside_others_that_are_silent() {
+        let (server, _silent) = DnsServer::beside(&["127.0.0.2", "127.0.0.3"]).await;
+        let slow = Script::Slow(Duration::from_millis(100), vec!["192.0.2.1".parse().unwrap()]);
+        server.say("orders.test.", &slow);
+        let found = asked_in_turn(&server, &["127.0.0.1", "127.0.0.2", "127.0.0.3"]).await;
+        assert_eq!(found, ["192.0.2.1:80"]);
     }
 
     #[tokio::test]

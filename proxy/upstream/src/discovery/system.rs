@@ -18,13 +18,12 @@ const LONGEST: u64 = 1024 * 1024;
 const MOST_SERVERS: usize = 3;
 
 /// The bounds of the time that one server has for a question with its repetitions. resolv.conf's `timeout` is limited
-/// to them, because glibc's 5 s would leave no time for the next server.
+/// to them, because glibc's 5 s would leave no time for the last server.
 const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The time for all servers, if none answers. Half a second less than [`super::names`] waits for a look-up, so that the last server
-/// has its whole time too.
-const FOR_ALL: Duration = Duration::from_millis(4500);
+/// The time within which all servers are asked. Half a second less than [`super::names`] waits for a look-up.
+pub(super) const FOR_ALL: Duration = Duration::from_millis(4500);
 
 #[derive(Debug, Clone)]
 pub struct Files {
@@ -85,7 +84,7 @@ impl Files {
         let text = read(&self.resolv_conf).map_err(|error| unusable(&error))?;
         let (config, options) = system_conf::parse_resolv_conf(text).map_err(|error| unusable(&error))?;
         let servers = config.name_servers.get(..MOST_SERVERS).unwrap_or(&config.name_servers);
-        let patience = patience(options.timeout, servers.len());
+        let patience = options.timeout.clamp(SHORTEST_TIMEOUT, LONGEST_TIMEOUT);
         let all = servers.iter();
         let all: Result<Vec<Server>, String> = all
             .map(|server| {
@@ -120,10 +119,9 @@ fn search(config: &ResolverConfig) -> Vec<Name> {
     if config.search.is_empty() { config.domain.iter().cloned().collect() } else { config.search.clone() }
 }
 
-/// The time of one of so many servers. `said`: what resolv.conf says.
-fn patience(said: Duration, servers: usize) -> Duration {
-    let share = FOR_ALL / u32::try_from(servers.max(1)).unwrap_or(u32::MAX);
-    said.min(share.min(LONGEST_TIMEOUT)).max(SHORTEST_TIMEOUT)
+/// The time after which the next one of so many servers is asked too, while one is silent.
+pub(super) fn head_start(for_all: Duration, servers: usize) -> Duration {
+    for_all / u32::try_from(servers.max(1)).unwrap_or(u32::MAX)
 }
 
 fn resolver(
@@ -164,13 +162,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_of_three_servers_has_its_turn_within_the_time_of_a_look_up() {
-        let of = |said: u64, servers| patience(Duration::from_secs(said), servers).as_millis();
-        assert_eq!([of(5, 1), of(5, 2), of(5, 3)], [3000, 2250, 1500]);
-        assert_eq!([of(1, 1), of(1, 3), of(0, 3), of(2, 1)], [1000, 1000, 1000, 2000]);
+    fn the_last_of_three_servers_is_asked_within_the_time_of_a_look_up() {
         for servers in 1..=MOST_SERVERS {
-            let all = patience(Duration::from_secs(30), servers) * u32::try_from(servers).unwrap();
-            assert!(all < names::PATIENCE, "{servers} servers take {all:?}");
+            let before_last = head_start(FOR_ALL, servers) * u32::try_from(servers - 1).unwrap();
+            let left = names::PATIENCE - before_last;
+            assert!(left >= Duration::from_millis(2000), "{servers} servers leave {left:?} for the last one");
         }
     }
 }

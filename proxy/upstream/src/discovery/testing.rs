@@ -31,6 +31,8 @@ pub enum Script {
     Services(Vec<(u16, u16, u16, &'static str)>),
     Code(ResponseCode),
     Silent,
+    /// The addresses after this time, over UDP.
+    Slow(Duration, Vec<IpAddr>),
     /// Truncated over UDP, complete over TCP.
     Truncated(Vec<IpAddr>),
 }
@@ -63,6 +65,21 @@ impl DnsServer {
             }
         };
         Self::on(udp, tcp, Arc::default())
+    }
+
+    /// A server, and sockets at the same port of these addresses that stay silent.
+    pub async fn beside(silent: &[&str]) -> (Self, Vec<UdpSocket>) {
+        loop {
+            let server = Self::start().await;
+            let mut sockets = Vec::new();
+            for ip in silent {
+                // the port may be taken at another address: then the next server has another one
+                sockets.extend(UdpSocket::bind((*ip, server.address.port())).await);
+            }
+            if sockets.len() == silent.len() {
+                return (server, sockets);
+            }
+        }
     }
 
     /// Closes all connections, and starts again on the same port with the same answers.
@@ -154,6 +171,17 @@ impl Drop for Folder {
 }
 
 impl ServerState {
+    /// How long the answer to a question takes, if it takes long.
+    fn pause(&self, question: &[u8]) -> Option<Duration> {
+        let question = Message::from_vec(question).unwrap();
+        let query = question.queries.first().unwrap();
+        let key = (query.name().to_string().to_lowercase(), query.query_type());
+        match self.zone.lock().get(&key) {
+            Some(Script::Slow(pause, _)) => Some(*pause),
+            _ => None,
+        }
+    }
+
     /// `None` when the server stays silent.
     fn answer(&self, question: &[u8], udp: bool) -> Option<Vec<u8>> {
         let question = Message::from_vec(question).unwrap();
@@ -182,7 +210,9 @@ impl ServerState {
                 answer.metadata.truncation = true;
                 Vec::new()
             }
-            Script::Truncated(addresses) | Script::Records(addresses) => addresses,
+            Script::Truncated(addresses) | Script::Records(addresses) | Script::Slow(_, addresses) => {
+                addresses
+            }
         };
         let of_family = addresses.into_iter().filter(|ip| ip.is_ipv4() == (family == RecordType::A));
         answer.add_answers(
@@ -198,11 +228,20 @@ impl ServerState {
 }
 
 async fn over_udp(socket: UdpSocket, state: Arc<ServerState>) {
-    let mut question = [0; 1500];
+    let (socket, mut late, mut question) = (Arc::new(socket), JoinSet::new(), [0; 1500]);
     loop {
         let (length, from) = socket.recv_from(&mut question).await.unwrap();
-        if let Some(answer) = state.answer(&question[..length], true) {
-            socket.send_to(&answer, from).await.unwrap();
+        let pause = state.pause(&question[..length]);
+        match (state.answer(&question[..length], true), pause) {
+            (Some(answer), Some(pause)) => {
+                let socket = Arc::clone(&socket);
+                late.spawn(async move {
+                    tokio::time::sleep(pause).await;
+                    drop(socket.send_to(&answer, from).await); // the client may have gone
+                });
+            }
+            (Some(answer), None) => drop(socket.send_to(&answer, from).await.unwrap()),
+            (None, _) => {}
         }
     }
 }
