@@ -24,6 +24,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use pillion_inject::Reviewed;
 use pillion_model::identity::KeyPair;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -224,7 +225,12 @@ impl Reviewer {
             reviewed
         });
         match reviewed.await {
-            Ok(Some(Ok(answer))) => Ok(json(answer)),
+            Ok(Some(Ok(Reviewed { answer, pod, warnings }))) => {
+                for warning in warnings {
+                    tracing::warn!(pod, "{warning}");
+                }
+                Ok(json(answer))
+            }
             Ok(Some(Err(why))) => Ok(text(StatusCode::BAD_REQUEST, &format!("{why}\n"))),
             Ok(None) => Err((StatusCode::BAD_REQUEST, "the question is not UTF-8\n")),
             Err(_panicked) => {

@@ -2,8 +2,8 @@
 //!
 //! How a manifest is read and changed: `tree` (`json` for JSON) has the place of every value in the text, `workload` the pod
 //! templates, and `input` what other objects of the input say about them · `wishes` reads the annotations of a template, and `pod` decides
-//! what becomes of it: `sidecar` has what is added, `probes` what is rewritten, and `update` changes what an earlier run has added. They
-//! change a [`Value`], and know no text · `edit` writes the difference into the text, and touches nothing else; `patch` writes it as a
+//! what becomes of it: `sidecar` has what is added, `probes` what is rewritten, `update` changes what an earlier run has added, and `kept` what of that
+//! stays. They change a [`Value`], and know no text · `edit` writes the difference into the text, and touches nothing else; `patch` writes it as a
 //! JSON patch, for the answer to an API server (`review`) · the text is then read again, and must mean exactly what was decided.
 //!
 //! Modules are listed from top to bottom.
@@ -13,6 +13,7 @@
 
 mod review;
 mod pod;
+mod kept;
 mod update;
 mod probes;
 mod sidecar;
@@ -32,7 +33,8 @@ mod fault;
 
 pub use diff::diff;
 pub use fault::{Fault, Faults, Position};
-pub use review::review;
+pub use input::{Unknown, UnknownConfig};
+pub use review::{Reviewed, review};
 
 use edit::Editor;
 use input::{Input, tells};
@@ -77,8 +79,8 @@ pub enum Outcome {
     RefusedAndStays,
     /// Annotations that count on the template alone are on the object around it.
     AnnotatedOutside,
-    /// The configuration is in the `ConfigMap` of this name, which is not in the input: defaults are assumed.
-    ConfigAssumed(String),
+    /// The configuration is in a `ConfigMap` that is not known.
+    ConfigUnknown(UnknownConfig),
 }
 
 impl std::fmt::Display for Note {
@@ -102,14 +104,7 @@ impl std::fmt::Display for Outcome {
                 "has annotations of Pillion beside its pod template, where they have no effect; write them below \
                  spec.template.metadata"
             }
-            // an API server cuts warnings after 256 characters
-            Self::ConfigAssumed(name) => {
-                return write!(
-                    f,
-                    "the ConfigMap {name} (pillion.io/config) is not known here; assumed are the ports 15000, 15001, 15006, 15020 \
-                     and 15053, both directions, no DNS proxy and no admin.token"
-                );
-            }
+            Self::ConfigUnknown(unknown) => return unknown.fmt(f),
         };
         f.write_str(outcome)
     }
@@ -133,6 +128,9 @@ pub fn inject_all(files: &[(String, String)], options: &Options) -> Vec<Result<I
     manifests.iter().flatten().for_each(|manifest| manifest.tell(&mut input));
     manifests.into_iter().map(|manifest| manifest?.inject(options, &input)).collect()
 }
+
+/// The rooms for documents of a text that expand to too much. Each is some work.
+const MOST_ROOMS: usize = 32;
 
 /// A text that has been read.
 struct Manifest<'t> {
@@ -164,13 +162,38 @@ impl<'t> Manifest<'t> {
         Ok(Self { file, tree, documents })
     }
 
-    /// Notes what the text says about pods of other documents. An object that cannot be resolved says nothing.
+    /// Notes what the text says about pods of other documents. A document that expands to too much takes nothing from the others: they
+    /// share a room until one of them has not enough of it, and that one gets a room of its own, as long as there are some.
     fn tell(&self, input: &mut Input) {
+        let mut rooms = std::iter::repeat_with(|| self.tree.room()).take(MOST_ROOMS);
         let mut room = self.tree.room();
-        let telling = self.tree.documents.iter().filter(|slot| kind(&self.tree, slot).is_some_and(tells));
-        telling
-            .filter_map(|slot| self.tree.value(slot, &mut room).ok())
-            .for_each(|value| input.learn(&value));
+        for slot in self.tree.documents.iter().filter(|slot| kind(&self.tree, slot).is_some_and(tells)) {
+            let mut value = self.tree.value(slot, &mut room);
+            if value.is_err() {
+                room = rooms.next().unwrap_or(room);
+                value = self.tree.value(slot, &mut room);
+            }
+            match value {
+                Ok(value) => input.learn(&value),
+                Err(_too_much) => {
+                    room = rooms.next().unwrap_or(room);
+                    self.tell_unreadable(slot, input);
+                }
+            }
+        }
+    }
+
+    /// Notes the name of a `ConfigMap` that cannot be resolved, as far as it is written out.
+    fn tell_unreadable(&self, slot: &Slot, input: &mut Input) {
+        let metadata =
+            self.tree.entry(slot.node, "metadata").filter(|_| kind(&self.tree, slot) == Some("ConfigMap"));
+        let text = |key: &str| {
+            let entry = self.tree.entry(metadata?.value.node, key)?;
+            self.tree.scalar(entry.value.node)
+        };
+        if let Some(name) = text("name") {
+            input.learn_unreadable(name, text("namespace"));
+        }
     }
 
     fn inject(self, options: &Options, input: &Input) -> Result<Injected, Faults> {
@@ -223,7 +246,7 @@ fn inject_one(
     let outside = outside.then_some(Outcome::AnnotatedOutside);
     let Some(template) = document.find_mut(&workload.template) else { return Ok(Vec::new()) };
     let namespace = workload.namespace.as_deref();
-    let mut assumed = None;
+    let mut unknown = None;
     let outcome = match (asked(template), input.asked(namespace)) {
         (Asked::No, _) | (Asked::Unsaid, Some(Asked::No)) if pod::has_sidecar(template) => {
             Outcome::RefusedAndStays
@@ -235,11 +258,11 @@ fn inject_one(
             let path = workload.template.clone();
             let is_job = workload.is_job();
             let place = Template { value: &mut *template, path, namespace, is_job, image: &options.image };
-            assumed = place.inject(input)?.map(Outcome::ConfigAssumed);
+            unknown = place.inject(input)?.map(Outcome::ConfigUnknown);
             if before == *template { Outcome::Unchanged } else { Outcome::Injected }
         }
     };
-    Ok(outside.into_iter().chain([outcome]).chain(assumed).collect())
+    Ok(outside.into_iter().chain([outcome]).chain(unknown).collect())
 }
 
 fn called(Workload { kind, name, namespace, .. }: &Workload) -> String {

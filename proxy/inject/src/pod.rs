@@ -6,7 +6,8 @@ use std::path::Path as FilePath;
 use pillion_config::{Given, GivenProbe};
 use pillion_model::Config as Model;
 
-use crate::input::{Input, Named};
+use crate::input::{Input, Named, Unknown, UnknownConfig};
+use crate::kept::keep;
 use crate::probes::{Earlier, Rewriting, number};
 use crate::sidecar::{
     INIT, LOG_VOLUME, Local, METRICS_PORT, PROBE_FLAG, Plan, Ports, SIDECAR, TAKEN, USER, as_passed, mount,
@@ -41,23 +42,16 @@ pub(crate) struct Template<'t> {
 }
 
 impl Template<'_> {
-    /// Adds the sidecar, or brings it in step with the annotations. Returns the name of the `ConfigMap` with its configuration, if
-    /// that is not known, and defaults are assumed in its place.
+    /// Adds the sidecar, or brings it in step with the annotations. Returns its configuration if that is not known.
     ///
     /// # Errors
     /// Everything that is wrong with the template.
-    pub(crate) fn inject(self, input: &Input) -> Result<Option<String>, Vec<Wrong>> {
+    pub(crate) fn inject(self, input: &Input) -> Result<Option<UnknownConfig>, Vec<Wrong>> {
         self.has_the_form_of_a_pod().map_err(|wrong| vec![wrong])?;
         let wishes = wishes(self.value, &self.path)?;
         self.refuse(&wishes)?;
         let earlier = self.earlier();
-        let written = self.written(&wishes, input).map_err(|wrong| vec![wrong])?;
-        let assumed = match &wishes.config {
-            Config::Named(name) if written.is_none() => Some(name.clone()),
-            _ => None,
-        };
-        let configured = written.map(|written| written.model(&wishes.identity)).transpose();
-        let configured = configured.map_err(|wrong| vec![wrong])?;
+        let source = self.source(&wishes, input).map_err(|wrong| vec![wrong])?;
         let image = wishes.image.clone().unwrap_or_else(|| self.image.to_owned());
         let mut plan = Plan {
             init_image: self.init_image(&wishes, &image).map_err(|wrong| vec![wrong])?,
@@ -69,12 +63,22 @@ impl Template<'_> {
             has_outbound: true,
             has_dns: false,
             own_listeners: Vec::new(),
-            configured_probes: assumed.is_none().then(Vec::new),
+            configured_probes: Some(Vec::new()),
             probes: Vec::new(),
         };
-        if let Some(model) = configured {
-            learn(&mut plan, &model);
-        }
+        let unknown = match source {
+            Source::Defaults => None,
+            Source::Written(written) => {
+                let model = written.model(&wishes.identity).map_err(|wrong| vec![wrong])?;
+                learn(&mut plan, &model);
+                None
+            }
+            Source::Unknown(name, why) => {
+                plan.configured_probes = None;
+                let is_kept = is_injected(self.value) && keep(&mut plan, self.value, name);
+                Some(UnknownConfig { name: name.to_owned(), why, is_kept })
+            }
+        };
         self.refuse_ports(&plan)?;
         let Self { value, path, .. } = self;
         if !wishes.keeps_probes && plan.has_inbound {
@@ -83,7 +87,7 @@ impl Template<'_> {
             return Err(vec![already_rewritten(&path, probe)]);
         }
         place(value, &plan);
-        Ok(assumed)
+        Ok(unknown)
     }
 
     fn spec(&self) -> &Value {
@@ -286,21 +290,21 @@ impl Template<'_> {
         Earlier { probes: probes.collect(), port }
     }
 
-    /// The text of the configuration. `None`: there is none, or it is in a `ConfigMap` that is not known.
-    fn written<'w>(&self, wishes: &'w Wishes, input: &'w Input) -> Result<Option<Written<'w>>, Wrong> {
+    /// Where the configuration comes from.
+    fn source<'w>(&self, wishes: &'w Wishes, input: &'w Input) -> Result<Source<'w>, Wrong> {
         let at = |name: &str| self.at(&["metadata", "annotations", &format!("{PREFIX}{name}")]);
         match &wishes.config {
-            Config::None => Ok(None),
+            Config::None => Ok(Source::Defaults),
             Config::Inline(text) => {
                 let called = "the annotation pillion.io/config-inline".to_owned();
-                Ok(Some(Written { text, called, place: at("config-inline") }))
+                Ok(Source::Written(Written { text, called, place: at("config-inline") }))
             }
             Config::Named(name) => match input.config(self.namespace, name) {
                 Named::Text(text) => {
                     let called = format!("the ConfigMap {name} (pillion.io/config)");
-                    Ok(Some(Written { text, called, place: at("config") }))
+                    Ok(Source::Written(Written { text, called, place: at("config") }))
                 }
-                Named::Unknown => Ok(None),
+                Named::Unknown(why) => Ok(Source::Unknown(name, why)),
                 Named::Empty => Err(Wrong::new(
                     at("config"),
                     format!(
@@ -326,6 +330,15 @@ impl Template<'_> {
             )),
         }
     }
+}
+
+/// Where a configuration comes from.
+enum Source<'w> {
+    /// There is none.
+    Defaults,
+    Written(Written<'w>),
+    /// It is in the `ConfigMap` of this name.
+    Unknown(&'w str, Unknown),
 }
 
 /// The text of a configuration, and where it comes from.

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::fault::Fault;
-use crate::input::Input;
+use crate::input::{Input, UnknownConfig};
 use crate::patch::patch;
 use crate::value::Value;
 use crate::workload::workloads;
@@ -16,13 +16,26 @@ const KIND: &str = "AdmissionReview";
 /// A large pod has some thousands, and a question has the object twice at most. A value takes some hundred bytes, so that
 /// a question's values take some tens of megabytes at most.
 const MOST_VALUES: usize = 100_000;
+/// The characters of the name of a pod with its namespace that are told. Kubernetes allows 63 and 253.
+const LONGEST_NAME: usize = 320;
+
+/// The answer to a review, and what the one who runs the webhook should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reviewed {
+    /// The `AdmissionReview` with the answer.
+    pub answer: String,
+    /// For example `shop/web-5d9c-`: a pod that a controller creates has no name yet.
+    pub pod: String,
+    /// The warnings of the answer. They reach the client that creates the pod, which may be a controller that does not read them.
+    pub warnings: Vec<String>,
+}
 
 /// The answer to a review: a patch that adds the sidecar, nothing, or a refusal with a sentence. The object is asked for by the
 /// selectors of the webhook's configuration: the annotations of a namespace are not in a review.
 ///
 /// # Errors
 /// The text is no review.
-pub fn review(text: &str, image: &str) -> Result<String, Fault> {
+pub fn review(text: &str, image: &str) -> Result<Reviewed, Fault> {
     let no_review = || Fault::of_file(format!("this is no {KIND} of {VERSION} with a request"));
     let read = json::read_some(text, MOST_VALUES).map_err(|_too_many| {
         Fault::of_file(format!("this {KIND} has more than {MOST_VALUES} values, keys among them"))
@@ -35,9 +48,11 @@ pub fn review(text: &str, image: &str) -> Result<String, Fault> {
     let uid = review.text_at(&["request", "uid"]).filter(|_| is_review).ok_or_else(no_review)?;
     let object = review.at(&["request", "object"]).unwrap_or(&Value::Null);
     let response = Value::map([("uid", Value::text(uid))]);
+    let mut told = Vec::new();
     let response = match changed(object, image) {
         Ok((new, warnings)) => {
             let response = with_patch(response.with("allowed", Value::Bool(true)), object, &new);
+            told.clone_from(&warnings);
             if warnings.is_empty() { response } else { response.with("warnings", Value::texts(&warnings)) }
         }
         Err(why) => {
@@ -50,7 +65,15 @@ pub fn review(text: &str, image: &str) -> Result<String, Fault> {
         ("kind", Value::text(KIND)),
         ("response", response),
     ]);
-    Ok(flow(&answer, Syntax::Compact))
+    Ok(Reviewed { answer: flow(&answer, Syntax::Compact), pod: called(&review, object), warnings: told })
+}
+
+/// The namespace and the name of a pod, or what its name begins with.
+fn called(review: &Value, object: &Value) -> String {
+    let name = ["name", "generateName"].into_iter().find_map(|key| object.text_at(&["metadata", key]));
+    let namespace = review.text_at(&["request", "namespace"]).unwrap_or_default();
+    let called = format!("{namespace}/{}", name.unwrap_or_default());
+    called.chars().take(LONGEST_NAME).collect()
 }
 
 fn with_patch(response: Value, object: &Value, new: &Value) -> Value {
@@ -69,7 +92,9 @@ fn changed(object: &Value, image: &str) -> Result<(Value, Vec<String>), String> 
     for workload in workloads(object) {
         match inject_one(&mut new, &workload, &options, &input) {
             Ok(outcomes) => {
-                let assumed = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::ConfigAssumed(_)));
+                let assumed = outcomes.iter().filter(|outcome| {
+                    matches!(outcome, Outcome::ConfigUnknown(UnknownConfig { is_kept: false, .. }))
+                });
                 warnings.extend(assumed.map(|outcome| format!("pillion: {outcome}")));
             }
             Err(wrong) => refused.extend(wrong.into_iter().map(|wrong| match wrong.help.as_str() {
@@ -96,7 +121,7 @@ mod tests {
     }
 
     fn review_of(text: &str) -> Value {
-        serde_json::from_str(&review(text, "pillion:0.1.0").unwrap()).unwrap()
+        serde_json::from_str(&review(text, "pillion:0.1.0").unwrap().answer).unwrap()
     }
 
     /// Applies the operations that this crate writes (RFC 6902).
@@ -223,14 +248,47 @@ mod tests {
         let first = pod(json!({ "pillion.io/config": "web" }));
         let response = asked(&first);
         let warning = response["warnings"][0].as_str().unwrap();
-        assert!(
-            warning.starts_with("pillion: the ConfigMap web (pillion.io/config) is not known here"),
-            "{warning}"
-        );
+        assert!(warning.ends_with("not known here is the ConfigMap (pillion.io/config) web"), "{warning}");
         assert!(warning.len() <= 256, "an API server cuts longer ones: {}", warning.len());
         let again = asked(&patched(first, &patch_of(&response)));
-        assert_eq!((&again["patch"], &again["warnings"]), (&Value::Null, &response["warnings"]));
+        assert_eq!((&again["patch"], &again["warnings"]), (&Value::Null, &Value::Null), "it has been told");
         assert_eq!(asked(&pod(json!({ "pillion.io/config-inline": "{}" })))["warnings"], Value::Null);
+    }
+
+    #[test]
+    fn a_review_tells_the_warnings_with_the_namespace_and_the_beginning_of_the_name() {
+        let annotations = json!({ "pillion.io/config": "web" });
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": { "generateName": "web-5d9c-", "annotations": annotations },
+            "spec": { "containers": [{ "name": "a" }] },
+        });
+        let request = json!({ "uid": "u-1", "namespace": "shop", "object": pod });
+        let asked = json!({ "apiVersion": VERSION, "kind": KIND, "request": request }).to_string();
+        let reviewed = review(&asked, "pillion:0.1.0").unwrap();
+        let answer: Value = serde_json::from_str(&reviewed.answer).unwrap();
+        assert_eq!(reviewed.pod, "shop/web-5d9c-");
+        assert_eq!(
+            (json!(reviewed.warnings), 1),
+            (answer["response"]["warnings"].clone(), reviewed.warnings.len())
+        );
+    }
+
+    /// `pillion inject` knew the map, and the webhook sees the pod alone.
+    #[test]
+    fn a_review_keeps_what_a_run_that_knew_the_config_map_wrote() {
+        let config = "{ dns: {}, metrics: { listen: 0.0.0.0:9102 } }";
+        let map = format!("kind: ConfigMap\nmetadata: {{ name: web }}\ndata:\n  pillion.yaml: {config:?}\n");
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": "a", "annotations": { "pillion.io/config": "web" } },
+            "spec": { "containers": [{ "name": "a", "livenessProbe": { "tcpSocket": { "port": 80 } } }] },
+        });
+        let options = Options { all: true, image: "pillion:0.1.0".to_owned() };
+        let files = [("map".to_owned(), map), ("pod".to_owned(), pod.to_string())];
+        let all = crate::inject_all(&files, &options);
+        let known: Value = serde_json::from_str(&all[1].as_ref().unwrap().text).unwrap();
+        assert!(known.to_string().contains("--metrics-port=9102"), "{known}");
+        assert_eq!(asked(&known), json!({ "uid": "u-1", "allowed": true }));
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub(crate) const SIDECAR: &str = "pillion";
 pub(crate) const INIT: &str = "pillion-init";
 /// The names of the sidecar's container ports.
 pub(crate) const PORTS: [&str; 2] = [INBOUND_PORT, METRICS_PORT];
-const INBOUND_PORT: &str = "pillion-in";
+pub(crate) const INBOUND_PORT: &str = "pillion-in";
 pub(crate) const METRICS_PORT: &str = "pillion-metrics";
 pub(crate) const CONFIG_VOLUME: &str = "pillion-config";
 pub(crate) const IDENTITY_VOLUME: &str = "pillion-identity";

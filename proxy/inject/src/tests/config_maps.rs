@@ -98,25 +98,91 @@ fn a_map_that_the_kubelet_or_the_sidecar_could_not_use_is_refused_at_the_annotat
     injected(&format!("{}{probe}", map("web", OWN_PROBE)));
 }
 
+fn unknown(why: Unknown, is_kept: bool) -> Outcome {
+    Outcome::ConfigUnknown(UnknownConfig { name: "web".to_owned(), why, is_kept })
+}
+
 #[test]
 fn defaults_that_are_assumed_for_an_unknown_map_are_told() {
     for text in [pod(NAMED), format!("{}{}", map("other", CONFIG), pod(NAMED))] {
-        assert_eq!(outcomes(&text), [Outcome::Injected, Outcome::ConfigAssumed("web".to_owned())]);
-        assert_eq!(
-            outcomes(&injected(&text)),
-            [Outcome::Unchanged, Outcome::ConfigAssumed("web".to_owned())]
-        );
+        assert_eq!(outcomes(&text), [Outcome::Injected, unknown(Unknown::Missing, false)]);
+        assert_eq!(outcomes(&injected(&text)), [Outcome::Unchanged, unknown(Unknown::Missing, true)]);
     }
-    let note = Outcome::ConfigAssumed("web".to_owned()).to_string();
-    let expected = "the ConfigMap web (pillion.io/config) is not known here; assumed are the ports 15000, 15001, 15006, 15020 and \
-                    15053, both directions, no DNS proxy and no admin.token";
+    let note = unknown(Unknown::Missing, false).to_string();
+    let expected = "assumed are the ports 15000, 15001, 15006, 15020 and 15053, both directions, no DNS proxy and no admin.token: \
+                    not known here is the ConfigMap (pillion.io/config) web";
     assert_eq!(note, expected);
 }
 
-/// An alias that expands to too much is no fault where no workload needs the map.
+/// The text of the pod alone, as a run with the map leaves it.
+fn alone(config: &str, annotations: &str) -> String {
+    let files = [("map".to_owned(), map("web", config)), ("pod".to_owned(), pod(annotations))];
+    inject_all(&files, &options()).pop().unwrap().unwrap().text
+}
+
 #[test]
-fn a_map_that_cannot_be_resolved_is_not_known() {
+fn a_run_without_the_map_keeps_what_a_run_with_it_wrote() {
+    let one_way = "metrics: { listen: 0.0.0.0:9102 }\ninbound: off\n";
+    let listener = "inbound: { ports: { 8080: { listen: 0.0.0.0:8081 } } }\n";
+    let excluded = "    pillion.io/exclude-inbound-ports: \"25\"\n";
+    let modes = ["", "    pillion.io/native-sidecar: \"false\"\n", "    pillion.io/mode: tproxy\n"];
+    let mut annotations = modes.map(|mode| format!("{NAMED}{excluded}{mode}")).to_vec();
+    annotations.push(format!("{NAMED}    pillion.io/mode: explicit\n"));
+    for config in [CONFIG, "dns: {}", one_way, "outbound: off", listener] {
+        for annotations in &annotations {
+            let known = alone(config, annotations);
+            assert_eq!(injected(&known), known, "{config}\n{annotations}");
+            assert_eq!(outcomes(&known), [Outcome::Unchanged, unknown(Unknown::Missing, true)]);
+            let image = "    pillion.io/image: r.example/pillion:2\n";
+            let later = injected(&changed(&known, MARK, &format!("{MARK}{image}")));
+            let at_once = alone(config, &format!("{image}{annotations}"));
+            assert!(same(&read_one(&later), &read_one(&at_once)), "{}", diff("f", &at_once, &later));
+        }
+    }
+}
+
+#[test]
+fn what_was_written_for_another_configuration_is_not_kept() {
+    let known = alone(CONFIG, NAMED);
+    let other = changed(&known, "pillion.io/config: web", "pillion.io/config: other");
+    let text = injected(&other);
+    assert!(!text.contains("9102") && !text.contains("--dns"), "{text}");
+    assert!(matches!(
+        &outcomes(&other)[..],
+        [_, Outcome::ConfigUnknown(UnknownConfig { is_kept: false, .. })]
+    ));
+}
+
+#[test]
+fn different_maps_of_several_namespaces_are_told_for_a_workload_without_one() {
+    let of = |namespace: &str, config| map(&format!("web, namespace: {namespace}"), config);
+    let both = format!("{}{}{}", of("a", CONFIG), of("b", "dns: {}"), pod(NAMED));
+    let told = unknown(Unknown::Ambiguous(vec!["b".to_owned(), "a".to_owned()]), false);
+    assert!(told.to_string().ends_with("different ConfigMaps (pillion.io/config) web: b, a"), "{told}");
+    assert_eq!(outcomes(&both), [Outcome::Injected, told]);
+    let same = format!("{}{}{}", of("a", "dns: {}"), of("b", "dns: {}"), pod(NAMED));
+    assert_eq!(outcomes(&same), [Outcome::Injected]);
+}
+
+/// A map whose aliases expand to too much.
+fn bomb(name: &str) -> String {
     let bomb: String = (1..40).map(|n| format!("  a{n}: &a{n} [*a{p}, *a{p}, *a{p}]\n", p = n - 1)).collect();
-    let bomb = format!("kind: ConfigMap\nmetadata: {{ name: web }}\ndata:\n  a0: &a0 [x]\n{bomb}---\n");
-    assert_eq!(outcomes(&format!("{bomb}{}", pod(NAMED))).len(), 2);
+    format!("kind: ConfigMap\nmetadata: {{ name: {name} }}\ndata:\n  a0: &a0 [x]\n{bomb}---\n")
+}
+
+#[test]
+fn a_map_that_cannot_be_resolved_is_told_where_a_workload_needs_it() {
+    let text = format!("{}{}", bomb("web"), pod(NAMED));
+    assert_eq!(outcomes(&text), [Outcome::Injected, unknown(Unknown::Unreadable, false)]);
+    assert_eq!(outcomes(&format!("{}{}", bomb("other"), pod(""))), [Outcome::Injected]);
+}
+
+#[test]
+fn a_map_that_cannot_be_resolved_hides_no_other_object() {
+    let namespace =
+        "kind: Namespace\nmetadata: { name: shop, labels: { pillion.io/inject: \"false\" } }\n---\n";
+    let of_shop = changed(&pod(""), "  name: a\n", "  name: a\n  namespace: shop\n");
+    assert_eq!(outcomes(&format!("{}{}{namespace}{of_shop}", bomb("a"), bomb("b"))), [Outcome::Refused]);
+    let text = format!("{}{}{}", bomb("other"), map("web", CONFIG), pod(NAMED));
+    assert_eq!(outcomes(&text), [Outcome::Injected]);
 }
