@@ -2,11 +2,12 @@
 //!
 //! Any host of the cluster's network can reach the port. So every wait for a client has a deadline, and what clients may use is
 //! bounded: connections, bytes of questions, and questions that are answered at the same time. A question takes a place for its
-//! answer only when it is complete; until then its client is one of [`clients`], where slow ones make room for others. The answer
-//! itself is a pure function (`pillion_inject::review`). Deliberately absent: questions to the API server; the process needs no
+//! answer only when it is complete; until then its client is one of [`clients`], where slow ones make room for others. [`heads`] has
+//! the time for the head of a question. The answer itself is a pure function (`pillion_inject::review`). Deliberately absent: questions to the API server; the process needs no
 //! rights there.
 
 mod clients;
+mod heads;
 mod secured;
 
 use std::convert::Infallible;
@@ -20,30 +21,37 @@ use anyhow::Context as _;
 use http::header::{CONNECTION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pillion_inject::Reviewed;
 use pillion_model::identity::KeyPair;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use clients::{Client, Clients};
+use heads::{Heads, Noting};
 use secured::Secured;
 
 /// API servers keep a few connections open; a cluster has a handful of them.
 const CONNECTIONS: usize = 64;
-/// Questions that are answered at once. Each takes up to [`BODY_BYTES`], several times that for copies of its texts, and some
-/// tens of megabytes for its values, of which `pillion_inject::review` reads no more than 100,000.
-const AT_ONCE: usize = 4;
+/// Questions that are answered at once. Each takes some tens of megabytes at most: the question, copies of its texts, and its values, of
+/// which `pillion_inject::review` reads no more than 100,000. A usual pod is answered within a millisecond.
+const AT_ONCE: usize = 2;
 /// etcd refuses objects above 1.5 MiB, and a question has the object twice at most.
 const BODY_BYTES: usize = 4 << 20;
 /// The time for a handshake, for the head of a question, and for its body. An API server waits for 30 s at most.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// An API server that asks seldom connects again.
+/// The time between two questions of a client. An API server closes its connection after 90 s itself; it must be the first to do so, since
+/// it does not repeat a question whose connection was closed under it.
+const IDLE: Duration = Duration::from_secs(120);
+/// The first answer after this time closes the connection: an API server connects again, perhaps to another replica.
 const LIFETIME: Duration = Duration::from_secs(600);
+/// The time for the rest of a head that has begun when the process ends.
+const LAST_HEAD: Duration = Duration::from_secs(1);
 /// How long the webhook goes on with new questions when it has been asked to end. The API server finds a replica by the Service, and
 /// learns a few seconds late that this one has gone; a question that it could not ask would be a pod that is not created.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(5);
@@ -67,6 +75,8 @@ pub(crate) struct Webhook {
 struct Reviewer {
     image: Arc<str>,
     at_once: Arc<Semaphore>,
+    /// [`PATIENCE`], except in tests.
+    patience: Duration,
     /// The process has been asked to end.
     is_leaving: Arc<AtomicBool>,
 }
@@ -80,7 +90,8 @@ impl Webhook {
             .await
             .with_context(|| format!("--listen: cannot listen on {listen}"))?;
         let at_once = Arc::new(Semaphore::new(AT_ONCE));
-        let reviewer = Reviewer { image: image.into(), at_once, is_leaving: Arc::default() };
+        let reviewer =
+            Reviewer { image: image.into(), at_once, patience: PATIENCE, is_leaving: Arc::default() };
         Ok(Self { listener, secured: Arc::new(secured), reviewer })
     }
 
@@ -89,7 +100,8 @@ impl Webhook {
     }
 
     /// Serves until `ends`, and then goes on until `farewell`: `/healthz` fails, so that Kubernetes sends nothing more, and connections end
-    /// with their next answer. Questions that are under way then are answered.
+    /// with their next answer. Then new clients are refused, questions that are under way are answered, and connections without one are
+    /// closed.
     pub(crate) async fn serve(self, ends: impl Future<Output = ()>, farewell: impl Future<Output = ()>) {
         let Self { listener, secured, reviewer } = self;
         let ends = async {
@@ -121,6 +133,7 @@ impl Webhook {
             () = accept => {}
         }
         watching.abort();
+        drop(listener); // clients that connect now are refused at once, and find another replica
         ending.send_replace(true);
         let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
         if timeout(GOODBYE, places.acquire_many(all)).await.is_err() {
@@ -135,8 +148,9 @@ async fn a_place(places: &Arc<Semaphore>, clients: &Clients) -> Option<OwnedSema
         return Some(place);
     }
     loop {
-        clients.cut_oldest();
-        if let Ok(place) = timeout(PAUSE, places.clone().acquire_owned()).await {
+        // one that is cut leaves within `LAST_BYTES`, and no second one is cut for the same place
+        let pause = if clients.cut_oldest() { PATIENCE } else { PAUSE };
+        if let Ok(place) = timeout(pause, places.clone().acquire_owned()).await {
             return place.ok();
         }
     }
@@ -155,44 +169,79 @@ async fn serve(
     reviewer: Reviewer,
     mut ended: watch::Receiver<bool>,
 ) {
-    let accepting = timeout(PATIENCE, secured.acceptor().accept(stream));
+    let accepting = timeout(reviewer.patience, secured.acceptor().accept(stream));
     let accepted = tokio::select! { // the connection is closed
         biased;
         () = client.is_cut() => return tracing::debug!("a TLS handshake took so long that others needed its place"),
         accepted = accepting => accepted,
+        _ended = ended.changed() => return tracing::debug!("a TLS handshake was under way at the end"),
     };
-    let stream = match accepted {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake failed"),
-        Err(_elapsed) => return tracing::debug!("a TLS handshake took too long"),
-    };
-    let (client, reviewer) = (&client, &reviewer);
-    let service = service_fn(move |request| async move {
-        let mut answer = reviewer.answer(request, client).await;
-        if reviewer.is_leaving.load(Relaxed) {
-            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        client.is_answered();
-        Ok::<_, Infallible>(answer)
-    });
+    match accepted {
+        Ok(Ok(stream)) => answer_questions(stream, &client, &reviewer, ended).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+        Err(_elapsed) => tracing::debug!("a TLS handshake took too long"),
+    }
+}
+
+/// Answers the questions of one connection.
+async fn answer_questions(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    client: &Client,
+    reviewer: &Reviewer,
+    mut ended: watch::Receiver<bool>,
+) {
+    let (heads, since) = (&Heads::default(), Instant::now());
+    let service = service_fn(move |request| reviewer.answer_next(request, client, heads, since));
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
+        .header_read_timeout(IDLE) // hyper counts it from the end of the last answer
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Noting { stream, heads }), service);
     let mut serving = std::pin::pin!(serving);
     let patience = tokio::select! { // the connection goes on below
         biased;
         _closed = &mut serving => return,
-        _ended = ended.changed() => PATIENCE + PATIENCE,
-        () = tokio::time::sleep(LIFETIME) => PATIENCE + PATIENCE,
         () = client.is_cut() => LAST_BYTES,
+        () = heads.is_late(reviewer.patience) => return tracing::debug!("the head of a question took too long"),
+        _ended = ended.changed() => PATIENCE + PATIENCE,
+        () = tokio::time::sleep(LIFETIME + IDLE) => PATIENCE + PATIENCE, // a client that does not read its answer
     };
-    serving.as_mut().graceful_shutdown();
-    drop(timeout(patience, serving).await); // a client that reads nothing is cut
+    let ending = async {
+        if patience > LAST_BYTES {
+            tokio::select! { // hyper closes a connection with a part of a head as one that has no question
+                biased;
+                _closed = &mut serving => return,
+                () = heads.has_come(LAST_HEAD) => {}
+            }
+        }
+        serving.as_mut().graceful_shutdown();
+        drop(timeout(patience, serving).await); // a client that reads nothing is cut
+    };
+    tokio::select! {
+        () = ending => {}
+        () = client.is_cut() => {}
+    }
 }
 
 impl Reviewer {
+    /// Answers the next question of a connection that is open since then.
+    async fn answer_next(
+        &self,
+        request: Request<Incoming>,
+        client: &Client,
+        heads: &Heads,
+        since: Instant,
+    ) -> Result<Response<Full<Bytes>>, Infallible> {
+        heads.is_read();
+        let mut answer = self.answer(request, client).await;
+        if self.is_leaving.load(Relaxed) || since.elapsed() > LIFETIME {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        client.is_answered();
+        heads.is_answered();
+        Ok(answer)
+    }
+
     async fn answer(&self, request: Request<Incoming>, client: &Client) -> Response<Full<Bytes>> {
         match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/healthz") if self.is_leaving.load(Relaxed) => {
@@ -209,11 +258,13 @@ impl Reviewer {
     }
 
     async fn review(&self, body: Incoming, client: &Client) -> Result<Response<Full<Bytes>>, Refused> {
-        let reading = timeout(PATIENCE, whole(body, client)).await;
+        let reading = timeout(self.patience, whole(body, client)).await;
         let body = reading
             .map_err(|_elapsed| (StatusCode::REQUEST_TIMEOUT, "the question took too long to arrive\n"))??;
-        client.has_asked();
-        let waiting = timeout(PATIENCE, self.at_once.clone().acquire_owned()).await;
+        if !client.has_asked() {
+            return Err((StatusCode::SERVICE_UNAVAILABLE, "too many questions wait for an answer\n"));
+        }
+        let waiting = timeout(self.patience, self.at_once.clone().acquire_owned()).await;
         let Ok(Ok(permit)) = waiting else {
             return Err((StatusCode::SERVICE_UNAVAILABLE, "too many questions at once\n"));
         };
@@ -243,14 +294,20 @@ impl Reviewer {
 /// Why there is no review, with its status.
 type Refused = (StatusCode, &'static str);
 
-/// Reads a question. What has come of it counts for the client.
+/// Reads a question. What has come of it counts for the client: twice where its length is not known before, as its buffer grows by
+/// doubling then.
 async fn whole(body: Incoming, client: &Client) -> Result<Vec<u8>, Refused> {
+    let unread = (StatusCode::PAYLOAD_TOO_LARGE, "the question cannot be read, or is larger than 4 MiB\n");
+    let length = body.size_hint().exact().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+    if length.is_some_and(|length| length > BODY_BYTES) {
+        return Err(unread);
+    }
     let (mut body, mut read) = (Limited::new(body, BODY_BYTES), Vec::new());
+    read.reserve_exact(length.unwrap_or_default());
     while let Some(frame) = body.frame().await {
-        let unread = "the question cannot be read, or is larger than 4 MiB\n";
-        let frame = frame.map_err(|_too_long| (StatusCode::PAYLOAD_TOO_LARGE, unread))?;
+        let frame = frame.map_err(|_too_long| unread)?;
         let bytes = frame.data_ref().map_or(&[][..], |bytes| bytes);
-        client.reads(bytes.len());
+        client.reads(if length.is_some() { bytes.len() } else { 2 * bytes.len() });
         read.extend_from_slice(bytes);
     }
     Ok(read)
