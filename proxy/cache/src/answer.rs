@@ -27,7 +27,7 @@ pub struct AnswerFacts {
     pub last_modified: Option<u64>,
     pub vary: Vary,
     pub has_etag: bool,
-    sets_cookie: bool,
+    pub sets_cookie: bool,
     /// An event stream has no end.
     is_event_stream: bool,
 }
@@ -37,11 +37,13 @@ pub struct AnswerFacts {
 pub enum Unstorable {
     /// `no-store` of the answer or of its request.
     NoStore,
-    /// Only the caller may keep it: `private`, or an answer to a request with `Authorization` that is not public.
+    /// Only the caller may keep it: `private`, an answer to a request with `Authorization` that is not public, or one
+    /// that sets a cookie and gives no lifetime.
     Private,
     /// It varies by something that no cache can know.
     Varies,
-    /// A partial answer, an event stream, or a status that `must-understand` keeps from caches.
+    /// A partial answer, an event stream, an answer to what one request demands (412, 416, 417), or a status that
+    /// `must-understand` keeps from caches.
     Kind,
     /// It could never be used: it gives no lifetime and has no validator.
     Useless,
@@ -149,6 +151,15 @@ impl AnswerFacts {
         )
     }
 
+    /// Whether its content is that of the target, and not that of a part of it, or of what this one request demands by
+    /// its conditions, its range or its `Expect`. A request for a range gets the content of the target only by 200.
+    fn is_whole(&self, asked: &Asked) -> bool {
+        match self.status.as_u16() {
+            206 | 304 | 412 | 416 | 417 => false,
+            status => !self.status.is_informational() && (status == 200 || !asked.is_ranged),
+        }
+    }
+
     /// Whether it could be validated later.
     pub const fn has_validator(&self) -> bool {
         self.has_etag || self.last_modified.is_some()
@@ -179,8 +190,7 @@ impl AnswerFacts {
         if private || (asked.is_authorized && !self.is_for_all()) {
             return Err(Unstorable::Private);
         }
-        let is_partial = matches!(self.status.as_u16(), 206 | 304) || self.status.is_informational();
-        if is_partial || self.is_event_stream || (must_understand && !self.is_understood()) {
+        if !self.is_whole(asked) || self.is_event_stream || (must_understand && !self.is_understood()) {
             return Err(Unstorable::Kind);
         }
         if self.directives.no_cache && !self.has_validator() {
@@ -190,6 +200,9 @@ impl AnswerFacts {
             return Err(Unstorable::Varies);
         }
         let Lifetime { seconds, is_explicit } = self.lifetime(received);
+        if self.sets_cookie && !is_explicit {
+            return Err(Unstorable::Private); // it was probably made for one client
+        }
         // A guess may be wrong for a page that was made for a cookie's owner.
         let is_guessed = seconds > 0 && !is_explicit && !asked.has_cookie;
         let may_validate = self.has_validator()
@@ -338,6 +351,11 @@ mod tests {
             Ok(()),
             "an explicit lifetime was meant for caches"
         );
+        let cookie = ("set-cookie", "a=b");
+        assert_eq!(storable(200, &[("etag", "\"a\""), cookie], &[]), Err(Unstorable::Private));
+        let each_time = [("cache-control", "no-cache"), ("etag", "\"a\""), cookie];
+        assert_eq!(storable(200, &each_time, &[]), Err(Unstorable::Private));
+        assert_eq!(storable(200, &[("cache-control", "max-age=60"), cookie], &[]), Ok(()));
         let guessed = [("last-modified", &*at(-9999))];
         assert_eq!(storable(200, &guessed, &[]), Ok(()));
         assert_eq!(storable(200, &guessed, &[("cookie", "a=b")]), Err(Unstorable::Useless));
@@ -354,7 +372,14 @@ mod tests {
         );
         assert_eq!(storable(200, &[("cache-control", "no-cache"), ("etag", "\"a\"")], &[]), Ok(()));
         assert_eq!(storable(200, &[fresh, ("vary", "*")], &[]), Err(Unstorable::Varies));
-        assert_eq!(storable(206, &[fresh], &[]), Err(Unstorable::Kind));
+        for status in [206, 304, 412, 416, 417] {
+            assert_eq!(storable(status, &[fresh], &[]), Err(Unstorable::Kind), "{status}");
+        }
+        let ranged = [("range", "bytes=9-")];
+        assert_eq!(storable(200, &[fresh], &ranged), Ok(()));
+        for status in [404, 301, 503] {
+            assert_eq!(storable(status, &[fresh], &ranged), Err(Unstorable::Kind), "{status} for a range");
+        }
         assert_eq!(
             storable(200, &[fresh, ("content-type", "Text/Event-Stream; a=b")], &[]),
             Err(Unstorable::Kind)

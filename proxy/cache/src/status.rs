@@ -35,13 +35,32 @@ impl Forwarded {
     }
 }
 
+/// Whether an answer of the service is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    No,
+    Yes,
+    /// It is stored without the cookies that it sets: they are for this client alone.
+    WithoutCookie,
+}
+
+impl Kept {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::No => "",
+            Self::Yes => "; stored",
+            Self::WithoutCookie => "; stored; detail=without-set-cookie",
+        }
+    }
+}
+
 /// What is told of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Told {
     /// It is a stored one; `ttl`: for how many seconds it stays fresh, below 0 for how many it is stale.
     Hit { ttl: i64 },
     /// It came from the service.
-    Forwarded { why: Forwarded, stored: bool },
+    Forwarded { why: Forwarded, kept: Kept },
     /// The service answered 304, or with this error in whose place the stored answer stands.
     Validated { why: Forwarded, status: Option<u16>, ttl: i64 },
     /// It is a stored one, which came while this request waited.
@@ -55,9 +74,7 @@ pub fn text(told: Told) -> String {
     // writing into a string cannot fail
     let _infallible = match told {
         Told::Hit { ttl } => write!(text, "; hit; ttl={ttl}"),
-        Told::Forwarded { why, stored } => {
-            write!(text, "; fwd={}{}", why.as_str(), if stored { "; stored" } else { "" })
-        }
+        Told::Forwarded { why, kept } => write!(text, "; fwd={}{}", why.as_str(), kept.as_str()),
         Told::Validated { why, status: Some(status), ttl } => {
             write!(text, "; fwd={}; fwd-status={status}; ttl={ttl}", why.as_str())
         }
@@ -77,8 +94,12 @@ mod tests {
     fn the_field_says_what_the_cache_did() {
         for (told, expected) in [
             (Told::Hit { ttl: 9 }, "pillion; hit; ttl=9"),
-            (Told::Forwarded { why: Forwarded::UriMiss, stored: true }, "pillion; fwd=uri-miss; stored"),
-            (Told::Forwarded { why: Forwarded::Method, stored: false }, "pillion; fwd=method"),
+            (Told::Forwarded { why: Forwarded::UriMiss, kept: Kept::Yes }, "pillion; fwd=uri-miss; stored"),
+            (
+                Told::Forwarded { why: Forwarded::UriMiss, kept: Kept::WithoutCookie },
+                "pillion; fwd=uri-miss; stored; detail=without-set-cookie",
+            ),
+            (Told::Forwarded { why: Forwarded::Method, kept: Kept::No }, "pillion; fwd=method"),
             (
                 Told::Validated { why: Forwarded::Stale, status: Some(304), ttl: 9 },
                 "pillion; fwd=stale; fwd-status=304; ttl=9",

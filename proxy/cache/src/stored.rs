@@ -9,15 +9,15 @@ use pillion_http1::{Known, Spelling};
 
 use crate::answer::Lifetime;
 use crate::directives::elements;
-use crate::vary::Selector;
+use crate::vary::{Selector, Vary};
 use crate::{AnswerFacts, Clock};
 
 /// 512 bytes: what a stored answer takes beside its head, its body and its key.
 const OVERHEAD: usize = 512;
 
 /// The fields of an answer that are not stored (RFC 9111, 3.1), besides those that `Connection` and the directives
-/// name. The age is written anew each time.
-const NOT_STORED: [&str; 12] = [
+/// name. The age is written anew each time. A cookie is for the client that it was made for.
+const NOT_STORED: [&str; 14] = [
     "connection",
     "keep-alive",
     "proxy-connection",
@@ -29,6 +29,8 @@ const NOT_STORED: [&str; 12] = [
     "proxy-authentication-info",
     "proxy-authorization",
     "age",
+    "set-cookie",
+    "set-cookie2",
     "x-pillion-reason",
 ];
 
@@ -72,7 +74,7 @@ impl Head {
     /// The answer with its whole body, of which a copy is kept: the body itself may be a small part of a large buffer.
     pub fn with(self, body: &[u8]) -> Stored {
         let Self { status, reason, mut headers, facts, selector, times } = self;
-        remove_unstored(&mut headers, &facts);
+        remove_unstored(&mut headers, &facts.directives.withheld);
         if !headers.has(Known::ContentLength) && status != StatusCode::NO_CONTENT {
             headers.set(Known::ContentLength, &HeaderValue::from(body.len()));
         }
@@ -86,14 +88,14 @@ impl Head {
     }
 }
 
-fn remove_unstored(headers: &mut Headers, facts: &AnswerFacts) {
+fn remove_unstored(headers: &mut Headers, withheld: &[Box<str>]) {
     let named: Vec<Vec<u8>> =
         headers.all(Known::Connection).flat_map(elements).map(<[u8]>::to_ascii_lowercase).collect();
     let is_unstored = |name: &[u8]| {
         let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
         NOT_STORED.iter().any(|other| is(other.as_bytes()))
             || named.iter().any(|other| is(other))
-            || facts.directives.withheld.iter().any(|other| is(other.as_bytes()))
+            || withheld.iter().any(|other| is(other.as_bytes()))
     };
     headers.remove_where(is_unstored);
 }
@@ -120,6 +122,11 @@ impl Stored {
         self.received.wall
     }
 
+    /// Whether it was fresh when it came, and may be used without being validated each time.
+    pub fn begins_fresh(&self) -> bool {
+        self.lifetime.seconds > self.age && !self.facts.directives.no_cache
+    }
+
     /// The memory that it takes.
     pub fn bytes(&self) -> usize {
         let fields: usize = match &self.headers {
@@ -132,11 +139,13 @@ impl Stored {
     }
 
     /// This answer with the fields of a 304, or of an answer to HEAD, which freshens it (RFC 9111, 3.2 and 4.3.4). Its
-    /// length stays that of its body, and its entity tag the one that was asked about.
-    pub fn freshened(&self, by: &Headers, times: Times) -> Self {
+    /// length stays that of its body, and its entity tag the one that was asked about. Fields that this answer or the
+    /// newer one withholds are those of one client, and do not come in. `request` is the one that validated it: it
+    /// chooses the answer from now on, if the answer varies by other fields than before.
+    pub fn freshened(&self, by: &Headers, request: &Headers, times: Times) -> Self {
         let mut fields: HeaderMap = self.headers.clone().into_map().unwrap_or_default();
         let mut newer = by.clone();
-        remove_unstored(&mut newer, &AnswerFacts::of(self.status, by));
+        remove_unstored(&mut newer, &[]);
         let newer = newer.into_map().unwrap_or_default();
         let stays = |name: &HeaderName| *name == http::header::CONTENT_LENGTH || *name == http::header::ETAG;
         for name in newer.keys().filter(|name| !stays(name)) {
@@ -145,11 +154,41 @@ impl Stored {
                 fields.append(name.clone(), value.clone());
             }
         }
-        let headers = Headers::Map(fields);
-        let facts = AnswerFacts::of(self.status, &headers);
+        let mut headers = Headers::Map(fields);
+        let mut facts = AnswerFacts::of(self.status, &headers);
+        let withheld = [&*self.facts.directives.withheld, &*facts.directives.withheld].concat();
+        remove_unstored(&mut headers, &withheld);
+        let selector = self.selector_after(by, request, &mut facts);
         let came = AnswerFacts::of(self.status, by);
         let (lifetime, age) = (facts.lifetime(times.received), came.age(times.asked, times.received));
-        Self { headers, facts, lifetime, age, received: times.received, ..self.clone() }
+        Self { headers, facts, selector, lifetime, age, received: times.received, ..self.clone() }
+    }
+
+    /// What chooses this answer after `by` has freshened it. An answer that no request can choose any more varies by
+    /// something unknown, and may not be stored.
+    fn selector_after(&self, by: &Headers, request: &Headers, facts: &mut AnswerFacts) -> Selector {
+        if !by.has(Known::Vary) {
+            facts.vary.clone_from(&self.facts.vary);
+        } else if facts.vary != self.facts.vary {
+            match Selector::of(&facts.vary, request) {
+                Some(selector) => return selector,
+                None => facts.vary = Vary::Unknown,
+            }
+        }
+        self.selector.clone()
+    }
+
+    /// The fields of a 304 that are for the client alone whose request validated this answer: cookies, and what is
+    /// withheld from the cache.
+    pub fn own_fields(&self, by: &Headers) -> Vec<(HeaderName, HeaderValue)> {
+        let withheld = &self.facts.directives.withheld;
+        let is_own = |name: &[u8]| {
+            name.eq_ignore_ascii_case(b"set-cookie")
+                || withheld.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
+        };
+        let pair =
+            |(name, value)| Some((HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?));
+        by.iter().filter(|(name, _)| is_own(name)).filter_map(pair).collect()
     }
 
     /// Whether an answer to HEAD describes this answer, so that it freshens it (RFC 9111, 4.3.5).
@@ -202,10 +241,10 @@ mod tests {
             ("cache-control", "max-age=60, no-cache=\"B\""),
             ("set-cookie", "a=b"),
         ]);
-        for name in ["connection", "a", "b", "keep-alive", "proxy-authenticate", "age"] {
+        for name in ["connection", "a", "b", "keep-alive", "proxy-authenticate", "age", "set-cookie"] {
             assert!(all(&of, name).is_empty(), "{name}");
         }
-        assert_eq!((all(&of, "c"), all(&of, "set-cookie")), (vec!["3".to_owned()], vec!["a=b".to_owned()]));
+        assert_eq!(all(&of, "c"), ["3"]);
         assert_eq!(all(&of, "content-length"), ["4"], "so that an answer to HEAD has it");
     }
 
@@ -232,13 +271,49 @@ mod tests {
             ("age", "5"),
         ]);
         let later = Clock { at: of.received.at + Duration::from_secs(100), wall: of.received.wall + 100 };
-        let of = of.freshened(&by, Times { asked: later, received: later });
+        let of = of.freshened(&by, &headers(&[]), Times { asked: later, received: later });
         assert_eq!(of.ttl(later.at), 55);
         let expected = [("etag", "\"a\""), ("content-length", "4"), ("x", "9"), ("y", "3"), ("z", "8")];
         for (name, value) in expected {
             assert_eq!(all(&of, name), [value], "{name}");
         }
         assert!(all(&of, "q").is_empty() && all(&of, "connection").is_empty() && of.body == "body");
+    }
+
+    #[test]
+    fn the_fields_that_a_304_has_for_one_client_go_to_that_client_alone() {
+        let cookie = ("set-cookie", "a=b");
+        for (before, newer) in
+            [("max-age=1, private=\"x-user\"", "ext"), ("max-age=1", "no-cache=\"X-User\"")]
+        {
+            let of = stored(&[("cache-control", before), ("etag", "\"a\""), ("x-user", "anna")]);
+            let lines: &[_] = match newer {
+                "ext" => &[("x-user", "berta"), cookie, ("y", "1")],
+                newer => &[("x-user", "berta"), cookie, ("y", "1"), ("cache-control", newer)],
+            };
+            let by = headers(lines);
+            let fresh = of.freshened(&by, &headers(&[]), times());
+            assert!(
+                all(&fresh, "x-user").is_empty() && all(&fresh, "set-cookie").is_empty(),
+                "{before} {newer}"
+            );
+            assert_eq!(all(&fresh, "y"), ["1"]);
+            let own: Vec<_> =
+                fresh.own_fields(&by).iter().map(|(name, _)| name.as_str().to_owned()).collect();
+            assert_eq!(own, ["x-user", "set-cookie"]);
+        }
+    }
+
+    #[test]
+    fn a_304_that_varies_by_another_field_is_for_the_requests_that_have_its_value() {
+        let of = stored(&[("cache-control", "max-age=1"), ("etag", "\"a\"")]);
+        let anna = headers(&[("x-user", "anna")]);
+        let fresh = of.freshened(&headers(&[("vary", "x-user")]), &anna, times());
+        assert!(fresh.selector.fits(&anna) && !fresh.selector.fits(&headers(&[("x-user", "berta")])));
+        let again = fresh.freshened(&headers(&[("x", "1")]), &anna, times());
+        assert!(again.selector == fresh.selector && again.facts.vary == fresh.facts.vary);
+        let unknown = of.freshened(&headers(&[("vary", "*")]), &anna, times());
+        assert_eq!(unknown.facts.vary, Vary::Unknown);
     }
 
     #[test]
@@ -254,9 +329,9 @@ mod tests {
     fn many_validations_do_not_make_it_larger() {
         let mut of = stored(&[("cache-control", "max-age=1"), ("etag", "\"a\"")]);
         let by = headers(&[("cache-control", "max-age=60"), ("x", "1")]);
-        of = of.freshened(&by, times());
+        of = of.freshened(&by, &headers(&[]), times());
         let bytes = of.bytes();
-        (0..50).for_each(|_| of = of.freshened(&by, times()));
+        (0..50).for_each(|_| of = of.freshened(&by, &headers(&[]), times()));
         assert_eq!(of.bytes(), bytes);
     }
 }

@@ -27,7 +27,7 @@ pub fn judge(stored: &Stored, asked: &Asked, now: Instant) -> Use {
     let is_stale = ttl <= 0;
     let RequestDirectives { no_cache, max_age, min_fresh, max_stale, .. } = asked.directives;
     let is_too_old = max_age.is_some_and(|most| age > most || most == 0);
-    if no_cache || stored.facts.directives.no_cache || is_too_old {
+    if no_cache || stored.facts.directives.no_cache || is_too_old || is_wrong_guess(stored, asked) {
         return Use::Validated { is_stale };
     }
     if !is_stale {
@@ -48,6 +48,12 @@ pub fn judge(stored: &Stored, asked: &Asked, now: Instant) -> Use {
     }
 }
 
+/// Whether the lifetime is a guess that the request makes doubtful: the service may have a page of its own for the owner
+/// of the cookie.
+const fn is_wrong_guess(stored: &Stored, asked: &Asked) -> bool {
+    asked.has_cookie && !stored.is_explicit()
+}
+
 /// Whether `stored` may be used although the service cannot answer (RFC 5861, 4; RFC 9111, 4.2.4). `by_config`: the
 /// seconds that the configuration allows.
 pub fn may_stand_in(stored: &Stored, asked: &Asked, by_config: u64, now: Instant) -> bool {
@@ -58,7 +64,8 @@ pub fn may_stand_in(stored: &Stored, asked: &Asked, by_config: u64, now: Instant
     let by_answer = stored.facts.directives.stale_if_error.unwrap_or(0);
     let most = by_config.max(by_answer).max(stale_if_error.unwrap_or(0));
     let ttl = stored.ttl(now);
-    ttl > 0 || (most > 0 && ttl.unsigned_abs() <= most)
+    let is_fresh = ttl > 0 && !is_wrong_guess(stored, asked);
+    is_fresh || (most > 0 && ttl.min(0).unsigned_abs() <= most)
 }
 
 #[cfg(test)]
@@ -78,15 +85,33 @@ mod tests {
         Headers::Map([(HeaderName::from_static(name), value)].into_iter().collect::<HeaderMap>())
     }
 
+    #[test]
+    fn a_guessed_lifetime_does_not_count_for_a_request_with_a_cookie() {
+        let modified = httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(1_999_000_000));
+        let (asked, now) = (Asked { has_cookie: true, ..Asked::default() }, Instant::now());
+        for (fields, expected) in [
+            (headers("last-modified", &modified), Use::Validated { is_stale: false }),
+            (headers("cache-control", "max-age=60"), Use::AsIs),
+        ] {
+            let of = stored_with(now, fields);
+            assert_eq!((judge(&of, &Asked::default(), now), judge(&of, &asked, now)), (Use::AsIs, expected));
+            assert_eq!(may_stand_in(&of, &asked, 0, now), expected == Use::AsIs);
+        }
+    }
+
     /// A stored answer with these directives, and the time `after` seconds later.
     fn stored(cache_control: &str, after: u64) -> (Stored, Instant) {
-        let now = Clock { at: Instant::now(), wall: 2_000_000_000 };
-        let headers = headers("cache-control", cache_control);
+        let now = Instant::now();
+        (stored_with(now, headers("cache-control", cache_control)), now + Duration::from_secs(after))
+    }
+
+    fn stored_with(at: Instant, headers: Headers) -> Stored {
+        let now = Clock { at, wall: 2_000_000_000 };
         let facts = AnswerFacts::of(StatusCode::OK, &headers);
         let (status, reason, selector) = (StatusCode::OK, None, Selector::default());
         let head =
             Head { status, reason, headers, facts, selector, times: Times { asked: now, received: now } };
-        (head.with(b""), now.at + Duration::from_secs(after))
+        head.with(b"")
     }
 
     fn asked(cache_control: &str) -> Asked {

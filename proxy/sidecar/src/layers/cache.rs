@@ -19,7 +19,7 @@ use pillion_cache::flight::{Landed, Lead, Turn, Wait};
 use pillion_cache::journal::Moment;
 use pillion_cache::key::Key;
 use pillion_cache::origin::same_origin;
-use pillion_cache::status::{Forwarded, Told};
+use pillion_cache::status::{Forwarded, Kept, Told};
 use pillion_cache::verdict::{Use, judge, may_stand_in};
 use pillion_cache::{Asked, Cache, Clock, KeyRef, Stored};
 use pillion_http1::{Known, Value};
@@ -285,7 +285,7 @@ impl Request {
     /// An answer with which the cache has nothing to do.
     fn passed(&self, mut response: Response, why: Forwarded) -> Response {
         self.count(CacheOutcome::Pass);
-        serve::tell(&mut response, Told::Forwarded { why, stored: false });
+        serve::tell(&mut response, Told::Forwarded { why, kept: Kept::No });
         response
     }
 
@@ -294,7 +294,7 @@ impl Request {
         self.count(CacheOutcome::Pass);
         let text = "pillion: nothing is stored for this request, and it has only-if-cached\n";
         let mut response = answer::of_route(504, text, &self.common.exchange, false);
-        serve::tell(&mut response, Told::Forwarded { why: Forwarded::Bypass, stored: false });
+        serve::tell(&mut response, Told::Forwarded { why: Forwarded::Bypass, kept: Kept::No });
         response
     }
 

@@ -7,7 +7,7 @@ use http_body::Body as _;
 use pillion_cache::flight::{Landed, Lead};
 use pillion_cache::journal::Moment;
 use pillion_cache::key::Key;
-use pillion_cache::status::{Forwarded, Told};
+use pillion_cache::status::{Forwarded, Kept, Told};
 use pillion_cache::stored::{Head, Times};
 use pillion_cache::vary::Selector;
 use pillion_cache::{AnswerFacts, Cache};
@@ -26,14 +26,17 @@ impl Request {
         lead: Option<Lead>,
         why: Forwarded,
     ) -> Response {
-        let stored = match self.storable(&response, departure) {
-            Some(head) => self.store(&mut response, head, departure.moment, lead),
+        let kept = match self.storable(&response, departure) {
+            Some(head) => {
+                let kept = if head.facts.sets_cookie { Kept::WithoutCookie } else { Kept::Yes };
+                if self.store(&mut response, head, departure.moment, lead) { kept } else { Kept::No }
+            }
             None => {
                 self.keep_nothing(&response, lead);
-                false
+                Kept::No
             }
         };
-        serve::tell(&mut response, Told::Forwarded { why, stored });
+        serve::tell(&mut response, Told::Forwarded { why, kept });
         response
     }
 

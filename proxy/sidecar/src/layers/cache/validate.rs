@@ -88,7 +88,10 @@ impl Request {
             let fresh = self.freshen(stored, response.headers(), departure);
             lead.into_iter().for_each(|lead| lead.land(Landed::Stored));
             let told = Told::Validated { why, status: Some(304), ttl: fresh.ttl(Instant::now().into_std()) };
-            return self.serving().hit_as(&fresh, told, CacheOutcome::Revalidated);
+            let own = fresh.own_fields(response.headers());
+            let mut served = self.serving().hit_as(&fresh, told, CacheOutcome::Revalidated);
+            own.iter().for_each(|(name, value)| served.headers_mut().append_named(name, value));
+            return served;
         }
         self.count(CacheOutcome::Miss);
         if self.is_head() {
@@ -102,7 +105,7 @@ impl Request {
     /// The stored answer with the fields of a 304, which takes its place, if it may be stored.
     fn freshen(&self, stored: &Arc<Stored>, by: &Headers, departure: Departure) -> Arc<Stored> {
         let times = Times { asked: departure.at, received: clock() };
-        let fresh = stored.freshened(by, times);
+        let fresh = stored.freshened(by, &self.head.headers, times);
         match fresh.facts.storable(&self.asked, times.received) {
             Ok(()) => {
                 self.cache.store(&self.key, departure.moment, fresh.clone());
