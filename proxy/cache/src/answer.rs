@@ -18,6 +18,7 @@ pub struct AnswerFacts {
     pub status: StatusCode,
     pub directives: AnswerDirectives,
     /// The directives are those of `CDN-Cache-Control`, which replace `Cache-Control` and `Expires` (RFC 9213, 2.1).
+    /// But `no-store` and `private` of `Cache-Control` count too: this cache is no CDN, and they may be meant for it.
     is_targeted: bool,
     /// How old the answer was by its own account; 0 where it does not say, or cannot be read (RFC 9111, 5.1).
     age: u64,
@@ -101,9 +102,10 @@ impl AnswerFacts {
             }
         }
         self.age = age.and_then(|line| elements(line).next()).and_then(delta_seconds).unwrap_or(0);
-        match AnswerDirectives::targeted(targeted.into_iter()) {
-            Some(directives) => (self.directives, self.is_targeted) = (directives, true),
-            None => headers.all(Known::CacheControl).for_each(|line| self.directives.read(line)),
+        headers.all(Known::CacheControl).for_each(|line| self.directives.read(line));
+        if let Some(mut directives) = AnswerDirectives::targeted(targeted.into_iter()) {
+            directives.forbid_as(&self.directives);
+            (self.directives, self.is_targeted) = (directives, true);
         }
         self.is_event_stream = headers.get(Known::ContentType).is_some_and(is_event_stream);
     }
@@ -405,7 +407,12 @@ mod tests {
                 &[("cdn-cache-control", targeted), ("cache-control", cache_control), ("expires", &at(99))],
             )
         };
-        assert_eq!(of("max-age=60", "no-store").lifetime(now()).seconds, 60);
+        assert_eq!(of("max-age=60", "max-age=1").lifetime(now()).seconds, 60);
+        for strict in ["no-store", "private", "no-store, must-understand"] {
+            let of = of("max-age=60, must-understand", strict);
+            assert_eq!(of.storable(&Asked::default(), now()).is_err(), strict != "no-store, must-understand");
+        }
+        assert_eq!(of("max-age=60", "private=\"x\"").directives.withheld, ["x"].map(Box::from));
         assert_eq!(of("max-age=60, &&&", "max-age=1").lifetime(now()).seconds, 1, "ignored as a whole");
         assert!(of("private", "max-age=1").directives.private);
         assert_eq!(of("no-cache", "max-age=1").lifetime(now()).seconds, 0);

@@ -19,6 +19,11 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// Whether its answer may be made for one client.
+    pub const fn has_credentials(&self) -> bool {
+        self.is_authorized || self.has_cookie
+    }
+
     pub fn of(headers: &Headers) -> Self {
         let mut directives = RequestDirectives::default();
         let mut lines = headers.all(Known::CacheControl).peekable();

@@ -32,6 +32,13 @@ struct State {
     coming: AtomicUsize,
 }
 
+impl State {
+    fn of(shelf: Shelf) -> Self {
+        let (flights, journal) = (Flights::default(), Mutex::default());
+        Self { shelf, flights, journal, coming: AtomicUsize::new(0) }
+    }
+}
+
 /// What is stored for a request.
 pub enum Found {
     Nothing,
@@ -42,17 +49,17 @@ pub enum Found {
 
 impl Cache {
     pub fn new(policy: Policy) -> Self {
-        let state = State {
-            shelf: Shelf::new(policy.max as u64, policy.max_object as u64),
-            flights: Flights::default(),
-            journal: Mutex::default(),
-            coming: AtomicUsize::new(0),
-        };
-        Self { policy, state: Arc::new(state) }
+        let shelf = Shelf::new(policy.max as u64, policy.max_object as u64);
+        Self { policy, state: Arc::new(State::of(shelf)) }
     }
 
     /// The cache with another policy, and with what is stored so far.
+    ///
+    /// Where the parts of the memory get another size, requests that are under way store nothing in the new ones.
     pub fn with(&self, policy: Policy) -> Self {
+        if let Some(shelf) = self.state.shelf.resized(policy.max as u64, policy.max_object as u64) {
+            return Self { policy, state: Arc::new(State::of(shelf)) };
+        }
         self.state.shelf.set_most(policy.max as u64);
         Self { policy, state: self.state.clone() }
     }
@@ -61,9 +68,11 @@ impl Cache {
         &self.policy
     }
 
-    /// The largest body that is stored: `max_object`, and never more than a quarter of what the cache may hold.
+    /// The largest body that is stored: `max_object`, and never more than a quarter of what the cache may hold, nor
+    /// more than one target may take while memory is short.
     pub fn largest(&self) -> usize {
-        self.policy.max_object.min(self.policy.max / 4)
+        let share = usize::try_from(self.state.shelf.share()).unwrap_or(usize::MAX);
+        self.policy.max_object.min(self.policy.max / 4).min(share)
     }
 
     /// Takes room for bytes of a body that is on its way. All of these bodies together have a quarter of what the cache may
@@ -102,14 +111,21 @@ impl Cache {
         self.state.journal.lock().now()
     }
 
-    /// Stores an answer, unless its key was invalidated since its request was sent at `asked`. Returns whether it did.
+    /// Stores an answer, unless its key was invalidated since its request was sent at `asked`, or the answer of a later
+    /// request is stored. Returns whether it is kept.
     pub fn store(&self, key: &Key, asked: Moment, stored: Stored) -> bool {
-        let key = key.borrowed();
-        if self.state.journal.lock().is_outdated(asked, self.state.shelf.hash(key)) {
-            return false;
-        }
-        self.state.shelf.put(key, Arc::new(stored));
-        true
+        self.put(key, asked, Arc::new(stored), None)
+    }
+
+    /// Stores what a validation made of `began`, if that is still stored.
+    pub fn freshen(&self, key: &Key, asked: Moment, began: &Arc<Stored>, fresh: Arc<Stored>) -> bool {
+        self.put(key, asked, fresh, Some(began))
+    }
+
+    fn put(&self, key: &Key, asked: Moment, stored: Arc<Stored>, began: Option<&Arc<Stored>>) -> bool {
+        let (key, State { shelf, journal, .. }) = (key.borrowed(), &*self.state);
+        // Asked while nothing else can be written: an invalidation is either noted before, or removes this answer.
+        shelf.put(key, stored, began, || !journal.lock().is_outdated(asked, shelf.hash(key)))
     }
 
     /// Notes that the answer for a target was not for all.

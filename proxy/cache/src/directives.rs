@@ -162,6 +162,15 @@ impl AnswerDirectives {
         self.withheld.len() > before
     }
 
+    /// Forbids what `others` forbid: to store the answer, or some of its fields.
+    pub(crate) fn forbid_as(&mut self, others: &Self) {
+        if others.no_store && !others.must_understand {
+            (self.no_store, self.must_understand) = (true, false);
+        }
+        self.private |= others.private;
+        self.withheld.extend_from_slice(&others.withheld);
+    }
+
     /// Reads `CDN-Cache-Control`. `None`: it is not a dictionary of structured fields (RFC 9651), and is ignored as a
     /// whole; an empty one says nothing either (RFC 9213, 2.1).
     pub fn targeted<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Option<Self> {

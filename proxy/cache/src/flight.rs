@@ -31,7 +31,10 @@ enum State {
     Landed(Landed),
 }
 
-type Open = Mutex<HashMap<u64, watch::Receiver<State>>>;
+type Open = Mutex<HashMap<u64, Arc<Flight>>>;
+
+/// What has become of a leader so far, for those who wait.
+type Flight = watch::Sender<State>;
 
 /// The leaders of a cache, by the hash of their key. Two keys with one hash would wait for one another, and then find
 /// nothing stored: they are sent as if their answers were not for all.
@@ -50,22 +53,39 @@ pub enum Turn {
 pub struct Lead {
     open: Arc<Open>,
     hash: u64,
-    state: watch::Sender<State>,
+    flight: Arc<Flight>,
     has_landed: bool,
 }
 
 /// A request that waits.
 #[derive(Debug)]
-pub struct Wait(watch::Receiver<State>);
+pub struct Wait {
+    open: Arc<Open>,
+    hash: u64,
+    flight: Arc<Flight>,
+    state: watch::Receiver<State>,
+}
+
+/// Takes a flight out of the list, so that the next request leads. Another one with its hash stays.
+fn take_out(open: &Open, hash: u64, flight: &Arc<Flight>) {
+    if let Entry::Occupied(place) = open.lock().entry(hash)
+        && Arc::ptr_eq(place.get(), flight)
+    {
+        place.remove();
+    }
+}
 
 impl Flights {
     pub fn join(&self, hash: u64) -> Turn {
         match self.0.lock().entry(hash) {
-            Entry::Occupied(leader) => Turn::Wait(Wait(leader.get().clone())),
+            Entry::Occupied(place) => {
+                let (open, flight) = (self.0.clone(), place.get().clone());
+                let state = flight.subscribe();
+                Turn::Wait(Wait { open, hash, flight, state })
+            }
             Entry::Vacant(place) => {
-                let (state, receiver) = watch::channel(State::Asked);
-                place.insert(receiver);
-                Turn::Lead(Lead { open: self.0.clone(), hash, state, has_landed: false })
+                let flight = place.insert(Arc::new(watch::Sender::new(State::Asked))).clone();
+                Turn::Lead(Lead { open: self.0.clone(), hash, flight, has_landed: false })
             }
         }
     }
@@ -79,12 +99,12 @@ impl Flights {
 impl Lead {
     /// Whether another request waits for this one.
     pub fn is_awaited(&self) -> bool {
-        self.state.receiver_count() > 1 // the list of leaders has one itself
+        self.flight.receiver_count() > 0
     }
 
     /// The head of an answer has come that will be stored.
     pub fn comes(&self) {
-        self.state.send_replace(State::Coming);
+        self.flight.send_replace(State::Coming);
     }
 
     pub fn land(mut self, how: Landed) {
@@ -93,8 +113,8 @@ impl Lead {
 
     fn end(&mut self, how: Landed) {
         if !std::mem::replace(&mut self.has_landed, true) {
-            self.open.lock().remove(&self.hash); // first, so that a request that comes now leads
-            self.state.send_replace(State::Landed(how));
+            take_out(&self.open, self.hash, &self.flight); // first, so that a request that comes now leads
+            self.flight.send_replace(State::Landed(how));
         }
     }
 }
@@ -108,7 +128,7 @@ impl Drop for Lead {
 impl Wait {
     /// Waits for the head of the leader's answer. `None`: the answer will be stored, and its body is on its way.
     pub async fn head(&mut self) -> Option<Landed> {
-        match self.0.wait_for(|state| *state != State::Asked).await.as_deref() {
+        match self.state.wait_for(|state| *state != State::Asked).await.as_deref() {
             Ok(State::Landed(how)) => Some(*how),
             Ok(_) => None,
             Err(_gone) => Some(Landed::Abandoned),
@@ -117,10 +137,16 @@ impl Wait {
 
     /// Waits for the end of the leader.
     pub async fn landed(&mut self) -> Landed {
-        match self.0.wait_for(|state| matches!(state, State::Landed(_))).await.as_deref() {
+        match self.state.wait_for(|state| matches!(state, State::Landed(_))).await.as_deref() {
             Ok(State::Landed(how)) => *how,
             _ => Landed::Abandoned,
         }
+    }
+
+    /// Waits no more. The next request leads, although this leader is still under way.
+    pub fn give_up(&self) -> Landed {
+        take_out(&self.open, self.hash, &self.flight);
+        Landed::NotShared
     }
 }
 
@@ -153,6 +179,20 @@ mod tests {
             leader.land(how);
             assert_eq!((early.landed().await, other.head().await, flights.count()), (how, Some(how), 0));
         }
+    }
+
+    #[tokio::test]
+    async fn after_one_has_given_up_the_next_one_leads_and_the_slow_leader_ends_alone() {
+        let flights = Flights::default();
+        let slow = lead(&flights);
+        let mut early = wait(&flights);
+        assert_eq!(wait(&flights).give_up(), Landed::NotShared);
+        let next = lead(&flights);
+        let mut second = wait(&flights);
+        slow.land(Landed::Stored);
+        assert_eq!((early.landed().await, flights.count()), (Landed::Stored, 1));
+        next.land(Landed::NotShared);
+        assert_eq!(second.landed().await, Landed::NotShared);
     }
 
     #[tokio::test]

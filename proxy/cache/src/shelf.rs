@@ -75,12 +75,18 @@ pub struct Shelf {
     /// The bound that memory allows at present; at most `most`.
     allowed: AtomicU64,
     most: AtomicU64,
+    shards: u64,
+}
+
+/// The number of parts in which answers are kept, a power of two.
+fn shards(most: u64, largest: u64) -> u64 {
+    let shards = (most / (largest.max(1) * LARGEST_IN_SHARD)).clamp(1, MOST_SHARDS);
+    if shards.is_power_of_two() { shards } else { shards.next_power_of_two() / 2 }
 }
 
 impl Shelf {
     pub fn new(most: u64, largest: u64) -> Self {
-        let shards = (most / (largest.max(1) * LARGEST_IN_SHARD)).clamp(1, MOST_SHARDS);
-        let shards = if shards.is_power_of_two() { shards } else { shards.next_power_of_two() / 2 };
+        let shards = shards(most, largest);
         let items = usize::try_from(most / USUAL).unwrap_or(usize::MAX).max(64);
         let mut options = OptionsBuilder::new();
         options
@@ -97,7 +103,24 @@ impl Shelf {
             }
         };
         let [allowed, most] = [most; 2].map(AtomicU64::new);
-        Self { entries, writing: Mutex::default(), hasher, allowed, most }
+        Self { entries, writing: Mutex::default(), hasher, allowed, most, shards }
+    }
+
+    /// The shelf with other bounds, and with what is kept so far, if its parts have another size by them.
+    pub fn resized(&self, most: u64, largest: u64) -> Option<Self> {
+        if shards(most, largest) == self.shards {
+            return None;
+        }
+        let next = Self::new(most, largest);
+        for (key, entry) in self.entries.iter() {
+            next.entries.insert(key, entry);
+        }
+        Some(next)
+    }
+
+    /// The most bytes that one target may take at present.
+    pub fn share(&self) -> u64 {
+        self.entries.shard_capacity()
     }
 
     pub fn get(&self, key: KeyRef<'_>) -> Option<Arc<Entry>> {
@@ -109,26 +132,45 @@ impl Shelf {
         self.hasher.hash_one(key)
     }
 
-    /// Adds an answer, in place of one that was chosen by the same fields.
-    pub fn put(&self, key: KeyRef<'_>, stored: Arc<Stored>) {
+    /// Adds an answer, in place of one that was chosen by the same fields, unless that is of a later request. `began`:
+    /// the answer that it freshens, which must still be there. `may_put` is asked while nothing else can be written.
+    /// Returns whether it is kept.
+    pub fn put(
+        &self,
+        key: KeyRef<'_>,
+        stored: Arc<Stored>,
+        began: Option<&Arc<Stored>>,
+        may_put: impl FnOnce() -> bool,
+    ) -> bool {
         let _one_writer = self.writing.lock();
         let before = self.entries.peek(&key);
-        let others = before.iter().flat_map(|entry| &entry.variants);
+        let all = before.as_ref().map_or(&[][..], |entry| &entry.variants);
+        let is_began = |other: &Arc<Stored>| began.is_some_and(|began| Arc::ptr_eq(began, other));
+        let is_behind = all.iter().any(|other| other.is_later_than(&stored) && other.competes_with(&stored));
+        if is_behind || (began.is_some() && !all.iter().any(is_began)) || !may_put() {
+            return false;
+        }
+        let others = all.iter().filter(|other| !is_began(other));
         // What varies by other fields, or by none, is of another time: the newest answer says what counts.
         let mut variants: Vec<_> = others
             .filter(|other| other.selector != stored.selector && !other.selector.is_empty())
             .cloned()
             .collect();
+        // An answer that has to be validated each time is no reason to wait for one another.
+        let passes_until =
+            before.as_ref().and_then(|entry| entry.passes_until).filter(|_| !stored.begins_fresh());
         variants.insert(0, stored);
         variants.truncate(MOST_VARIANTS);
-        let key = key.to_key();
+        let owned = key.to_key();
         let most = self.entries.shard_capacity();
-        let mut entry = Entry { variants, ..Entry::default() }.weighed(&key);
+        let mut entry = Entry { variants, passes_until, bytes: 0 }.weighed(&owned);
         while entry.bytes > most / 2 && entry.variants.len() > 1 {
             let fewer = entry.variants.iter().take(entry.variants.len() - 1).cloned().collect();
-            entry = Entry { variants: fewer, ..Entry::default() }.weighed(&key);
+            entry = Entry { variants: fewer, passes_until, bytes: 0 }.weighed(&owned);
         }
-        self.entries.insert(key, entry);
+        self.entries.insert(owned, entry.clone());
+        // what is too large is not kept
+        self.entries.peek(&key).is_some_and(|kept| Arc::ptr_eq(&kept, &entry))
     }
 
     /// Lets requests for the target pass until then. Answers that are stored for it stay.
@@ -225,6 +267,10 @@ mod tests {
         Arc::new(head.with(body))
     }
 
+    fn put(shelf: &Shelf, key: KeyRef<'_>, stored: Arc<Stored>) -> bool {
+        shelf.put(key, stored, None, || true)
+    }
+
     fn key(target: &str) -> KeyRef<'_> {
         KeyRef { host: b"orders", target: target.as_bytes() }
     }
@@ -238,12 +284,12 @@ mod tests {
         let shelf = Shelf::new(4 << 20, 64 << 10);
         let hot: Vec<String> = (0..50).map(|nth| format!("/hot/{nth}")).collect();
         for target in &hot {
-            shelf.put(key(target), stored(&[b'h'; 10_000], Selector::default()));
+            put(&shelf, key(target), stored(&[b'h'; 10_000], Selector::default()));
         }
         let count = || hot.iter().filter(|target| shelf.get(key(target)).is_some()).count();
         (0..5).for_each(|_| assert!(count() > 45));
         for nth in 0..5_000 {
-            shelf.put(key(&format!("/scan/{nth}")), stored(&[b's'; 10_000], Selector::default()));
+            put(&shelf, key(&format!("/scan/{nth}")), stored(&[b's'; 10_000], Selector::default()));
             assert!(shelf.bytes() <= 4 << 20, "{}", shelf.bytes());
             if nth % 50 == 0 {
                 count();
@@ -255,7 +301,7 @@ mod tests {
     #[test]
     fn an_answer_above_the_share_of_a_shard_is_not_kept() {
         let shelf = Shelf::new(1 << 16, 1 << 20);
-        shelf.put(key("/"), stored(&[0; 1 << 17], Selector::default()));
+        assert!(!put(&shelf, key("/"), stored(&[0; 1 << 17], Selector::default())));
         assert!(shelf.get(key("/")).is_none() && shelf.bytes() <= 1 << 16);
     }
 
@@ -268,29 +314,78 @@ mod tests {
             let entry = shelf.get(key("/")).unwrap();
             entry.find(&headers("foo", value)).map(|stored| stored.body.clone())
         };
-        shelf.put(key("/"), stored(b"1", chosen("1")));
-        shelf.put(key("/"), stored(b"2", chosen("2")));
+        put(&shelf, key("/"), stored(b"1", chosen("1")));
+        put(&shelf, key("/"), stored(b"2", chosen("2")));
         assert_eq!((found("1"), found("2"), found("3")), (Some("1".into()), Some("2".into()), None));
-        shelf.put(key("/"), stored(b"new", chosen("1")));
+        put(&shelf, key("/"), stored(b"new", chosen("1")));
         assert_eq!((found("1"), found("2")), (Some("new".into()), Some("2".into())));
         for nth in 0..100 {
-            shelf.put(key("/"), stored(b"x", chosen(&format!("v{nth}"))));
+            put(&shelf, key("/"), stored(b"x", chosen(&format!("v{nth}"))));
         }
         let entry = shelf.get(key("/")).unwrap();
         assert!(entry.variants.len() == MOST_VARIANTS && found("v99").is_some());
-        shelf.put(key("/"), stored(b"for all", Selector::default()));
+        put(&shelf, key("/"), stored(b"for all", Selector::default()));
         assert_eq!(found("v99").as_deref(), Some(&b"for all"[..]), "it does not vary any more");
+    }
+
+    fn stored_at(departed: Instant, body: &[u8], selector: Selector) -> Arc<Stored> {
+        let at = Clock { at: departed, wall: 2_000_000_000 };
+        let headers = headers("cache-control", "max-age=60");
+        let facts = AnswerFacts::of(StatusCode::OK, &headers);
+        let (status, reason) = (StatusCode::OK, None);
+        let times = Times { asked: at, received: at };
+        Arc::new(Head { status, reason, headers, facts, selector, times }.with(body))
+    }
+
+    #[test]
+    fn an_answer_of_an_earlier_request_replaces_none_of_a_later_one() {
+        let shelf = Shelf::new(4 << 20, 64 << 10);
+        let (early, late) = (Instant::now(), Instant::now() + std::time::Duration::from_secs(1));
+        let chosen =
+            |value: &str| Selector::of(&Vary::Fields(vec!["foo".into()]), &headers("foo", value)).unwrap();
+        let all = Selector::default;
+        assert!(put(&shelf, key("/"), stored_at(late, b"new", all())));
+        assert!(!put(&shelf, key("/"), stored_at(early, b"old", all())));
+        assert!(!put(&shelf, key("/"), stored_at(early, b"old", chosen("1"))), "it would hide the newer one");
+        assert_eq!(shelf.get(key("/")).unwrap().find(&nothing()).unwrap().body, "new");
+        assert!(put(&shelf, key("/x"), stored_at(late, b"1", chosen("1"))));
+        assert!(put(&shelf, key("/x"), stored_at(early, b"2", chosen("2"))), "for other requests");
+        assert!(!put(&shelf, key("/x"), stored_at(early, b"old", all())));
+    }
+
+    #[test]
+    fn a_freshened_answer_takes_the_place_of_what_it_began_from_and_of_nothing_else() {
+        let shelf = Shelf::new(4 << 20, 64 << 10);
+        let at = Instant::now();
+        let [one, other, fresh] = [b"1", b"2", b"3"].map(|body| stored_at(at, body, Selector::default()));
+        put(&shelf, key("/"), one.clone());
+        assert!(!shelf.put(key("/"), fresh.clone(), Some(&other), || true));
+        assert!(shelf.put(key("/"), fresh.clone(), Some(&one), || true));
+        assert!(!shelf.put(key("/"), one, Some(&other), || true));
+        shelf.remove(key("/"));
+        assert!(!shelf.put(key("/"), other, Some(&fresh), || true), "it was forgotten meanwhile");
+    }
+
+    #[test]
+    fn other_bounds_make_parts_of_another_size_and_keep_what_there_is() {
+        let shelf = Shelf::new(64 << 20, 1 << 20);
+        put(&shelf, key("/"), stored(b"1", Selector::default()));
+        assert_eq!(shelf.share(), 8 << 20);
+        assert!(shelf.resized(128 << 20, 1 << 20).is_none());
+        let next = shelf.resized(64 << 20, 8 << 20).unwrap();
+        assert!(next.get(key("/")).is_some() && next.share() == 64 << 20);
+        assert!(put(&next, key("/large"), stored(&[0; 12 << 20], Selector::default())));
     }
 
     #[test]
     fn a_target_passes_for_a_while_and_keeps_its_answers() {
         let (shelf, now) = (Shelf::new(1 << 20, 1 << 10), Instant::now());
-        shelf.put(key("/"), stored(b"1", Selector::default()));
+        put(&shelf, key("/"), stored(b"1", Selector::default()));
         shelf.pass(key("/"), now + std::time::Duration::from_secs(1));
         let entry = shelf.get(key("/")).unwrap();
         assert!(entry.passes(now) && !entry.passes(now + std::time::Duration::from_secs(1)));
         assert!(entry.find(&nothing()).is_some());
-        shelf.put(key("/"), stored(b"2", Selector::default()));
+        put(&shelf, key("/"), stored(b"2", Selector::default()));
         assert!(!shelf.get(key("/")).unwrap().passes(now), "it can be stored again");
     }
 
@@ -298,7 +393,7 @@ mod tests {
     fn a_purge_removes_what_fits() {
         let shelf = Shelf::new(1 << 20, 1 << 10);
         for target in ["/a", "/a?x=1", "/b"] {
-            shelf.put(key(target), stored(b"1", Selector::default()));
+            put(&shelf, key(target), stored(b"1", Selector::default()));
         }
         assert_eq!(shelf.purge(&Pattern::parse("/a")), 2);
         assert!(shelf.get(key("/a")).is_none() && shelf.get(key("/b")).is_some());
@@ -310,8 +405,9 @@ mod tests {
     fn it_shrinks_when_memory_is_short_and_grows_again() {
         let shelf = Shelf::new(8 << 20, 64 << 10);
         let fill = || {
-            (0..2_000)
-                .for_each(|nth| shelf.put(key(&format!("/{nth}")), stored(&[0; 8_000], Selector::default())))
+            (0..2_000).for_each(|nth| {
+                put(&shelf, key(&format!("/{nth}")), stored(&[0; 8_000], Selector::default()));
+            })
         };
         fill();
         let before = shelf.bytes();

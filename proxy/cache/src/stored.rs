@@ -50,6 +50,8 @@ pub struct Stored {
     /// How old it was when it came.
     age: u64,
     received: Clock,
+    /// When its request was sent, or the one that validated it last.
+    departed: Instant,
 }
 
 /// When a request was sent, and when its answer came.
@@ -75,6 +77,7 @@ impl Head {
     pub fn with(self, body: &[u8]) -> Stored {
         let Self { status, reason, mut headers, facts, selector, times } = self;
         remove_unstored(&mut headers, &facts.directives.withheld);
+        detach(&mut headers);
         if !headers.has(Known::ContentLength) && status != StatusCode::NO_CONTENT {
             headers.set(Known::ContentLength, &HeaderValue::from(body.len()));
         }
@@ -83,8 +86,33 @@ impl Head {
             Headers::Map(_) => Spelling::LOWER,
         };
         let (lifetime, age) = (facts.lifetime(times.received), facts.age(times.asked, times.received));
-        let (body, received) = (Bytes::copy_from_slice(body), times.received);
-        Stored { status, reason, headers, spelling, body, facts, selector, lifetime, age, received }
+        let (body, received, departed) = (Bytes::copy_from_slice(body), times.received, times.asked.at);
+        Stored { status, reason, headers, spelling, body, facts, selector, lifetime, age, received, departed }
+    }
+}
+
+impl Head {
+    /// Whether the answer is fresh when it comes, and may be used without being validated each time.
+    pub fn begins_fresh(&self) -> bool {
+        let Times { asked, received } = self.times;
+        self.facts.lifetime(received).seconds > self.facts.age(asked, received)
+            && !self.facts.directives.no_cache
+    }
+}
+
+/// Copies the values of a map into one buffer. They are parts of what was read from a connection, and would keep all of
+/// it in memory. The fields of HTTP/1 have a text of their own already.
+fn detach(headers: &mut Headers) {
+    let Headers::Map(map) = headers else { return };
+    let mut text = Vec::with_capacity(map.values().map(HeaderValue::len).sum());
+    map.values().for_each(|value| text.extend_from_slice(value.as_bytes()));
+    let mut text = Bytes::from(text);
+    for value in map.values_mut() {
+        let own = text.split_to(value.len().min(text.len()));
+        // the bytes are those of a value, and are one again
+        if let Ok(own) = HeaderValue::from_maybe_shared(own) {
+            *value = own;
+        }
     }
 }
 
@@ -120,6 +148,16 @@ impl Stored {
     /// When it came, in seconds since 1970.
     pub const fn received(&self) -> u64 {
         self.received.wall
+    }
+
+    /// Whether it replaces `other`, if it is the newer one: both are for the same requests, or one of them is for all.
+    pub fn competes_with(&self, other: &Self) -> bool {
+        self.selector == other.selector || self.selector.is_empty() || other.selector.is_empty()
+    }
+
+    /// Whether its request was sent after that of `other`.
+    pub fn is_later_than(&self, other: &Self) -> bool {
+        self.departed > other.departed
     }
 
     /// Whether it was fresh when it came, and may be used without being validated each time.
@@ -158,10 +196,12 @@ impl Stored {
         let mut facts = AnswerFacts::of(self.status, &headers);
         let withheld = [&*self.facts.directives.withheld, &*facts.directives.withheld].concat();
         remove_unstored(&mut headers, &withheld);
+        detach(&mut headers);
         let selector = self.selector_after(by, request, &mut facts);
         let came = AnswerFacts::of(self.status, by);
         let (lifetime, age) = (facts.lifetime(times.received), came.age(times.asked, times.received));
-        Self { headers, facts, selector, lifetime, age, received: times.received, ..self.clone() }
+        let (received, departed) = (times.received, times.asked.at);
+        Self { headers, facts, selector, lifetime, age, received, departed, ..self.clone() }
     }
 
     /// What chooses this answer after `by` has freshened it. An answer that no request can choose any more varies by
@@ -246,6 +286,25 @@ mod tests {
         }
         assert_eq!(all(&of, "c"), ["3"]);
         assert_eq!(all(&of, "content-length"), ["4"], "so that an answer to HEAD has it");
+    }
+
+    #[test]
+    fn the_values_of_a_map_do_not_keep_what_was_read_from_a_connection() {
+        let read = Bytes::from(b"max-age=60 and much more that was read".to_vec());
+        let mut map = HeaderMap::new();
+        let value = HeaderValue::from_maybe_shared(read.slice(..10)).unwrap();
+        map.insert("cache-control", value.clone());
+        map.append("x", HeaderValue::from_static("1"));
+        map.append("x", HeaderValue::from_static(""));
+        map.append("x", HeaderValue::from_static("22"));
+        drop(value);
+        let headers = Headers::Map(map);
+        let facts = AnswerFacts::of(StatusCode::OK, &headers);
+        let (status, reason, selector) = (StatusCode::OK, None, Selector::default());
+        let of = Head { status, reason, headers, facts, selector, times: times() }.with(b"");
+        assert!(read.is_unique(), "nothing else holds it");
+        assert_eq!(all(&of, "cache-control"), ["max-age=60"]);
+        assert_eq!(all(&of, "x"), ["1", "", "22"]);
     }
 
     #[test]

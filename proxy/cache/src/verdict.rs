@@ -48,8 +48,8 @@ pub fn judge(stored: &Stored, asked: &Asked, now: Instant) -> Use {
     }
 }
 
-/// Whether the lifetime is a guess that the request makes doubtful: the service may have a page of its own for the owner
-/// of the cookie.
+/// Whether the lifetime is a guess that the request makes doubtful: the service may have a page of its own for the
+/// owner of the cookie.
 const fn is_wrong_guess(stored: &Stored, asked: &Asked) -> bool {
     asked.has_cookie && !stored.is_explicit()
 }

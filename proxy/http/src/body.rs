@@ -27,7 +27,7 @@ use crate::message::{Opening, remove_if};
 use crate::replay::Replay;
 use crate::seen::Seen;
 use crate::tee::{Copied, Tee, tee};
-use crate::transfer::{Carrier, Keeper, Observer, ResponseEnd};
+use crate::transfer::{BodyEnd, Carrier, Keeper, Observer, ResponseEnd};
 use pillion_base::deadline::Deadline;
 use pillion_base::net::{Prefixed, Transport};
 use pillion_model::Reason;
@@ -303,7 +303,7 @@ impl OutgoingBody for Body {
         if let Some(Tail::Response(tail)) = &mut self.tail {
             tail.ending.reason = Some(reason);
             tail.ending.grpc_status = None; // of trailers that were refused
-            tail.end(false);
+            tail.end(BodyEnd::ClientLeft); // the writer to the client has given up
         }
         self.kind = BodyKind::Empty;
     }
@@ -350,7 +350,8 @@ impl Drop for Body {
         let whole = http_body::Body::is_end_stream(self);
         match &mut self.tail {
             Some(Tail::Request(tail)) if whole => tail.observer.progress().completed(),
-            Some(Tail::Response(tail)) => tail.end(whole || tail.is_whole),
+            Some(Tail::Response(tail)) if whole || tail.is_whole => tail.end(BodyEnd::Whole),
+            Some(Tail::Response(tail)) => tail.end(BodyEnd::ClientLeft),
             _ => {}
         }
     }
@@ -441,7 +442,7 @@ impl ResponseTail {
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Ready(Some(Err(error))) => return self.break_off(error.reason(), error),
             Poll::Ready(None) => {
-                self.end(true);
+                self.end(BodyEnd::Whole);
                 return Poll::Ready(None);
             }
             Poll::Pending => return self.pause(cx),
@@ -456,7 +457,7 @@ impl ResponseTail {
                 return self.cut(Reason::MaxDuration);
             }
         } else if let Some(trailers) = frame.trailers_ref() {
-            self.keep_no_more(false);
+            self.keep_no_more(BodyEnd::Trailers);
             self.ending.grpc_status = crate::headers::grpc_status_of_trailers(trailers);
             self.is_whole = true; // the body is not polled again; the exchange ends when its writer drops it
         }
@@ -503,7 +504,7 @@ impl ResponseTail {
         error: BodyError,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.ending.reason.get_or_insert(reason);
-        self.end(false);
+        self.end(BodyEnd::Cut);
         Poll::Ready(Some(Err(error)))
     }
 
@@ -514,17 +515,18 @@ impl ResponseTail {
         if let Some(observer) = &self.observer {
             observer.was_tunnel(received);
         }
-        self.end(reason.is_none());
+        self.end(if reason.is_none() { BodyEnd::Whole } else { BodyEnd::Cut });
     }
 
-    fn keep_no_more(&mut self, is_whole: bool) {
+    fn keep_no_more(&mut self, how: BodyEnd) {
         if let Some(keeper) = self.keeper.take() {
-            keeper.end(is_whole);
+            keeper.end(how);
         }
     }
 
-    fn end(&mut self, whole: bool) {
-        self.keep_no_more(whole);
+    fn end(&mut self, how: BodyEnd) {
+        self.keep_no_more(how);
+        let whole = how == BodyEnd::Whole;
         if let Some(carrier) = self.carrier.take().filter(|_| whole) {
             carrier.give_back();
         }
@@ -540,6 +542,6 @@ impl ResponseTail {
 /// A tail that is dropped without an end means that the client went away.
 impl Drop for ResponseTail {
     fn drop(&mut self) {
-        self.end(false);
+        self.end(BodyEnd::ClientLeft);
     }
 }

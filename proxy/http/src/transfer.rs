@@ -42,8 +42,20 @@ pub trait Carrier: Send + Sync {
 /// Takes a copy of the body of an answer as it passes.
 pub trait Keeper: Send + Sync {
     fn data(&mut self, data: &Bytes);
-    /// The body has ended. `is_whole`: it came to its end, and has no trailers.
-    fn end(self: Box<Self>, is_whole: bool);
+    fn end(self: Box<Self>, how: BodyEnd);
+}
+
+/// How the body of an answer ended, for who takes a copy of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyEnd {
+    /// It came to its end, and has no trailers.
+    Whole,
+    /// It came to its end, and has trailers.
+    Trailers,
+    /// The upstream broke it off, or a limit did.
+    Cut,
+    /// The client took no more of it.
+    ClientLeft,
 }
 
 /// How a response ended.

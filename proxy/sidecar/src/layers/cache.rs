@@ -34,6 +34,9 @@ use crate::http::call::RequestContext;
 use crate::http::{Call, FailedCall, Response, answer};
 use pillion_http::message::RequestHead;
 
+/// 5 s: so long a request waits for the head of the answer of the request that leads, as nginx does
+/// (`proxy_cache_lock_timeout`). Then it is sent.
+const PATIENCE_FOR_HEAD: Duration = Duration::from_secs(5);
 /// 1 s: so long a request waits for the body of the request that leads, after the head has come. Its client may read
 /// slowly.
 const PATIENCE_FOR_BODY: Duration = Duration::from_secs(1);
@@ -204,16 +207,17 @@ impl Request {
     /// Whether one request of many equal ones is sent first. Where it is known that one's answer is not for the
     /// others, all are sent.
     fn takes_turns(&self, stored: Option<&Stored>, passes: bool) -> bool {
-        let Asked { is_authorized, is_conditional, is_ranged, directives, .. } = self.asked;
+        let Asked { is_authorized, has_cookie, is_conditional, is_ranged, directives, .. } = self.asked;
         let is_own = is_authorized || directives.no_cache || directives.max_age == Some(0);
         match stored {
             _ if is_own || passes || self.is_head() => false,
-            Some(stored) => !stored.facts.directives.no_cache,
+            // each asks for an answer that is never fresh; each owner of a cookie, if the lifetime is a guess
+            Some(stored) => stored.begins_fresh() && (stored.is_explicit() || !has_cookie),
             None => !is_conditional && !is_ranged,
         }
     }
 
-    /// Leads, or waits for the request that leads.
+    /// Leads, or waits for the request that leads, in all for [`PATIENCE_FOR_HEAD`] and [`PATIENCE_FOR_BODY`].
     async fn in_turn<S: HttpService>(
         self,
         next: S,
@@ -221,37 +225,56 @@ impl Request {
         stored: Option<Arc<Stored>>,
         why: Forwarded,
     ) -> Result<Response, FailedCall> {
+        let until = Instant::now() + PATIENCE_FOR_HEAD;
         loop {
             let wait = match self.cache.join(self.key.borrowed()) {
-                Turn::Lead(lead) => return self.send(next, call, stored, Some(lead), why).await,
+                // the answer of an earlier leader may have been stored just now
+                Turn::Lead(lead) => match self.fresh() {
+                    Some(hit) => {
+                        lead.land(Landed::Stored);
+                        return Ok(self.serving().hit(&hit));
+                    }
+                    None => return self.send(next, call, stored, Some(lead), why).await,
+                },
                 Turn::Wait(wait) => wait,
             };
-            match self.wait(wait).await {
+            match self.wait(wait, until).await {
                 Landed::Abandoned => {} // one of those who waited leads now
                 Landed::NotShared => return self.send(next, call, stored, None, why).await,
                 Landed::Stored => break,
             }
         }
-        let now = Instant::now().into_std();
-        match self.find().0 {
-            Found::Stored(stored) if judge(&stored, &self.asked, now) == Use::AsIs => Ok(self
-                .serving()
-                .hit_as(&stored, Told::Collapsed { why, ttl: stored.ttl(now) }, CacheOutcome::Hit)),
-            _ => self.send(next, call, stored, None, why).await,
+        match self.fresh() {
+            Some(hit) => {
+                let told = Told::Collapsed { why, ttl: hit.ttl(Instant::now().into_std()) };
+                Ok(self.serving().hit_as(&hit, told, CacheOutcome::Hit))
+            }
+            None => self.send(next, call, stored, None, why).await,
         }
     }
 
-    /// Waits for the request that leads, but not for long for its body.
-    async fn wait(&self, mut wait: Wait) -> Landed {
-        if let Some(landed) = wait.head().await {
+    /// The stored answer that may be used as it is.
+    fn fresh(&self) -> Option<Arc<Stored>> {
+        let Found::Stored(stored) = self.find().0 else { return None };
+        (judge(&stored, &self.asked, Instant::now().into_std()) == Use::AsIs).then_some(stored)
+    }
+
+    /// Waits for the request that leads: for the head of its answer `until` then, and not for long for its body. When
+    /// the patience of one who waits ends, those who come next do not wait for this leader.
+    async fn wait(&self, mut wait: Wait, until: Instant) -> Landed {
+        let timers = &self.common.exchange.worker.ground.timers;
+        let head = tokio::select! {
+            biased;
+            head = wait.head() => head,
+            () = timers.deadline(until) => Some(wait.give_up()), // nothing is lost: the leader goes on
+        };
+        if let Some(landed) = head {
             return landed;
         }
-        let timers = &self.common.exchange.worker.ground.timers;
         tokio::select! {
             biased;
             landed = wait.landed() => landed,
-            // nothing is lost: the leader goes on
-            () = timers.deadline(Instant::now() + PATIENCE_FOR_BODY) => Landed::NotShared,
+            () = timers.deadline(Instant::now() + PATIENCE_FOR_BODY) => wait.give_up(), // as above
         }
     }
 

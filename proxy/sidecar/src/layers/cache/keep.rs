@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{Departure, Request, clock, serve};
 use crate::http::Response;
-use pillion_http::transfer::Keeper;
+use pillion_http::transfer::{BodyEnd, Keeper};
 
 impl Request {
     /// Stores an answer, if it may be stored, and says what was done.
@@ -60,12 +60,19 @@ impl Request {
     /// Stores an answer, or lets it be stored when its body has come. Returns whether it is, or will be.
     fn store(&self, response: &mut Response, mut head: Head, asked: Moment, lead: Option<Lead>) -> bool {
         head.reason.clone_from(&response.head_mut().reason);
+        let is_shared = head.begins_fresh();
         if let Some(body) = response.body_mut().in_memory() {
             let is_small = body.len() <= self.cache.largest();
             let is_stored = is_small && self.cache.store(&self.key, asked, head.with(&body));
-            lead.into_iter().for_each(|lead| lead.land(landed(is_stored)));
+            land(&self.cache, &self.key, lead, is_stored && is_shared);
             return is_stored;
         }
+        let lead = if is_shared {
+            lead
+        } else {
+            land(&self.cache, &self.key, lead, false);
+            None
+        };
         lead.iter().for_each(Lead::comes);
         let (cache, key) = (self.cache.clone(), self.key.clone());
         let keeping = Keeping { cache, key, asked, head: Some(head), body: Vec::new(), lead };
@@ -73,19 +80,24 @@ impl Request {
         true
     }
 
-    /// An answer that is not stored. Those who waited for it are sent, and those who come next do not wait. If none
-    /// has waited, the next ones may: nothing is remembered of targets that are asked for one after another.
+    /// An answer that is not stored.
     fn keep_nothing(&self, response: &Response, lead: Option<Lead>) {
-        let Some(lead) = lead else { return };
-        if lead.is_awaited() && !response.status().is_server_error() {
-            self.cache.pass(self.key.borrowed(), Instant::now().into_std());
+        match response.status().is_server_error() {
+            true => lead.into_iter().for_each(|lead| lead.land(Landed::NotShared)),
+            false => land(&self.cache, &self.key, lead, false),
         }
-        lead.land(Landed::NotShared);
     }
 }
 
-const fn landed(is_stored: bool) -> Landed {
-    if is_stored { Landed::Stored } else { Landed::NotShared }
+/// Lands a request. `is_shared`: others may use its answer as it is. If they may not, those who waited for it are sent,
+/// and those who come next do not wait. If none has waited, the next ones may: nothing is remembered of targets that
+/// are asked for one after another.
+pub(super) fn land(cache: &Cache, key: &Key, lead: Option<Lead>, is_shared: bool) {
+    let Some(lead) = lead else { return };
+    if !is_shared && lead.is_awaited() {
+        cache.pass(key.borrowed(), Instant::now().into_std());
+    }
+    lead.land(if is_shared { Landed::Stored } else { Landed::NotShared });
 }
 
 /// An answer whose body is on its way to the client.
@@ -114,21 +126,23 @@ impl Keeper for Keeping {
         if !is_small || !self.cache.take_room(data.len()) {
             self.cache.give_back(self.body.len());
             (self.head, self.body) = (None, Vec::new());
-            if let Some(lead) = self.lead.take() {
-                if lead.is_awaited() {
-                    self.cache.pass(self.key.borrowed(), Instant::now().into_std());
-                }
-                lead.land(Landed::NotShared);
-            }
+            land(&self.cache, &self.key, self.lead.take(), false);
             return;
         }
         self.body.extend_from_slice(data);
     }
 
-    /// A client that left takes its request away: then one of those who wait leads.
-    fn end(mut self: Box<Self>, is_whole: bool) {
-        let (Some(head), true) = (self.head.take(), is_whole) else { return };
-        let is_stored = self.cache.store(&self.key, self.asked, head.with(&self.body));
-        self.lead.take().into_iter().for_each(|lead| lead.land(landed(is_stored)));
+    /// A client that left takes its request away: then one of those who wait leads. Where the service ended the body
+    /// in a way that cannot be stored, it would do so for each of them in turn: they are sent together.
+    fn end(mut self: Box<Self>, how: BodyEnd) {
+        match how {
+            BodyEnd::Whole => {
+                let Some(head) = self.head.take() else { return };
+                let is_stored = self.cache.store(&self.key, self.asked, head.with(&self.body));
+                land(&self.cache, &self.key, self.lead.take(), is_stored);
+            }
+            BodyEnd::Trailers | BodyEnd::Cut => land(&self.cache, &self.key, self.lead.take(), false),
+            BodyEnd::ClientLeft => {} // the lead is dropped
+        }
     }
 }

@@ -13,9 +13,8 @@ use tokio::time::Instant;
 use super::Serving;
 use crate::http::{Body, Response};
 
-/// The fields that describe a content which a 304 does not have. The others let the client's own answer live on (RFC
-/// 9110,
-/// 15.4.5).
+/// The fields that describe a content, which a 304 does not have. The client goes on with its own answer and the other
+/// fields (RFC 9110, 15.4.5).
 const OF_CONTENT: [Known; 4] =
     [Known::ContentLength, Known::ContentType, Known::ContentEncoding, Known::ContentRange];
 

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::super::amend::exchange_beside;
 use super::super::timeout;
+use super::keep::land;
 use super::{Departure, HttpService, Request, clock};
 use crate::http::call::RequestContext;
 use crate::http::{Body, Call, FailedCall, Response};
@@ -86,7 +87,7 @@ impl Request {
     ) -> Response {
         if has_asked && response.status() == StatusCode::NOT_MODIFIED {
             let fresh = self.freshen(stored, response.headers(), departure);
-            lead.into_iter().for_each(|lead| lead.land(Landed::Stored));
+            land(&self.cache, &self.key, lead, fresh.begins_fresh());
             let told = Told::Validated { why, status: Some(304), ttl: fresh.ttl(Instant::now().into_std()) };
             let own = fresh.own_fields(response.headers());
             let mut served = self.serving().hit_as(&fresh, told, CacheOutcome::Revalidated);
@@ -96,7 +97,7 @@ impl Request {
         self.count(CacheOutcome::Miss);
         if self.is_head() {
             self.described(stored, &response, departure);
-        } else if !response.status().is_server_error() && response.status() != StatusCode::NOT_MODIFIED {
+        } else {
             self.forget_if_unstorable(&response);
         }
         self.keep(response, departure, lead, why)
@@ -105,19 +106,22 @@ impl Request {
     /// The stored answer with the fields of a 304, which takes its place, if it may be stored.
     fn freshen(&self, stored: &Arc<Stored>, by: &Headers, departure: Departure) -> Arc<Stored> {
         let times = Times { asked: departure.at, received: clock() };
-        let fresh = stored.freshened(by, &self.head.headers, times);
+        let fresh = Arc::new(stored.freshened(by, &self.head.headers, times));
         match fresh.facts.storable(&self.asked, times.received) {
             Ok(()) => {
-                self.cache.store(&self.key, departure.moment, fresh.clone());
+                self.cache.freshen(&self.key, departure.moment, stored, fresh.clone());
             }
+            // not for all that this client gets: what is stored stays as it is for the others
+            Err(_) if self.asked.has_credentials() => {}
             Err(_not_any_more) => self.cache.invalidate(self.key.borrowed()),
         }
-        Arc::new(fresh)
+        fresh
     }
 
     /// An answer to HEAD freshens the stored answer, or shows that it holds no more (RFC 9111, 4.3.5).
     fn described(&self, stored: &Arc<Stored>, response: &Response, departure: Departure) {
-        if response.status() != StatusCode::OK || stored.status != StatusCode::OK {
+        let are_ok = response.status() == StatusCode::OK && stored.status == StatusCode::OK;
+        if !are_ok || self.asked.has_credentials() {
             return;
         }
         match stored.is_described_by(response.headers()) {
@@ -126,8 +130,12 @@ impl Request {
         }
     }
 
-    /// A newer answer that is not stored would leave the older one in place.
+    /// A newer answer that is not stored would leave the older one in place. An error, and an answer to one client's
+    /// credentials, say nothing about what the others get.
     fn forget_if_unstorable(&self, response: &Response) {
+        if !says_what_is(response.status()) || self.asked.has_credentials() {
+            return;
+        }
         let facts = AnswerFacts::of(response.status(), response.headers());
         if facts.storable(&self.asked, clock()).is_err() {
             self.cache.invalidate(self.key.borrowed());
@@ -172,6 +180,9 @@ impl Request {
     /// Validates a stored answer that has been used already. One request for a target does this at a time.
     pub(super) fn validate_behind<S: HttpService>(&self, next: &S, call: &Call, stored: &Arc<Stored>) {
         let Turn::Lead(lead) = self.cache.join(self.key.borrowed()) else { return };
+        if self.fresh().is_some() {
+            return lead.land(Landed::Stored); // an earlier one has just done it
+        }
         let exchange = Arc::new(exchange_beside(&call.common.exchange));
         let common = RequestContext { exchange, waits_to_send: false, deadline: None, ..call.common.clone() };
         let mut head = RequestHead::clone(&call.head);
@@ -195,8 +206,8 @@ impl Request {
         let response = match next.call(call).await {
             Err(_) => return lead.land(Landed::NotShared),
             Ok(response) if has_asked && response.status() == StatusCode::NOT_MODIFIED => {
-                drop(self.freshen(&stored, response.headers(), departure));
-                return lead.land(Landed::Stored);
+                let fresh = self.freshen(&stored, response.headers(), departure);
+                return land(&self.cache, &self.key, Some(lead), fresh.begins_fresh());
             }
             Ok(response) if response.status().is_server_error() => return lead.land(Landed::NotShared),
             Ok(response) => response,
@@ -213,6 +224,13 @@ impl Request {
             }
         }
     }
+}
+
+/// Whether an answer with this status says what the target is now: there is another content, another place, or none.
+fn says_what_is(status: StatusCode) -> bool {
+    let is_other = status.is_success() || status.is_redirection();
+    (is_other && status != StatusCode::NOT_MODIFIED)
+        || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
 }
 
 /// The request was given up before its timeout.
