@@ -82,36 +82,44 @@ impl Selector {
     }
 }
 
-/// The value of a field in one spelling. Lines are joined, and blanks around commas removed. The fields that list what
-/// a client accepts are read without regard to case and to the order of what it accepts equally (RFC 9110, 12.5).
+/// The value of a field in one spelling. Lines are joined by a comma and a blank (RFC 9110, 5.3); a field whose grammar
+/// is not known here is not changed further. The fields that list what a client accepts are read without regard to
+/// case. The order of codings and of character sets means nothing, and that of languages may (RFC 9110, 12.5).
 fn normalised(name: &str, request: &Headers) -> Option<Vec<u8>> {
-    let mut lines = request.named(name).peekable();
+    let mut lines = request.named(name).map(<[u8]>::trim_ascii).peekable();
     lines.peek()?;
-    let is_preference = matches!(name, "accept-language" | "accept-encoding" | "accept-charset");
-    if is_preference {
-        return Some(preferences(lines));
-    }
-    let mut value = Vec::new();
-    for element in lines.flat_map(elements) {
-        if !value.is_empty() {
-            value.push(b',');
+    match name {
+        "accept-language" => Some(preferences(lines).join(&b',')),
+        "accept-encoding" | "accept-charset" => {
+            let mut accepted = preferences(lines);
+            accepted.sort_unstable();
+            accepted.dedup();
+            Some(accepted.join(&b','))
         }
-        value.extend_from_slice(element);
+        _ => {
+            let mut value = lines.next()?.to_vec();
+            for line in lines {
+                value.extend_from_slice(b", ");
+                value.extend_from_slice(line);
+            }
+            Some(value)
+        }
     }
-    Some(value)
 }
 
-fn preferences<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-    let mut accepted: Vec<Vec<u8>> = lines
-        .flat_map(elements)
-        .map(|element| {
-            let without_blanks = element.iter().filter(|byte| !byte.is_ascii_whitespace());
-            without_blanks.map(u8::to_ascii_lowercase).collect()
-        })
-        .collect();
-    accepted.sort_unstable();
-    accepted.dedup();
-    accepted.join(&b',')
+/// The elements of a list of preferences in lower case, without blanks around their parameters.
+fn preferences<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
+    let spelled = |element: &[u8]| {
+        let mut spelled = Vec::with_capacity(element.len());
+        for (nth, part) in element.split(|byte| *byte == b';').enumerate() {
+            if nth > 0 {
+                spelled.push(b';');
+            }
+            spelled.extend(part.trim_ascii().iter().map(u8::to_ascii_lowercase));
+        }
+        spelled
+    };
+    lines.flat_map(elements).map(spelled).collect()
 }
 
 #[cfg(test)]
@@ -160,14 +168,27 @@ mod tests {
         let fits = |vary_by: &str, one: &[(&'static str, &str)], other: &[(&'static str, &str)]| {
             Selector::of(&vary(&[vary_by]), &request(one)).unwrap().fits(&request(other))
         };
-        assert!(fits("foo", &[("foo", "1,2")], &[("foo", " 1, 2 ")]));
+        assert!(fits("foo", &[("foo", "1, 2")], &[("foo", " 1, 2 ")]));
+        assert!(!fits("foo", &[("foo", "1,2")], &[("foo", "1, 2")]), "the field may count blanks");
+        assert!(!fits("foo", &[("foo", "1,,2")], &[("foo", "1,2")]));
+        assert!(!fits("foo", &[("foo", "\"a\\\\")], &[("foo", "\"a")]));
         assert!(fits("foo", &[("foo", "1, 2")], &[("foo", "1"), ("foo", "2")]));
         assert!(fits("foo, bar", &[("foo", "1")], &[("foo", "1"), ("other", "3")]), "absent in both");
         assert!(fits(
             "accept-language",
             &[("accept-language", "en, de")],
-            &[("accept-language", "DE ,  en")]
+            &[("accept-language", "EN ,  de")]
         ));
+        assert!(
+            !fits("accept-language", &[("accept-language", "en, de")], &[("accept-language", "de, en")]),
+            "a service may take the first one"
+        );
+        assert!(fits(
+            "accept-encoding",
+            &[("accept-encoding", "gzip; q=1, br")],
+            &[("accept-encoding", "Br,gzip;q=1")]
+        ));
+        assert!(!fits("accept-encoding", &[("accept-encoding", "g zip")], &[("accept-encoding", "gzip")]));
         assert!(!fits("accept-language", &[("accept-language", "en")], &[("accept-language", "en;q=0.5")]));
         assert!(!fits("foo", &[("foo", "1")], &[("foo", "2")]));
         assert!(!fits("foo", &[("foo", "1")], &[]));
