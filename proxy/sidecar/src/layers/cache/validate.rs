@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http_body::Body as _;
+use pillion_cache::answer::Unstorable;
 use pillion_cache::flight::{Landed, Lead, Turn};
 use pillion_cache::status::{Forwarded, Told};
 use pillion_cache::stored::Times;
@@ -111,8 +112,8 @@ impl Request {
             Ok(()) => {
                 self.cache.freshen(&self.key, departure.moment, stored, fresh.clone());
             }
-            // not for all that this client gets: what is stored stays as it is for the others
-            Err(_) if self.asked.has_credentials() => {}
+            // what this client gets is not for all: what is stored stays as it is for the others
+            Err(why) if why != Unstorable::Varies && self.asked.has_credentials() => {}
             Err(_not_any_more) => self.cache.invalidate(self.key.borrowed()),
         }
         fresh
