@@ -22,6 +22,10 @@ fn fixed(lines: &str, body: &str) -> &'static str {
     answer(lines, body).leak()
 }
 
+fn not_modified(lines: &str) -> &'static str {
+    format!("HTTP/1.1 304 Not Modified\r\n{lines}\r\n").leak()
+}
+
 async fn ask(sidecar: &Sidecar, path: &str, lines: &str) -> Message {
     sidecar.client().await.ask(&format!("GET {path} HTTP/1.1\r\nhost: orders\r\n{lines}\r\n")).await
 }
@@ -197,6 +201,47 @@ async fn a_stale_answer_is_used_while_one_request_validates_it_in_the_background
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_cookie_goes_to_the_client_alone_that_it_was_set_for() {
+    for lines in
+        ["cache-control: max-age=60\r\n", "cache-control: max-age=0\r\netag: \"a\"\r\n", "etag: \"a\"\r\n"]
+    {
+        let mesh = Mesh::default();
+        let _a = mesh.http1(A, move |nth, request: &Message| match request.header("if-none-match") {
+            Some(_) => not_modified(&format!("set-cookie: id={nth}\r\n")),
+            None => fixed(&format!("{lines}set-cookie: id={nth}\r\n"), "body"),
+        });
+        let sidecar = mesh.caller(CACHED);
+        let first = ask(&sidecar, "/", "").await;
+        assert_eq!(first.header("set-cookie"), Some("id=0"));
+        let told = "pillion; fwd=uri-miss; stored; detail=without-set-cookie";
+        assert_eq!(cache_status(&first) == told, lines.starts_with("cache-control"), "{lines}");
+        let second = ask(&sidecar, "/", "").await;
+        let own = if lines.contains("max-age=60") { None } else { Some("id=1") };
+        assert_eq!((second.status(), second.header("set-cookie"), &*second.body), (Some(200), own, "body"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_for_one_range_or_one_client_does_not_become_the_answer_of_all() {
+    let mesh = Mesh::default();
+    let a = mesh.http1(A, |_, request: &Message| {
+        if request.header("range").is_some() {
+            return "HTTP/1.1 416 Range Not Satisfiable\r\ncontent-length: 0\r\ncache-control: max-age=60\r\n\r\n";
+        }
+        match request.header("cookie") {
+            Some(_) => "HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\ncache-control: no-store\r\n\r\n",
+            None => fixed("cache-control: max-age=60\r\n", "body"),
+        }
+    });
+    let sidecar = mesh.caller(CACHED);
+    assert_eq!(ask(&sidecar, "/", "range: bytes=99-\r\n").await.status(), Some(416));
+    assert_eq!(ask(&sidecar, "/", "").await.body, "body");
+    let refused = ask(&sidecar, "/", "cookie: a=b\r\ncache-control: no-cache\r\n").await;
+    assert_eq!((refused.status(), a.hits()), (Some(403), 3));
+    assert!(cache_status(&ask(&sidecar, "/", "").await).starts_with("pillion; hit"));
+}
+
 /// An endpoint that answers each request after a second.
 fn slow(mesh: &Mesh, answer: &'static str) -> Arc<AtomicUsize> {
     let asked = Arc::new(AtomicUsize::new(0));
@@ -258,6 +303,48 @@ async fn if_the_answer_is_not_for_all_the_others_are_sent_at_once_and_later_ones
         client.answer().await;
     }
     assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_are_never_fresh_or_have_trailers_or_are_cut_are_fetched_together() {
+    let cut = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncache-control: max-age=60\r\n\r\n4\r\nbody\r\nx\r\n";
+    let trailers = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncache-control: max-age=60\r\ntrailer: a\r\n\r\n4\r\nbody\r\n0\r\na: b\r\n\r\n";
+    for answer in [fixed("etag: \"a\"\r\n", "body"), trailers, cut] {
+        let mesh = Mesh::default();
+        let asked = slow(&mesh, answer);
+        let sidecar = mesh.caller(CACHED);
+        let began = tokio::time::Instant::now();
+        for mut client in herd(&sidecar).await {
+            assert!(client.head().await.expect("a head").starts_with("HTTP/1.1 200"));
+        }
+        assert!(began.elapsed() < Duration::from_millis(2_500), "{:?} {answer}", began.elapsed());
+        assert_eq!(asked.load(Relaxed), 100, "{answer}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_request_waits_for_a_leader_without_an_answer_for_longer_than_five_seconds() {
+    let mesh = Mesh::default();
+    let is_first = Arc::new(AtomicBool::new(true));
+    let _a = mesh.scripted(A, move |mut peer: Peer, _| {
+        let is_first = is_first.clone();
+        async move {
+            while peer.message().await.is_some() {
+                if is_first.swap(false, Relaxed) {
+                    std::future::pending::<()>().await;
+                }
+                peer.send(fixed("cache-control: max-age=60\r\n", "body")).await;
+            }
+        }
+    });
+    let sidecar = mesh.caller(CACHED);
+    let mut clients = herd(&sidecar).await;
+    let began = tokio::time::Instant::now();
+    for client in clients.iter_mut().skip(1) {
+        assert_eq!(client.answer().await.body, "body");
+    }
+    assert!(began.elapsed() >= secs(4) && began.elapsed() < secs(6), "{:?}", began.elapsed());
+    assert!(cache_status(&ask(&sidecar, "/", "").await).starts_with("pillion; hit"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -384,6 +471,10 @@ enum Mark {
     NoStore,
     NotCached,
     ForAll,
+    /// For all, with a cookie and a field for one user alone, also in a 304.
+    SetsCookie,
+    /// A guess makes it fresh; it is for the owner of a cookie, or for those without one.
+    Guessed,
 }
 
 fn mark() -> impl Strategy<Value = Mark> {
@@ -394,13 +485,29 @@ fn mark() -> impl Strategy<Value = Mark> {
         Just(Mark::NoStore),
         Just(Mark::NotCached),
         Just(Mark::ForAll),
+        Just(Mark::SetsCookie),
+        Just(Mark::Guessed),
     ]
 }
 
 /// The answer says for whom it was made, unless it is for all.
 fn made_for(mark: Mark, request: &Message) -> &'static str {
-    let user = request.header("x-user").or_else(|| request.header("authorization")).unwrap_or("nobody");
+    let named = request.header("x-user").or_else(|| request.header("authorization"));
+    let user = named.or_else(|| request.header("cookie")).unwrap_or("nobody");
+    if request.header("range").is_some() && matches!(mark, Mark::ForAll) {
+        return "HTTP/1.1 416 Range Not Satisfiable\r\ncontent-length: 0\r\ncache-control: max-age=60\r\n\r\n";
+    }
     match mark {
+        Mark::SetsCookie => {
+            let own = format!(
+                "cache-control: max-age=20, private=\"x-own\"\r\nx-own: {user}\r\nset-cookie: {user}\r\netag: \"a\"\r\n"
+            );
+            match request.header("if-none-match") {
+                Some(_) => not_modified(&own),
+                None => fixed(&own, "all"),
+            }
+        }
+        Mark::Guessed => fixed("last-modified: Wed, 01 Jan 2020 00:00:00 GMT\r\n", user),
         Mark::Private => fixed("cache-control: private, max-age=60\r\n", user),
         Mark::VariesByUser => fixed("cache-control: max-age=60\r\nvary: x-user, authorization\r\n", user),
         Mark::Authorized => fixed("cache-control: max-age=60\r\n", user),
@@ -415,7 +522,7 @@ proptest! {
     #[test]
     fn the_private_answers_of_two_users_never_mix(
         marks in proptest::collection::vec(mark(), 3),
-        requests in proptest::collection::vec((0_usize..3, 0_usize..3, 0_u64..90), 1..25),
+        requests in proptest::collection::vec((0_usize..3, 0_usize..4, 0_u64..90, proptest::bool::ANY), 1..25),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(async {
@@ -426,12 +533,23 @@ proptest! {
                 made_for(of[place], request)
             });
             let sidecar = mesh.caller(CACHED);
-            for (place, user, seconds) in requests {
-                let name = ["anna", "berta", "carl"][user];
+            for (place, user, seconds, is_ranged) in requests {
+                let name = ["anna", "berta", "carl", "nobody"][user];
                 // a mark by the header of credentials is for those who send credentials
-                let field = if matches!(marks[place], Mark::Authorized) { "authorization" } else { "x-user" };
-                let answer = ask(&sidecar, &format!("/{place}"), &format!("{field}: {name}\r\n")).await;
-                assert!(answer.body == name || answer.body == "all", "{} for {name} {:?}", answer.body, marks[place]);
+                let field = match marks[place] {
+                    Mark::Authorized => "authorization",
+                    Mark::SetsCookie | Mark::Guessed => "cookie",
+                    _ => "x-user",
+                };
+                let own = if name == "nobody" { String::new() } else { format!("{field}: {name}\r\n") };
+                let range = if is_ranged { "range: bytes=0-99\r\n" } else { "" };
+                let answer = ask(&sidecar, &format!("/{place}"), &format!("{own}{range}")).await;
+                let is_refused = is_ranged && answer.status() == Some(416);
+                let is_for_them = answer.body == name || answer.body == "all" || is_refused;
+                assert!(is_for_them, "{} for {name} {:?}", answer.body, marks[place]);
+                for field in ["set-cookie", "x-own"] {
+                    assert!(answer.header(field).is_none_or(|of| of == name), "{field} for {name}");
+                }
                 tokio::time::sleep(secs(seconds)).await;
             }
         });
