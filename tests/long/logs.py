@@ -202,6 +202,7 @@ def main():
                     file.flush()
                     written = some
             if round_ % 4 == 3:
+                time.sleep(dice.random() * 0.3)  # in the middle of its requests
                 sidecar.kill()
             rotate(path, kinds[round_ % len(kinds)], round_, sidecar, sinks, written)
         settle(sidecar, sinks, written)
