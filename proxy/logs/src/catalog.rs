@@ -40,7 +40,7 @@ pub(crate) struct Tailed {
     identity: Identity,
     head: Head,
     /// What its records are known by.
-    pub(crate) id: u64,
+    pub(crate) id: u128,
     /// How often it was truncated.
     pub(crate) generation: u32,
     path: PathBuf,
@@ -97,7 +97,7 @@ impl Tailed {
         self.grown_at = now;
         self.generation += 1;
         self.head = self.head_now();
-        self.id = rotation::id(self.identity, self.head, self.generation);
+        self.id = rotation::id();
         self.places.fill(Place::default());
     }
 
@@ -107,8 +107,11 @@ impl Tailed {
         Head::of(&bytes[..length])
     }
 
-    /// Whether the bytes before a place are those that were there.
+    /// Whether the bytes before a place are those that were there. A place before which nothing was taken fits always.
     fn has_tail(&self, place: &Place) -> bool {
+        if place.tail_length == 0 {
+            return true;
+        }
         let mut bytes = [0; TAIL];
         let length = place.tail_length.min(TAIL);
         let begin = place.offset.saturating_sub(length as u64);
@@ -173,8 +176,8 @@ pub(crate) struct Catalog {
     /// The folders in which files may appear.
     pub(crate) folders: Vec<PathBuf>,
     checkpoint: PathBuf,
-    /// Whether files are open that the checkpoint does not have yet.
-    has_new: bool,
+    /// Whether there are files, or ids of files, that the checkpoint does not have yet.
+    pub(crate) has_new: bool,
     /// Why the checkpoint could not be written.
     pub(crate) problem: Option<String>,
     /// The bytes of files that were gone when the shipper began, which sinks had not got.
@@ -321,7 +324,7 @@ impl Catalog {
             file,
             identity,
             head,
-            id: rotation::id(identity, head, 0),
+            id: rotation::id(),
             generation: 0,
             path: named.to_owned(),
             folder: real.parent().unwrap_or_else(|| Path::new("/")).to_owned(),
@@ -490,9 +493,20 @@ mod tests {
         Logs { sources: vec![source], sinks: vec![sink], checkpoint: root.join("state"), ..Logs::default() }
     }
 
+    /// The same with sinks of these names.
+    fn logs_to(root: &Path, names: &[&str]) -> Logs {
+        let logs = logs(root);
+        let sink = |name: &&str| Sink { name: (*name).to_owned(), ..logs.sinks[0].clone() };
+        Logs { sinks: names.iter().map(sink).collect(), ..logs }
+    }
+
     fn open(root: &Path) -> Catalog {
-        fs::create_dir_all(root.join("state")).unwrap();
-        Catalog::open(&logs(root), &Workload::default(), Instant::now())
+        open_as(&logs(root))
+    }
+
+    fn open_as(logs: &Logs) -> Catalog {
+        fs::create_dir_all(&logs.checkpoint).unwrap();
+        Catalog::open(logs, &Workload::default(), Instant::now())
     }
 
     fn taken(catalog: &mut Catalog, file: u64, offset: u64) {
@@ -535,6 +549,29 @@ mod tests {
         let catalog = open(&root.0);
         assert_eq!(places(&catalog), [("a.log".to_owned(), 4, 0)]);
         assert_eq!((catalog.files[&0].id, catalog.lag(0, 0)), (id, 10));
+    }
+
+    #[tokio::test]
+    async fn a_sink_that_has_taken_nothing_yet_is_no_truncation() {
+        let root = place();
+        fs::write(root.0.join("a.log"), "one\ntwo\n").unwrap();
+        let mut catalog = open_as(&logs_to(&root.0, &["hook", "down"]));
+        taken(&mut catalog, 0, 8);
+        let id = catalog.files[&0].id;
+        drop(catalog);
+        let catalog = open_as(&logs_to(&root.0, &["hook", "down", "added"]));
+        let offsets: Vec<u64> = catalog.files[&0].places.iter().map(|place| place.offset).collect();
+        assert_eq!((offsets, catalog.files[&0].generation, catalog.lost), (vec![8, 0, 0], 0, 0));
+        assert_eq!(catalog.files[&0].id, id);
+    }
+
+    #[tokio::test]
+    async fn two_files_that_were_empty_when_they_were_found_have_other_ids() {
+        let root = place();
+        fs::write(root.0.join("a.log"), "").unwrap();
+        let first = open(&root.0).files[&0].id;
+        fs::remove_dir_all(root.0.join("state")).unwrap(); // the inode is that of another file later, or that of another pod
+        assert_ne!(open(&root.0).files[&0].id, first);
     }
 
     #[tokio::test]

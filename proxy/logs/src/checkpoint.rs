@@ -23,7 +23,7 @@ pub(crate) struct Kept {
     pub(crate) identity: Identity,
     pub(crate) head: Head,
     /// The id of its records.
-    pub(crate) id: u64,
+    pub(crate) id: u128,
     /// How often it was truncated.
     pub(crate) generation: u32,
     /// The path that its records have.
@@ -117,7 +117,7 @@ fn spelled(file: &Kept) -> Value {
         "device": file.identity.device,
         "inode": file.identity.inode,
         "head": [file.head.length, format!("{:016x}", file.head.hash)],
-        "id": format!("{:016x}", file.id),
+        "id": format!("{:032x}", file.id),
         "generation": file.generation,
         "path": file.path.to_string_lossy(),
         "folder": file.folder.to_string_lossy(),
@@ -146,7 +146,7 @@ fn kept(of: &Value) -> Option<Kept> {
     Some(Kept {
         identity: Identity { device: of["device"].as_u64()?, inode: of["inode"].as_u64()? },
         head: Head { length: length(&of["head"][0])?, hash: hex(&of["head"][1])? },
-        id: hex(&of["id"])?,
+        id: u128::from_str_radix(of["id"].as_str()?, 16).ok()?,
         generation: u32::try_from(of["generation"].as_u64()?).ok()?,
         path: of["path"].as_str()?.into(),
         folder: of["folder"].as_str()?.into(),
@@ -165,7 +165,7 @@ mod tests {
         Kept {
             identity: Identity { device: 3, inode: u64::MAX },
             head: Head::of(b"begins so"),
-            id: u64::MAX,
+            id: u128::MAX,
             generation: 2,
             path: "/var/log/app/a \"b\".log".into(),
             folder: "/var/log/app".into(),

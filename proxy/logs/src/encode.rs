@@ -9,6 +9,8 @@ mod otlp;
 mod proto;
 mod syslog;
 
+use std::fmt;
+
 use pillion_model::Workload;
 use pillion_model::logs::{Destination, IndexName, SyslogOver};
 
@@ -40,11 +42,19 @@ pub(crate) struct Document {
     stream: usize,
 }
 
-/// Where a record stands: the id of its file, and its first byte.
+/// Where a record stands: the id of its file, its first byte, and the bytes of its text. A record of several lines may be sent
+/// again with more lines than before, and is another one then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Id {
-    pub(crate) file: u64,
+    pub(crate) file: u128,
     pub(crate) offset: u64,
+    pub(crate) length: usize,
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(to, "{:032x}-{:x}-{:x}", self.file, self.offset, self.length)
+    }
 }
 
 impl Batch {
@@ -167,7 +177,7 @@ mod tests {
         for (nth, line) in lines.iter().enumerate() {
             let text = text(line);
             let record = parse(&text, line, LineFormat::Auto, &origin, 1_764_351_601_000_000_000);
-            encoder.add(&record, &origin, Id { file: 7, offset: nth as u64 * 16 }, &mut batch);
+            encoder.add(&record, &origin, Id { file: 7, offset: nth as u64 * 16, length: line.len() }, &mut batch);
         }
         batch
     }
@@ -219,7 +229,7 @@ mod tests {
             for encoder in encoders() {
                 let mut batch = Batch::default();
                 let record = parse(&text, &line, format, &origin, time);
-                encoder.add(&record, &origin, Id { file: u64::MAX, offset: u64::MAX }, &mut batch);
+                encoder.add(&record, &origin, Id { file: u128::MAX, offset: u64::MAX, length: usize::MAX }, &mut batch);
                 let body = encoder.body(&batch, &Workload::default());
                 if matches!(encoder, Encoder::Lines | Encoder::Loki { .. }) {
                     let read = serde_json::from_slice::<serde_json::Value>(&body);

@@ -141,6 +141,7 @@ impl Tail {
                 Looked::Truncated => {
                     let size = file.file.metadata().map_or(0, |metadata| metadata.len());
                     file.truncated(read.place.offset, size, now.at);
+                    catalog.has_new = true;
                 }
             }
             self.turn = key;
@@ -253,7 +254,7 @@ impl Tail {
         }
         let line = String::from_utf8_lossy(content);
         let record = record::parse(text, &line, reading.source.format, &file.origin, now.unix);
-        let id = Id { file: file.id, offset: position + text.begin as u64 };
+        let id = Id { file: file.id, offset: position + text.begin as u64, length: text.content.len() };
         self.encoder.add(&record, &file.origin, id, &mut load.batch);
     }
 

@@ -24,7 +24,7 @@ const INT_64: u8 = 18;
 /// Writes the document of a record.
 pub(super) fn write(record: &Record<'_>, origin: &Origin, id: Id, to: &mut Vec<u8>) {
     document(to, |to| {
-        text("_id", &format!("{:016x}-{:x}", id.file, id.offset), to);
+        text("_id", &id.to_string(), to);
         key(DATE, "@timestamp", to);
         to.extend_from_slice(&record.time.div_euclid(1_000_000).to_le_bytes());
         text("message", &record.message.text(), to);

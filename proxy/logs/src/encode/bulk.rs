@@ -21,7 +21,7 @@ pub(super) fn write(record: &Record<'_>, origin: &Origin, index: &IndexName, id:
             IndexPart::Hour => moment::decimal(to, time.hour.into(), 2),
         }
     }
-    to.extend_from_slice(format!("\",\"_id\":\"{:016x}-{:x}\"}}}}\n", id.file, id.offset).as_bytes());
+    to.extend_from_slice(format!("\",\"_id\":\"{id}\"}}}}\n").as_bytes());
     record.write_json(origin, to);
     to.push(b'\n');
 }
@@ -82,8 +82,8 @@ mod tests {
         let batch = batch(&encoder, &["one", "2026-02-03T04:05:06Z two"]);
         let body = String::from_utf8(encoder.body(&batch, &Workload::default())).unwrap();
         let lines: Vec<&str> = body.lines().collect();
-        assert_eq!(lines[0], r#"{"create":{"_index":"app-2025.11.28-17","_id":"0000000000000007-0"}}"#);
-        assert_eq!(lines[2], r#"{"create":{"_index":"app-2026.02.03-04","_id":"0000000000000007-10"}}"#);
+        assert_eq!(lines[0], r#"{"create":{"_index":"app-2025.11.28-17","_id":"00000000000000000000000000000007-0-3"}}"#);
+        assert_eq!(lines[2], r#"{"create":{"_index":"app-2026.02.03-04","_id":"00000000000000000000000000000007-10-18"}}"#);
         assert!(lines[3].contains("\"message\":\"2026-02-03T04:05:06Z two\""));
     }
 
