@@ -1,14 +1,18 @@
 //! The files of the sources: which are there, what has become of them, and how far each sink has got them.
 //!
-//! A file is kept open from when it is found until every sink has got all of it and it is gone from its place: so a file that
-//! is renamed or deleted is read to its end.
+//! A file is kept open from when it is found until every sink has got all of it and it has no name any more: so a file that
+//! is renamed or deleted is read to its end. Files that are quiet and read to their ends are closed when others need their
+//! descriptors, and opened again when they grow. When a reload or a fault ends a catalog, the next one gets its files from the
+//! [`Shelf`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pillion_model::Workload;
@@ -22,13 +26,20 @@ use crate::group::End;
 use crate::record::Origin;
 use crate::rotation::{self, HEAD, Head, Identity, TAIL};
 
-/// The most files that are open at once. Further ones are read when others have ended.
-const MOST_FILES: usize = 1024;
+/// The most files that are open at once, if a quarter of the descriptors that the process may have is not less. Further ones
+/// wait until others are quiet and read to their ends.
+const MOST_OPEN: usize = 1024;
+const SHARE_OF_DESCRIPTORS: u64 = 4;
+/// The most files that are known, open or not. Each takes 300 bytes of the checkpoint.
+const MOST_FILES: usize = 4096;
+/// How often the sizes of closed files are looked at.
+const CLOSED_EVERY: Duration = Duration::from_secs(1);
 /// After this time without a new byte a line does not wait for what could belong to it.
 const QUIET: Duration = Duration::from_secs(1);
 /// After this time without a new byte, the last line of a file that is gone from its place counts as ended.
 const OVER: Duration = Duration::from_secs(5);
-/// How long a file that is gone from its place stays open after its last byte: its writer may have it open for a while.
+/// After this time without a new byte a file may be closed, and one that was deleted is forgotten: its writer may have it open
+/// for a while.
 const REST: Duration = Duration::from_mins(1);
 /// The most entries of a folder among which a file is looked for that was renamed while no sidecar ran.
 const MOST_ENTRIES: usize = 10_000;
@@ -36,7 +47,8 @@ const MOST_ENTRIES: usize = 10_000;
 /// A file of a source.
 #[derive(Debug)]
 pub(crate) struct Tailed {
-    pub(crate) file: File,
+    /// `None`: it was read to its end, and others needed the descriptor.
+    file: Option<File>,
     identity: Identity,
     head: Head,
     /// What its records are known by.
@@ -55,6 +67,47 @@ pub(crate) struct Tailed {
     is_present: bool,
     /// How far each sink has got it.
     pub(crate) places: Vec<Place>,
+    /// Where it stood when it was closed.
+    closed_at: PathBuf,
+}
+
+/// What has become of a closed file.
+#[derive(Debug, PartialEq, Eq)]
+enum Rest {
+    Quiet,
+    Changed,
+    Gone,
+}
+
+/// A file of a catalog that has ended.
+#[derive(Debug)]
+struct Held {
+    kept: Kept,
+    file: Option<File>,
+    closed_at: PathBuf,
+    lost_size: u64,
+    grown_at: Instant,
+    is_present: bool,
+}
+
+/// The files of a catalog that has ended, open as they were, for the next one: what was deleted or renamed could not be opened
+/// again by its path.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Shelf(Arc<Mutex<Vec<Held>>>);
+
+impl Shelf {
+    fn put(&self, files: Vec<Held>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(files);
+    }
+
+    fn take(&self) -> Vec<Held> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Closes the files: nothing is shipped any more, or another process has gone on with them.
+    pub(crate) fn clear(&self) {
+        self.take();
+    }
 }
 
 /// The time, and whether everything is to be read at once.
@@ -80,7 +133,15 @@ impl Tailed {
 
     /// Reads at a place, until the buffer is full or the file ends.
     pub(crate) fn read(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-        read_at(&self.file, buffer, at)
+        match &self.file {
+            Some(file) => read_at(file, buffer, at),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// The size that it has now. `None`: it is closed, or cannot be looked at.
+    pub(crate) fn size_now(&self) -> Option<u64> {
+        Some(self.file.as_ref()?.metadata().ok()?.len())
     }
 
     /// Notes that there are bytes up to a place.
@@ -119,9 +180,50 @@ impl Tailed {
             && rotation::hash(&bytes[..length]) == place.tail
     }
 
+    fn is_finished(&self, now: Instant) -> bool {
+        self.is_read() && now.saturating_duration_since(self.grown_at) >= REST
+    }
+
+    fn is_read(&self) -> bool {
+        self.places.iter().all(|place| place.offset >= self.size)
+    }
+
+    /// Whether it was deleted and read to its end. What a glob does not find may still be there under another name.
     fn is_done(&self, now: Instant) -> bool {
-        let is_read = self.places.iter().all(|place| place.offset >= self.size);
-        !self.is_present && is_read && now.saturating_duration_since(self.grown_at) >= REST
+        let is_deleted = |file: &File| file.metadata().is_ok_and(|of| of.nlink() == 0);
+        !self.is_present && self.is_finished(now) && self.file.as_ref().is_some_and(is_deleted)
+    }
+
+    /// Closes it, and remembers where it stands now.
+    fn close(&mut self) {
+        if let Some(file) = self.file.take() {
+            let link = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            self.closed_at = link.unwrap_or_else(|_| self.path.clone());
+        }
+    }
+
+    /// What has become of a closed file.
+    fn rest(&self) -> Rest {
+        match fs::metadata(&self.closed_at) {
+            Ok(of) if Identity::of(&of) == self.identity && of.len() == self.size => Rest::Quiet,
+            Ok(of) if Identity::of(&of) == self.identity => Rest::Changed,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Rest::Quiet, // it cannot be said
+            _ if self.is_present => Rest::Quiet, // the next scan tells
+            _ => Rest::Gone,
+        }
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        let file = fs::OpenOptions::new().read(true).custom_flags(not_blocking()).open(&self.closed_at)?;
+        if Identity::of(&file.metadata()?) == self.identity {
+            self.file = Some(file);
+        }
+        Ok(())
+    }
+
+    /// Whether it stands where it was found.
+    fn stands(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|of| Identity::of(&of) == self.identity)
     }
 
     fn kept(&self, sources: &[Source], sinks: &[String]) -> Kept {
@@ -174,7 +276,12 @@ pub(crate) struct Catalog {
     pub(crate) files: BTreeMap<u64, Tailed>,
     next: u64,
     /// The folders in which files may appear.
-    pub(crate) folders: Vec<PathBuf>,
+    pub(crate) folders: HashSet<PathBuf>,
+    /// What the last process has left of files that could not be opened yet.
+    left: Vec<Kept>,
+    shelf: Shelf,
+    most_open: usize,
+    closed_looked_at: Instant,
     checkpoint: PathBuf,
     /// Whether there are files, or ids of files, that the checkpoint does not have yet.
     pub(crate) has_new: bool,
@@ -186,8 +293,11 @@ pub(crate) struct Catalog {
 }
 
 impl Catalog {
-    /// Reads the checkpoint and opens the files.
-    pub(crate) fn open(logs: &Logs, workload: &Workload, now: Instant) -> Self {
+    /// Takes the files of the last catalog, reads the checkpoint, and opens further files.
+    ///
+    /// # Errors
+    /// The checkpoint cannot be read now. It may be possible later.
+    pub(crate) fn open(logs: &Logs, workload: &Workload, shelf: &Shelf, now: Instant) -> io::Result<Self> {
         let checkpoint = checkpoint::path(&logs.checkpoint);
         let mut catalog = Self {
             sources: logs.sources.clone(),
@@ -195,36 +305,130 @@ impl Catalog {
             workload: workload.clone(),
             files: BTreeMap::new(),
             next: 0,
-            folders: Vec::new(),
+            folders: HashSet::new(),
+            left: Vec::new(),
+            shelf: shelf.clone(),
+            most_open: most_open(),
+            closed_looked_at: now,
             checkpoint,
             has_new: true,
             problem: None,
             lost: 0,
             notices: Seldom::new(),
         };
-        let mut kept = catalog.kept();
+        let mut kept = catalog.kept()?;
+        for held in shelf.take() {
+            kept.retain(|kept| kept.identity != held.kept.identity);
+            catalog.take_over(held);
+        }
         catalog.scan_with(now, &mut kept);
         catalog.find_renamed(now, kept);
+        catalog.drop_uncovered();
         catalog.save();
-        catalog
+        Ok(catalog)
     }
 
     /// What the last process has left. What cannot be used is put aside, and all files are read from their beginnings.
-    fn kept(&mut self) -> Vec<Kept> {
+    fn kept(&mut self) -> io::Result<Vec<Kept>> {
         let error = match checkpoint::read(&self.checkpoint) {
-            Ok(kept) => return kept,
+            Ok(kept) => return Ok(kept),
+            Err(CheckpointError::Unreadable(error)) => return Err(error),
             Err(error) => error,
         };
         let path = self.checkpoint.display();
-        match (&error, checkpoint::put_aside(&self.checkpoint)) {
-            (CheckpointError::Unreadable(_), _) | (_, Err(_)) => {
+        match checkpoint::put_aside(&self.checkpoint) {
+            Err(_) => {
                 tracing::warn!("the checkpoint {path} {error}; all files are shipped from their beginnings");
             }
-            (_, Ok(aside)) => {
+            Ok(aside) => {
                 tracing::warn!(aside = %aside.display(), "the checkpoint {path} {error}; it is put aside, and all files are shipped from their beginnings");
             }
         }
-        Vec::new()
+        Ok(Vec::new())
+    }
+
+    /// Goes on with a file of the last catalog.
+    fn take_over(&mut self, held: Held) {
+        let Held { kept, file, closed_at, lost_size, grown_at, is_present } = held;
+        let Some((place, source)) = self.source_of(&kept) else { return };
+        let origin = Rc::new(Origin::new((place, source), &kept.path.to_string_lossy(), &self.workload));
+        let places = self.sinks.iter().map(|sink| kept.places.get(sink).copied().unwrap_or_default());
+        let tailed = Tailed {
+            file,
+            identity: kept.identity,
+            head: kept.head,
+            id: kept.id,
+            generation: kept.generation,
+            places: places.collect(),
+            path: kept.path,
+            folder: kept.folder,
+            origin,
+            size: kept.size,
+            lost_size,
+            grown_at,
+            is_present,
+            closed_at,
+        };
+        self.files.insert(self.next, tailed);
+        self.next += 1;
+    }
+
+    /// The source of a file that was known: the one whose globs fit its path, else the one whose name it has.
+    fn source_of(&self, kept: &Kept) -> Option<(usize, &Source)> {
+        let covering = self.sources.iter().position(|source| covers(source, &kept.path));
+        let place =
+            covering.or_else(|| self.sources.iter().position(|source| source.name == kept.source))?;
+        Some((place, self.sources.get(place)?))
+    }
+
+    /// Forgets files that stand where they were found, and that no glob of the configuration fits any more. Those that were
+    /// renamed are read to their ends.
+    fn drop_uncovered(&mut self) {
+        let sources = &self.sources;
+        let is_covered = |file: &Tailed| sources.iter().any(|source| covers(source, &file.path));
+        self.files.retain(|_, file| is_covered(file) || !file.stands());
+    }
+
+    /// Whether a further file may be opened. A file that is quiet and read to its end is closed for it.
+    fn make_room(&mut self, now: Instant) -> bool {
+        let open = self.files.values().filter(|file| file.file.is_some());
+        if open.count() < self.most_open {
+            return true;
+        }
+        let finished =
+            self.files.values_mut().filter(|file| file.file.is_some() && file.is_finished(now));
+        let oldest = finished.min_by_key(|file| (!file.is_present, file.grown_at));
+        let can_close = oldest.is_some();
+        oldest.into_iter().for_each(Tailed::close);
+        can_close
+    }
+
+    /// Opens closed files that have changed, and forgets those that are gone.
+    fn look_at_closed(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.closed_looked_at) < CLOSED_EVERY {
+            return;
+        }
+        self.closed_looked_at = now;
+        let closed = self.files.iter().filter(|(_, file)| file.file.is_none());
+        let rests: Vec<(u64, Rest)> = closed.map(|(key, file)| (*key, file.rest())).collect();
+        for (key, rest) in rests {
+            match rest {
+                Rest::Quiet => {}
+                Rest::Gone => {
+                    self.files.remove(&key);
+                    self.has_new = true;
+                }
+                Rest::Changed if self.make_room(now) => {
+                    let reopened = self.files.get_mut(&key).map(Tailed::reopen);
+                    if let Some(Err(error)) = reopened
+                        && self.notices.due(std::time::Instant::now()).is_some()
+                    {
+                        tracing::warn!(%error, "a file that has grown cannot be opened again; the next look tries again");
+                    }
+                }
+                Rest::Changed => {}
+            }
+        }
     }
 
     fn note_problem(&mut self, problem: String) {
@@ -238,11 +442,15 @@ impl Catalog {
 
     /// Looks for new files, and for those that are gone. Returns whether there are any.
     pub(crate) fn scan(&mut self, now: Instant) -> bool {
-        self.scan_with(now, &mut Vec::new())
+        let mut kept = std::mem::take(&mut self.left);
+        let is_changed = self.scan_with(now, &mut kept);
+        self.left = kept;
+        is_changed
     }
 
     fn scan_with(&mut self, now: Instant, kept: &mut Vec<Kept>) -> bool {
-        let (before, mut present, mut folders) = (self.next, Vec::new(), Vec::new());
+        let (before, mut present, mut folders) = (self.next, HashSet::new(), HashSet::new());
+        let mut blind = Vec::new();
         for place in 0..self.sources.len() {
             let mut found = glob::Found::default();
             let globs = self.sources.get(place).map(|source| source.files.clone()).unwrap_or_default();
@@ -255,16 +463,19 @@ impl Catalog {
             for path in found.files {
                 present.extend(self.find(&path, place, now, kept));
             }
-            folders.append(&mut found.folders);
+            folders.extend(found.folders);
+            if found.is_cut || found.is_blind {
+                blind.push(place); // what was not found may be there
+            }
         }
         let mut is_changed = self.next > before;
         for (key, file) in &mut self.files {
-            let was_present = std::mem::replace(&mut file.is_present, present.contains(key));
+            let is_present =
+                present.contains(key) || file.is_present && blind.contains(&file.origin.source);
+            let was_present = std::mem::replace(&mut file.is_present, is_present);
             is_changed |= was_present != file.is_present;
         }
         folders.extend(self.files.values().map(|file| file.folder.clone()));
-        folders.sort_unstable();
-        folders.dedup();
         self.folders = folders;
         is_changed
     }
@@ -272,15 +483,17 @@ impl Catalog {
     /// The file at a path, which is opened where it is not known.
     fn find(&mut self, path: &Path, source: usize, now: Instant, kept: &mut Vec<Kept>) -> Option<u64> {
         let metadata = fs::metadata(path).ok()?;
-        let identity = Identity { device: metadata.dev(), inode: metadata.ino() };
+        let identity = Identity::of(&metadata);
         let known = self.files.iter().find(|(_, file)| file.identity == identity).map(|(key, _)| *key);
         if known.is_some() {
             return known;
         }
-        if self.files.len() >= MOST_FILES {
+        if self.files.len() >= MOST_FILES || !self.make_room(now) {
             if self.notices.due(std::time::Instant::now()).is_some() {
                 tracing::warn!(
-                    "{MOST_FILES} files are being shipped; further ones wait until others have ended"
+                    known = self.files.len(),
+                    "so many files are being shipped that further ones wait until others have ended; write narrower globs, or \
+                     raise the number of files that the process may open"
                 );
             }
             return None;
@@ -310,7 +523,7 @@ impl Catalog {
         if !metadata.is_file() {
             return Ok(None);
         }
-        let identity = Identity { device: metadata.dev(), inode: metadata.ino() };
+        let identity = Identity::of(&metadata);
         if self.files.values().any(|file| file.identity == identity) {
             return Ok(None); // the path leads to another file than a moment before, and that one is known
         }
@@ -321,7 +534,7 @@ impl Catalog {
         let Some(of) = self.sources.get(source) else { return Ok(None) };
         let origin = Rc::new(Origin::new((source, of), &named.to_string_lossy(), &self.workload));
         let mut tailed = Tailed {
-            file,
+            file: Some(file),
             identity,
             head,
             id: rotation::id(),
@@ -334,6 +547,7 @@ impl Catalog {
             grown_at: now,
             is_present: true,
             places: vec![Place::default(); self.sinks.len()],
+            closed_at: PathBuf::new(),
         };
         if let Some(nth) =
             kept.iter().position(|kept| kept.identity == identity && kept.head.fits(&bytes[..length]))
@@ -356,6 +570,8 @@ impl Catalog {
         if !is_same {
             self.lost += file.places.iter().map(|place| kept.size.saturating_sub(place.offset)).sum::<u64>();
             file.truncated(kept.size, file.size, now);
+        } else if file.is_read() && file.size == kept.size {
+            file.grown_at = now.checked_sub(REST).unwrap_or(now); // others may have its descriptor
         }
     }
 
@@ -365,18 +581,34 @@ impl Catalog {
         folders.sort_unstable();
         folders.dedup();
         for folder in folders {
-            let Ok(entries) = fs::read_dir(&folder) else { continue };
+            let entries = match fs::read_dir(&folder) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(_unreadable) => {
+                    self.left.extend(kept.extract_if(.., |kept| kept.folder == folder));
+                    continue;
+                }
+            };
             for entry in entries.flatten().take(MOST_ENTRIES) {
                 let path = entry.path();
                 let Ok(metadata) = fs::metadata(&path) else { continue };
-                let identity = Identity { device: metadata.dev(), inode: metadata.ino() };
-                let Some(of) = kept.iter().find(|kept| kept.identity == identity) else { continue };
-                let (named, source) = (of.path.clone(), of.source.clone());
-                let Some(source) = self.sources.iter().position(|known| known.name == source) else {
+                let identity = Identity::of(&metadata);
+                let Some(nth) = kept.iter().position(|kept| kept.identity == identity) else { continue };
+                let Some(of) = kept.get(nth) else { continue };
+                let Some((source, _)) = self.source_of(of) else { continue };
+                let (named, before) = (of.path.clone(), kept.len());
+                if !self.make_room(now) {
+                    self.left.push(kept.swap_remove(nth));
                     continue;
+                }
+                let key = match self.add(&path, &named, source, now, &mut kept) {
+                    Ok(Some(key)) => key,
+                    Ok(None) => continue,
+                    Err(_unreadable) => {
+                        self.left.push(kept.swap_remove(nth));
+                        continue;
+                    }
                 };
-                let before = kept.len();
-                let Ok(Some(key)) = self.add(&path, &named, source, now, &mut kept) else { continue };
                 if kept.len() == before {
                     self.files.remove(&key); // another file, with an inode that was used again
                 } else if let Some(file) = self.files.get_mut(&key) {
@@ -398,8 +630,9 @@ impl Catalog {
     /// Looks at the sizes of all files. Returns whether a sink may have something to do.
     pub(crate) fn look(&mut self, now: Instant) -> bool {
         let mut is_busy = false;
+        self.look_at_closed(now);
         for file in self.files.values_mut() {
-            let Ok(size) = file.file.metadata().map(|metadata| metadata.len()) else { continue };
+            let Some(size) = file.size_now() else { continue };
             if rotation::is_truncated(file.size, size) {
                 file.truncated(file.size, size, now);
                 self.has_new = true;
@@ -439,11 +672,12 @@ impl Catalog {
         for file in self
             .files
             .values_mut()
-            .filter(|file| file.head.length < HEAD && file.size > file.head.length as u64)
+            .filter(|file| file.file.is_some() && file.head.length < HEAD && file.size > file.head.length as u64)
         {
             file.head = file.head_now();
         }
-        let kept: Vec<Kept> = self.files.values().map(|file| file.kept(&self.sources, &self.sinks)).collect();
+        let known = self.files.values().map(|file| file.kept(&self.sources, &self.sinks));
+        let kept: Vec<Kept> = known.chain(self.left.iter().cloned()).collect();
         match checkpoint::write(&self.checkpoint, &kept) {
             Ok(()) => {
                 self.has_new = false;
@@ -458,6 +692,31 @@ impl Catalog {
         let of = self.files.values().filter(|file| file.origin.source == source);
         of.map(|file| file.size.saturating_sub(file.places.get(sink).map_or(0, |place| place.offset))).sum()
     }
+}
+
+impl Drop for Catalog {
+    fn drop(&mut self) {
+        let files = std::mem::take(&mut self.files);
+        let held = |file: Tailed| Held {
+            kept: file.kept(&self.sources, &self.sinks),
+            file: file.file,
+            closed_at: file.closed_at,
+            lost_size: file.lost_size,
+            grown_at: file.grown_at,
+            is_present: file.is_present,
+        };
+        self.shelf.put(files.into_values().map(held).collect());
+    }
+}
+
+fn covers(source: &Source, path: &Path) -> bool {
+    source.files.iter().any(|glob| glob::covers(glob, path))
+}
+
+fn most_open() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let share = limit.and_then(|limit| usize::try_from(limit / SHARE_OF_DESCRIPTORS).ok());
+    share.unwrap_or(MOST_OPEN).clamp(16, MOST_OPEN)
 }
 
 #[cfg(test)]
@@ -506,7 +765,104 @@ mod tests {
 
     fn open_as(logs: &Logs) -> Catalog {
         fs::create_dir_all(&logs.checkpoint).unwrap();
-        Catalog::open(logs, &Workload::default(), Instant::now())
+        after(logs, &Shelf::default())
+    }
+
+    /// The catalog after a reload.
+    fn after(logs: &Logs, shelf: &Shelf) -> Catalog {
+        Catalog::open(logs, &Workload::default(), shelf, Instant::now()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_reload_keeps_files_that_were_deleted_open() {
+        let (root, shelf) = (place(), Shelf::default());
+        fs::write(root.0.join("a.log"), "one\ntwo\n").unwrap();
+        drop(open(&root.0)); // makes the folder of the checkpoint
+        let mut catalog = after(&logs_to(&root.0, &["hook"]), &shelf);
+        taken(&mut catalog, 0, 4);
+        fs::remove_file(root.0.join("a.log")).unwrap();
+        catalog.scan(Instant::now());
+        drop(catalog);
+        let catalog = after(&logs_to(&root.0, &["added", "hook"]), &shelf);
+        let file = &catalog.files[&0];
+        let offsets: Vec<u64> = file.places.iter().map(|place| place.offset).collect();
+        assert_eq!((offsets, catalog.lost, file.is_present), (vec![0, 4], 0, false));
+        let mut bytes = [0; 4];
+        file.read(&mut bytes, 4).unwrap();
+        assert_eq!(&bytes, b"two\n");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_a_reload_takes_out_of_the_globs_is_shipped_no_more() {
+        let (root, shelf) = (place(), Shelf::default());
+        for name in ["a.log", "b.log"] {
+            fs::write(root.0.join(name), "one\n").unwrap();
+        }
+        let mut catalog = open(&root.0);
+        catalog.shelf = shelf.clone();
+        assert_eq!(catalog.files.len(), 2);
+        fs::rename(root.0.join("b.log"), root.0.join("b.log.1")).unwrap();
+        drop(catalog);
+        let mut logs = logs(&root.0);
+        logs.sources[0].files = vec![format!("{}/c.log", root.0.display())];
+        for shelf in [shelf, Shelf::default()] {
+            let catalog = after(&logs, &shelf);
+            assert_eq!(places(&catalog), [("b.log".to_owned(), 0, 0)], "its old name is free");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_was_renamed_is_not_forgotten_while_it_has_a_name() {
+        let root = place();
+        fs::write(root.0.join("a.log"), "one\n").unwrap();
+        let mut catalog = open(&root.0);
+        taken(&mut catalog, 0, 4);
+        fs::rename(root.0.join("a.log"), root.0.join("a.log.1")).unwrap();
+        catalog.scan(Instant::now());
+        tokio::time::advance(REST).await;
+        catalog.look(Instant::now());
+        assert_eq!(catalog.files.len(), 1, "its writer may have it open");
+        fs::remove_file(root.0.join("a.log.1")).unwrap();
+        catalog.look(Instant::now());
+        assert!(catalog.files.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quiet_file_is_closed_for_another_one_and_opened_again_when_it_grows() {
+        let root = place();
+        fs::write(root.0.join("a.log"), "one\n").unwrap();
+        let mut catalog = open(&root.0);
+        catalog.most_open = 1;
+        taken(&mut catalog, 0, 4);
+        fs::write(root.0.join("b.log"), "two\n").unwrap();
+        catalog.scan(Instant::now());
+        assert_eq!(catalog.files.len(), 1, "a.log is not quiet yet");
+        tokio::time::advance(REST).await;
+        catalog.scan(Instant::now());
+        assert_eq!(places(&catalog), [("a.log".to_owned(), 4, 0), ("b.log".to_owned(), 0, 0)]);
+        assert!(catalog.files[&0].file.is_none() && catalog.files[&1].file.is_some());
+        taken(&mut catalog, 1, 4);
+        let id = catalog.files[&0].id;
+        let mut file = fs::OpenOptions::new().append(true).open(root.0.join("a.log")).unwrap();
+        file.write_all(b"three\n").unwrap();
+        tokio::time::advance(REST).await;
+        assert!(catalog.look(Instant::now()));
+        assert!(catalog.files[&0].file.is_some() && catalog.files[&1].file.is_none());
+        assert_eq!((catalog.lag(0, 0), catalog.files[&0].id), (6, id));
+    }
+
+    #[tokio::test]
+    async fn what_a_cut_search_does_not_find_is_not_gone() {
+        let root = place();
+        fs::create_dir(root.0.join("z")).unwrap();
+        fs::write(root.0.join("z/a.log"), "one\n").unwrap();
+        let mut logs = logs(&root.0);
+        logs.sources[0].files = vec![format!("{}/*/*.log", root.0.display())];
+        let mut catalog = open_as(&logs);
+        assert_eq!(catalog.files.len(), 1);
+        catalog.sources[0].files = vec![format!("{}/\0/*.log", root.0.display())]; // cannot be read
+        catalog.scan(Instant::now());
+        assert!(catalog.files[&0].is_present);
     }
 
     fn taken(catalog: &mut Catalog, file: u64, offset: u64) {

@@ -3,13 +3,18 @@
 //! `*`, `?` and `[a-z]` stand for characters of one name, `**` as a whole name for any number of folders. Names that begin
 //! with a dot are found only by a glob that has the dot. Symbolic links are followed, because Kubernetes has them.
 
+use std::collections::HashSet;
 use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// The most files that one glob finds. Each takes a descriptor.
 const MOST: usize = 4096;
 /// The most entries of folders that one search looks at.
 const MOST_ENTRIES: usize = 100_000;
+/// The most folders that are watched and searched.
+const MOST_FOLDERS: usize = 1000;
 /// How deep `**` goes: links may lead round.
 const DEEPEST: usize = 16;
 
@@ -18,17 +23,40 @@ const DEEPEST: usize = 16;
 pub(crate) struct Found {
     pub(crate) files: Vec<PathBuf>,
     /// The folders in which they may appear.
-    pub(crate) folders: Vec<PathBuf>,
+    pub(crate) folders: HashSet<PathBuf>,
     /// Whether a bound has ended the search.
     pub(crate) is_cut: bool,
+    /// Whether a folder or a file could not be looked at, so that what was not found may be there.
+    pub(crate) is_blind: bool,
     entries: usize,
+    /// The folders that `**` has been in, by device and inode, and how many names of the glob were left there.
+    visited: HashSet<(u64, u64, usize)>,
 }
 
 /// Adds the paths that fit a glob, which begins with a slash, and the folders that were looked at. Through links, a file may be
 /// found twice.
 pub(crate) fn search(glob: &str, found: &mut Found) {
-    let names: Vec<&str> = glob.split('/').filter(|name| !name.is_empty()).collect();
-    descend(Path::new("/"), &names, 0, found);
+    found.visited.clear();
+    descend(Path::new("/"), &names(glob), 0, found);
+}
+
+/// Whether a search by this glob would find a file at this path.
+pub(crate) fn covers(glob: &str, path: &Path) -> bool {
+    path.to_str().is_some_and(|path| all_fit(&names(glob), &names(path)))
+}
+
+fn names(path: &str) -> Vec<&str> {
+    path.split('/').filter(|name| !name.is_empty()).collect()
+}
+
+fn all_fit(patterns: &[&str], path: &[&str]) -> bool {
+    let Some((pattern, patterns_left)) = patterns.split_first() else { return path.is_empty() };
+    let Some((name, path_left)) = path.split_first() else { return false };
+    match *pattern {
+        "**" => all_fit(patterns_left, path) || !name.starts_with('.') && all_fit(patterns, path_left),
+        pattern if is_pattern(pattern) => fits(pattern, name) && all_fit(patterns_left, path_left),
+        literal => literal == *name && all_fit(patterns_left, path_left),
+    }
 }
 
 fn descend(folder: &Path, names: &[&str], depth: usize, found: &mut Found) {
@@ -36,8 +64,9 @@ fn descend(folder: &Path, names: &[&str], depth: usize, found: &mut Found) {
     if !is_pattern(name) {
         let path = folder.join(name);
         return if rest.is_empty() {
-            note_folder(folder, found);
-            add(path, found);
+            if note_folder(folder, found) {
+                add(path, found);
+            }
         } else {
             descend(&path, rest, depth, found);
         };
@@ -45,19 +74,25 @@ fn descend(folder: &Path, names: &[&str], depth: usize, found: &mut Found) {
     if *name == "**" {
         descend(folder, rest, depth, found);
     }
-    note_folder(folder, found);
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
+    if !note_folder(folder, found) {
+        return;
+    }
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) => return note_failure(error.kind(), found),
+    };
+    for entry in entries {
         found.entries += 1;
         if found.entries > MOST_ENTRIES || found.files.len() >= MOST {
             found.is_cut = true;
             return;
         }
+        let Ok(entry) = entry else { return found.is_blind = true };
         let file = entry.file_name();
         let Some(text) = file.to_str() else { continue };
         let path = folder.join(&file);
         if *name == "**" {
-            if depth < DEEPEST && !text.starts_with('.') && path.is_dir() {
+            if depth < DEEPEST && !text.starts_with('.') && is_new_folder(&path, names.len(), found) {
                 descend(&path, names, depth + 1, found);
             }
         } else if fits(name, text) {
@@ -67,15 +102,38 @@ fn descend(folder: &Path, names: &[&str], depth: usize, found: &mut Found) {
 }
 
 fn add(path: PathBuf, found: &mut Found) {
-    if path.is_file() {
-        found.files.push(path);
+    match fs::metadata(&path) {
+        Ok(metadata) if metadata.is_file() => found.files.push(path),
+        Ok(_) => {}
+        Err(error) => note_failure(error.kind(), found),
     }
 }
 
-fn note_folder(folder: &Path, found: &mut Found) {
-    if !found.folders.iter().any(|known| known == folder) {
-        found.folders.push(folder.to_owned());
+/// Whether a path is that of a folder in which `**` has not been: links may lead to one that encloses them.
+fn is_new_folder(path: &Path, left: usize, found: &mut Found) -> bool {
+    match fs::metadata(path) {
+        Ok(of) => of.is_dir() && found.visited.insert((of.dev(), of.ino(), left)),
+        Err(error) => {
+            note_failure(error.kind(), found);
+            false
+        }
     }
+}
+
+fn note_failure(kind: ErrorKind, found: &mut Found) {
+    found.is_blind |= !matches!(kind, ErrorKind::NotFound | ErrorKind::NotADirectory);
+}
+
+/// Returns whether the folder is searched.
+fn note_folder(folder: &Path, found: &mut Found) -> bool {
+    if found.folders.contains(folder) {
+        return true;
+    }
+    if found.folders.len() >= MOST_FOLDERS {
+        found.is_cut = true;
+        return false;
+    }
+    found.folders.insert(folder.to_owned())
 }
 
 fn is_pattern(name: &str) -> bool {
@@ -200,6 +258,43 @@ mod tests {
             assert!(!found.is_cut && !found.folders.is_empty());
         }
         fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn links_that_lead_round_and_folders_without_number_have_an_end() {
+        let root = tempdir();
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        fs::write(root.join("a/b/0.log"), "x").unwrap();
+        for nth in 0..4 {
+            std::os::unix::fs::symlink(&root, root.join(format!("a/b/round-{nth}"))).unwrap();
+        }
+        let mut found = Found::default();
+        search(&format!("{}/**/*.log", root.display()), &mut found);
+        assert_eq!(found.files.len(), 1, "{:?}", found.files);
+        assert!(!found.is_cut && found.entries < 100);
+        for nth in 0..MOST_FOLDERS {
+            fs::create_dir(root.join(format!("folder-{nth}"))).unwrap();
+        }
+        let mut found = Found::default();
+        search(&format!("{}/*/*.log", root.display()), &mut found);
+        assert!(found.is_cut && found.folders.len() == MOST_FOLDERS);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn a_glob_covers_the_paths_that_it_finds() {
+        for (glob, path, expected) in [
+            ("/var/log/*.log", "/var/log/a.log", true),
+            ("/var/log/*.log", "/var/log/a.log.1", false),
+            ("/var/log/*.log", "/var/log/b/a.log", false),
+            ("/var/**/*.log", "/var/a.log", true),
+            ("/var/**/*.log", "/var/b/c/a.log", true),
+            ("/var/**/*.log", "/var/.b/a.log", false),
+            ("/var/a.log", "/var/a.log", true),
+            ("/var/a.log", "/var", false),
+        ] {
+            assert_eq!(covers(glob, Path::new(path)), expected, "{glob} {path}");
+        }
     }
 
     fn tempdir() -> PathBuf {

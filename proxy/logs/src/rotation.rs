@@ -3,7 +3,9 @@
 //! Pure, but for the ids, which are random. A file is known by its device and inode and by its first bytes, because inodes are used again. A reader's place in it
 //! is known by the bytes before it, because a file may be truncated and written anew between two looks.
 
+use std::fs::Metadata;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::os::unix::fs::MetadataExt as _;
 
 /// How many of its first bytes a file is known by.
 pub(crate) const HEAD: usize = 256;
@@ -42,6 +44,12 @@ impl Head {
 pub(crate) struct Identity {
     pub(crate) device: u64,
     pub(crate) inode: u64,
+}
+
+impl Identity {
+    pub(crate) fn of(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
 }
 
 /// What a file is known by in the ids of its records: 128 random bits, because device, inode and first bytes can be those of

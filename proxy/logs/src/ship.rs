@@ -13,12 +13,12 @@ use pillion_model::cluster::HostPattern;
 use pillion_model::logs::{Destination, Logs, Sink, SyslogOver};
 use pillion_model::{Config, Workload};
 use pillion_telemetry::Symbol;
-use pillion_telemetry::companions::CompanionKind;
+use pillion_telemetry::companions::{CompanionKind, Entry};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, sleep};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Shelf};
 use crate::checkpoint;
 use crate::delivery::Delivery;
 use crate::encode::Encoder;
@@ -82,19 +82,21 @@ fn names(pattern: &HostPattern, host: &str, port: u16) -> bool {
 
 /// Makes the work of the companion.
 pub fn work(ground: Arc<Ground>) -> Box<dyn Fn(watch::Receiver<Order>) -> Work + Send> {
-    Box::new(move |orders| Box::pin(run(ground.clone(), orders)))
+    let shelf = Shelf::default(); // outlives a panic
+    Box::new(move |orders| Box::pin(run(ground.clone(), shelf.clone(), orders)))
 }
 
-async fn run(ground: Arc<Ground>, mut orders: watch::Receiver<Order>) {
+async fn run(ground: Arc<Ground>, shelf: Shelf, mut orders: watch::Receiver<Order>) {
     loop {
         let order = orders.borrow_and_update().clone();
         let Order::Follow(config) = order else { return };
         match Plan::of(&config) {
             Some(plan) => {
-                LocalSet::new().run_until(ship(&ground, &plan, &mut orders)).await;
+                LocalSet::new().run_until(ship(&ground, &plan, &shelf, &mut orders)).await;
                 ground.metrics.forget_logs_lag(); // the next configuration may have other sources and sinks
             }
             None => {
+                shelf.clear();
                 if orders.changed().await.is_err() {
                     return;
                 }
@@ -104,9 +106,9 @@ async fn run(ground: Arc<Ground>, mut orders: watch::Receiver<Order>) {
 }
 
 /// Ships by a plan until there is another one, or until everything is delivered that is to be delivered at the end.
-async fn ship(ground: &Arc<Ground>, plan: &Plan, orders: &mut watch::Receiver<Order>) {
-    let Some(_lock) = locked(ground, plan, orders).await else { return };
-    let catalog = Catalog::open(&plan.logs, &plan.workload, Instant::now());
+async fn ship(ground: &Arc<Ground>, plan: &Plan, shelf: &Shelf, orders: &mut watch::Receiver<Order>) {
+    let Some(_lock) = locked(ground, plan, shelf, orders).await else { return };
+    let Some(catalog) = opened(ground, plan, shelf, orders).await else { return };
     ground.metrics.logs_truncated().inc_by(catalog.lost);
     let catalog = Rc::new(RefCell::new(catalog));
     let (phase, phases) = watch::channel(Phase::Work);
@@ -146,7 +148,12 @@ async fn ship(ground: &Arc<Ground>, plan: &Plan, orders: &mut watch::Receiver<Or
 /// Waits until no other process ships by the same checkpoint: a sidecar that has handed its sockets to this one ships until it
 /// ends. `None`: there is another order. Without a folder that can be locked, what is kept cannot be written either, and the
 /// catalog tells of that.
-async fn locked(ground: &Ground, plan: &Plan, orders: &mut watch::Receiver<Order>) -> Option<Option<File>> {
+async fn locked(
+    ground: &Ground,
+    plan: &Plan,
+    shelf: &Shelf,
+    orders: &mut watch::Receiver<Order>,
+) -> Option<Option<File>> {
     let mut waiting = Vec::new();
     loop {
         match checkpoint::lock(&plan.logs.checkpoint) {
@@ -155,10 +162,8 @@ async fn locked(ground: &Ground, plan: &Plan, orders: &mut watch::Receiver<Order
             Ok(None) => {}
         }
         if waiting.is_empty() {
-            let board = ground.metrics.companions();
-            let entry = |sink: &Sink| board.register(CompanionKind::Logs, &sink.name, false);
-            waiting = plan.logs.sinks.iter().map(entry).collect();
-            waiting.iter().for_each(|entry| entry.down("another process ships by the same checkpoint"));
+            shelf.clear(); // the other process goes on with the files
+            waiting = down(ground, plan, "another process ships by the same checkpoint");
             tracing::info!(checkpoint = %plan.logs.checkpoint.display(), "log files are shipped when the process has ended that ships by the same checkpoint");
         }
         tokio::select! { // both only wait
@@ -166,6 +171,39 @@ async fn locked(ground: &Ground, plan: &Plan, orders: &mut watch::Receiver<Order
             () = sleep(LOCK_EVERY) => {}
         }
     }
+}
+
+/// Opens the files, as soon as the checkpoint can be read. `None`: there is another order.
+async fn opened(
+    ground: &Ground,
+    plan: &Plan,
+    shelf: &Shelf,
+    orders: &mut watch::Receiver<Order>,
+) -> Option<Catalog> {
+    let mut waiting = Vec::new();
+    loop {
+        let error = match Catalog::open(&plan.logs, &plan.workload, shelf, Instant::now()) {
+            Ok(catalog) => return Some(catalog),
+            Err(error) => error,
+        };
+        if waiting.is_empty() {
+            let folder = plan.logs.checkpoint.display();
+            let why = format!("the checkpoint in {folder} cannot be read, which is tried again: {error}");
+            tracing::warn!("no log file is shipped: {why}");
+            waiting = down(ground, plan, &why);
+        }
+        tokio::select! { // both only wait
+            _ = orders.changed() => return None,
+            () = sleep(LOCK_EVERY) => {}
+        }
+    }
+}
+
+/// Says of all sinks why nothing is shipped to them.
+fn down(ground: &Ground, plan: &Plan, why: &str) -> Vec<Entry> {
+    let board = ground.metrics.companions();
+    let entries = plan.logs.sinks.iter().map(|sink| board.register(CompanionKind::Logs, &sink.name, false));
+    entries.inspect(|entry| entry.down(why)).collect()
 }
 
 /// A panic of a task is one of the companion, whose thread begins anew.

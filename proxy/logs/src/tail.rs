@@ -139,7 +139,7 @@ impl Tail {
                     load.reads.push(read);
                 }
                 Looked::Truncated => {
-                    let size = file.file.metadata().map_or(0, |metadata| metadata.len());
+                    let size = file.size_now().unwrap_or(0);
                     file.truncated(read.place.offset, size, now.at);
                     catalog.has_new = true;
                 }
@@ -301,6 +301,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::catalog::Shelf;
 
     /// A source with one file, and one sink that reads it.
     struct Story {
@@ -309,6 +310,10 @@ mod tests {
         catalog: Catalog,
         tail: Tail,
         lost: u64,
+    }
+
+    fn opened(logs: &Logs) -> Catalog {
+        Catalog::open(logs, &Workload::default(), &Shelf::default(), Instant::now()).unwrap()
     }
 
     impl Drop for Story {
@@ -337,7 +342,7 @@ mod tests {
                 checkpoint: root.join("state"),
                 ..Logs::default()
             };
-            let catalog = Catalog::open(&logs, &Workload::default(), Instant::now());
+            let catalog = opened(&logs);
             let tail = Tail::new(0, &logs, Encoder::Lines, 64 * 1024);
             Self { root, logs, catalog, tail, lost: 0 }
         }
@@ -369,7 +374,7 @@ mod tests {
         }
 
         fn restart(&mut self) {
-            self.catalog = Catalog::open(&self.logs, &Workload::default(), Instant::now());
+            self.catalog = opened(&self.logs);
             self.tail = Tail::new(0, &self.logs, Encoder::Lines, 64 * 1024);
         }
     }

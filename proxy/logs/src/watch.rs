@@ -3,7 +3,7 @@
 //! This only makes shipping prompt. Files are looked at every second in any case, because the kernel reports no changes that other
 //! hosts make on a network file system, and because it bounds how many folders can be watched.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ impl Watch {
     }
 
     /// Watches these folders, and no others.
-    pub(crate) fn follow(&mut self, folders: &[PathBuf]) {
+    pub(crate) fn follow(&mut self, folders: &HashSet<PathBuf>) {
         let Some(descriptor) = &self.descriptor else { return };
         self.folders.retain(|folder, watch| {
             // a watch that cannot be removed is gone with its folder
@@ -113,7 +113,7 @@ mod tests {
             std::env::temp_dir().join(format!("pillion-watch-{}-{}", std::process::id(), fastrand::u64(..)));
         std::fs::create_dir_all(&root).unwrap();
         let mut watch = Watch::new();
-        watch.follow(&[root.clone(), root.join("absent")]);
+        watch.follow(&[root.clone(), root.join("absent")].into());
         std::fs::write(root.join("a"), "x").unwrap();
         let seen = watch.seen().await;
         assert!(seen.names && seen.contents);
