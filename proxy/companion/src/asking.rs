@@ -28,6 +28,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 const PATIENCE_TO_CONNECT: Duration = Duration::from_secs(3);
 /// The addresses of a name that are tried.
 const MOST_ADDRESSES: usize = 4;
+/// Bytes of an answer that says why a request failed.
+const FAILURE_BYTES: usize = 64 * 1024;
 /// Bytes of the answer's head.
 const HEAD_BYTES: usize = 64 * 1024;
 pub const AGENT: HeaderValue = HeaderValue::from_static(concat!("pillion/", env!("CARGO_PKG_VERSION")));
@@ -167,7 +169,7 @@ impl Kept {
     }
 
     /// Sends a request, and reads the answer with its content, of whatever status it is. The content has at most so many
-    /// bytes. After an error the connection is of no use.
+    /// bytes, and at most 64 KiB where the status is not a good one (2xx). After an error the connection is of no use.
     ///
     /// # Errors
     /// The connection broke off, or the head has not come `until` then.
@@ -180,6 +182,7 @@ impl Kept {
         let begun = timeout_at(until, self.begin(question)).await;
         let (head, incoming) = begun.map_err(|_elapsed| AskError::Slow)??.into_parts();
         let mut body = Body { incoming, conn: self.conn.take() };
+        let most = if head.status.is_success() { most } else { most.min(FAILURE_BYTES) };
         let content = timeout_at(until, body.whole(most)).await.unwrap_or(Err(AskError::Slow));
         self.conn = body.conn.filter(|_| content.is_ok());
         Ok(Response::from_parts(head, content))

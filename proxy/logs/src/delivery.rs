@@ -30,6 +30,10 @@ use stream::{Datagrams, Messages, Mongodb};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// 16 MiB: an answer of Elasticsearch has 30 bytes for each document, and 300 for one that it refuses.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
+/// What an answer of Elasticsearch may have for each document. It names reasons of some hundred bytes.
+const BYTES_OF_DOCUMENT: usize = 512;
+/// 64 KiB: an answer that has nothing for each document, or whose content only says what is wrong.
+const FEW_BYTES: usize = 64 * 1024;
 /// Servers close a connection that is idle for longer; five seconds is the shortest usual time.
 const LONGEST_IDLE: Duration = Duration::from_secs(4);
 /// After what time without a byte the kernel asks whether the server is still there.
@@ -174,7 +178,7 @@ impl Delivery {
             Ok(question) => question,
             Err(error) => return Ok(Outcome::failed(error)),
         };
-        let answer = kept.ask(question, MOST_BYTES, until).await?;
+        let answer = kept.ask(question, most_of_answer(&self.sink.to, batch.documents.len()), until).await?;
         if kept.is_open() {
             self.open = Open::Http(kept, Instant::now());
         }
@@ -279,5 +283,32 @@ impl Delivery {
             }
             Err(error) => Outcome::failed(error),
         }
+    }
+}
+
+/// The most bytes of an answer with a good status.
+fn most_of_answer(to: &Destination, documents: usize) -> usize {
+    match to {
+        Destination::Elasticsearch { .. } => {
+            documents.saturating_mul(BYTES_OF_DOCUMENT).saturating_add(FEW_BYTES).min(MOST_BYTES)
+        }
+        _ => FEW_BYTES,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pillion_model::logs::IndexName;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_has_room_for_each_document_and_no_more() {
+        let url = SinkUrl::new("http://sink").unwrap();
+        let hook = Destination::Http { url: url.clone() };
+        let search = Destination::Elasticsearch { url, index: IndexName::new("app").unwrap() };
+        assert_eq!(most_of_answer(&hook, 1_000_000), FEW_BYTES);
+        assert_eq!(most_of_answer(&search, 100), FEW_BYTES + 100 * BYTES_OF_DOCUMENT);
+        assert_eq!(most_of_answer(&search, usize::MAX), MOST_BYTES);
     }
 }

@@ -20,6 +20,8 @@ pub(crate) use bson::{Answer as MongodbAnswer, answer as mongodb_answer};
 pub(crate) use bulk::{Item, items as bulk_items};
 pub(crate) use otlp::rejected as otlp_rejected;
 
+/// The most documents that MongoDB takes in one command.
+const MOST_DOCUMENTS: usize = 100_000;
 /// The most streams of Loki in one batch: labels come from lines, and each stream is an object of its own.
 const MOST_STREAMS: usize = 64;
 
@@ -122,9 +124,11 @@ impl Encoder {
         }
     }
 
-    /// Whether a batch has no room for records of further streams.
+    /// Whether a batch has no room for further records.
     pub(crate) fn is_full(&self, batch: &Batch) -> bool {
-        batch.streams.len() >= MOST_STREAMS
+        let has_documents =
+            matches!(self, Self::Bson { .. }) && batch.documents.len() >= MOST_DOCUMENTS;
+        batch.streams.len() >= MOST_STREAMS || has_documents
     }
 
     /// Adds a record.
@@ -200,6 +204,16 @@ mod tests {
             Encoder::Lines.body(&part, &Workload::default()).iter().filter(|byte| **byte == b'\n').count(),
             2
         );
+    }
+
+    #[test]
+    fn a_batch_of_mongodb_has_no_more_documents_than_one_command() {
+        let bson = Encoder::Bson { database: "logs".to_owned(), collection: "app".to_owned() };
+        let mut batch = Batch::default();
+        (1..MOST_DOCUMENTS).for_each(|_| batch.end(0, 0));
+        assert!(!bson.is_full(&batch));
+        batch.end(0, 0);
+        assert!(bson.is_full(&batch) && !Encoder::Lines.is_full(&batch));
     }
 
     fn encoders() -> Vec<Encoder> {

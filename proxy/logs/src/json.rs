@@ -25,6 +25,11 @@ pub(crate) fn members<'t>(text: &'t str, to: &mut Vec<Member<'t>>) -> bool {
 
 /// The items of an array. `None`: the text is no array.
 pub(crate) fn items(text: &str) -> Option<Vec<&str>> {
+    some_items(text, usize::MAX)
+}
+
+/// The items of an array that has at most so many.
+pub(crate) fn some_items(text: &str, most: usize) -> Option<Vec<&str>> {
     let (mut scan, mut items) = (Scan { text, at: 0 }, Vec::new());
     scan.space();
     scan.byte(b'[')?;
@@ -36,6 +41,7 @@ pub(crate) fn items(text: &str) -> Option<Vec<&str>> {
         scan.space();
         let begin = scan.at;
         scan.value()?;
+        (items.len() < most).then_some(())?;
         items.push(text.get(begin..scan.at)?);
         scan.space();
         if scan.byte(b',').is_some() {
@@ -48,9 +54,13 @@ pub(crate) fn items(text: &str) -> Option<Vec<&str>> {
 
 /// The value of the first member with this key.
 pub(crate) fn member<'t>(text: &'t str, key: &str) -> Option<&'t str> {
-    let mut all = Vec::new();
-    members(text, &mut all).then_some(())?;
-    all.into_iter().find(|member| member.key == key).map(|member| member.value)
+    let (mut scan, mut found) = (Scan { text, at: 0 }, None);
+    scan.object(&mut |member| {
+        if found.is_none() && member.key == key {
+            found = Some(member.value);
+        }
+    })?;
+    found.filter(|_| scan.is_over())
 }
 
 /// The text of a value that is a string.
@@ -369,6 +379,7 @@ mod tests {
 
     #[test]
     fn an_array_is_split_into_items() {
+        assert_eq!((some_items("[1,2]", 2), some_items("[1,2,3]", 2)), (Some(vec!["1", "2"]), None));
         assert_eq!(items(r#"[{"a":1}, 2 ,"x"]"#), Some(vec![r#"{"a":1}"#, "2", r#""x""#]));
         assert_eq!((items("[ ]"), items("{}"), items("[1,]")), (Some(Vec::new()), None, None));
         assert_eq!(member(r#"{"a":1,"errors":true}"#, "errors"), Some("true"));

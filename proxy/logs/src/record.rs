@@ -19,7 +19,25 @@ const MESSAGES: [&str; 3] = ["message", "msg", "log"];
 const OWN: [&str; 9] =
     ["@timestamp", "message", "level", "source", "file", "workload", "namespace", "stream", "truncated"];
 const OF_LINE: &str = "line_";
-/// The most fields that are taken from one line. Elasticsearch takes a thousand in a whole index by default.
+/// The fields in which Elasticsearch and MongoDB keep what is theirs: they refuse documents that bring them.
+const OF_SINK: [&str; 14] = [
+    "_id",
+    "_index",
+    "_source",
+    "_type",
+    "_routing",
+    "_ignored",
+    "_field_names",
+    "_size",
+    "_doc_count",
+    "_tier",
+    "_seq_no",
+    "_version",
+    "_nested_path",
+    "_feature",
+];
+/// The most fields that are taken from one line. Elasticsearch takes a thousand in a whole index by default. A record that lacks
+/// some is marked as cut.
 const MOST_FIELDS: usize = 256;
 
 /// A value of a field.
@@ -98,7 +116,7 @@ impl Origin {
 
     /// Whether a record has a field of this name that the line does not give.
     fn has(&self, name: &str) -> bool {
-        OWN.contains(&name) || self.fields.iter().skip(2).any(|(known, _)| known == name)
+        OWN.contains(&name) || OF_SINK.contains(&name) || self.fields.iter().skip(2).any(|(known, _)| known == name)
     }
 }
 

@@ -170,7 +170,7 @@ impl Tail {
             return Looked::Nothing;
         }
         let mut buffer = std::mem::take(&mut self.buffer);
-        let mut looked = Looked::Nothing;
+        let (mut looked, mut is_hole) = (Looked::Nothing, false);
         for portion in [PORTION, LARGE_PORTION] {
             let overlap = cursor.tail.len();
             buffer.resize(overlap + portion, 0);
@@ -185,8 +185,10 @@ impl Tail {
             }
             file.reaches(cursor.position + bytes.len() as u64, now.at);
             let is_whole = bytes.len() < portion;
-            let end = if is_whole { end } else { End::Open };
-            let (used, step) = self.take(cursor.position, bytes, file, load, (end, now));
+            let end_here = if is_whole { end } else { End::Open };
+            let may_skip = !is_whole || end == End::Over;
+            is_hole = bytes.first() == Some(&0);
+            let (used, step) = self.take(cursor.position, bytes, file, load, (end_here, may_skip, now));
             match step {
                 _ if used > 0 => {
                     cursor.advance(&bytes[..used]);
@@ -201,7 +203,8 @@ impl Tail {
                 _ => {}
             }
         }
-        if matches!(looked, Looked::Nothing) {
+        // NULs may become other bytes without a change of the size
+        if matches!(looked, Looked::Nothing) && !is_hole {
             cursor.waits = Some((file.size, end));
         }
         buffer.truncate(PORTION + TAIL);
@@ -211,19 +214,23 @@ impl Tail {
     }
 
     /// Takes what stands in a buffer, until the batch is full. Returns how many bytes were used, and what the rest waits for.
+    /// `may_skip`: NULs up to the end of the buffer are a hole. At the end of a file they may be bytes that come later.
     fn take(
         &self,
         position: u64,
         bytes: &[u8],
         file: &Tailed,
         load: &mut Load,
-        (end, now): (End, Now),
+        (end, may_skip, now): (End, bool, Now),
     ) -> (usize, Step) {
         let Some(reading) = self.readings.get(file.origin.source) else { return (bytes.len(), Step::Wait) };
         let mut used = 0;
         while !self.is_full(load) {
             let rest = bytes.get(used..).unwrap_or_default();
             let hole = lines::hole(rest);
+            if hole > 0 && hole == rest.len() && !may_skip {
+                return (used, Step::Wait);
+            }
             if hole > 0 {
                 used += hole;
                 continue;
@@ -459,6 +466,27 @@ mod tests {
         let line = "z".repeat(LONGEST);
         let mut story = Story::new(format!("{line}\nnext\n").as_bytes(), |_| {});
         assert_eq!(story.take(false), [line.as_str(), "next"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nuls_at_the_end_of_a_file_wait_for_the_bytes_that_come_there() {
+        let mut story = Story::new(b"one\n\0\0\0\0", |_| {});
+        assert_eq!(story.take(false), ["one"]);
+        let file = fs::OpenOptions::new().write(true).open(story.path()).unwrap();
+        file.write_all_at(b"two\n", 4).unwrap();
+        assert_eq!(story.take(false), ["two"]);
+        story.append(b"\0\0");
+        assert_eq!(story.take(true), [""; 0]);
+        assert_eq!(story.catalog.lag(0, 0), 0, "no further byte comes");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_line_of_a_file_is_taken_without_its_end_however_long_it_is() {
+        for length in [LARGE_PORTION, LARGE_PORTION + 1, 1_000_000] {
+            let mut story = Story::new(&vec![b'x'; length], |_| {});
+            assert_eq!(story.take(true).len(), 1, "{length}");
+            assert_eq!(story.catalog.lag(0, 0), 0, "{length}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

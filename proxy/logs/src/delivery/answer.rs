@@ -13,8 +13,11 @@ use crate::encode::{Item, MongodbAnswer, bulk_items, otlp_rejected};
 const LONGEST_REST: Duration = Duration::from_mins(5);
 /// The code of MongoDB for a document that is there already.
 const DUPLICATE: i32 = 11000;
-/// Its codes for a command with content that it does not take: BadValue, FailedToParse, BSONObjectTooLarge.
-const NOT_TAKEN: [i32; 3] = [2, 9, 10334];
+/// Its codes for content that it does not take: BadValue, FailedToParse, TypeMismatch, Overflow, InvalidLength, InvalidBSON,
+/// DollarPrefixedFieldName, InvalidIdField, EmptyFieldName, DottedFieldName, DocumentValidationFailure, BSONObjectTooLarge.
+const NOT_TAKEN: [i32; 12] = [2, 9, 14, 15, 16, 22, 52, 53, 56, 57, 121, 10334];
+/// Of so many bytes of an answer a reason is made.
+const REASON: usize = 4096;
 
 /// What an answer over HTTP means.
 pub(super) fn judge(
@@ -70,7 +73,7 @@ fn said(text: &str) -> String {
 
 /// The beginning of what an answer says, if that is a text.
 fn reason(content: &[u8]) -> String {
-    let text = String::from_utf8_lossy(content);
+    let text = String::from_utf8_lossy(content.get(..REASON).unwrap_or(content));
     let text = text.trim();
     if text.is_empty() || text.starts_with('<') { String::new() } else { format!(": {}", said(text)) }
 }
@@ -98,7 +101,9 @@ pub(super) fn of_mongodb(answer: &MongodbAnswer, records: usize) -> Outcome {
     let mut fates = vec![Fate::Taken; records];
     for (place, code, why) in &answer.refused {
         if let Some(fate) = fates.get_mut(*place).filter(|_| *code != DUPLICATE) {
-            *fate = Fate::Refused(format!("{code}: {}", said(why)));
+            let why = format!("{code}: {}", said(why));
+            // a server that has no primary or no right to write must not cost records
+            *fate = if NOT_TAKEN.contains(code) { Fate::Refused(why) } else { Fate::Again(why) };
         }
     }
     if fates.iter().all(|fate| *fate == Fate::Taken) { Outcome::Taken } else { Outcome::Each(fates) }
@@ -132,6 +137,8 @@ mod tests {
         for status in [200, 201, 204] {
             assert_eq!(of(status, "x"), Outcome::Taken);
         }
+        let long = "x".repeat(1 << 20);
+        assert!(matches!(of(400, &long), Outcome::Refused(why) if why.len() < 400));
         for status in [400, 413, 422] {
             assert_eq!(
                 of(status, "too old"),
@@ -174,11 +181,18 @@ mod tests {
 
     #[test]
     fn a_document_that_mongodb_has_already_is_taken() {
-        let refused = vec![(0, DUPLICATE, "dup".to_owned()), (1, 121, "no".to_owned())];
+        let refused = [(0, DUPLICATE, "dup"), (1, 121, "no"), (2, 13, "not allowed"), (3, 10107, "no primary")];
+        let refused = refused.map(|(place, code, why)| (place, code, why.to_owned())).to_vec();
         let answer = MongodbAnswer { is_ok: true, refused, ..MongodbAnswer::default() };
+        let (not_allowed, no_primary) = ("13: not allowed".to_owned(), "10107: no primary".to_owned());
         assert_eq!(
-            of_mongodb(&answer, 2),
-            Outcome::Each(vec![Fate::Taken, Fate::Refused("121: no".to_owned())])
+            of_mongodb(&answer, 4),
+            Outcome::Each(vec![
+                Fate::Taken,
+                Fate::Refused("121: no".to_owned()),
+                Fate::Again(not_allowed),
+                Fate::Again(no_primary)
+            ])
         );
         let failed = |code| of_mongodb(&MongodbAnswer { code, ..MongodbAnswer::default() }, 2);
         assert!(matches!(failed(10334), Outcome::Refused(_)) && matches!(failed(13), Outcome::Failed(..)));

@@ -41,14 +41,12 @@ pub(crate) fn items(answer: &str, documents: usize) -> Option<Vec<Item>> {
     if json::member(answer, "errors")? == "false" {
         return Some(vec![Item::Taken; documents]);
     }
-    let items = json::items(json::member(answer, "items")?)?;
+    let items = json::some_items(json::member(answer, "items")?, documents)?;
     (items.len() == documents).then(|| items.into_iter().map(item).collect())
 }
 
 fn item(of: &str) -> Item {
-    let mut actions = Vec::new();
-    json::members(of, &mut actions);
-    let result = actions.first().map_or("", |action| action.value);
+    let result = json::member(of, "create").unwrap_or_default();
     let status = json::member(result, "status").and_then(|status| status.parse::<u16>().ok());
     match status {
         Some(200..=299 | 409) => Item::Taken,
