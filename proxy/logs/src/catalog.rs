@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -208,7 +208,7 @@ impl Tailed {
             Ok(of) if Identity::of(&of) == self.identity && of.len() == self.size => Rest::Quiet,
             Ok(of) if Identity::of(&of) == self.identity => Rest::Changed,
             Err(error) if error.kind() != io::ErrorKind::NotFound => Rest::Quiet, // it cannot be said
-            _ if self.is_present => Rest::Quiet, // the next scan tells
+            _ if self.is_present => Rest::Quiet,                                  // the next scan tells
             _ => Rest::Gone,
         }
     }
@@ -376,8 +376,7 @@ impl Catalog {
     /// The source of a file that was known: the one whose globs fit its path, else the one whose name it has.
     fn source_of(&self, kept: &Kept) -> Option<(usize, &Source)> {
         let covering = self.sources.iter().position(|source| covers(source, &kept.path));
-        let place =
-            covering.or_else(|| self.sources.iter().position(|source| source.name == kept.source))?;
+        let place = covering.or_else(|| self.sources.iter().position(|source| source.name == kept.source))?;
         Some((place, self.sources.get(place)?))
     }
 
@@ -395,8 +394,7 @@ impl Catalog {
         if open.count() < self.most_open {
             return true;
         }
-        let finished =
-            self.files.values_mut().filter(|file| file.file.is_some() && file.is_finished(now));
+        let finished = self.files.values_mut().filter(|file| file.file.is_some() && file.is_finished(now));
         let oldest = finished.min_by_key(|file| (!file.is_present, file.grown_at));
         let can_close = oldest.is_some();
         oldest.into_iter().for_each(Tailed::close);
@@ -470,8 +468,7 @@ impl Catalog {
         }
         let mut is_changed = self.next > before;
         for (key, file) in &mut self.files {
-            let is_present =
-                present.contains(key) || file.is_present && blind.contains(&file.origin.source);
+            let is_present = present.contains(key) || file.is_present && blind.contains(&file.origin.source);
             let was_present = std::mem::replace(&mut file.is_present, is_present);
             is_changed |= was_present != file.is_present;
         }
@@ -669,11 +666,9 @@ impl Catalog {
 
     /// Writes the checkpoint.
     pub(crate) fn save(&mut self) {
-        for file in self
-            .files
-            .values_mut()
-            .filter(|file| file.file.is_some() && file.head.length < HEAD && file.size > file.head.length as u64)
-        {
+        for file in self.files.values_mut().filter(|file| {
+            file.file.is_some() && file.head.length < HEAD && file.size > file.head.length as u64
+        }) {
             file.head = file.head_now();
         }
         let known = self.files.values().map(|file| file.kept(&self.sources, &self.sinks));

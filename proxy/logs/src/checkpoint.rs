@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -53,17 +54,46 @@ pub(crate) enum CheckpointError {
     Long,
     #[error("is not what a checkpoint looks like")]
     Malformed,
+    #[error("is a link, or no regular file")]
+    NoFile,
 }
 
 /// Makes the folder, and locks it for as long as the returned file is open. `None`: another process has locked it.
 pub(crate) fn lock(folder: &Path) -> io::Result<Option<File>> {
     fs::create_dir_all(folder)?;
-    let file = File::create(folder.join(LOCK))?;
+    let mut writing = fs::OpenOptions::new();
+    let file = open(writing.write(true).create(true), &folder.join(LOCK))?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other(format!("{LOCK} is no regular file")));
+    }
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(error),
     }
+}
+
+/// Opens a file, but through no link: another one who may write in the folder must not choose what is read or written. A named
+/// pipe must not stop the thread.
+fn open(how: &mut fs::OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    how.custom_flags(flags.bits().cast_signed()).open(path)
+}
+
+/// Whether a folder cannot be locked for as long as it is what it is, so that nothing is won by waiting: it is not to be written
+/// by this process, or its file system has no locks.
+pub(crate) fn is_never_locked(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let never = [
+        Errno::ROFS,
+        Errno::ACCESS,
+        Errno::PERM,
+        Errno::NOLCK,
+        Errno::NOTSUP,
+        Errno::OPNOTSUPP,
+        Errno::NOSYS,
+    ];
+    never.iter().any(|never| error.raw_os_error() == Some(never.raw_os_error()))
 }
 
 /// The file in a folder.
@@ -73,13 +103,23 @@ pub(crate) fn path(folder: &Path) -> PathBuf {
 
 /// Reads a checkpoint. Without a file it is empty.
 pub(crate) fn read(path: &Path) -> Result<Vec<Kept>, CheckpointError> {
-    match fs::metadata(path) {
+    let file = match open(fs::OpenOptions::new().read(true), path) {
+        Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            return Err(CheckpointError::NoFile);
+        }
         Err(error) => return Err(error.into()),
-        Ok(metadata) if metadata.len() > LONGEST => return Err(CheckpointError::Long),
-        Ok(_) => {}
+    };
+    if !file.metadata()?.is_file() {
+        return Err(CheckpointError::NoFile);
     }
-    parse(&fs::read(path)?).ok_or(CheckpointError::Malformed)
+    let mut bytes = Vec::new();
+    file.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LONGEST {
+        return Err(CheckpointError::Long);
+    }
+    parse(&bytes).ok_or(CheckpointError::Malformed)
 }
 
 /// Puts a checkpoint that cannot be used aside.
@@ -92,7 +132,11 @@ pub(crate) fn put_aside(path: &Path) -> io::Result<PathBuf> {
 /// Writes a checkpoint. When this returns it is on disk.
 pub(crate) fn write(path: &Path, files: &[Kept]) -> io::Result<()> {
     let temporary = path.with_extension("json.new");
-    let mut file = File::create(&temporary)?;
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = open(fs::OpenOptions::new().write(true).create_new(true), &temporary)?;
     file.write_all(&text(files))?;
     file.sync_data()?;
     drop(file);
@@ -205,6 +249,33 @@ mod tests {
         drop(lock);
         assert!(super::lock(&folder).unwrap().is_some());
         fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn no_link_is_followed() {
+        let folder =
+            std::env::temp_dir().join(format!("pillion-links-{}-{}", std::process::id(), fastrand::u64(..)));
+        fs::create_dir_all(&folder).unwrap();
+        let victim = folder.join("victim");
+        fs::write(&victim, "precious").unwrap();
+        let path = path(&folder);
+        for link in [folder.join(LOCK), path.clone(), path.with_extension("json.new")] {
+            std::os::unix::fs::symlink(&victim, link).unwrap();
+        }
+        assert!(lock(&folder).is_err_and(|error| !is_never_locked(&error)));
+        assert!(matches!(read(&path), Err(CheckpointError::NoFile)));
+        write(&path, &[file()]).unwrap();
+        assert_eq!(read(&path).unwrap(), [file()]);
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn only_a_folder_that_can_never_be_locked_is_used_without_a_lock() {
+        use rustix::io::Errno;
+        let is_never = |errno: Errno| is_never_locked(&errno.into());
+        assert!([Errno::ROFS, Errno::ACCESS, Errno::NOLCK].into_iter().all(is_never));
+        assert!(![Errno::MFILE, Errno::IO, Errno::NOSPC].into_iter().any(is_never));
     }
 
     #[test]

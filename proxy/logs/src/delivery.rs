@@ -126,6 +126,13 @@ impl Delivery {
         }
     }
 
+    /// Ends the connection that is open.
+    pub(crate) async fn close(self) {
+        if let Open::Messages(open) = self.open {
+            open.close().await;
+        }
+    }
+
     async fn connect(&self, purpose: Purpose, until: Instant) -> Result<Transport, AskError> {
         let (is_tls, host, port) = self.sink.to.server();
         let connecting = async {
@@ -248,7 +255,7 @@ impl Delivery {
     async fn datagrams(&mut self, batch: &Batch) -> Outcome {
         let (_, host, port) = self.sink.to.server();
         let open = match std::mem::replace(&mut self.open, Open::None) {
-            Open::Datagrams(open) => Ok(open),
+            Open::Datagrams(open) if !open.is_old() => Ok(open),
             _ => Datagrams::open(self.way, host, port, &self.resolver).await,
         };
         match open {
@@ -267,7 +274,7 @@ impl Delivery {
             _ => None,
         };
         if let Some(mut open) = open
-            && let Ok(answer) = open.ask(body, until).await
+            && let Ok(answer) = open.ask(body, batch.documents.len(), until).await
         {
             self.open = Open::Mongodb(open);
             return answer::of_mongodb(&answer, batch.documents.len());
@@ -276,7 +283,7 @@ impl Delivery {
             Ok(transport) => Mongodb(transport),
             Err(error) => return Outcome::failed(error),
         };
-        match open.ask(body, until).await {
+        match open.ask(body, batch.documents.len(), until).await {
             Ok(answer) => {
                 self.open = Open::Mongodb(open);
                 answer::of_mongodb(&answer, batch.documents.len())

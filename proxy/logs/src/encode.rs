@@ -91,6 +91,29 @@ impl Batch {
         kept
     }
 
+    /// One batch of parts of another one. `None`: there are none.
+    pub(crate) fn joined(parts: Vec<Self>) -> Option<Self> {
+        let mut parts = parts.into_iter();
+        let mut joined = parts.next()?; // all have the streams of the whole
+        for part in parts {
+            for (document, bytes) in part.each() {
+                joined.bytes.extend_from_slice(bytes);
+                joined.end(document.source, document.stream);
+            }
+        }
+        Some(joined)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of_texts(texts: impl Iterator<Item = String>) -> Self {
+        let mut batch = Self::default();
+        for text in texts {
+            batch.bytes.extend_from_slice(text.as_bytes());
+            batch.end(0, 0);
+        }
+        batch
+    }
+
     /// The records as they are written, for sinks that take one by one.
     pub(crate) fn texts(&self) -> impl Iterator<Item = &[u8]> {
         self.each().map(|(_, bytes)| bytes)
@@ -126,8 +149,7 @@ impl Encoder {
 
     /// Whether a batch has no room for further records.
     pub(crate) fn is_full(&self, batch: &Batch) -> bool {
-        let has_documents =
-            matches!(self, Self::Bson { .. }) && batch.documents.len() >= MOST_DOCUMENTS;
+        let has_documents = matches!(self, Self::Bson { .. }) && batch.documents.len() >= MOST_DOCUMENTS;
         batch.streams.len() >= MOST_STREAMS || has_documents
     }
 
@@ -181,7 +203,12 @@ mod tests {
         for (nth, line) in lines.iter().enumerate() {
             let text = text(line);
             let record = parse(&text, line, LineFormat::Auto, &origin, 1_764_351_601_000_000_000);
-            encoder.add(&record, &origin, Id { file: 7, offset: nth as u64 * 16, length: line.len() }, &mut batch);
+            encoder.add(
+                &record,
+                &origin,
+                Id { file: 7, offset: nth as u64 * 16, length: line.len() },
+                &mut batch,
+            );
         }
         batch
     }

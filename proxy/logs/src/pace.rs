@@ -27,6 +27,13 @@ const PATIENCE_AT_RELOAD: Duration = Duration::from_secs(5);
 /// How often a batch is divided to find the records that a sink does not take: each needs some ten divisions among thousands. A
 /// sink that takes nothing at all must not get a request for each record.
 const MOST_DIVISIONS: usize = 1024;
+/// After so many divisions without a record that is taken, the sink counts as one that takes nothing.
+const MOST_VAIN_DIVISIONS: usize = 32;
+/// The pause between two divisions.
+const PAUSE_OF_DIVISION: Duration = Duration::from_millis(20);
+/// So often a batch of which a sink takes nothing is tried until its first record counts as refused: a record that no server takes
+/// must not stop the others for ever, and an address that takes nothing must not cost the backlog.
+const VAIN_ATTEMPTS: u32 = 8;
 
 /// What sinks are to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +98,37 @@ pub(crate) struct Notices {
     refused: Seldom,
 }
 
+/// A batch that a sink has refused is divided, until the records are found that it does not take.
+#[derive(Default)]
+struct Division {
+    count: usize,
+    /// The parts that were refused, in their order.
+    refused: Vec<Batch>,
+    why: String,
+    /// Whether the sink has taken a record meanwhile.
+    is_taken: bool,
+    /// How often the sink has taken nothing of the batch.
+    attempts: u32,
+}
+
+impl Division {
+    /// The halves of a batch that was refused, the first one last. None: it is not divided further.
+    fn refused(&mut self, batch: Batch, why: String) -> Vec<Batch> {
+        self.count += 1;
+        self.why = why;
+        let half = batch.documents.len() / 2;
+        if half == 0 || self.count > MOST_DIVISIONS {
+            self.refused.push(batch);
+            return Vec::new();
+        }
+        vec![batch.only(|nth| nth >= half), batch.only(|nth| nth < half)]
+    }
+
+    fn is_vain(&self) -> bool {
+        !self.is_taken && self.count > MOST_VAIN_DIVISIONS
+    }
+}
+
 impl Pace {
     /// Until the sidecar ends or a reload changes the sinks.
     pub(crate) async fn run(mut self) {
@@ -99,7 +137,7 @@ impl Pace {
             if !load.batch.is_empty() {
                 self.catalog.borrow_mut().save_new();
                 if !self.deliver(load.batch).await {
-                    return;
+                    break;
                 }
             }
             let mut catalog = self.catalog.borrow_mut();
@@ -107,6 +145,7 @@ impl Pace {
             catalog.save();
             self.entry.note("checkpoint", catalog.problem.as_deref().unwrap_or("kept"));
         }
+        self.delivery.close().await;
     }
 
     /// The next batch. `None`: there is nothing more to do.
@@ -159,34 +198,42 @@ impl Pace {
 
     /// Delivers a batch, whole or in parts, however often it takes. `false`: the sink was stopped before.
     async fn deliver(&mut self, batch: Batch) -> bool {
-        let (mut waiting, mut failures, mut divisions) = (vec![batch], 0, 0);
-        while let Some(batch) = waiting.pop() {
+        let (mut waiting, mut failures, mut division) = (vec![batch], 0, Division::default());
+        loop {
+            let Some(batch) = waiting.pop() else {
+                let Some((batch, why)) = self.divided(&mut division) else { return true };
+                waiting.push(batch);
+                if !self.failed(&why, Duration::ZERO, &mut failures, &waiting).await {
+                    return false;
+                }
+                continue;
+            };
             let body = self.delivery.body(&batch);
             let Some(outcome) = self.send(&batch, body).await else { return false };
             let (why, rest) = match outcome {
                 Outcome::Taken => {
                     self.taken(&batch, |_| true);
-                    failures = 0;
+                    (failures, division.is_taken) = (0, true);
                     continue;
                 }
                 Outcome::TakenBut(refused, why) => {
                     let refused = usize::try_from(refused).unwrap_or(usize::MAX);
                     self.taken(&batch, |nth| nth >= refused);
                     self.refused(&batch, &why, |nth| nth < refused);
+                    division.is_taken = true;
                     continue;
                 }
                 Outcome::Refused(why) => {
-                    divisions += 1;
-                    let half = batch.documents.len() / 2;
-                    if half == 0 || divisions > MOST_DIVISIONS {
-                        self.refused(&batch, &why, |_| true);
-                    } else {
-                        waiting.push(batch.only(|nth| nth >= half));
-                        waiting.push(batch.only(|nth| nth < half));
+                    waiting.extend(division.refused(batch, why));
+                    if division.is_vain() {
+                        division.refused.extend(waiting.drain(..).rev());
+                    } else if !self.pause(PAUSE_OF_DIVISION).await {
+                        return false;
                     }
                     continue;
                 }
                 Outcome::Each(fates) => {
+                    division.is_taken |= fates.contains(&Fate::Taken);
                     let Some((again, why)) = self.each(&batch, &fates) else { continue };
                     waiting.push(again);
                     (why, Duration::ZERO)
@@ -196,14 +243,42 @@ impl Pace {
                     (why, rest)
                 }
             };
-            self.problem(&why);
-            if !self.pause(rest.max(pause(failures, fastrand::f64()))).await {
+            if !self.failed(&why, rest, &mut failures, &waiting).await {
                 return false;
             }
-            failures += 1;
-            if let Some(again) = waiting.last() {
-                self.counts.count(again, LogOutcome::Retried, |_| true);
+        }
+    }
+
+    /// What becomes of the parts of a batch that were refused: they are lost if the sink takes others. If it takes none, they
+    /// are to be sent again, and why.
+    fn divided(&mut self, division: &mut Division) -> Option<(Batch, String)> {
+        let Division { refused, why, is_taken, attempts, .. } = std::mem::take(division);
+        if is_taken {
+            refused.iter().for_each(|batch| self.refused(batch, &why, |_| true));
+            return None;
+        }
+        let mut batch = Batch::joined(refused)?;
+        let attempts = attempts + 1;
+        if attempts % VAIN_ATTEMPTS == 0 {
+            self.refused(&batch, &why, |nth| nth == 0);
+            batch = batch.only(|nth| nth > 0);
+            if batch.is_empty() {
+                return None;
             }
+        }
+        *division = Division { attempts, ..Division::default() };
+        Some((batch, why))
+    }
+
+    /// Tells of a failure, and waits before the next attempt. `false`: the sink was stopped.
+    async fn failed(&mut self, why: &str, rest: Duration, failures: &mut u32, waiting: &[Batch]) -> bool {
+        self.problem(why);
+        if !self.pause(rest.max(pause(*failures, fastrand::f64()))).await {
+            return false;
+        }
+        *failures += 1;
+        if let Some(again) = waiting.last() {
+            self.counts.count(again, LogOutcome::Retried, |_| true);
         }
         true
     }
@@ -281,7 +356,7 @@ impl Pace {
         let is_last = *self.phase.borrow() == Phase::Finish;
         let waiting =
             self.phase.wait_for(|phase| *phase == Phase::Stop || !is_last && *phase == Phase::Finish);
-        let length = if is_last { LAST_PAUSE } else { length };
+        let length = if is_last { length.min(LAST_PAUSE) } else { length };
         drop(timeout(length, waiting).await); // the time is over, or there is another phase
         *self.phase.borrow() != Phase::Stop
     }
@@ -300,6 +375,47 @@ fn pause(failures: u32, dice: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn batch_of(records: usize) -> Batch {
+        Batch::of_texts((0..records).map(|nth| nth.to_string()))
+    }
+
+    /// All that a batch has.
+    fn texts(batch: &Batch) -> Vec<String> {
+        batch.texts().map(|text| String::from_utf8(text.to_vec()).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_batch_is_divided_until_single_records_are_refused() {
+        let (mut division, mut waiting, mut requests) = (Division::default(), vec![batch_of(8)], 0);
+        while let Some(batch) = waiting.pop() {
+            requests += 1;
+            if texts(&batch).contains(&"5".to_owned()) {
+                waiting.extend(division.refused(batch, "no".to_owned()));
+            } else {
+                division.is_taken = true;
+            }
+        }
+        assert_eq!(
+            (division.refused.iter().flat_map(texts).collect::<Vec<_>>(), requests),
+            (vec!["5".to_owned()], 7)
+        );
+        assert!(!division.is_vain());
+    }
+
+    #[test]
+    fn a_sink_that_takes_nothing_is_asked_few_times_and_nothing_is_left_out() {
+        let (mut division, mut waiting) = (Division::default(), vec![batch_of(1000)]);
+        while let Some(batch) = waiting.pop() {
+            waiting.extend(division.refused(batch, "no".to_owned()));
+            if division.is_vain() {
+                division.refused.extend(waiting.drain(..).rev());
+            }
+        }
+        assert!(division.count <= MOST_VAIN_DIVISIONS + 1);
+        let all = Batch::joined(division.refused).unwrap();
+        assert_eq!(texts(&all), texts(&batch_of(1000)));
+    }
 
     #[test]
     fn pauses_grow_and_are_not_the_same_for_all() {

@@ -116,7 +116,9 @@ impl Origin {
 
     /// Whether a record has a field of this name that the line does not give.
     fn has(&self, name: &str) -> bool {
-        OWN.contains(&name) || OF_SINK.contains(&name) || self.fields.iter().skip(2).any(|(known, _)| known == name)
+        OWN.contains(&name)
+            || OF_SINK.contains(&name)
+            || self.fields.iter().skip(2).any(|(known, _)| known == name)
     }
 }
 
@@ -182,10 +184,13 @@ fn of_logfmt<'t>(record: &mut Record<'t>, line: &'t str, origin: &Origin) -> boo
 /// Makes the record's own of the fields that mean them, and keeps the others.
 fn take<'t>(fields: Vec<(&'t str, Value<'t>)>, record: &mut Record<'t>, origin: &Origin) {
     let taken = Taken::of(&fields, record);
+    record.is_cut |= fields.len() > MOST_FIELDS;
     record.fields.reserve(fields.len().min(MOST_FIELDS));
-    for (nth, (key, value)) in fields.into_iter().enumerate().take(MOST_FIELDS) {
-        if !taken.has(nth) {
-            record.fields.push((renamed(key, origin), value));
+    for (key, value) in fields.into_iter().take(MOST_FIELDS).filter(|(key, _)| !taken.has(key)) {
+        let key = renamed(key, origin);
+        match record.fields.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, known)) => *known = value, // sinks refuse documents that have a name twice; the last one counts
+            None => record.fields.push((key, value)),
         }
     }
 }
@@ -205,23 +210,23 @@ fn renamed<'t>(key: &'t str, origin: &Origin) -> Cow<'t, str> {
 
 /// Which fields of a line have become the record's own.
 #[derive(Default)]
-struct Taken([Option<usize>; 3]);
+struct Taken<'t>([Option<&'t str>; 3]);
 
-impl Taken {
-    fn of<'t>(fields: &[(&str, Value<'t>)], record: &mut Record<'t>) -> Self {
+impl<'t> Taken<'t> {
+    fn of(fields: &[(&'t str, Value<'t>)], record: &mut Record<'t>) -> Self {
         let mut taken = Self::default();
         for name in TIMES {
-            let found = find(fields, name).and_then(|(nth, value)| Some((nth, time(value)?)));
-            if let Some((nth, time)) = found {
-                (record.time, taken.0[0]) = (time, Some(nth));
+            let found = find(fields, name).and_then(|(key, value)| Some((key, time(value)?)));
+            if let Some((key, time)) = found {
+                (record.time, taken.0[0]) = (time, Some(key));
                 break;
             }
         }
         for name in LEVELS {
             let found =
-                find(fields, name).and_then(|(nth, value)| Some((nth, level::of_field(&value.text())?)));
-            if let Some((nth, level)) = found {
-                (record.level, taken.0[1]) = (Some(level), Some(nth));
+                find(fields, name).and_then(|(key, value)| Some((key, level::of_field(&value.text())?)));
+            if let Some((key, level)) = found {
+                (record.level, taken.0[1]) = (Some(level), Some(key));
                 break;
             }
         }
@@ -230,21 +235,22 @@ impl Taken {
                 Value::Json(value) => value.starts_with('"'),
                 Value::Text(_) => true,
             };
-            if let Some((nth, value)) = find(fields, name).filter(|(_, value)| is_text(value)) {
-                (record.message, taken.0[2]) = (value.clone(), Some(nth));
+            if let Some((key, value)) = find(fields, name).filter(|(_, value)| is_text(value)) {
+                (record.message, taken.0[2]) = (value.clone(), Some(key));
                 break;
             }
         }
         taken
     }
 
-    fn has(&self, nth: usize) -> bool {
-        self.0.contains(&Some(nth))
+    fn has(&self, key: &str) -> bool {
+        self.0.contains(&Some(key))
     }
 }
 
-fn find<'f, 't>(fields: &'f [(&str, Value<'t>)], name: &str) -> Option<(usize, &'f Value<'t>)> {
-    fields.iter().enumerate().find(|(_, (key, _))| *key == name).map(|(nth, (_, value))| (nth, value))
+/// The last field of this name.
+fn find<'f, 't>(fields: &'f [(&'t str, Value<'t>)], name: &str) -> Option<(&'t str, &'f Value<'t>)> {
+    fields.iter().rev().find(|(key, _)| *key == name).map(|(key, value)| (*key, value))
 }
 
 fn time(value: &Value<'_>) -> Option<i64> {
@@ -343,6 +349,31 @@ pub(crate) mod tests {
             written(line, LineFormat::Json),
             json!({ "@timestamp": "2025-11-28T17:40:01.500Z", "message": line, "level": "info", "n": 1 })
         );
+    }
+
+    #[test]
+    fn the_last_of_equal_names_counts_and_names_of_sinks_get_a_prefix() {
+        let record = written(r#"{"msg":"a","n":1,"msg":"b","_id":"x","n":2,"_source":{}}"#, LineFormat::Auto);
+        assert_eq!(
+            record,
+            json!({ "@timestamp": "1970-01-01T00:00:00.000Z", "message": "b", "n": 2, "line__id": "x", "line__source": {} })
+        );
+        let mut to = Vec::new();
+        let line = r#"{"n":1,"n":2}"#;
+        let (text, origin) = (text(line), origin());
+        parse(&text, line, LineFormat::Auto, &origin, 0).write_json(&origin, &mut to);
+        assert_eq!(String::from_utf8(to).unwrap().matches("\"n\":").count(), 1);
+    }
+
+    #[test]
+    fn a_record_that_lacks_fields_of_its_line_is_marked() {
+        let line = |count| {
+            format!("{{{}}}", (0..count).map(|nth| format!("\"f{nth}\":1")).collect::<Vec<_>>().join(","))
+        };
+        let record = |count| written(&line(count), LineFormat::Auto);
+        assert_eq!(record(MOST_FIELDS).get("truncated"), None);
+        let cut = record(MOST_FIELDS + 1);
+        assert_eq!((cut.get("truncated"), cut.get("f256")), (Some(&json!(true)), None));
     }
 
     #[test]

@@ -154,14 +154,23 @@ async fn locked(
     shelf: &Shelf,
     orders: &mut watch::Receiver<Order>,
 ) -> Option<Option<File>> {
-    let mut waiting = Vec::new();
+    let (mut waiting, mut is_other) = (Vec::new(), false);
     loop {
         match checkpoint::lock(&plan.logs.checkpoint) {
             Ok(Some(lock)) => return Some(Some(lock)),
-            Err(_unwritable) => return Some(None),
-            Ok(None) => {}
+            Err(error) if checkpoint::is_never_locked(&error) => return Some(None),
+            Err(error) if waiting.is_empty() => {
+                let folder = plan.logs.checkpoint.display();
+                let why = format!(
+                    "the folder {folder} of the checkpoint cannot be locked, which is tried again: {error}"
+                );
+                tracing::warn!("no log file is shipped: {why}");
+                waiting = down(ground, plan, &why);
+            }
+            Err(_) => {}
+            Ok(None) => is_other = true,
         }
-        if waiting.is_empty() {
+        if is_other && waiting.is_empty() {
             shelf.clear(); // the other process goes on with the files
             waiting = down(ground, plan, "another process ships by the same checkpoint");
             tracing::info!(checkpoint = %plan.logs.checkpoint.display(), "log files are shipped when the process has ended that ships by the same checkpoint");

@@ -181,7 +181,8 @@ mod tests {
 
     #[test]
     fn a_document_that_mongodb_has_already_is_taken() {
-        let refused = [(0, DUPLICATE, "dup"), (1, 121, "no"), (2, 13, "not allowed"), (3, 10107, "no primary")];
+        let refused =
+            [(0, DUPLICATE, "dup"), (1, 121, "no"), (2, 13, "not allowed"), (3, 10107, "no primary")];
         let refused = refused.map(|(place, code, why)| (place, code, why.to_owned())).to_vec();
         let answer = MongodbAnswer { is_ok: true, refused, ..MongodbAnswer::default() };
         let (not_allowed, no_primary) = ("13: not allowed".to_owned(), "10107: no primary".to_owned());

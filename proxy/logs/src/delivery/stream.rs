@@ -5,19 +5,26 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use pillion_base::net::Transport;
 use pillion_companion::asking::addresses;
 use pillion_upstream::discovery::Resolver;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::UdpSocket;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Fate, Outcome};
 use crate::encode::{Batch, MongodbAnswer, mongodb_answer};
 
-/// 4 MiB: the longest answer of MongoDB, which has 200 bytes for each document that it refuses.
+/// The longest answer of MongoDB has so many bytes, and others for each document that it refuses, but at most 4 MiB.
+const BYTES_OF_ANSWER: usize = 64 * 1024;
+const BYTES_OF_DOCUMENT: usize = 512;
 const LONGEST_ANSWER: usize = 4 * 1024 * 1024;
+/// How long an address is used to which datagrams are sent: nothing says that they do not arrive.
+const LONGEST_ADDRESS: Duration = Duration::from_secs(30);
+/// How long the end of a connection is waited for.
+const PATIENCE_TO_CLOSE: Duration = Duration::from_secs(2);
 
 /// A connection for messages that no answer confirms.
 pub(super) struct Messages(pub(super) Transport);
@@ -41,10 +48,25 @@ impl Messages {
         };
         timeout_at(until, sending).await.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
     }
+
+    /// Ends the connection, with `close_notify` over TLS, and waits until the receiver has ended its side: what it had not read
+    /// would be thrown away with a connection that is reset.
+    pub(super) async fn close(mut self) {
+        let closing = async {
+            self.0.shutdown().await?;
+            let mut unread = [0; 1024];
+            while self.0.read(&mut unread).await? > 0 {}
+            Ok::<_, io::Error>(())
+        };
+        drop(timeout(PATIENCE_TO_CLOSE, closing).await); // a receiver that keeps it open or has reset it changes nothing
+    }
 }
 
 /// A socket for datagrams.
-pub(super) struct Datagrams(UdpSocket);
+pub(super) struct Datagrams {
+    socket: UdpSocket,
+    opened: Instant,
+}
 
 impl Datagrams {
     pub(super) async fn open(
@@ -66,9 +88,14 @@ impl Datagrams {
         let open = async {
             let socket = UdpSocket::bind((any, 0)).await?;
             socket.connect(to).await?;
-            Ok::<_, io::Error>(Self(socket))
+            Ok::<_, io::Error>(Self { socket, opened: Instant::now() })
         };
         open.await.map_err(|error| format!("no datagram can be sent to {to}: {error}"))
+    }
+
+    /// Whether the address of the receiver is to be looked up again.
+    pub(super) fn is_old(&self) -> bool {
+        self.opened.elapsed() >= LONGEST_ADDRESS
     }
 
     /// Sends one datagram for each record. Nothing confirms that a datagram has arrived. The kernel only reports an error where the
@@ -76,7 +103,7 @@ impl Datagrams {
     pub(super) async fn send(&self, batch: &Batch) -> Outcome {
         let mut fates = Vec::with_capacity(batch.documents.len());
         for datagram in batch.texts() {
-            match self.0.send(datagram).await {
+            match self.socket.send(datagram).await {
                 Ok(_) => fates.push(Fate::Taken),
                 Err(error) if error.raw_os_error() == Some(rustix::io::Errno::MSGSIZE.raw_os_error()) => {
                     fates.push(Fate::Refused("it is longer than a datagram may be".to_owned()));
@@ -97,19 +124,25 @@ pub(super) struct Mongodb(pub(super) Transport);
 
 impl Mongodb {
     /// Sends a command, and reads the answer.
-    pub(super) async fn ask(&mut self, command: &[u8], until: Instant) -> io::Result<MongodbAnswer> {
+    pub(super) async fn ask(
+        &mut self,
+        command: &[u8],
+        documents: usize,
+        until: Instant,
+    ) -> io::Result<MongodbAnswer> {
+        let longest = documents.saturating_mul(BYTES_OF_DOCUMENT).saturating_add(BYTES_OF_ANSWER);
         let asking = async {
             self.0.write_all(command).await?;
             self.0.flush().await?;
             let mut message = vec![0; 4];
             self.0.read_exact(&mut message).await?;
             let length = message.first_chunk().map_or(0, |length| u32::from_le_bytes(*length)) as usize;
-            if !(16..=LONGEST_ANSWER).contains(&length) {
+            if !(16..=longest.min(LONGEST_ANSWER)).contains(&length) {
                 return Err(not_mongodb());
             }
             message.resize(length, 0);
             self.0.read_exact(message.get_mut(4..).unwrap_or_default()).await?;
-            mongodb_answer(&message).ok_or_else(not_mongodb)
+            mongodb_answer(&message, documents).ok_or_else(not_mongodb)
         };
         timeout_at(until, asking).await.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
     }
@@ -117,4 +150,18 @@ impl Mongodb {
 
 fn not_mongodb() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "its answer is not one of MongoDB's protocol")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_address_of_datagrams_is_looked_up_again_after_a_while() {
+        let way = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9)));
+        let open = Datagrams::open(way, "", 0, &Resolver::system()).await.unwrap();
+        assert!(!open.is_old());
+        tokio::time::advance(LONGEST_ADDRESS).await;
+        assert!(open.is_old());
+    }
 }

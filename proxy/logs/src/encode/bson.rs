@@ -11,6 +11,9 @@ const OP_MSG: i32 = 2013;
 /// The deepest nesting that is written. MongoDB takes 100; what is deeper becomes its JSON.
 const DEEPEST: usize = 32;
 
+/// The most elements of an answer, and of what it says of one document. MongoDB has some ten.
+const MOST_ELEMENTS: usize = 64;
+
 const DOUBLE: u8 = 1;
 const STRING: u8 = 2;
 const DOCUMENT: u8 = 3;
@@ -170,17 +173,17 @@ pub(crate) struct Answer {
 
 /// Reads an answer: four numbers, of which the last is the kind of message, flags, and a section with one document. `None`: it
 /// is another message.
-pub(crate) fn answer(message: &[u8]) -> Option<Answer> {
+pub(crate) fn answer(message: &[u8], documents: usize) -> Option<Answer> {
     let of = |from: usize| Some(i32::from_le_bytes(message.get(from..from + 4)?.try_into().ok()?));
     (of(12)? == OP_MSG && message.get(20) == Some(&0)).then_some(())?;
     let mut answer = Answer::default();
-    for (kind, name, value) in elements(message.get(21..)?)? {
+    for (kind, name, value) in elements(message.get(21..)?, MOST_ELEMENTS)? {
         match name {
             "ok" => answer.is_ok = numeric(kind, value)? == 1.0,
             "code" => answer.code = whole(kind, value)?,
             "errmsg" => answer.message = string(value)?,
             "writeErrors" => {
-                for (_, _, error) in elements(value)? {
+                for (_, _, error) in elements(value, documents)? {
                     answer.refused.push(write_error(error)?);
                 }
             }
@@ -192,7 +195,7 @@ pub(crate) fn answer(message: &[u8]) -> Option<Answer> {
 
 fn write_error(of: &[u8]) -> Option<(usize, i32, String)> {
     let (mut place, mut code, mut why) = (None, 0, String::new());
-    for (kind, name, value) in elements(of)? {
+    for (kind, name, value) in elements(of, MOST_ELEMENTS)? {
         match name {
             "index" => place = usize::try_from(whole(kind, value)?).ok(),
             "code" => code = whole(kind, value)?,
@@ -203,8 +206,8 @@ fn write_error(of: &[u8]) -> Option<(usize, i32, String)> {
     Some((place?, code, why))
 }
 
-/// The elements of a document: type, name, and the bytes of the value.
-fn elements(document: &[u8]) -> Option<Vec<(u8, &str, &[u8])>> {
+/// The elements of a document that has at most so many: type, name, and the bytes of the value.
+fn elements(document: &[u8], most: usize) -> Option<Vec<(u8, &str, &[u8])>> {
     let length = usize::try_from(i32::from_le_bytes(document.get(..4)?.try_into().ok()?)).ok()?;
     let mut rest = document.get(4..length.checked_sub(1)?)?;
     let mut all = Vec::new();
@@ -213,6 +216,7 @@ fn elements(document: &[u8]) -> Option<Vec<(u8, &str, &[u8])>> {
         let name = std::str::from_utf8(after.get(..end)?).ok()?;
         let value = after.get(end + 1..)?;
         let size = size(*kind, value)?;
+        (all.len() < most).then_some(())?;
         all.push((*kind, name, value.get(..size)?));
         rest = value.get(size..)?;
     }
@@ -276,7 +280,7 @@ mod tests {
             &[r#"{"msg":"a","n":7,"big":4294967296,"x":1.5,"ok":false,"no":null,"o":{"a":[1,"b"]}}"#],
         );
         let document = batch.texts().next().unwrap();
-        let elements = elements(document).unwrap();
+        let elements = elements(document, MOST_ELEMENTS).unwrap();
         assert_eq!(i32::from_le_bytes(document[..4].try_into().unwrap()) as usize, document.len());
         let kinds: Vec<(u8, &str)> = elements.iter().map(|(kind, name, _)| (*kind, *name)).collect();
         assert_eq!(
@@ -298,9 +302,9 @@ mod tests {
             ]
         );
         assert_eq!(string(elements[2].2).as_deref(), Some("a"));
-        let inner = super::elements(elements[12].2).unwrap();
+        let inner = super::elements(elements[12].2, MOST_ELEMENTS).unwrap();
         assert_eq!(
-            super::elements(inner[0].2)
+            super::elements(inner[0].2, MOST_ELEMENTS)
                 .unwrap()
                 .iter()
                 .map(|(kind, name, _)| (*kind, *name))
@@ -314,7 +318,7 @@ mod tests {
         let batch = batch(&encoder(), &["a", "b"]);
         let message = encoder().body(&batch, &Workload::default());
         assert_eq!(i32::from_le_bytes(message[..4].try_into().unwrap()) as usize, message.len());
-        let command = elements(&message[21..]).unwrap();
+        let command = elements(&message[21..], MOST_ELEMENTS).unwrap();
         assert_eq!(
             command.iter().map(|(_, name, _)| *name).collect::<Vec<_>>(),
             ["insert", "ordered", "$db"]
@@ -341,10 +345,13 @@ mod tests {
             of_json("ok", "1.0", 1, to);
         });
         let refused = vec![(1, 11000, "duplicate".to_owned())];
-        assert_eq!(answer(&message), Some(Answer { is_ok: true, refused, ..Answer::default() }));
+        assert_eq!(answer(&message, 2), Some(Answer { is_ok: true, refused, ..Answer::default() }));
+        let errors = format!("[{}]", [r#"{"index":1,"code":1}"#; 3].join(","));
+        let message = answered(|to| of_json("writeErrors", &errors, 1, to));
+        assert_eq!(answer(&message, 2), None, "it names more documents than were sent");
         let message = answered(|to| of_json("ok", "0.0", 1, to));
-        assert_eq!(answer(&message).map(|answer| answer.is_ok), Some(false));
-        assert_eq!(answer(b"HTTP/1.0 200 OK\r\n\r\nIt looks like"), None);
+        assert_eq!(answer(&message, 2).map(|answer| answer.is_ok), Some(false));
+        assert_eq!(answer(b"HTTP/1.0 200 OK\r\n\r\nIt looks like", 2), None);
     }
 
     proptest! {
@@ -357,7 +364,7 @@ mod tests {
                     *at = byte;
                 }
             }
-            answer(&message);
+            answer(&message, 2);
         }
     }
 }

@@ -80,8 +80,14 @@ mod tests {
         let batch = batch(&encoder, &["one", "2026-02-03T04:05:06Z two"]);
         let body = String::from_utf8(encoder.body(&batch, &Workload::default())).unwrap();
         let lines: Vec<&str> = body.lines().collect();
-        assert_eq!(lines[0], r#"{"create":{"_index":"app-2025.11.28-17","_id":"00000000000000000000000000000007-0-3"}}"#);
-        assert_eq!(lines[2], r#"{"create":{"_index":"app-2026.02.03-04","_id":"00000000000000000000000000000007-10-18"}}"#);
+        assert_eq!(
+            lines[0],
+            r#"{"create":{"_index":"app-2025.11.28-17","_id":"00000000000000000000000000000007-0-3"}}"#
+        );
+        assert_eq!(
+            lines[2],
+            r#"{"create":{"_index":"app-2026.02.03-04","_id":"00000000000000000000000000000007-10-18"}}"#
+        );
         assert!(lines[3].contains("\"message\":\"2026-02-03T04:05:06Z two\""));
     }
 
