@@ -18,6 +18,7 @@ use pillion_model::Workload;
 use pillion_model::cluster::UpstreamTls;
 use pillion_model::identity::TlsPolicy;
 use pillion_model::logs::{Destination, Sink, SinkUrl, SyslogOver};
+use pillion_model::tracing::HiddenText;
 use pillion_tls::SetupError;
 use pillion_tls::client::{AlpnOffer, ClientTls, Purpose};
 use pillion_upstream::discovery::Resolver;
@@ -38,6 +39,9 @@ const FEW_BYTES: usize = 64 * 1024;
 const LONGEST_IDLE: Duration = Duration::from_secs(4);
 /// After what time without a byte the kernel asks whether the server is still there.
 const KEEPALIVE: Duration = Duration::from_mins(1);
+
+/// A shorter word of a header's value, such as `Basic`, is not hidden by itself.
+const SHORTEST_SECRET: usize = 8;
 
 /// What a sink has made of a batch.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,6 +68,35 @@ impl Outcome {
     fn failed(why: impl ToString) -> Self {
         Self::Failed(why.to_string(), Duration::ZERO)
     }
+
+    fn map_reasons(self, change: &dyn Fn(String) -> String) -> Self {
+        let fate = |fate| match fate {
+            Fate::Taken => Fate::Taken,
+            Fate::Again(why) => Fate::Again(change(why)),
+            Fate::Refused(why) => Fate::Refused(change(why)),
+        };
+        match self {
+            Self::Taken => Self::Taken,
+            Self::TakenBut(count, why) => Self::TakenBut(count, change(why)),
+            Self::Each(fates) => Self::Each(fates.into_iter().map(fate).collect()),
+            Self::Refused(why) => Self::Refused(change(why)),
+            Self::Failed(why, rest) => Self::Failed(change(why), rest),
+        }
+    }
+}
+
+/// A reason without the values of the configured headers, and without the words of which they are made: a sink may repeat what
+/// it was sent.
+fn without(headers: &[(String, HiddenText)], mut why: String) -> String {
+    for (_, value) in headers {
+        let words = value.0.split(' ').filter(|word| word.len() >= SHORTEST_SECRET);
+        for secret in std::iter::once(value.0.as_str()).filter(|value| !value.is_empty()).chain(words) {
+            if why.contains(secret) {
+                why = why.replace(secret, "(hidden)");
+            }
+        }
+    }
+    why
 }
 
 /// The way to a sink.
@@ -118,12 +151,13 @@ impl Delivery {
             Destination::Syslog { url } => Some(url.over),
             _ => None,
         };
-        match (&self.sink.to, over) {
+        let outcome = match (&self.sink.to, over) {
             (_, Some(SyslogOver::Udp)) => self.datagrams(batch).await,
             (_, Some(SyslogOver::Tcp | SyslogOver::Tls)) => self.messages(&body, until).await,
             (Destination::Mongodb { .. }, _) => self.mongodb(&body, batch, until).await,
             _ => self.request(batch, body, until).await,
-        }
+        };
+        outcome.map_reasons(&|why| without(&self.sink.headers, why))
     }
 
     /// Ends the connection that is open.
@@ -308,6 +342,15 @@ mod tests {
     use pillion_model::logs::IndexName;
 
     use super::*;
+
+    #[test]
+    fn a_reason_has_no_value_of_a_header() {
+        let headers = [("authorization".to_owned(), HiddenText("Bearer s3cr3t-token".to_owned()))];
+        let fates = vec![Fate::Taken, Fate::Refused("no Bearer s3cr3t-token".to_owned())];
+        let outcome = Outcome::Each(fates).map_reasons(&|why| without(&headers, why));
+        assert_eq!(outcome, Outcome::Each(vec![Fate::Taken, Fate::Refused("no (hidden)".to_owned())]));
+        assert_eq!(without(&headers, "bad token s3cr3t-token".to_owned()), "bad token (hidden)");
+    }
 
     #[test]
     fn an_answer_has_room_for_each_document_and_no_more() {

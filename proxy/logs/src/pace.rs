@@ -95,7 +95,9 @@ impl Counts {
 #[derive(Default)]
 pub(crate) struct Notices {
     problem: Option<String>,
+    failed: Seldom,
     refused: Seldom,
+    truncated: Seldom,
 }
 
 /// A batch that a sink has refused is divided, until the records are found that it does not take.
@@ -166,7 +168,7 @@ impl Pace {
             let read = self.tail.step(&mut self.catalog.borrow_mut(), &mut load, now);
             if let Some(lost) = read {
                 self.counts.metrics.logs_truncated().inc_by(lost);
-                if lost > 0 {
+                if lost > 0 && self.notices.truncated.due(std::time::Instant::now()).is_some() {
                     tracing::warn!(
                         sink = self.name,
                         bytes = lost,
@@ -345,7 +347,8 @@ impl Pace {
 
     fn problem(&mut self, why: &str) {
         self.entry.down(why);
-        if self.notices.problem.as_deref() != Some(why) {
+        let is_new = self.notices.problem.as_deref() != Some(why);
+        if is_new && self.notices.failed.due(std::time::Instant::now()).is_some() {
             tracing::warn!(sink = self.name, "records cannot be delivered and wait in their files: {why}");
             self.notices.problem = Some(why.to_owned());
         }

@@ -275,29 +275,50 @@ fn destination(written: Written) -> Option<Destination> {
     otlp.or(syslog).or_else(|| http.map(|url| Destination::Http { url }))
 }
 
+/// An address without its query, which may have a token.
+fn shown(url: &SinkUrl) -> String {
+    let text = url.to_string();
+    match text.split_once('?') {
+        Some((before, _)) => format!("{before}?(hidden)"),
+        None => text,
+    }
+}
+
 fn tell_sink(sink: &Sink, at: &Scopes<'_>, page: &mut Page<'_>) {
     match &sink.to {
         Destination::Elasticsearch { url, index } => {
-            page.tell(&at.key("elasticsearch"), url.to_string());
+            page.tell(&at.key("elasticsearch"), shown(url));
             page.tell(&at.key("index"), index.to_string());
         }
         Destination::Loki { url, labels } => {
-            page.tell(&at.key("loki"), url.to_string());
+            page.tell(&at.key("loki"), shown(url));
             page.tell_list(labels.iter().map(|label| label.as_str().into()), &at.whole("labels"));
         }
-        Destination::Otlp { url } => page.tell(&at.key("otlp"), url.to_string()),
+        Destination::Otlp { url } => page.tell(&at.key("otlp"), shown(url)),
         Destination::Syslog { url } => page.tell(&at.key("syslog"), url.to_string()),
         Destination::Mongodb { url, database, collection } => {
             page.tell(&at.key("mongodb"), url.to_string());
             page.tell(&at.key("database"), database.as_str());
             page.tell(&at.key("collection"), collection.as_str());
         }
-        Destination::Http { url } => page.tell(&at.key("http"), url.to_string()),
+        Destination::Http { url } => page.tell(&at.key("http"), shown(url)),
     }
     for (name, value) in &sink.headers {
         page.tell(&at.key("headers").key(name), HiddenValue::spell(value));
     }
     if let Some(bundle) = &sink.trust_bundle {
         page.tell(&at.key("trust_bundle"), spell::path(bundle));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_query_of_an_address_is_not_shown() {
+        let shown = |url| shown(&SinkUrl::new(url).unwrap());
+        assert_eq!(shown("https://sink/in?token=s3cr3t"), "https://sink/in?(hidden)");
+        assert_eq!(shown("https://sink/in"), "https://sink/in");
     }
 }
