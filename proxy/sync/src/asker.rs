@@ -1,6 +1,5 @@
 //! Asks servers, with the connections that the sidecar makes for itself.
 
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use pillion_base::ground::Ground;
+use pillion_base::net::Transport;
 use pillion_companion::asking::{AGENT, AskError, Body, Content, Server, ask, begin, connect};
 use pillion_model::sync::{Store, SyncToken, WebUrl};
 use pillion_tls::client::AlpnOffer;
@@ -19,6 +19,7 @@ use pillion_upstream::discovery::Resolver;
 use tokio::time::{Instant, timeout_at};
 
 use super::version::MOST_BYTES;
+use super::walk;
 
 /// Base64 and JSON make a version longer by half at most, and each file has some words about it.
 const MOST_ANSWER: usize = MOST_BYTES / 2 * 3;
@@ -108,7 +109,7 @@ fn text(token: &SyncToken) -> Result<String, AskFault> {
         SyncToken::Text(text) => text.0.clone(),
         SyncToken::File(path) => {
             let mut text = String::new();
-            let read = File::open(path).and_then(|file| file.take(LONGEST_TOKEN).read_to_string(&mut text));
+            let read = walk::open(path).and_then(|file| file.take(LONGEST_TOKEN).read_to_string(&mut text));
             read.map_err(|error| AskFault::TokenFile(path.clone(), error))?;
             text.trim().to_owned()
         }
@@ -126,7 +127,7 @@ impl Asker {
         let until = Instant::now() + patience;
         let server = question.server;
         let request = question.finished()?;
-        let transport = connect(server, AlpnOffer::Http1, &self.ground, &self.resolver).await?;
+        let transport = self.connect(server, until).await?;
         Ok(ask(transport, request, MOST_ANSWER, until).await?)
     }
 
@@ -139,9 +140,15 @@ impl Asker {
         let until = Instant::now() + patience;
         let server = question.server;
         let request = question.finished()?;
-        let transport = connect(server, AlpnOffer::Http1, &self.ground, &self.resolver).await?;
+        let transport = self.connect(server, until).await?;
         let begun = timeout_at(until, begin(transport, request)).await;
         Ok(begun.map_err(|_elapsed| AskError::Slow)??)
+    }
+
+    /// Connects within the time for the whole question.
+    async fn connect(&self, server: Server<'_>, until: Instant) -> Result<Transport, AskError> {
+        let connecting = connect(server, AlpnOffer::Http1, &self.ground, &self.resolver);
+        timeout_at(until, connecting).await.unwrap_or(Err(AskError::Slow))
     }
 
     /// Sends a request without content. The content of its answer is not read.

@@ -3,7 +3,7 @@
 //! New content must be the same in two successive looks, because it may still be written. Looking at intervals notices
 //! what file events miss: the symlinks that Kubernetes swaps, and writes by another host to a shared volume.
 
-use std::fs::{self, File};
+use std::fs::Metadata;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use pillion_model::sync::Files;
 
-use super::version::{BadVersion, Content, Digest, Folder, MOST_BYTES, MOST_FILES, name_below};
+use super::version::{BadVersion, Content, Digest, Folder, MOST_BYTES, name_below};
+use super::walk::{self, WalkFault};
 
 /// A file that was changed within this time is read again at each look: clocks of file systems tick as slowly as every two
 /// seconds.
@@ -28,6 +29,19 @@ pub(crate) enum Unread {
     Folder(PathBuf),
     #[error("a file in {0} has a name that is not UTF-8")]
     NotUtf8(PathBuf),
+    #[error(transparent)]
+    Walk(#[from] WalkFault),
+}
+
+impl Unread {
+    fn is_not_found(&self) -> bool {
+        match self {
+            Self::Io(_, error) | Self::Walk(WalkFault::Io(_, error)) => {
+                error.kind() == io::ErrorKind::NotFound
+            }
+            _ => false,
+        }
+    }
 }
 
 /// What a look has found.
@@ -69,16 +83,19 @@ impl Looks {
     /// Blocks on file IO.
     pub(crate) fn look(&mut self, now: SystemTime) -> Result<Look, Unread> {
         let stamps = match self.stamps() {
-            Err(Unread::Io(_, error)) if error.kind() == io::ErrorKind::NotFound => return Ok(Look::Absent),
+            Err(why) if why.is_not_found() => return Ok(self.absent()),
             stamps => stamps?,
         };
         let settled = self.seen.is_some() && self.seen == self.known && !is_young(&stamps, now);
         if settled && self.read_at.as_ref() == Some(&stamps) {
             return Ok(Look::Same);
         }
-        let content = self.read(&stamps)?;
+        let content = match self.read(&stamps) {
+            Err(why) if why.is_not_found() => return Ok(self.absent()),
+            content => content?,
+        };
         self.read_at = Some(stamps);
-        let Some(content) = content else { return Ok(Look::Absent) };
+        let Some(content) = content else { return Ok(self.absent()) };
         let digest = content.digest();
         let stands_still = self.seen.replace(digest) == Some(digest);
         if !stands_still || self.known == Some(digest) {
@@ -88,32 +105,41 @@ impl Looks {
         Ok(Look::Version(content))
     }
 
+    /// There is nothing. The same content is a new version when it comes back.
+    fn absent(&mut self) -> Look {
+        self.forget();
+        Look::Absent
+    }
+
     /// The files, in the order of their paths.
     fn stamps(&self) -> Result<Vec<Stamp>, Unread> {
         let path = &self.files.path;
-        if !self.files.is_folder {
-            return match stamp(path)? {
-                Some(stamp) => Ok(vec![stamp]),
-                None => Err(Unread::Folder(path.clone())),
-            };
+        if self.files.is_folder {
+            let files = walk::files(path)?;
+            return Ok(files.into_iter().map(|(path, metadata)| stamp(path, &metadata)).collect());
         }
-        let mut paths = Vec::new();
-        list(path, 0, &mut paths)?;
-        paths.sort_unstable();
-        let mut stamps = Vec::with_capacity(paths.len());
-        for path in paths {
-            stamps.extend(stamp(&path)?);
+        let failed = |error| Unread::Io(path.to_owned(), error);
+        let metadata = path.metadata().map_err(failed)?;
+        match (metadata.is_file(), metadata.is_dir()) {
+            (true, _) => Ok(vec![stamp(path.clone(), &metadata)]),
+            (_, true) => Err(Unread::Folder(path.clone())),
+            _ => Err(failed(io::Error::other("it is not a regular file"))),
         }
-        Ok(stamps)
     }
 
     /// The content of the files. `None`: a folder without a file.
     fn read(&self, stamps: &[Stamp]) -> Result<Option<Content>, Unread> {
         let folder = &self.files.path;
+        // a single file may be a symlink to another one beside it, as Kubernetes mounts it, and nowhere else
+        let root = if self.files.is_folder { folder } else { folder.parent().unwrap_or(folder) };
+        let root = root.canonicalize().map_err(|error| Unread::Io(root.to_owned(), error))?;
         let mut left = MOST_BYTES;
         let mut files = Vec::with_capacity(stamps.len());
         for Stamp { path, .. } in stamps {
-            let bytes = read(path, left)?;
+            let bytes = match read(&root, path, left) {
+                Err(why) if self.files.is_folder && why.is_not_found() => continue, // it has just been removed
+                bytes => bytes?,
+            };
             left -= bytes.len();
             if !self.files.is_folder {
                 return Ok(Some(Content::file(bytes)?));
@@ -125,62 +151,39 @@ impl Looks {
     }
 }
 
-/// The metadata of a file, or of that to which a symlink leads. `None`: it is something else than a file.
-fn stamp(path: &Path) -> Result<Option<Stamp>, Unread> {
-    let metadata = path.metadata().map_err(|error| Unread::Io(path.to_owned(), error))?;
-    Ok(metadata.is_file().then(|| Stamp {
-        path: path.to_owned(),
+/// The metadata of a file, or of that to which a symlink leads.
+fn stamp(path: PathBuf, metadata: &Metadata) -> Stamp {
+    Stamp {
+        path,
         file: (metadata.dev(), metadata.ino()),
         size: metadata.size(),
         times: [(metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec())],
-    }))
-}
-
-/// Adds the files below a folder. Names that begin with two dots are not content: Kubernetes swaps a folder by them.
-fn list(folder: &Path, depth: usize, to: &mut Vec<PathBuf>) -> Result<(), Unread> {
-    const DEEPEST: usize = 8;
-    let failed = |error| Unread::Io(folder.to_owned(), error);
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let path = entry.path();
-        if entry.file_name().as_encoded_bytes().starts_with(b"..") {
-            continue;
-        }
-        if path.is_dir() {
-            if depth == DEEPEST {
-                return Err(BadVersion::Name(format!("{}", path.display())).into());
-            }
-            list(&path, depth + 1, to)?;
-        } else {
-            to.push(path);
-        }
-        if to.len() > MOST_FILES {
-            return Err(BadVersion::TooMany.into());
-        }
     }
-    Ok(())
 }
 
-/// At most so many bytes.
-fn read(path: &Path, most: usize) -> Result<Bytes, Unread> {
+/// At most so many bytes of a file below the folder `root`.
+fn read(root: &Path, path: &Path, most: usize) -> Result<Bytes, Unread> {
     let read = || {
         let mut bytes = Vec::new();
-        File::open(path)?.take(most as u64 + 1).read_to_end(&mut bytes)?;
+        walk::open_beneath(root, path)?.take(most as u64 + 1).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
     let bytes = read().map_err(|error| Unread::Io(path.to_owned(), error))?;
     if bytes.len() > most { Err(BadVersion::TooLong.into()) } else { Ok(bytes.into()) }
 }
 
+/// A time far in the future is no sign of a recent change: a file may have it for years.
 fn is_young(stamps: &[Stamp], now: SystemTime) -> bool {
-    let latest = stamps.iter().flat_map(|stamp| stamp.times).map(|(seconds, _)| seconds).max();
-    let latest = latest.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default();
-    let latest = SystemTime::UNIX_EPOCH + Duration::from_secs(latest);
-    now.duration_since(latest).unwrap_or_default() < YOUNG
+    let is_near = |seconds: i64| {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+        now.duration_since(time).unwrap_or_else(|ahead| ahead.duration()) < YOUNG
+    };
+    stamps.iter().flat_map(|stamp| stamp.times).any(|(seconds, _)| is_near(seconds))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use pillion_testkit::Scratch;
@@ -212,9 +215,45 @@ mod tests {
         fs::remove_file(&path).unwrap();
         assert_eq!(looks.look(now).unwrap(), Look::Absent);
         fs::write(&path, "c").unwrap();
-        assert_eq!([looks.look(now).unwrap(), looks.look(now).unwrap()], [Look::Same, Look::Same]);
+        assert_eq!(
+            [looks.look(now).unwrap(), looks.look(now).unwrap()],
+            [Look::Same, file("c")],
+            "a file that is back is a version, also with the content from before"
+        );
         looks.forget();
         assert_eq!([looks.look(now).unwrap(), looks.look(now).unwrap()], [Look::Same, file("c")]);
+    }
+
+    #[test]
+    fn a_link_that_leads_out_of_the_folder_is_not_read() {
+        let scratch = Scratch::new();
+        let secret = scratch.write("secret", "key");
+        fs::create_dir(scratch.path("source")).unwrap();
+        symlink(&secret, scratch.path("source/a")).unwrap();
+        for (path, is_folder) in [(scratch.path("source/a"), false), (scratch.path("source"), true)] {
+            let why = Looks::new(Files { path, is_folder }).look(SystemTime::now()).unwrap_err().to_string();
+            assert!(why.contains("leads out of the folder"), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_folder_with_a_dangling_link_has_its_other_files() {
+        let scratch = Scratch::new();
+        scratch.write("a", "1");
+        symlink("nowhere", scratch.path("b")).unwrap();
+        let mut looks = Looks::new(Files { path: scratch.path(""), is_folder: true });
+        let now = SystemTime::now();
+        let files = Folder::new(vec![("a".to_owned(), "1".into())]).unwrap();
+        let version = Look::Version(Content::Folder(files));
+        assert_eq!([looks.look(now).unwrap(), looks.look(now).unwrap()], [Look::Same, version]);
+    }
+
+    #[test]
+    fn a_time_in_the_future_makes_no_file_young() {
+        let stamp = |seconds| Stamp { path: PathBuf::new(), file: (0, 0), size: 0, times: [(seconds, 0); 2] };
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+        let young = [97, 98, 102, 103].map(|seconds| is_young(&[stamp(seconds)], now));
+        assert_eq!(young, [false, true, true, false]);
     }
 
     #[test]

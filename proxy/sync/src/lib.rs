@@ -6,7 +6,8 @@
 //!   to ask and what an answer means; [`asker`] asks.
 //! - [`target`] writes a version whole or not at all, [`check`] judges it before it takes its place, and [`change`] tells
 //!   the application.
-//! - [`command`] runs a program of the operator; [`pace`] says how long to wait; [`version`] is the content, with its
+//! - [`command`] runs a program of the operator; [`pace`] says how long to wait; [`walk`] lists and opens files within
+//!   bounds; [`version`] is the content, with its
 //!   bounds.
 //!
 //! Deliberately not here: what a content means, and any way to write to a source.
@@ -26,4 +27,5 @@ mod change;
 mod command;
 mod asker;
 mod pace;
+mod walk;
 mod version;

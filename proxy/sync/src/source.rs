@@ -194,7 +194,10 @@ async fn ask_web(
     let answer = asker.ask(question, PATIENCE).await?;
     match validators.meaning(answer.status()) {
         Meaning::Same => Ok(News::Same),
-        Meaning::Absent => Ok(News::Absent),
+        Meaning::Absent => {
+            *validators = Validators::default(); // the same content is news when it comes back
+            Ok(News::Absent)
+        }
         Meaning::Failure => Err(Silent::Status(answer.status())),
         Meaning::Content => {
             let (head, content) = answer.into_parts();
