@@ -1,6 +1,5 @@
 //! Tells the application that there is a new version: by a signal, a request or a program. Each is bounded in time.
 
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 use std::time::Duration;
@@ -15,6 +14,7 @@ use tokio::time::sleep;
 
 use super::asker::{AskFault, Asker};
 use super::command::{CommandFault, run};
+use super::walk;
 
 /// The pauses before a request or a program is tried again. The application may just be starting.
 const AGAIN: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
@@ -28,6 +28,13 @@ pub(crate) enum Untold {
     NoPidFile(std::path::PathBuf),
     #[error("{path} has no number of a process: {why}", path = .0.display(), why = .1)]
     PidFile(std::path::PathBuf, String),
+    #[error(
+        "{path} names process {number}, which is a sidecar and not the application: the file was written in another process namespace; write shareProcessNamespace: true in the pod",
+        path = .0.display(), number = .1
+    )]
+    Sidecar(std::path::PathBuf, i32),
+    #[error("process {0} of the pid file has ended")]
+    Ended(i32),
     #[error("process {0} cannot be signalled: {1}")]
     Signal(i32, #[source] Errno),
     #[error("the request was answered with {0}")]
@@ -41,7 +48,7 @@ pub(crate) enum Untold {
 impl Untold {
     /// Whether nothing is wrong: an application that is not there yet reads the new version when it starts.
     pub(crate) const fn is_early(&self) -> bool {
-        matches!(self, Self::NoProcess(_) | Self::NoPidFile(_))
+        matches!(self, Self::NoProcess(_) | Self::NoPidFile(_) | Self::Ended(_))
     }
 }
 
@@ -79,6 +86,7 @@ fn send(signal: SyncSignal, to: &SignalTo) -> Result<(), Untold> {
         match kill(Pid::from_raw(id), kind(signal)) {
             Ok(()) => {}
             Err(Errno::ESRCH) if matches!(to, SignalTo::Process(_)) => {} // it has just ended
+            Err(Errno::ESRCH) => return Err(Untold::Ended(id)),
             Err(error) => return Err(Untold::Signal(id, error)),
         }
     }
@@ -90,15 +98,23 @@ fn number_in(path: &Path) -> Result<i32, Untold> {
     let bad = |why: String| Untold::PidFile(path.to_owned(), why);
     let read = || -> io::Result<String> {
         let mut text = String::new();
-        File::open(path)?.take(64).read_to_string(&mut text)?;
+        walk::open(path)?.take(64).read_to_string(&mut text)?;
         Ok(text)
     };
     let text = read().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Untold::NoPidFile(path.to_owned()),
         _ => bad(error.to_string()),
     })?;
-    let number = text.trim().parse().ok().filter(|number| *number > 0);
-    number.ok_or_else(|| bad("it must hold one number".to_owned()))
+    let number = text.trim().parse().ok().filter(|number: &i32| *number > 0);
+    let number = number.ok_or_else(|| bad("it must hold one number".to_owned()))?;
+    if is_sidecar(number) { Err(Untold::Sidecar(path.to_owned(), number)) } else { Ok(number) }
+}
+
+/// Whether this is the number of this process, or of another one of Pillion, such as the parent in `pillion exec`.
+fn is_sidecar(number: i32) -> bool {
+    u32::try_from(number).is_ok_and(|number| {
+        number == std::process::id() || processes::is_named(processes::PROC.as_ref(), number, "pillion")
+    })
 }
 
 const fn kind(signal: SyncSignal) -> Signal {
@@ -142,6 +158,22 @@ mod tests {
             let path = scratch.write("pid", text);
             assert!(matches!(number_in(&path), Err(Untold::PidFile(..))), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_pid_file_that_names_the_sidecar_is_refused() {
+        let scratch = Scratch::new();
+        let path = scratch.write("pid", std::process::id().to_string());
+        let why = send(SyncSignal::Winch, &SignalTo::PidFile(path)).unwrap_err();
+        assert!(matches!(why, Untold::Sidecar(..)), "{why}");
+        assert!(why.to_string().contains("shareProcessNamespace") && !why.is_early());
+    }
+
+    #[test]
+    fn a_pid_file_of_a_process_that_has_ended_is_no_fault() {
+        let scratch = Scratch::new();
+        let path = scratch.write("pid", i32::MAX.to_string()); // above the kernel's largest number of a process
+        assert!(send(SyncSignal::Hup, &SignalTo::PidFile(path)).unwrap_err().is_early());
     }
 
     #[test]
