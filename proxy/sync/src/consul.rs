@@ -12,6 +12,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use pillion_model::sync::Store;
 use serde::Deserialize;
 
+use super::bounded::Bounded;
 use super::version::{BadVersion, Content, Folder};
 
 /// How long the server waits for a change. It answers up to a sixteenth later, so that its clients do not come at once.
@@ -84,7 +85,8 @@ pub(crate) fn next_index(last: u64, said: Option<&str>) -> Result<u64, BadAnswer
 
 /// What the answer holds. `None`: a folder without a file.
 pub(crate) fn read(store: &Store, answer: &[u8]) -> Result<Option<Content>, BadAnswer> {
-    let pairs: Vec<Pair> = serde_json::from_slice(answer).map_err(BadAnswer::Json)?;
+    let pairs: Bounded<Pair> = serde_json::from_slice(answer).map_err(BadAnswer::Json)?;
+    let pairs = pairs.all()?;
     if store.is_folder {
         return folder(&store.key, pairs);
     }

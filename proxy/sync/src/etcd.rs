@@ -8,8 +8,10 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use pillion_model::sync::Store;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
+use super::bounded::{Bounded, Number};
 use super::version::{BadVersion, Content, Folder, MOST_FILES};
 
 pub(crate) const RANGE: &str = "/v3/kv/range";
@@ -53,9 +55,16 @@ pub(crate) enum Told {
 #[derive(Deserialize)]
 struct RangeAnswer {
     #[serde(default)]
-    header: Value,
+    header: Header,
     #[serde(default)]
-    kvs: Vec<Pair>,
+    kvs: Bounded<Pair>,
+}
+
+/// Only what is used has a type, so that a hostile answer makes nothing else in memory.
+#[derive(Default, Deserialize)]
+struct Header {
+    #[serde(default)]
+    revision: Option<Number>,
 }
 
 #[derive(Deserialize)]
@@ -63,6 +72,33 @@ struct Pair {
     key: String,
     #[serde(default)]
     value: String,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    #[serde(default)]
+    error: Option<Refusal>,
+    #[serde(default)]
+    result: Option<Watched>,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    grpc_code: Option<Number>,
+    #[serde(default)]
+    code: Option<Number>,
+}
+
+#[derive(Default, Deserialize)]
+struct Watched {
+    #[serde(default)]
+    canceled: bool,
+    #[serde(default)]
+    compact_revision: Option<IgnoredAny>,
+    /// An element without content takes no memory.
+    #[serde(default)]
+    events: Vec<IgnoredAny>,
 }
 
 /// The range of a key, or of all that begin with it.
@@ -92,7 +128,8 @@ fn keys(store: &Store) -> Value {
 /// What the answer to a range holds.
 pub(crate) fn read(store: &Store, answer: &[u8]) -> Result<Range, BadAnswer> {
     let RangeAnswer { header, kvs } = serde_json::from_slice(answer).map_err(BadAnswer::Json)?;
-    let revision = number(&header["revision"]).ok_or(BadAnswer::NoRevision)?;
+    let Number(revision) = header.revision.ok_or(BadAnswer::NoRevision)?;
+    let kvs = kvs.all()?;
     let mut files = Vec::with_capacity(kvs.len());
     for Pair { key, value } in kvs {
         let key = String::from_utf8(decoded(&key)?).map_err(|_bytes| BadAnswer::NotUtf8)?;
@@ -115,25 +152,17 @@ pub(crate) fn heard(line: &[u8]) -> Result<Told, BadAnswer> {
     if line.iter().all(u8::is_ascii_whitespace) {
         return Ok(Told::Nothing);
     }
-    let message: Value = serde_json::from_slice(line).map_err(BadAnswer::Json)?;
-    if let Some(error) = message.get("error") {
-        let code = ["grpc_code", "code"].into_iter().find_map(|name| error[name].as_u64());
-        return Err(BadAnswer::Refused(code.unwrap_or_default()));
+    let message: Message = serde_json::from_slice(line).map_err(BadAnswer::Json)?;
+    if let Some(Refusal { grpc_code, code }) = message.error {
+        return Err(BadAnswer::Refused(grpc_code.or(code).map_or(0, |Number(code)| code)));
     }
-    let result = &message["result"];
-    let is_canceled =
-        result["canceled"].as_bool().unwrap_or_default() || !result["compact_revision"].is_null();
-    let has_events = result["events"].as_array().is_some_and(|events| !events.is_empty());
+    let Watched { canceled, compact_revision, events } = message.result.unwrap_or_default();
+    let (is_canceled, has_events) = (canceled || compact_revision.is_some(), !events.is_empty());
     Ok(match (is_canceled, has_events) {
         (true, _) => Told::Ended,
         (false, true) => Told::Changed,
         (false, false) => Told::Nothing,
     })
-}
-
-/// Whole numbers of 64 bits are texts in the JSON of protobuf.
-fn number(value: &Value) -> Option<u64> {
-    value.as_u64().or_else(|| value.as_str()?.parse().ok())
 }
 
 fn decoded(text: &str) -> Result<Vec<u8>, BadAnswer> {

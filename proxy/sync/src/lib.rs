@@ -6,6 +6,7 @@
 //!   to ask and what an answer means; [`asker`] asks.
 //! - [`target`] writes a version whole or not at all, [`check`] judges it before it takes its place, and [`change`] tells
 //!   the application.
+//! - [`bounded`] reads lists and numbers of answers within bounds.
 //! - [`command`] runs a program of the operator; [`pace`] says how long to wait; [`walk`] lists and opens files within
 //!   bounds; [`version`] is the content, with its
 //!   bounds.
@@ -28,4 +29,5 @@ mod command;
 mod asker;
 mod pace;
 mod walk;
+mod bounded;
 mod version;
