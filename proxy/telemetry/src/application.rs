@@ -128,7 +128,8 @@ mod tests {
     /// Starts a program whose name no other process has.
     fn named(name: &str) -> Program {
         let path = std::env::temp_dir().join(name);
-        std::fs::copy("/bin/sleep", &path).unwrap();
+        // a copy cannot be executed while another test has forked a process that still has it open for writing
+        std::os::unix::fs::symlink("/bin/sleep", &path).unwrap();
         let program = Program(Command::new(&path).arg("1000").spawn().unwrap());
         std::fs::remove_file(path).unwrap();
         program
