@@ -134,6 +134,11 @@ impl Entry {
         self.change(|state| drop(state.notes.insert(name, value)));
     }
 
+    /// Shows a value no longer.
+    pub fn drop_note(&self, name: &'static str) {
+        self.change(|state| drop(state.notes.remove(name)));
+    }
+
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut companions = self.board.0.companions.lock();
         if let Some(state) = companions.get_mut(&self.key).filter(|state| state.turn == self.turn) {
