@@ -13,6 +13,7 @@ use super::etcd::{self, Lines, Range, Told};
 use super::files::{Look, Looks, Unread};
 use super::pace::between;
 use super::version::{BadVersion, Content};
+use super::walk::WalkFault;
 use super::web::{Meaning, Validators};
 use pillion_companion::asking::{AskError, Body};
 
@@ -57,9 +58,13 @@ impl Silent {
         matches!(
             self,
             Self::Version(_)
+                | Self::Ask(AskFault::Ask(AskError::TooLong(_)))
                 | Self::Consul(consul::BadAnswer::Version(_))
                 | Self::Etcd(etcd::BadAnswer::Version(_))
-                | Self::Files(Unread::Version(_))
+                | Self::Files(
+                    Unread::Version(_)
+                        | Unread::Walk(WalkFault::TooMany(_) | WalkFault::TooDeep(_) | WalkFault::Link(_))
+                )
         )
     }
 }
