@@ -13,7 +13,7 @@ use super::change;
 use super::check;
 use super::pace::after_failures;
 use super::source::{News, Source};
-use super::target::{Stamp, Target, seconds};
+use super::target::{Stamp, Target, WriteFault, seconds};
 use super::version::{Content, Digest};
 
 pub(crate) struct Follower {
@@ -28,9 +28,11 @@ pub(crate) struct Follower {
     /// Whether the source has had a version, as far as this is known.
     is_known: bool,
     /// The version that was refused last: it is not judged again.
-    refused: Option<Digest>,
+    refused: Option<(Digest, String)>,
     /// Whether the source has said that there is no such file, and no other answer has come since.
     is_absent: bool,
+    /// Whether it has been counted that the source does not have it any more.
+    is_deletion_counted: bool,
     failures: u32,
 }
 
@@ -44,8 +46,22 @@ impl Follower {
     pub(crate) fn new(sync: Sync, entry: Arc<Entry>, asker: Asker, is_sidecar: fn(u32) -> bool) -> Self {
         let (source, target) = (Source::new(&sync), Target::new(&sync, is_sidecar));
         let metrics = asker.ground.metrics.clone();
-        let (at_work, is_known, refused, is_absent, failures) = (None, false, None, false, 0);
-        Self { sync, entry, asker, metrics, source, target, at_work, is_known, refused, is_absent, failures }
+        let (at_work, is_known, refused, failures) = (None, false, None, 0);
+        let (is_absent, is_deletion_counted) = (false, false);
+        Self {
+            sync,
+            entry,
+            asker,
+            metrics,
+            source,
+            target,
+            at_work,
+            is_known,
+            refused,
+            is_absent,
+            is_deletion_counted,
+            failures,
+        }
     }
 
     /// Follows until it is dropped.
@@ -61,6 +77,7 @@ impl Follower {
             self.is_known = self.target.has_mark(&digest);
             self.show(&digest);
             self.answered(); // it is there, whether or not the source is
+            self.tell_if_untold(&digest).await;
         }
         loop {
             self.step().await;
@@ -124,7 +141,9 @@ impl Follower {
         if self.is_known {
             tracing::warn!(sync = name, %from, "the source does not have it any more: what is there stays");
             self.entry.down("the source does not have it any more: what is there stays");
-            self.metrics.sync_changes(name, SyncOutcome::Deleted).inc();
+            if !std::mem::replace(&mut self.is_deletion_counted, true) {
+                self.metrics.sync_changes(name, SyncOutcome::Deleted).inc();
+            }
         } else {
             tracing::warn!(sync = name, %from, "the source does not have it yet");
             self.entry.down("the source does not have it yet");
@@ -133,21 +152,31 @@ impl Follower {
 
     async fn version(&mut self, content: Content) {
         let digest = content.digest();
-        (self.is_absent, self.is_known) = (false, true);
-        if self.refused == Some(digest) {
+        (self.is_absent, self.is_deletion_counted, self.is_known) = (false, false, true);
+        if let Some((refused, why)) = &self.refused
+            && *refused == digest
+        {
+            self.entry.down(why.as_str()); // another problem may have been shown since
             self.failures = 0;
             return;
         }
         if self.at_work.as_ref().is_some_and(|(at_work, _)| *at_work == digest) {
-            self.refused = None;
+            self.not_refused();
             self.keep_mark(&digest);
             self.show(&digest);
-            return self.answered();
+            self.answered();
+            return self.tell_if_untold(&digest).await;
         }
         match self.take(&content, digest).await {
-            Ok(()) => {
+            Ok(None) => {
                 self.failures = 0;
                 self.tell_change().await;
+            }
+            Ok(Some(fault)) => {
+                self.tell_change().await;
+                self.at_work = None; // so that it is written anew
+                self.source.forget();
+                self.failed(format!("the version is in its place, and not whole: {fault}")).await;
             }
             Err(NotTaken { outcome, why }) => {
                 self.metrics.sync_changes(&self.sync.name, outcome).inc();
@@ -156,32 +185,40 @@ impl Follower {
                     return self.failed(why).await;
                 }
                 tracing::warn!(sync = self.sync.name, version = %short(&digest), "a version is refused, and the old one stays: {why}");
-                self.entry
-                    .down(format!("version {} is refused, and the old one stays: {why}", short(&digest)));
+                let why = format!("version {} is refused, and the old one stays: {why}", short(&digest));
+                self.entry.down(why.as_str());
                 self.entry.note("refused_version", short(&digest));
-                self.refused = Some(digest);
+                self.refused = Some((digest, why));
                 self.failures = 0;
             }
         }
     }
 
-    /// Writes a version, lets it be checked, and puts it in its place.
-    async fn take(&mut self, content: &Content, digest: Digest) -> Result<(), NotTaken> {
+    fn not_refused(&mut self) {
+        self.refused = None;
+        self.entry.drop_note("refused_version");
+    }
+
+    /// Writes a version, lets it be checked, and puts it in its place. Gives back what failed after it was there.
+    async fn take(&mut self, content: &Content, digest: Digest) -> Result<Option<WriteFault>, NotTaken> {
         let failed = |why: String| NotTaken { outcome: SyncOutcome::Failed, why };
         let written = self.target.write(content).map_err(|fault| failed(fault.to_string()))?;
         check::passes(&self.sync.check, content, &written.path).await.map_err(|bad| NotTaken {
             outcome: if bad.is_passing() { SyncOutcome::Failed } else { SyncOutcome::Refused },
             why: bad.to_string(),
         })?;
-        self.target.publish(written, content).map_err(|fault| failed(fault.to_string()))?;
+        if self.sync.on_change.is_some() {
+            self.target.set_untold(&digest); // a reload or an end of the process may come before it is told
+        }
+        let fault = self.target.publish(written, content).map_err(|fault| failed(fault.to_string()))?;
         self.at_work = Some((digest, self.target.stamp()));
-        self.refused = None;
+        self.not_refused();
         self.keep_mark(&digest);
         self.show(&digest);
         self.metrics.sync_changes(&self.sync.name, SyncOutcome::Applied).inc();
         tracing::info!(sync = self.sync.name, version = %short(&digest), to = %self.sync.to.display(), "a new version is in its place");
         self.entry.up();
-        Ok(())
+        Ok(fault)
     }
 
     fn keep_mark(&self, digest: &Digest) {
@@ -197,10 +234,19 @@ impl Follower {
         self.metrics.sync_version(&self.sync.name).set(seconds(at));
     }
 
+    /// Tells the application where a task or a process before this one did not come to it.
+    async fn tell_if_untold(&self, digest: &Digest) {
+        if self.target.is_untold(digest) {
+            self.tell_change().await;
+        }
+    }
+
+    /// Tells the application of the version in its place.
     async fn tell_change(&self) {
         let Some(how) = &self.sync.on_change else { return };
         let name = &self.sync.name;
         let told = change::tell(how, &self.sync.to, &self.asker).await;
+        self.target.set_told(); // also after a failure: each version is told once, with its own tries
         self.entry.note("on_change", told.as_ref().map_or_else(ToString::to_string, |()| "told".to_owned()));
         match told {
             Ok(()) => {}

@@ -7,18 +7,18 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{
-    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown, fchown, symlink,
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown, symlink,
 };
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use nix::libc::{O_DIRECTORY, O_NOFOLLOW};
 use pillion_model::sync::{Owner, Sync};
 
-use super::version::{Content, Digest, Folder, MOST_BYTES, name_below};
+use super::version::{Content, Digest, Folder, MOST_BYTES, MOST_FILES, name_below};
+use super::walk::{self, DATA};
 
-/// The symlink that is swapped.
-const DATA: &str = "..data";
 /// What the names of our own files begin with while they are written; of folders, with [`FOLDERS`].
 const FILES: &str = ".pillion-";
 const FOLDERS: &str = "..pillion-";
@@ -73,12 +73,28 @@ impl Drop for Written {
     }
 }
 
-/// What is at the place, as far as metadata shows it.
+/// What is at the place, as far as metadata shows it: the file; or the symlinks of a folder and each of its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Stamp {
+pub(crate) struct Stamp(Vec<Part>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Part {
+    path: PathBuf,
     file: (u64, u64),
     size: u64,
     times: [(i64, i64); 2],
+}
+
+impl Part {
+    fn of(path: PathBuf) -> Option<Self> {
+        let metadata = path.symlink_metadata().ok()?;
+        Some(Self {
+            path,
+            file: (metadata.dev(), metadata.ino()),
+            size: metadata.size(),
+            times: [(metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec())],
+        })
+    }
 }
 
 impl Target {
@@ -108,16 +124,37 @@ impl Target {
 
     fn existing_folder(&self) -> Option<Digest> {
         let data = self.path.join(DATA);
-        let (mut paths, mut files, mut left) = (Vec::new(), Vec::new(), MOST_BYTES);
-        list(&data, &mut paths).ok()?;
-        paths.sort_unstable();
-        for path in paths {
-            self.is_as_asked(&path.metadata().ok()?).then_some(())?;
+        let (mut files, mut left) = (Vec::new(), MOST_BYTES);
+        for (path, metadata) in walk::own_files(&data).ok()? {
+            self.is_as_asked(&metadata).then_some(())?;
             let bytes = read(&path, left)?;
             left -= bytes.len();
             files.push((name_below(&data, &path)?, bytes));
         }
-        Some(Content::Folder(Folder::new(files).ok()?).digest())
+        let folder = Folder::new(files).ok()?;
+        self.is_linked(&folder).then(|| Content::Folder(folder).digest())
+    }
+
+    /// Whether each name leads to its file, and no other link was left: a process may have been killed between the swap and
+    /// the links.
+    fn is_linked(&self, folder: &Folder) -> bool {
+        let tops = folder.tops();
+        let links = self.links().unwrap_or_default();
+        let is_of_version = |link: &PathBuf| tops.contains(name(link).as_str()) && is_link_of(link);
+        links.len() == tops.len() && links.iter().all(is_of_version)
+    }
+
+    /// The symlinks that were made here, in the order of their paths. `None`: they cannot be read, or are too many.
+    fn links(&self) -> Option<Vec<PathBuf>> {
+        let mut links = Vec::new();
+        for entry in fs::read_dir(&self.path).ok()?.flatten() {
+            if is_our_link(&entry.path()) {
+                links.push(entry.path());
+            }
+            (links.len() <= MOST_FILES).then_some(())?;
+        }
+        links.sort_unstable();
+        Some(links)
     }
 
     fn is_as_asked(&self, metadata: &fs::Metadata) -> bool {
@@ -129,13 +166,13 @@ impl Target {
 
     /// What shows later that another program has changed or removed what was written.
     pub(crate) fn stamp(&self) -> Option<Stamp> {
-        let path = if self.is_folder { &self.path.join(DATA) } else { &self.path };
-        let metadata = path.symlink_metadata().ok()?;
-        Some(Stamp {
-            file: (metadata.dev(), metadata.ino()),
-            size: metadata.size(),
-            times: [(metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec())],
-        })
+        if !self.is_folder {
+            return Some(Stamp(vec![Part::of(self.path.clone())?]));
+        }
+        let data = self.path.join(DATA);
+        let files = walk::own_files(&data).ok()?.into_iter().map(|(path, _)| path);
+        let all = self.links()?.into_iter().chain(files);
+        Some(Stamp(std::iter::once(data.clone()).chain(all).map(Part::of).collect::<Option<_>>()?))
     }
 
     /// When the version at work was written.
@@ -155,7 +192,8 @@ impl Target {
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             let file = entry.file_name();
             let number = file.to_str().and_then(|name| name.strip_prefix(&prefix)?.strip_suffix(&end));
-            let is_left = number.is_some_and(|number| self.is_left(number));
+            // the name of another entry's file may end with the name of this one
+            let is_left = number.is_some_and(|number| !number.contains('.') && self.is_left(number));
             if is_left && at_work.as_deref() != Some(Path::new(&file)) {
                 remove(&entry.path());
             }
@@ -207,16 +245,21 @@ impl Target {
             .open(path)
             .told("cannot make", path)?;
         file.write_all(bytes).told("cannot write", path)?;
+        self.give(&file, self.mode, path)
+    }
+
+    /// Gives a file or a folder its mode, its owner, and its place on the disk. The owner comes last, because only an owner
+    /// may set the mode without the capability FOWNER.
+    fn give(&self, file: &File, mode: u32, path: &Path) -> Result<(), WriteFault> {
+        file.set_permissions(Permissions::from_mode(mode)).told("cannot set the `mode` of", path)?;
         if let Some(Owner { user, group }) = self.owner {
-            fchown(&file, Some(user), group).told("cannot give the `owner` to", path)?;
+            fchown(file, Some(user), group).told("cannot give the `owner` to", path)?;
         }
-        // after the owner, because a new owner takes away some of the bits
-        file.set_permissions(Permissions::from_mode(self.mode)).told("cannot set the `mode` of", path)?;
         file.sync_all().told("cannot write", path)
     }
 
     fn write_folder(&self, root: &Path, folder: &Folder) -> Result<(), WriteFault> {
-        self.make_folder(root)?;
+        let mut made = vec![make_folder(root)?];
         for (name, bytes) in folder.files() {
             let path = root.join(name);
             let mut above = root.to_owned();
@@ -224,22 +267,19 @@ impl Target {
             while let Some(part) = parts.next() {
                 above.push(part);
                 if parts.peek().is_some() && !above.is_dir() {
-                    self.make_folder(&above)?;
+                    made.push(make_folder(&above)?);
                 }
             }
             self.write_file(&path, bytes)?;
         }
-        sync_folder(root)
-    }
-
-    /// Who may read a file may also enter its folder.
-    fn make_folder(&self, path: &Path) -> Result<(), WriteFault> {
-        DirBuilder::new().mode(0o700).create(path).told("cannot make the folder", path)?;
-        if let Some(Owner { user, group }) = self.owner {
-            chown(path, Some(user), group).told("cannot give the `owner` to", path)?;
+        // a process that may read a file may also enter its folder
+        let mode = (0o700 | self.mode | (self.mode & 0o444) >> 2) & 0o777;
+        // the folders get their owner last, because nothing can be written in them after that; the inner ones first
+        for path in made.iter().rev() {
+            let file = OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_NOFOLLOW).open(path);
+            self.give(&file.told("cannot open the folder", path)?, mode, path)?;
         }
-        let mode = 0o700 | self.mode | (self.mode & 0o444) >> 2;
-        fs::set_permissions(path, Permissions::from_mode(mode & 0o777)).told("cannot set the `mode` of", path)
+        Ok(())
     }
 
     /// A name that is taken by something that was not made here is never replaced.
@@ -255,13 +295,18 @@ impl Target {
         Ok(())
     }
 
-    /// Puts a version in its place.
-    pub(crate) fn publish(&self, mut written: Written, content: &Content) -> Result<(), WriteFault> {
+    /// Puts a version in its place. From the rename on it is there: what fails after that is given back beside it, and to be
+    /// repaired.
+    pub(crate) fn publish(
+        &self,
+        mut written: Written,
+        content: &Content,
+    ) -> Result<Option<WriteFault>, WriteFault> {
         match content {
             Content::File(_) => {
                 fs::rename(&written.path, &self.path).told("cannot replace", &self.path)?;
                 written.is_published = true;
-                sync_folder(&parent(&self.path))
+                Ok(sync_folder(&parent(&self.path)).err())
             }
             Content::Folder(folder) => self.swap(&mut written, folder),
         }
@@ -269,7 +314,7 @@ impl Target {
 
     /// One rename makes the new files those of all names. Names that are new are linked after it, and those that are gone
     /// are removed.
-    fn swap(&self, written: &mut Written, folder: &Folder) -> Result<(), WriteFault> {
+    fn swap(&self, written: &mut Written, folder: &Folder) -> Result<Option<WriteFault>, WriteFault> {
         let data = self.path.join(DATA);
         let before = fs::read_link(&data).unwrap_or_default(); // empty before the first version
         let next = self.path.join(format!("{FOLDERS}{}-link", std::process::id()));
@@ -277,9 +322,20 @@ impl Target {
         symlink(name(&written.path), &next).told("cannot make", &next)?;
         fs::rename(&next, &data).told("cannot replace", &data)?;
         written.is_published = true;
+        if let Err(fault) = self.link(folder) {
+            return Ok(Some(fault));
+        }
+        self.remove_older([Path::new(&name(&written.path)), &before]);
+        Ok(None)
+    }
+
+    fn link(&self, folder: &Folder) -> Result<(), WriteFault> {
         let tops = folder.tops();
         for top in &tops {
             let link = self.path.join(top);
+            if is_our_link(&link) && !is_link_of(&link) {
+                remove(&link);
+            }
             if link.symlink_metadata().is_err() {
                 symlink(Path::new(DATA).join(top), &link).told("cannot make", &link)?;
             }
@@ -291,9 +347,7 @@ impl Target {
                 remove(&entry.path());
             }
         }
-        sync_folder(&self.path)?;
-        self.remove_older([Path::new(&name(&written.path)), &before]);
-        Ok(())
+        sync_folder(&self.path)
     }
 
     /// Removes the folders of versions but those two, and those of another sidecar.
@@ -313,21 +367,61 @@ impl Target {
         parent(&self.path).join(format!("{FILES}mark.{}", name(&self.path)))
     }
 
+    /// The file that says which version the application has not been told of yet.
+    fn untold(&self) -> PathBuf {
+        match self.is_folder {
+            true => self.path.join(format!("{FOLDERS}untold")),
+            false => parent(&self.path).join(format!("{FILES}untold.{}", name(&self.path))),
+        }
+    }
+
+    /// Remembers that the application must be told of this version, also by a process after this one.
+    pub(crate) fn set_untold(&self, digest: &Digest) {
+        write_mark(&self.untold(), digest);
+    }
+
+    pub(crate) fn is_untold(&self, digest: &Digest) -> bool {
+        is_mark(&self.untold(), digest)
+    }
+
+    pub(crate) fn set_told(&self) {
+        remove(&self.untold());
+    }
+
     /// Remembers beside a file that this content came from the source. A folder shows it by its symlink.
     pub(crate) fn set_mark(&self, digest: &Digest) {
         if self.is_folder || self.has_mark(digest) {
             return;
         }
-        let mark = self.mark();
-        remove(&mark); // it may be a symlink, which is not followed
-        let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(mark);
-        drop(new.and_then(|mut new| new.write_all(digest))); // without it, the next start waits for the source
+        write_mark(&self.mark(), digest); // without it, the next start waits for the source
     }
 
     /// Whether this content came from the source once.
     pub(crate) fn has_mark(&self, digest: &Digest) -> bool {
-        self.is_folder || fs::read(self.mark()).is_ok_and(|mark| mark == digest)
+        self.is_folder || is_mark(&self.mark(), digest)
     }
+}
+
+fn write_mark(mark: &Path, digest: &Digest) {
+    remove(mark); // it may be a symlink, which is not followed
+    let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(mark);
+    if let Err(error) = new.and_then(|mut new| new.write_all(digest)) {
+        tracing::debug!(path = %mark.display(), "a version cannot be remembered: {error}");
+    }
+}
+
+fn is_mark(mark: &Path, digest: &Digest) -> bool {
+    read(mark, digest.len()).is_some_and(|mark| mark == digest.as_slice())
+}
+
+fn make_folder(path: &Path) -> Result<PathBuf, WriteFault> {
+    DirBuilder::new().mode(0o700).create(path).told("cannot make the folder", path)?;
+    Ok(path.to_owned())
+}
+
+/// Whether the symlink leads through the one that is swapped to the file of its own name.
+fn is_link_of(link: &Path) -> bool {
+    fs::read_link(link).is_ok_and(|to| to == Path::new(DATA).join(name(link)))
 }
 
 /// Whether it is a symlink through which a folder is swapped.
@@ -337,7 +431,12 @@ fn is_our_link(path: &Path) -> bool {
 
 fn remove(path: &Path) {
     let is_folder = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
-    drop(if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) });
+    let removed = if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    if let Err(error) = removed
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), "an old file of `sync` cannot be removed: {error}");
+    }
 }
 
 fn parent(path: &Path) -> PathBuf {
@@ -353,18 +452,10 @@ fn sync_folder(path: &Path) -> Result<(), WriteFault> {
     File::open(path).and_then(|folder| folder.sync_all()).told("cannot write", path)
 }
 
-fn list(folder: &Path, to: &mut Vec<PathBuf>) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() { list(&path, to)? } else { to.push(path) }
-    }
-    Ok(())
-}
-
 /// `None`: it cannot be read, or has more bytes.
 fn read(path: &Path, most: usize) -> Option<Bytes> {
     let mut bytes = Vec::new();
-    File::open(path).ok()?.take(most as u64 + 1).read_to_end(&mut bytes).ok()?;
+    walk::open(path).ok()?.take(most as u64 + 1).read_to_end(&mut bytes).ok()?;
     (bytes.len() <= most).then(|| bytes.into())
 }
 
@@ -402,7 +493,7 @@ mod tests {
 
     fn put(target: &mut Target, content: &Content) -> Result<(), WriteFault> {
         let written = target.write(content)?;
-        target.publish(written, content)
+        target.publish(written, content).map(|fault| assert!(fault.is_none(), "{fault:?}"))
     }
 
     fn names(folder: &Path) -> Vec<String> {
@@ -487,6 +578,46 @@ mod tests {
     }
 
     #[test]
+    fn what_another_program_did_with_a_folder_shows() {
+        let scratch = Scratch::new();
+        let root = scratch.path("conf");
+        let mut target = target(root.clone(), true);
+        let version = folder(&[("a", "1"), ("deep/b", "1")]);
+        let undone: [fn(&Path); 4] = [
+            |root| fs::write(root.join("a"), "2").unwrap(),
+            |root| fs::remove_file(root.join("..data/deep/b")).unwrap(),
+            |root| fs::remove_file(root.join("deep")).unwrap(), // as a kill between the swap and the links leaves it
+            |root| symlink("..data/gone", root.join("gone")).unwrap(),
+        ];
+        for (nth, undo) in undone.into_iter().enumerate() {
+            put(&mut target, &version).unwrap();
+            let stamp = target.stamp();
+            assert!(stamp.is_some() && target.stamp() == stamp);
+            assert_eq!(target.existing(), Some(version.digest()));
+            undo(&root);
+            assert_ne!(target.stamp(), stamp, "{nth}");
+            assert_ne!(target.existing(), Some(version.digest()), "{nth}");
+        }
+        put(&mut target, &version).unwrap();
+        assert_eq!(target.existing(), Some(version.digest()));
+    }
+
+    #[test]
+    fn a_version_that_was_not_told_is_known_to_the_next_process() {
+        let scratch = Scratch::new();
+        let digest = file("x").digest();
+        for is_folder in [false, true] {
+            let target = target(scratch.path(""), is_folder);
+            assert!(!target.is_untold(&digest));
+            target.set_untold(&digest);
+            target.tidy();
+            assert!(target.is_untold(&digest) && !target.is_untold(&file("y").digest()));
+            target.set_told();
+            assert!(!target.is_untold(&digest));
+        }
+    }
+
+    #[test]
     fn a_file_that_was_not_made_here_is_never_replaced() {
         let scratch = Scratch::new();
         scratch.write("own", "of the application");
@@ -509,15 +640,20 @@ mod tests {
     fn what_killed_processes_left_is_removed_and_what_others_write_stays() {
         let scratch = Scratch::new();
         let own = scratch.path("file");
-        for name in
-            [".pillion-7-1.file", ".pillion-8-1.file", ".pillion-7-1.other", ".pillion-x.file", "file"]
-        {
+        for name in [
+            ".pillion-7-1.file",
+            ".pillion-7-1.x.file",
+            ".pillion-8-1.file",
+            ".pillion-7-1.other",
+            ".pillion-x.file",
+            "file",
+        ] {
             scratch.write(name, "");
         }
         target(own, false).tidy();
         assert_eq!(
             names(&scratch.path("")),
-            [".pillion-7-1.other", ".pillion-8-1.file", ".pillion-x.file", "file"]
+            [".pillion-7-1.other", ".pillion-7-1.x.file", ".pillion-8-1.file", ".pillion-x.file", "file"]
         );
         let mut folders = target(scratch.path("conf"), true);
         put(&mut folders, &folder(&[("a", "1")])).unwrap();
