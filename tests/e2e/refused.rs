@@ -70,8 +70,8 @@ async fn c3_a_refusal_is_reported_for_opaque_bytes_too() {
         Plan::application(app.address, "protocol: tcp").identified(&authority, "orders").start().await;
     let (mut caller, _trusted) = stranger(&application, &authority.issue("any"), "protocol: tcp").await;
     for nth in 0..TRIES {
-        let mut client = Wire::connect(caller.orders()).await;
-        if nth % 2 == 0 {
+        let mut client = Wire::try_connect(caller.orders()).await;
+        if let (Ok(client), 0) = (&mut client, nth % 2) {
             drop(client.try_send(b"\0\x01 not HTTP").await);
         }
         let line = caller.log_line().await;

@@ -33,6 +33,11 @@ impl Wire {
         Self::new(soon("connecting", TcpStream::connect(address)).await.expect("a listener"))
     }
 
+    /// Connects to a listener that may reset the connection at once, before the connecting end has looked.
+    pub(crate) async fn try_connect(address: SocketAddr) -> io::Result<Self> {
+        soon("connecting", TcpStream::connect(address)).await.map(Self::new)
+    }
+
     pub(crate) fn new(io: TcpStream) -> Self {
         io.set_nodelay(true).expect("a TCP socket");
         Self(Reader::new(io))
