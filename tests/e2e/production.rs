@@ -115,7 +115,13 @@ impl Asking {
                     Some(to) => to,
                     None => Wire::connect(port).await,
                 };
-                let answer = to.get("replicas", "/").await;
+                // as any client does with a kept connection that ends
+                let kept = to.try_send(b"GET / HTTP/1.1\r\nhost: replicas\r\n\r\n").await;
+                let answer = match kept {
+                    Ok(()) => soon("an answer", to.message()).await,
+                    Err(_) => None,
+                };
+                let Some(answer) = answer else { continue };
                 match answer.status() {
                     200 => counted.fetch_add(1, Relaxed),
                     _ => {
