@@ -111,17 +111,22 @@ impl Asking {
         let task = tokio::spawn(async move {
             let mut wire = None;
             while !told.load(Relaxed) {
-                let mut to = match wire.take() {
-                    Some(to) => to,
-                    None => Wire::connect(port).await,
+                let (mut to, is_kept) = match wire.take() {
+                    Some(to) => (to, true),
+                    None => (Wire::connect(port).await, false),
                 };
-                // as any client does with a kept connection that ends
-                let kept = to.try_send(b"GET / HTTP/1.1\r\nhost: replicas\r\n\r\n").await;
-                let answer = match kept {
+                let sent = to.try_send(b"GET / HTTP/1.1\r\nhost: replicas\r\n\r\n").await;
+                let answer = match sent {
                     Ok(()) => soon("an answer", to.message()).await,
                     Err(_) => None,
                 };
-                let Some(answer) = answer else { continue };
+                let Some(answer) = answer else {
+                    // a kept connection may end at any time; clients connect again then
+                    if !is_kept {
+                        failed.lock().push("no answer on a new connection".to_owned());
+                    }
+                    continue;
+                };
                 match answer.status() {
                     200 => counted.fetch_add(1, Relaxed),
                     _ => {
