@@ -131,6 +131,11 @@ mod tests {
         // a copy cannot be executed while another test has forked a process that still has it open for writing
         std::os::unix::fs::symlink("/bin/sleep", &path).unwrap();
         let program = Program(Command::new(&path).arg("1000").spawn().unwrap());
+        // the kernel lets this process go on before the new program has its name
+        let comm = format!("/proc/{}/comm", program.0.id());
+        while std::fs::read_to_string(&comm).unwrap().trim() != name {
+            std::thread::yield_now();
+        }
         std::fs::remove_file(path).unwrap();
         program
     }
