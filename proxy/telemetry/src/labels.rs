@@ -418,22 +418,6 @@ vocabulary! {
     CompanionKind as "companion" { Logs = "logs", Sync = "sync" }
 }
 
-/// The label `name`: the name of a companion in the configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct NameLabel(pub Symbol);
-
-impl Label for NameLabel {
-    const NAME: &'static str = "name";
-
-    fn value(self, symbols: &Symbols) -> String {
-        symbols.name(self.0).as_ref().to_owned()
-    }
-
-    fn other(self) -> Self {
-        Self(Symbol::OTHER)
-    }
-}
-
 /// Labels whose value is a name of the configuration.
 macro_rules! named {
     ($($(#[$doc:meta])* $label:ident as $name:literal;)+) => {$(
@@ -454,7 +438,14 @@ macro_rules! named {
         }
     )+};
 }
+
 named! {
+    /// The name of a companion.
+    NameLabel as "name";
+    /// The rule of authorization that decided.
+    RuleLabel as "rule";
+    /// A route.
+    RouteLabel as "route";
     /// A source of the log shipper.
     SourceLabel as "source";
     /// A sink of the log shipper.
@@ -476,38 +467,6 @@ vocabulary! {
 vocabulary! {
     /// `inbound.authorization.mode`.
     AuthorizationMode as "mode" { Enforce = "enforce", Audit = "audit" }
-}
-
-/// The label `rule`: the rule of the configuration that decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RuleLabel(pub Symbol);
-
-impl Label for RuleLabel {
-    const NAME: &'static str = "rule";
-
-    fn value(self, symbols: &Symbols) -> String {
-        symbols.name(self.0).as_ref().to_owned()
-    }
-
-    fn other(self) -> Self {
-        Self(Symbol::OTHER)
-    }
-}
-
-/// The label `route`: the name of a route of the configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RouteLabel(pub Symbol);
-
-impl Label for RouteLabel {
-    const NAME: &'static str = "route";
-
-    fn value(self, symbols: &Symbols) -> String {
-        symbols.name(self.0).as_ref().to_owned()
-    }
-
-    fn other(self) -> Self {
-        Self(Symbol::OTHER)
-    }
 }
 
 vocabulary! {
