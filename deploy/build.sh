@@ -4,8 +4,12 @@
 # TARGET is a triple of Rust; the host's when left out. For a target of another architecture, Rust's standard library for it
 # and a C compiler are needed (`rustup target add TARGET`, the Debian package gcc-aarch64-linux-gnu). CARGO_TARGET_DIR and
 # PILLION_REVISION are respected; what is in CFLAGS and RUSTFLAGS comes after the flags of this script.
+# The same commit, toolchain and C compiler give the same bytes in any folder (tests/long/reproducible.sh): paths of the machine
+# are replaced, and nothing in the build reads a clock.
 set -eu
 cd "$(dirname "$0")/.."
+HERE=$(pwd)
+CARGO=${CARGO_HOME:-$HOME/.cargo}
 HOST=$(rustc -vV | sed -n 's/^host: //p')
 TARGET=${1:-$HOST}
 
@@ -23,7 +27,14 @@ if [ "$TARGET" != "$HOST" ]; then
     # Kernels for arm64 have pages of 4, 16 or 64 KiB, and jemalloc must know the largest.
     export JEMALLOC_SYS_WITH_LG_PAGE=16
 fi
-export CFLAGS="-fno-asynchronous-unwind-tables${CFLAGS:+ $CFLAGS}"
+# Panic messages and C code name files; so they do by short names that are the same everywhere.
+cargo fetch --locked >&2
+flags="$flags --remap-path-prefix=$HERE=/pillion"
+for crates in "$CARGO"/registry/src/*; do
+    flags="$flags --remap-path-prefix=$crates=/crates"
+done
+maps="-ffile-prefix-map=$HERE=/pillion -ffile-prefix-map=$CARGO=/cargo"
+export CFLAGS="-fno-asynchronous-unwind-tables $maps${CFLAGS:+ $CFLAGS}"
 export RUSTFLAGS="$flags${RUSTFLAGS:+ $RUSTFLAGS}"
 export CARGO_PROFILE_RELEASE_STRIP=none
 cargo build --release --locked --bin pillion --target "$TARGET" >&2

@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Builds the static binary of the last commit twice, in two folders, and compares the bytes: tests/long/reproducible.sh
 #
-# What makes them equal: the same toolchain and C compiler, `--locked`, the same flags, and paths of this machine that are
-# replaced in panic messages (--remap-path-prefix) and in C code (-ffile-prefix-map). Nothing in the build reads a clock; the
-# revision comes from PILLION_REVISION. Takes two release builds. Prints the SHA-256, and ends with 1 when they differ.
+# The toolchain and the C compiler are those of the machine; deploy/build.sh does the rest. The revision comes from
+# PILLION_REVISION. Takes two release builds. Prints the SHA-256, and ends with 1 when they differ.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 TRIPLE=$(rustc -vV | sed -n 's/^host: //p')
@@ -13,16 +12,13 @@ trap 'rm -rf "$WORK"' EXIT
 
 # built FOLDER: the path of the binary of a build there.
 built() {
-    local folder=$1 cargo_home=${CARGO_HOME:-$HOME/.cargo}
+    local folder=$1
     mkdir "$folder"
     git archive HEAD | tar --extract --directory "$folder"
     (
         cd "$folder"
         unset CARGO_TARGET_DIR CARGO_INCREMENTAL
-        export PILLION_REVISION=$REVISION
-        export CFLAGS="-ffile-prefix-map=$folder=/pillion -ffile-prefix-map=$cargo_home=/cargo"
-        export RUSTFLAGS="--remap-path-prefix=$folder=/pillion --remap-path-prefix=$cargo_home=/cargo"
-        deploy/build.sh
+        PILLION_REVISION=$REVISION deploy/build.sh
     )
     strip -o "$folder.stripped" "$folder/target/$TRIPLE/release/pillion"
     rm -rf "$folder"
