@@ -1,6 +1,6 @@
 //! What the sidecar reports about itself: metrics, the access log, and its diagnostics.
 //!
-//! [`metrics`] declares every family; [`family`] keeps their series and is the only file that names the `prometheus`
+//! `families` declares every family, and [`metrics`] has their handles, in a room for each thing that is measured; [`family`] keeps their series and is the only file that names the `prometheus`
 //! crate; [`labels`] has the fixed values of labels and [`symbols`] the free-form ones; [`istio`] has Istio's metrics,
 //! and [`recorder`] and [`service`] give the data path quick access to its series; [`process`] reads `/proc/self`, and [`processes`] finds other processes, such as the one of `application`.
 //! [`merge`] adds the expositions of other programs, which [`text`] reads and writes in each [`mod@format`]. [`flags`] has
