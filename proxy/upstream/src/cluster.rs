@@ -10,56 +10,48 @@ mod before;
 pub mod budget;
 pub mod endpoint;
 pub mod ewma;
+mod gauges;
 pub mod gradient;
 pub mod hashing;
 pub mod health;
 pub mod latencies;
 pub mod outlier;
+mod pick;
 mod picture;
+mod places;
 pub mod pools;
 pub mod retry;
 pub mod set;
+mod single;
 pub mod update;
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use pillion_model as config;
-use pillion_model::cluster::{ClusterKind, HashKey, LoadBalancer, UpstreamProtocol, UpstreamTls};
-use pillion_model::endpoint::Problem;
-use pillion_model::listener::{AppProtocol, Inbound};
-use pillion_model::policy::{
-    Backoff, ConnectionPolicy, HealthCheck, IdleTimeout, OutlierDetection, Retry, RetryBudget, RetryMethods,
-    Timeout, Timeouts,
-};
-use pillion_model::{Endpoint as Spec, EndpointUpdate};
-use tokio::sync::{AcquireError, OwnedSemaphorePermit};
+use pillion_model::EndpointUpdate;
+use pillion_model::cluster::{ClusterKind, LoadBalancer, UpstreamProtocol, UpstreamTls};
+use pillion_model::policy::{ConnectionPolicy, HealthCheck, OutlierDetection, Retry, Timeouts};
 use tokio::time::Instant;
 
-use crate::pool::Terms;
-use crate::slots::{Slot, Slots, Waiting};
+use crate::slots::{Slots, Waiting};
 use alike::Policies;
-use balance::{Candidate as _, Tried};
+use balance::Candidate as _;
 pub use before::PreviousCluster;
 use budget::Budget;
 use endpoint::Endpoint;
 use gradient::Gradient;
-use hashing::KeyHash;
 use latencies::Latencies;
 use outlier::Ejections;
-use pillion_base::error::Error;
 use pillion_base::ground::Ground;
-use pillion_base::limits::{Limit, NO_LIMIT};
+use pillion_base::limits::Limit;
 use pillion_base::net::Leg;
 use pillion_cache::Cache;
 use pillion_model::Direction;
-use pillion_model::Reason;
-use pillion_telemetry::{ConnectionOutcome, EndpointState, Metrics, Protocol, ServiceMetrics, Symbol};
-use pillion_telemetry::{LimitLabel, Tls};
+use pillion_telemetry::{ConnectionOutcome, Metrics, Protocol, ServiceMetrics, Symbol, Tls};
 use pillion_tls::client::ClientTls;
 use pools::Pools;
 use set::{EndpointSet, Make};
@@ -211,66 +203,6 @@ impl Cluster {
         })
     }
 
-    /// The application of this sidecar, at `address`. All addresses of an application share `requests`.
-    pub fn application(
-        of: &Inbound,
-        address: SocketAddr,
-        leg: Leg,
-        requests: &Arc<Limit>,
-        common: &ClusterContext,
-    ) -> Arc<Self> {
-        let declared = of.ports.get(&address.port()).and_then(|port| port.protocol).unwrap_or(of.protocol);
-        let timeouts = Timeouts {
-            connect: APP_CONNECT_TIMEOUT,
-            request: of.timeout.map_or(Timeout::Off, Timeout::Set),
-            stream_idle: of.stream_idle,
-            max_duration: None,
-        };
-        let single = Single {
-            name: "app",
-            kind: ClusterKind::Application,
-            leg,
-            symbol: Symbol::APP,
-            address,
-            protocol: match declared {
-                AppProtocol::Auto => ClusterProtocol::AppAuto,
-                AppProtocol::Http1 => ClusterProtocol::Http1,
-                AppProtocol::Http2 => ClusterProtocol::Http2,
-                AppProtocol::Tcp | AppProtocol::Tls => ClusterProtocol::Tcp,
-            },
-            timeouts,
-            idle_timeout: APP_IDLE_TIMEOUT,
-            retry: Some(stale_only()),
-            requests: requests.clone(),
-            max_body: of.max_body,
-        };
-        single.cluster(common)
-    }
-
-    /// A destination that matches no service. It is connected to, and everything else is left to the application.
-    pub fn passthrough(address: SocketAddr, common: &ClusterContext) -> Arc<Self> {
-        let timeouts = Timeouts {
-            connect: PASSTHROUGH_CONNECT_TIMEOUT,
-            request: Timeout::Off,
-            stream_idle: IdleTimeout::Set(PASSTHROUGH_IDLE),
-            max_duration: None,
-        };
-        let single = Single {
-            name: "passthrough",
-            kind: ClusterKind::Passthrough,
-            leg: Leg::Outbound,
-            symbol: Symbol::PASSTHROUGH,
-            address,
-            protocol: ClusterProtocol::Auto,
-            timeouts,
-            idle_timeout: APP_IDLE_TIMEOUT,
-            retry: Some(stale_only()),
-            requests: Limit::new("max_requests", NO_LIMIT),
-            max_body: None,
-        };
-        single.cluster(common)
-    }
-
     /// Whether this is a destination that matches no service.
     pub fn is_passthrough(&self) -> bool {
         self.kind == ClusterKind::Passthrough
@@ -340,113 +272,6 @@ impl Cluster {
         }
     }
 
-    /// Picks an endpoint that was not tried yet, if there is one, and adds it to `tried`. `key` is the hash of the request
-    /// or connection, where [`Self::hash_key`] names one and it has it.
-    pub fn pick(
-        &self,
-        tried: &mut Tried,
-        key: Option<KeyHash>,
-        now: Instant,
-        rng: &mut fastrand::Rng,
-    ) -> Option<Arc<Endpoint>> {
-        if self.waits_for().is_some() {
-            return None; // not the fault of an endpoint
-        }
-        let (now, endpoints) = (now.into_std(), self.endpoints.load());
-        let mut avoid = *tried;
-        // An endpoint whose ejection is over admits one probe at a time. A request that is not the probe picks again.
-        let picked = std::iter::repeat_with(|| {
-            let endpoint = endpoints.pick(&avoid, key, now, rng)?;
-            avoid.insert(endpoint.id);
-            Some((endpoint, endpoint.outlier.admit(now)))
-        });
-        let mut last = None;
-        for candidate in picked.take(endpoints.all.len().clamp(1, 8)) {
-            let Some((endpoint, admitted)) = candidate else { break };
-            last = Some(endpoint);
-            if admitted {
-                break;
-            }
-        }
-        let endpoint = last?;
-        tried.insert(endpoint.id);
-        Some(endpoint.clone())
-    }
-
-    /// An endpoint of the other IP family that is neither ejected nor waiting for its probe, was not tried yet, and has
-    /// the zone and priority of `than`. The pick is not hashed.
-    pub fn pick_of_other_family(
-        &self,
-        than: &Endpoint,
-        tried: &Tried,
-        now: Instant,
-        rng: &mut fastrand::Rng,
-    ) -> Option<Arc<Endpoint>> {
-        self.endpoints.load().pick_of_other_family(than, tried, now.into_std(), rng).cloned()
-    }
-
-    /// What its balancer hashes requests by, if it does.
-    pub const fn hash_key(&self) -> Option<&HashKey> {
-        self.load_balancer.hash_key()
-    }
-
-    /// The hash of an opaque connection of this client. Headers, cookies and paths are not in it.
-    pub fn hash_of_client(&self, client: IpAddr) -> Option<KeyHash> {
-        let is_source = matches!(self.hash_key(), Some(HashKey::Source));
-        is_source.then(|| KeyHash::of_client(client))
-    }
-
-    /// Why certificates are missing, without which no endpoint is called.
-    fn waits_for(&self) -> Option<&str> {
-        self.tls.as_ref().and_then(ClientTls::waits_for)
-    }
-
-    /// The error that says why [`Self::pick`] found no endpoint.
-    pub fn no_endpoint(&self) -> Error {
-        let (name, endpoints) = (&self.name, self.endpoints.load());
-        let known = endpoints.all.len();
-        if let Some(why) = self.waits_for() {
-            return Error::new(
-                Reason::TlsError,
-                format!("\"{name}\" needs certificates that are missing: {why}"),
-            );
-        }
-        match (known, &endpoints.said.problem) {
-            (0, Some(problem)) => Error::new(
-                match problem {
-                    Problem::Dns(_) => Reason::DnsError,
-                    Problem::None(_) => Reason::NoEndpoints,
-                },
-                format!(
-                    "no endpoint of \"{name}\" is known: {}; see /clusters on the admin port",
-                    problem.text()
-                ),
-            ),
-            (0, None) => Error::new(
-                Reason::NoEndpoints,
-                format!("\"{name}\" has no endpoints: see /clusters on the admin port"),
-            ),
-            _ => Error::new(
-                Reason::AllUnhealthy,
-                format!(
-                    "all {known} endpoints of \"{name}\" {}: see /clusters on the admin port",
-                    self.why_unusable()
-                ),
-            ),
-        }
-    }
-
-    fn why_unusable(&self) -> String {
-        let endpoints = self.endpoints.load();
-        match endpoints.all.iter().filter(|endpoint| endpoint.is_unhealthy()).count() {
-            0 => "are ejected".to_owned(),
-            all if all == endpoints.all.len() => "failed their health check".to_owned(),
-            some => {
-                format!("are out: {some} failed their health check, the others are ejected")
-            }
-        }
-    }
-
     /// How long its recent requests took. Begins to count when it is first asked for.
     pub fn latencies(&self) -> &Latencies {
         self.latencies.get_or_init(|| Arc::new(Latencies::new(Instant::now().into_std())))
@@ -483,40 +308,6 @@ impl Cluster {
     /// Where its answers are kept; `None`: nowhere.
     pub const fn cache(&self) -> Option<&Arc<Cache>> {
         self.cache.as_ref()
-    }
-
-    /// A place in the cluster for a connection that cannot be shared. Does not wait.
-    pub fn slot_now(&self) -> Result<OwnedSemaphorePermit, Error> {
-        self.slots.try_take().ok_or_else(|| {
-            self.rejected(LimitLabel::Connections);
-            let (name, most) = (&self.name, self.slots.max());
-            Error::new(
-                Reason::Overloaded,
-                format!(
-                    "{most} connections to \"{name}\" are open (circuit_breaker.max_connections is {most})"
-                ),
-            )
-        })
-    }
-
-    /// A place at one endpoint for such a connection. Does not wait. `None` when the endpoint has no limit of its own.
-    pub fn slot_now_at(&self, endpoint: &Endpoint) -> Result<Option<OwnedSemaphorePermit>, Error> {
-        let Some(slots) = endpoint.slots() else { return Ok(None) };
-        slots.try_take().map(Some).ok_or_else(|| self.endpoint_is_full(endpoint))
-    }
-
-    /// The error of an endpoint that is at its limit of connections.
-    pub fn endpoint_is_full(&self, endpoint: &Endpoint) -> Error {
-        self.rejected(LimitLabel::ConnectionsPerEndpoint);
-        let (name, address) = (&self.name, endpoint.address);
-        let most = endpoint.slots().map_or(NO_LIMIT, |slots| slots.max());
-        Error::new(
-            Reason::Overloaded,
-            format!(
-                "{most} connections to {address} of \"{name}\" are open \
-                 (circuit_breaker.max_connections_per_endpoint is {most})"
-            ),
-        )
     }
 
     /// Remembers the protocol of the last connection whose protocol was not declared.
@@ -562,47 +353,6 @@ impl Cluster {
         &self.metrics
     }
 
-    /// A place for one more connection. When a limit is reached, an idle connection is closed, so that there is a place
-    /// soon.
-    pub fn try_slot(&self, to: &Endpoint) -> Option<Slot> {
-        let at_endpoint = match to.slots().map(|slots| slots.try_take()) {
-            None => None,
-            Some(Some(slot)) => Some(slot),
-            Some(None) => {
-                let _evicted = to.pool.evict_idle();
-                self.rejected(LimitLabel::ConnectionsPerEndpoint);
-                return None;
-            }
-        };
-        let Some(slot) = self.slots.try_take() else {
-            let endpoints = self.endpoints.load();
-            let elsewhere = endpoints.all.iter().map(Arc::as_ref).filter(|other| other.id != to.id);
-            let _evicted = elsewhere.chain([to]).any(|endpoint| endpoint.pool.evict_idle());
-            self.rejected(LimitLabel::Connections);
-            return None;
-        };
-        Some(Slot::new(slot, at_endpoint))
-    }
-
-    /// Waits for a place, first at the endpoint: a request that waits there must not hold a place of the cluster.
-    pub async fn slot(&self, to: &Endpoint) -> Result<Slot, Error> {
-        let gone = |_closed: AcquireError| Error::new(Reason::InternalError, "the cluster's slots are gone");
-        let at_endpoint = match to.slots().zip(to.pool.waiting()) {
-            None => None,
-            Some((slots, waiting)) => Some(slots.take(waiting).await.map_err(gone)?),
-        };
-        Ok(Slot::new(self.slots.take(&self.waiting).await.map_err(gone)?, at_endpoint))
-    }
-
-    /// What a pool of its endpoints needs to know about the cluster.
-    pub(crate) fn terms(&self) -> Terms {
-        Terms { policy: self.connection.clone(), waiting: self.waiting.clone() }
-    }
-
-    pub fn rejected(&self, limit: LimitLabel) {
-        self.metrics.breaker_rejections(limit).inc();
-    }
-
     /// Counts a connection that was dialled, with its outcome.
     pub fn connection_opened(&self, ground: &Ground, protocol: Protocol, outcome: ConnectionOutcome) {
         ground.metrics.connections(self.direction(), self.symbol, protocol, self.tls_label(), outcome).inc();
@@ -615,68 +365,6 @@ impl Cluster {
             (Some(_), false) => Tls::ServerOnly,
         }
     }
-
-    /// Sets the gauges that mirror the present state. Called when metrics are read.
-    pub fn tell(&self) {
-        if !self.metrics.is_used() {
-            return;
-        }
-        let (most_used, most) = self.fullest_endpoint();
-        let limits = [
-            (LimitLabel::Connections, self.slots.used(), self.slots.max()),
-            (LimitLabel::ConnectionsPerEndpoint, most_used, most),
-            (LimitLabel::Pending, self.limits.pending.used(), self.limits.pending.max()),
-            (LimitLabel::Requests, self.limits.requests.used(), self.limits.requests.max()),
-            (LimitLabel::Retries, self.limits.retries.used(), self.limits.retries.max()),
-        ];
-        for (limit, used, max) in limits {
-            self.metrics.breaker_used(limit).set(i64::from(used));
-            self.metrics.breaker_limit(limit).set(i64::from(max));
-        }
-        let (healthy, ejected, unhealthy) = self.endpoints_by_state();
-        self.metrics.endpoints(EndpointState::Healthy).set(healthy);
-        self.metrics.endpoints(EndpointState::Ejected).set(ejected);
-        self.metrics.endpoints(EndpointState::Unhealthy).set(unhealthy);
-        self.metrics.endpoints(EndpointState::Draining).set(self.draining());
-        if let Some(cache) = &self.cache {
-            self.metrics.cache_bytes().set(i64::try_from(cache.bytes()).unwrap_or(i64::MAX));
-        }
-    }
-
-    /// How many are healthy, ejected, unhealthy. One that is both ejected and unhealthy counts as unhealthy.
-    fn endpoints_by_state(&self) -> (i64, i64, i64) {
-        let endpoints = self.endpoints.load();
-        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-        let known = count(endpoints.all.len());
-        if self.health_check.is_none() {
-            let ejected = i64::from(self.ejections.ejected());
-            return (known - ejected, ejected, 0);
-        }
-        let (unhealthy, others): (Vec<_>, Vec<_>) =
-            endpoints.all.iter().partition(|endpoint| endpoint.is_unhealthy());
-        let ejected = count(others.iter().filter(|endpoint| !endpoint.outlier.is_closed()).count());
-        (known - ejected - count(unhealthy.len()), ejected, count(unhealthy.len()))
-    }
-
-    /// The places that are taken at the fullest endpoint, and the limit of each endpoint.
-    fn fullest_endpoint(&self) -> (u32, u32) {
-        let Some(limit) = self.max_connections_per_endpoint else { return (0, NO_LIMIT) };
-        let endpoints = self.endpoints.load();
-        let used = endpoints.all.iter().filter_map(|endpoint| Some(endpoint.slots()?.used()));
-        (used.max().unwrap_or(0), limit)
-    }
-
-    /// Sets the gauges to zero because the cluster is no longer configured. Work that is still under way is not shown.
-    pub fn note_removed(&self) {
-        if !self.metrics.is_used() {
-            return;
-        }
-        for limit in LimitLabel::ALL {
-            self.metrics.breaker_used(*limit).set(0);
-            self.metrics.breaker_limit(*limit).set(0);
-        }
-        EndpointState::ALL.iter().for_each(|state| self.metrics.endpoints(*state).set(0));
-    }
 }
 
 /// Whether requests to a removed endpoint are under way.
@@ -684,103 +372,5 @@ fn is_busy(endpoint: &Weak<Endpoint>) -> bool {
     endpoint.upgrade().is_some_and(|endpoint| endpoint.in_flight() > 0)
 }
 
-/// A cluster with one endpoint and without limits of its own.
-struct Single {
-    name: &'static str,
-    kind: ClusterKind,
-    leg: Leg,
-    symbol: Symbol,
-    address: SocketAddr,
-    protocol: ClusterProtocol,
-    timeouts: Timeouts,
-    idle_timeout: Duration,
-    retry: Option<Retry>,
-    requests: Arc<Limit>,
-    max_body: Option<u64>,
-}
-
-impl Single {
-    fn cluster(self, common: &ClusterContext) -> Arc<Cluster> {
-        let epoch = Instant::now().into_std();
-        let ejections = Ejections::new(NEVER_EJECTED.clone());
-        let outlier = outlier::Outlier::new(ejections.clone(), epoch);
-        let endpoint = Endpoint::new(0, &Spec::at(self.address), outlier, common.workers, epoch);
-        Arc::new(Cluster {
-            name: self.name.into(),
-            kind: self.kind,
-            leg: self.leg,
-            symbol: self.symbol,
-            leaving: Arc::default(),
-            endpoints: ArcSwap::from_pointee(EndpointSet::single(endpoint)),
-            load_balancer: LoadBalancer::Random,
-            zone: None,
-            slow_start: None,
-            workers: common.workers,
-            pools: common.pools.clone(),
-            protocol: self.protocol,
-            connect_timeout: self.timeouts.connect,
-            timeouts: Arc::new(self.timeouts),
-            connection: Arc::new(ConnectionPolicy {
-                idle_timeout: Some(self.idle_timeout),
-                max_age: None,
-                max_requests: None,
-                keepalive: (self.leg == Leg::Outbound).then_some(PASSTHROUGH_KEEPALIVE),
-            }),
-            budget: None,
-            retry: self.retry.map(Arc::new),
-            limits: ClusterLimits {
-                pending: Limit::new("max_pending_requests", NO_LIMIT),
-                requests: self.requests,
-                retries: Limit::new("max_retries", 0),
-            },
-            adaptive: None,
-            max_body: self.max_body,
-            ejections,
-            health_check: None,
-            cache: None,
-            slots: Slots::new(NO_LIMIT),
-            waiting: Arc::default(),
-            max_connections_per_endpoint: None,
-            remembered: AtomicU8::new(0),
-            tls: None,
-            verifies_peers: false,
-            metrics: common.metrics.service(self.kind.direction(), self.symbol),
-            latencies: OnceLock::new(),
-        })
-    }
-}
-
-/// The policy of outlier detection that is switched off.
-static NEVER_EJECTED: LazyLock<Arc<OutlierDetection>> = LazyLock::new(|| Arc::new(OutlierDetection::never()));
-
 const REMEMBERS_HTTP: u8 = 1;
 const REMEMBERS_OPAQUE: u8 = 2;
-
-/// The default of services.
-const PASSTHROUGH_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The idle timeout, which is the only timeout of a destination that is not configured.
-const PASSTHROUGH_IDLE: Duration = Duration::from_secs(3600);
-/// The default of services.
-const PASSTHROUGH_KEEPALIVE: Duration = Duration::from_secs(60);
-
-/// For the application on the same host, which accepts at once or not at all. Envoy uses the same default for a local
-/// cluster.
-const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// 4 s is below Node's 5 s, the shortest keep-alive in wide use: a connection that the application is about to close is
-/// not used for another request.
-const APP_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-
-/// Requests to the application are not retried, with one exception: an idempotent request is sent once more if the
-/// application had just closed its pooled connection.
-fn stale_only() -> Retry {
-    Retry {
-        attempts: 0,
-        conditions: Vec::new(),
-        methods: RetryMethods::Idempotent,
-        per_try_timeout: None,
-        backoff: Backoff { base: Duration::ZERO, max: Some(Duration::ZERO) },
-        budget: RetryBudget { ratio: 0.0, min_per_second: 0 },
-        max_body: 64 * 1024,
-        hedge_after: None,
-    }
-}
