@@ -3,12 +3,15 @@
 //! With strict mTLS only TLS is accepted: a plaintext HTTP/1 client gets an answer that says so, any other connection
 //! is closed. A request cannot choose where it goes: inbound, it always goes to the application.
 
+mod arrived;
+mod handshake;
+mod rules;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::HeaderValue;
-use pillion_model::SpiffeId;
-use pillion_model::listener::{AppProtocol, Mtls};
+use pillion_model::listener::Mtls;
 use tokio::time::{Instant, timeout_at};
 use tower::ServiceBuilder;
 
@@ -23,23 +26,22 @@ use crate::layers::{
     AnsweringService, Name, closing, headers, limit, record, rescue, retry, route, timeout as time, unless,
 };
 use crate::serve::{Next, Serving};
-use crate::state::authorization::{Authorization, OpaqueConnection};
-use crate::state::{Admitted, Arrival, DestinationKey, Fixed, InboundSide, Route, Snapshot};
+use crate::state::{Admitted, Arrival};
 use crate::tcp::{self, Dialled};
 use crate::worker::Worker;
+use arrived::{Arrived, Proven, Who};
+use handshake::Terminates;
 use pillion_base::error::Error;
 use pillion_base::net::returning::{is_loop, loop_detected};
-use pillion_base::net::{Io, Prefixed, Records, Stream, Transport};
+use pillion_base::net::{Io, Stream};
 use pillion_base::strangers::Unadmitted;
-use pillion_base::unfinished::{HANDSHAKE, HANDSHAKE_BYTES, Side};
+use pillion_base::unfinished::Side;
 use pillion_model::Direction;
 use pillion_model::Reason;
-use pillion_telemetry::{ConnectionOutcome, HandshakeOutcome, Protocol, Symbol, Tls};
-use pillion_tls::outside::{OutsideClient, OutsideServer};
-use pillion_tls::refusals::{self, With};
-use pillion_tls::server::{Server, accept};
-use pillion_tls::{Alpn, Peer, TlsError, hex};
+use pillion_telemetry::{ConnectionOutcome, Protocol, Symbol, Tls};
+use pillion_tls::{Alpn, Peer, hex};
 use pillion_upstream::cluster::ClusterProtocol;
+use rules::InboundRules;
 
 /// Why a connection without a permanent place has lost it.
 const GIVEN_AWAY: &str = "a new one has taken its place";
@@ -64,153 +66,6 @@ pub fn stack(without: Option<Name>) -> impl AnsweringService {
         .layer(unless(without, Name::Retry, retry::layer())) // only where the pooled connection was closed
         .layer(unless(without, Name::Limit, limit::layer())) // max_requests, max_body
         .service(dispatch::service())
-}
-
-/// A connection on its way to the application: its data, and what is known of its client. It holds no rules, since the
-/// rules may change while the sidecar waits for the client.
-struct Arrived {
-    from: SocketAddr,
-    /// When the sidecar began to wait for the client.
-    since: Instant,
-    /// When the first byte came of the bytes that are examined now: before the handshake or inside TLS.
-    began: Option<Instant>,
-    place: Place,
-    of: Arrival,
-    /// The original destination is another host: the redirect rules caught traffic that this host only forwards.
-    is_strangers: bool,
-    proven: Option<Proven>,
-}
-
-/// What a client has proven by its handshake.
-struct Proven {
-    who: Who,
-    alpn: Option<Alpn>,
-    /// The serial of the TLS server that admitted the client.
-    by: u64,
-    /// How long the handshake took, in microseconds.
-    micros: u32,
-}
-
-enum Who {
-    Peer(Arc<Peer>),
-    /// A client outside the mesh, which has no identity.
-    Outside(Arc<OutsideClient>),
-}
-
-/// The TLS server for a handshake.
-enum Terminates<'a> {
-    Mesh(&'a Server),
-    Outside(&'a OutsideServer),
-}
-
-impl Terminates<'_> {
-    const fn label(&self) -> Tls {
-        match self {
-            Self::Mesh(_) => Tls::Mutual,
-            Self::Outside(_) => Tls::ServerOnly,
-        }
-    }
-
-    const fn with(&self) -> With {
-        match self {
-            Self::Mesh(_) => With::Peers,
-            Self::Outside(_) => With::Outside,
-        }
-    }
-}
-
-impl Arrived {
-    fn peer(&self) -> Option<&Arc<Peer>> {
-        match &self.proven.as_ref()?.who {
-            Who::Peer(peer) => Some(peer),
-            Who::Outside(_) => None,
-        }
-    }
-
-    fn outside(&self) -> Option<&Arc<OutsideClient>> {
-        match &self.proven.as_ref()?.who {
-            Who::Peer(_) => None,
-            Who::Outside(client) => Some(client),
-        }
-    }
-
-    fn side(&self) -> Side {
-        if self.peer().is_some() { Side::Peers } else { Side::Strangers }
-    }
-
-    fn tls_label(&self) -> Tls {
-        match self.proven.as_ref().map(|proven| &proven.who) {
-            Some(Who::Peer(_)) => Tls::Mutual,
-            Some(Who::Outside(_)) => Tls::ServerOnly,
-            None => Tls::None,
-        }
-    }
-}
-
-/// The rules by which a connection is judged. They are read again after each wait on the client.
-struct InboundRules {
-    generation: u64,
-    side: Arc<InboundSide>,
-    mtls: Mtls,
-    /// The TLS server for clients outside the mesh, where the connection came to its listener. It takes the place of
-    /// `mtls`.
-    outside: Option<Arc<OutsideServer>>,
-    /// The address of the application; `None`: neither the configuration nor the connection names one.
-    to: Option<SocketAddr>,
-    route: Option<Fixed>,
-}
-
-impl InboundRules {
-    /// Reads the rules from `snapshot`. `None`: the configuration has no inbound side.
-    fn now(of: Arrival, snapshot: &Snapshot) -> Option<Self> {
-        let (side, to) = (snapshot.inbound.clone()?, snapshot.target(of));
-        let route = snapshot.fixed(DestinationKey::Application(of));
-        let (mtls, outside) = (side.mtls(to), side.outside(of).cloned());
-        Some(Self { generation: snapshot.generation, mtls, outside, side, to, route })
-    }
-
-    /// Whether the bytes of a client are examined in the same way under `self` and under `now`.
-    fn look_like(&self, now: &Self) -> bool {
-        let cluster = |rules: &Self| rules.route().map(|route| Arc::as_ptr(&route.cluster));
-        let is_same = self.mtls == now.mtls && self.outside.is_some() == now.outside.is_some();
-        is_same && cluster(self) == cluster(now)
-    }
-
-    fn route(&self) -> Option<&Arc<Route>> {
-        self.route.as_ref().map(|fixed| &fixed.route)
-    }
-
-    /// The protocol that is declared for the application; `None`: the address of the application is not known.
-    fn protocol(&self) -> Option<ClusterProtocol> {
-        self.route().map(|route| route.cluster.protocol)
-    }
-
-    /// The client as an opaque connection, and the rules that judge it; `None` without rules.
-    fn opaque<'a>(&'a self, arrived: &'a Arrived) -> Option<(&'a Authorization, OpaqueConnection<'a>)> {
-        let connection = OpaqueConnection {
-            peer: arrived.peer().map(|peer| &peer.id),
-            source: arrived.from.ip(),
-            port: self.to.map_or(0, |to| to.port()),
-            is_declared: self.protocol() == Some(ClusterProtocol::Tcp),
-        };
-        Some((self.side.authorization.as_deref()?, connection))
-    }
-
-    /// Whether the application may be dialled before it is known what the client speaks.
-    fn may_dial_early(&self, arrived: &Arrived) -> bool {
-        self.opaque(arrived).is_none_or(|(by, connection)| by.passes_opaque(&connection))
-    }
-
-    /// Whether the sidecar terminates a client's TLS on a permissive port. It terminates the TLS of other sidecars.
-    /// Other TLS goes to the application where the application is the original destination, or is declared to speak TLS
-    /// or opaque bytes; on the sidecar's own port, other TLS can only be meant for the sidecar.
-    fn terminates(&self, found: &Found, of: Arrival) -> bool {
-        let Found::Tls(hello) = found else { return false };
-        let single = self.to.and_then(|to| self.side.policy.ports.get(&to.port()));
-        let protocol = single.and_then(|port| port.protocol).unwrap_or(self.side.policy.protocol);
-        let leaves_tls = of.original.is_some() || matches!(protocol, AppProtocol::Tls | AppProtocol::Tcp);
-        hello.as_ref().is_some_and(|hello| hello.is_ours) || !leaves_tls
-    }
 }
 
 /// What a client speaks, or why its connection ended before that was known.
@@ -386,12 +241,6 @@ impl Inbound {
         }))
     }
 
-    /// When a handshake must be complete, by the current limits: on a strict port counted from accept, on other ports
-    /// from its first byte.
-    fn handshake_until(&self, arrived: &Arrived) -> Instant {
-        arrived.since + self.worker.limits().header_timeout
-    }
-
     /// Acts on what was detected, by the given rules.
     async fn act(&self, detected: Detected<Dialled>, rules: &InboundRules, mut arrived: Arrived) -> Step {
         let tls = rules.side.tls.as_deref().filter(|_| arrived.proven.is_none());
@@ -416,30 +265,6 @@ impl Inbound {
             true => self.detected(detected, rules, arrived).map_or(Step::Ended, Step::Next),
             false => Step::Ended,
         }
-    }
-
-    async fn terminate(&self, tls: &Terminates<'_>, io: Io, mut arrived: Arrived) -> Step {
-        let mut share = self.worker.ground.unfinished.begin(Side::Strangers);
-        share.hold(HANDSHAKE);
-        let (until, from) = (self.handshake_until(&arrived), arrived.from);
-        let shaken = tokio::select! { // a handshake that is dropped loses no data: no request came through it yet
-            biased;
-            () = share.given_up() => {
-                tracing::debug!(%from, "inbound TLS failed: handshakes exceed their memory limit, and this one is the oldest");
-                self.handshake_ended(HandshakeOutcome::Failed, tls.label(), ConnectionOutcome::Refused);
-                None
-            }
-            shaken = timeout_at(until, Box::pin(self.handshake(tls, io, from))) => {
-                shaken.unwrap_or_else(|_elapsed| {
-                    tracing::debug!(%from, "inbound TLS failed: the handshake was not complete within limits.header_timeout");
-                    self.handshake_ended(HandshakeOutcome::Timeout, tls.label(), ConnectionOutcome::Timeout);
-                    None
-                })
-            }
-        };
-        let Some((io, proven)) = shaken else { return Step::Ended };
-        (arrived.proven, arrived.began) = (Some(proven), None);
-        if self.keep(&mut arrived) { Step::Proven(io, arrived) } else { Step::Ended }
     }
 
     /// Makes the place of a connection permanent. `false`: it has ended, and is counted.
@@ -467,39 +292,6 @@ impl Inbound {
         };
         self.refuse(arrived, why);
         false
-    }
-
-    /// Shakes hands with the client. `None`: TLS failed, and the peer got a TLS alert where that was possible.
-    async fn handshake(&self, tls: &Terminates<'_>, io: Io, from: SocketAddr) -> Option<(Io, Proven)> {
-        let began = Instant::now();
-        let mut io = io.into_plain()?;
-        io.read_at_most(HANDSHAKE_BYTES);
-        let shaken = match tls {
-            Terminates::Mesh(server) => {
-                accept(server.config.clone(), io).await.map(|(stream, peer, alpn)| {
-                    (stream, Proven { who: Who::Peer(peer), alpn, by: server.serial, micros: 0 })
-                })
-            }
-            Terminates::Outside(server) => server.accept(io).await.map(|(stream, client, alpn)| {
-                (stream, Proven { who: Who::Outside(client), alpn, by: server.serial, micros: 0 })
-            }),
-        };
-        match shaken {
-            Ok((mut stream, mut proven)) => {
-                proven.micros = u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX).max(1);
-                stream.get_mut().0.read_at_most(usize::MAX);
-                self.worker.ground.metrics.handshakes(Direction::Inbound, HandshakeOutcome::Ok).inc();
-                let io = Prefixed::new(Transport::Accepted(Box::new(Records::new(stream))));
-                Some((io, proven))
-            }
-            Err(error) => {
-                log_failed(tls.with(), from, &error);
-                let identity = error.is_identity_mismatch();
-                let outcome = if identity { HandshakeOutcome::Identity } else { HandshakeOutcome::Failed };
-                self.handshake_ended(outcome, tls.label(), ConnectionOutcome::TlsError);
-                None
-            }
-        }
     }
 
     /// Refuses plaintext on a strict port: an HTTP/1 client gets an answer that says why, any other connection is
@@ -655,11 +447,6 @@ impl Inbound {
         }
     }
 
-    fn handshake_ended(&self, handshake: HandshakeOutcome, tls: Tls, connection: ConnectionOutcome) {
-        self.worker.ground.metrics.handshakes(Direction::Inbound, handshake).inc();
-        self.count(Protocol::Unknown, tls, connection);
-    }
-
     fn count(&self, protocol: Protocol, tls: Tls, outcome: ConnectionOutcome) {
         self.worker.ground.metrics.connections(Direction::Inbound, Symbol::APP, protocol, tls, outcome).inc();
     }
@@ -668,17 +455,6 @@ impl Inbound {
 /// Whether the client speaks TLS that the sidecar does not terminate.
 fn is_foreign_tls(detected: &Detected<Dialled>, arrived: &Arrived) -> bool {
     arrived.proven.is_none() && matches!(detected.found, Found::Tls(_))
-}
-
-/// Logs a failed handshake with the identity that the peer claimed, where it is known, and the cause.
-fn log_failed(with: With, from: SocketAddr, error: &TlsError) {
-    let claimed = error.claimed.as_ref().map_or("unknown", SpiffeId::as_str);
-    match refusals::left_out_before(with, error) {
-        Some(more) => {
-            tracing::warn!(%from, claimed, cause = error.cause, more, "inbound TLS failed: {error}");
-        }
-        None => tracing::debug!(%from, claimed, cause = error.cause, "inbound TLS failed: {error}"),
-    }
 }
 
 /// `By=<own id>;Hash=<sha256>;URI=<peer id>`, Envoy's format. SPIFFE IDs need no quoting.
