@@ -7,7 +7,11 @@
 //! Keys whose effect only the kernel shows are tested in `tests/e2e/walk.rs`.
 
 mod authorization;
+mod balance;
+mod cache;
 mod dns;
+mod endpoints;
+mod health;
 mod identity;
 mod inbound;
 mod key;
@@ -58,24 +62,22 @@ fn only(path: impl Into<String>, taken: &'static str, refused: &'static str) -> 
 }
 
 fn table() -> Vec<Row> {
-    let rooms = [
+    let of_services = ["services.*", "defaults"].into_iter().flat_map(|of| {
+        [tls::rows(of), upstream::rows(of), balance::rows(of), health::rows(of), retries::rows(of)]
+    });
+    let others = [
         sides::rows(),
         identity::rows(),
-        tls::rows("services.*"),
-        tls::rows("defaults"),
         inbound::rows(),
         authorization::rows(),
-        upstream::of_services_alone(),
-        upstream::rows("services.*"),
-        upstream::rows("defaults"),
-        retries::rows("services.*"),
-        retries::rows("defaults"),
+        endpoints::rows(),
+        cache::rows(),
         retries::rows("routes[]"),
         routes::rows(),
         dns::rows(),
         sync::rows(),
     ];
-    rooms.into_iter().flatten().collect()
+    of_services.chain(others).flatten().collect()
 }
 
 /// Every place of the schema where a value may be.
