@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use pillion_model::text::shortened;
 
-use crate::value::{BadWord, Word};
+use crate::value::{BadWord, Word, wrapped_leaves};
 
 const EXAMPLE: &str = "write it like unix:///run/spire/agent.sock";
 
@@ -38,3 +38,5 @@ impl Word for EndpointSocket {
         }
     }
 }
+
+wrapped_leaves!(EndpointSocket: PathBuf, |socket| format!("unix://{}", socket.display()).into());

@@ -1,6 +1,12 @@
+use std::net::SocketAddr;
+
 use proptest::prelude::*;
 
 use super::*;
+use pillion_model::access_format::LogFormat;
+use pillion_model::cluster::{HostPattern, LoadBalancer, UpstreamProtocol};
+use pillion_model::listener::{AppProtocol, Mtls, RedirectTo, Unknown};
+use pillion_model::policy::RetryCondition;
 
 fn host(text: &str) -> Option<(String, bool, Option<u16>)> {
     HostPattern::parse(text).ok().map(|h| (h.name, h.wildcard, h.port))
