@@ -1,7 +1,7 @@
 //! TLS between workloads: the identity of the peer ([`Peer`]), the protocol agreed on ([`Alpn`]), and why a handshake
 //! failed.
 //!
-//! [`server`] accepts mutual TLS, [`outside`] TLS of clients that are no part of the mesh, [`client`] originates TLS, [`verify`] judges certificates on both sides (`path` their chains),
+//! [`server`] accepts mutual TLS, [`outside`] TLS of clients that are no part of the mesh, [`client`] originates TLS, [`verify`] judges certificates on both sides (`path` their chains, `signatures` those of handshakes),
 //! [`known`] remembers verified clients, and [`provider`] chooses the cryptography. [`admission`] tells whether a server
 //! has accepted our certificate, which a TLS 1.3 client learns only after the handshake. Deliberately absent: time
 //! limits (the caller limits a handshake) and sockets (any byte stream will do).
@@ -23,6 +23,7 @@ mod known;
 mod rejection;
 mod path;
 mod branches;
+mod signatures;
 pub mod identity;
 pub mod files;
 pub mod provider;
