@@ -13,6 +13,7 @@ mod jwt;
 mod merge;
 mod balancer;
 mod elsewhere;
+mod headers;
 mod health;
 mod identity;
 mod inbound;

@@ -17,7 +17,7 @@ use pillion_model::{Cluster, Trail};
 use crate::fault::Fault;
 use crate::place::{Content, NodeId, Position, Tree, means_nothing, subject};
 use crate::remark::{MOST, Remark, Remarks};
-use crate::value::{BadWord, Word};
+use crate::value::{BadWord, Word, on_off};
 use crate::variable::{Environment, Replaced, replace};
 
 /// The nodes that may be visited whatever the size of the file: fifty services that share a block are legitimate.
@@ -316,6 +316,25 @@ impl<'n> Node<'n> {
             }
         }
         all
+    }
+
+    /// The same, where `off` is the same as an empty list.
+    pub(crate) fn items_or_off<T>(
+        &self,
+        expected: &str,
+        reading: &mut Reading<'_>,
+        read: impl FnMut(&Node<'_>, &mut Reading<'_>) -> Option<T>,
+    ) -> Vec<T> {
+        match self.shape(expected, reading) {
+            None => {}
+            Some(Shape::Word(leaf)) if on_off(&leaf.text) == Some(false) => {}
+            Some(Shape::Word(leaf)) => {
+                self.parsed::<()>(&leaf, Err(BadWord::not(&leaf.text, expected)), reading);
+            }
+            Some(Shape::List) => return self.items(reading, read),
+            Some(Shape::Block) => self.mismatch(expected, reading),
+        }
+        Vec::new()
     }
 
     /// The keys of a block, each once. `None`: the node is not a block.

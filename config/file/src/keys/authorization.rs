@@ -11,9 +11,9 @@ use super::jwt::{self, JWT};
 use super::routes::matching;
 use super::{Block, Static, field};
 use crate::page::{Page, Scopes};
-use crate::reading::{Node, Reading, Shape};
+use crate::reading::{Node, Reading};
 use crate::schema;
-use crate::value::{BadWord, Leaf, Opt, Port, on_off};
+use crate::value::{Leaf, Opt, Port};
 use crate::words::{ClaimName, Method, RuleName, Source};
 
 pub(super) static AUTHORIZATION: Static<Authorization> = Static::new(|| {
@@ -129,19 +129,8 @@ fn claims(node: &Node<'_>, reading: &mut Reading<'_>) -> Vec<ClaimMatch> {
     all
 }
 
-/// `off` is the same as an empty list.
 fn rules(node: &Node<'_>, reading: &mut Reading<'_>) -> Vec<Rule> {
-    const EXPECTED: &str = "a list of rules";
-    match node.shape(EXPECTED, reading) {
-        None => {}
-        Some(Shape::Word(leaf)) if on_off(&leaf.text) == Some(false) => {}
-        Some(Shape::Word(leaf)) => {
-            node.parsed::<()>(&leaf, Err(BadWord::not(&leaf.text, EXPECTED)), reading);
-        }
-        Some(Shape::List) => return node.items(reading, |item, reading| Some(rule(item, reading))),
-        Some(Shape::Block) => node.mismatch(EXPECTED, reading),
-    }
-    Vec::new()
+    node.items_or_off("a list of rules", reading, |item, reading| Some(rule(item, reading)))
 }
 
 fn rule(node: &Node<'_>, reading: &mut Reading<'_>) -> Rule {

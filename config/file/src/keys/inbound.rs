@@ -13,9 +13,9 @@ use super::authorization::AUTHORIZATION;
 use super::routes::actions::{peers_limit, peers_limit_schema, tell_peers_limit};
 use super::{Block, Static, field, port_tls};
 use crate::page::{Page, Scopes};
-use crate::reading::{Node, Reading, Shape};
+use crate::reading::{Node, Reading};
 use crate::schema;
-use crate::value::{AutoOr, BadWord, OffOr, Opt, Port, Positive, Size, on_off};
+use crate::value::{AutoOr, OffOr, Opt, Port, Positive, Size};
 use crate::words::{GrpcService, ProbeName, ProbePath, Target, chosen};
 
 pub(crate) static INBOUND: Static<Inbound> = Static::new(|| {
@@ -180,20 +180,8 @@ static PROBE: Static<ProbeBlock> = Static::new(|| {
         )
 });
 
-/// `off` is the same as an empty list.
 fn probes(node: &Node<'_>, reading: &mut Reading<'_>) -> Vec<Probe> {
-    const EXPECTED: &str = "a list of probes";
-    match node.shape(EXPECTED, reading) {
-        None => {}
-        Some(Shape::Word(leaf)) if on_off(&leaf.text) == Some(false) => {}
-        Some(Shape::Word(leaf)) => {
-            let bad = BadWord::not(&leaf.text, EXPECTED);
-            node.parsed::<()>(&leaf, Err(bad), reading);
-        }
-        Some(Shape::List) => return node.items(reading, |item, reading| Some(probe(item, reading))),
-        Some(Shape::Block) => node.mismatch(EXPECTED, reading),
-    }
-    Vec::new()
+    node.items_or_off("a list of probes", reading, |item, reading| Some(probe(item, reading)))
 }
 
 fn probe(node: &Node<'_>, reading: &mut Reading<'_>) -> Probe {

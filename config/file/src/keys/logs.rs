@@ -9,13 +9,13 @@ use pillion_model::logs::{
 use pillion_model::tracing::HiddenText;
 use serde_json::Value;
 
-use super::{Block, Field, OffOrBlock, Static, field, off_or_block};
+use super::{Block, Field, OffOrBlock, Static, field, headers, off_or_block};
 use crate::page::{Page, Scopes};
 use crate::reading::{Node, Reading};
 use crate::schema;
 use crate::spell;
 use crate::value::{Leaf as _, Opt, Size, Text};
-use crate::words::{ChangedHeader, CollectionName, FieldName, Glob, HiddenValue, SourceName};
+use crate::words::{CollectionName, FieldName, Glob, HiddenValue, SourceName};
 
 /// A sink as it is written.
 #[derive(Default)]
@@ -105,8 +105,8 @@ static SINK: Static<Written> = Static::new(|| {
         .key(
             "headers",
             "Headers of the requests. No page shows their values.",
-            || schema::entries::<ChangedHeader>(schema::word::<HiddenValue>()),
-            |sink: &mut Written, node, reading| sink.headers = headers(node, reading),
+            headers::schema::<HiddenValue>,
+            |sink: &mut Written, node, reading| sink.headers = headers::read::<HiddenValue>(node, reading),
             |_, _, _| {}, // told by `tell_sink`
         )
         .word::<Opt<Text>>(
@@ -200,20 +200,6 @@ fn fields(node: &Node<'_>, reading: &mut Reading<'_>) -> Vec<(String, String)> {
     entries.filter_map(|entry| value(entry, reading)).collect()
 }
 
-fn headers(node: &Node<'_>, reading: &mut Reading<'_>) -> Vec<(String, HiddenText)> {
-    let mut all: Vec<(String, HiddenText)> = Vec::new();
-    for (ChangedHeader(name), entry) in node.map::<ChangedHeader>(reading) {
-        if all.iter().any(|(known, _)| *known == name) {
-            entry
-                .value
-                .remark_on_key(&format!("repeats `{name}`"), reading)
-                .help("the names of headers are case-insensitive; keep one");
-        }
-        all.extend(entry.value.word::<HiddenValue>(reading).map(|value| (name, value.value())));
-    }
-    all
-}
-
 fn sink(name: String, node: &Node<'_>, reading: &mut Reading<'_>) -> Option<Sink> {
     const KINDS: [&str; 6] = ["elasticsearch", "loki", "otlp", "syslog", "mongodb", "http"];
     const OTHERS: [(&str, &str); 4] =
@@ -303,9 +289,7 @@ fn tell_sink(sink: &Sink, at: &Scopes<'_>, page: &mut Page<'_>) {
         }
         Destination::Http { url } => page.tell(&at.key("http"), shown(url)),
     }
-    for (name, value) in &sink.headers {
-        page.tell(&at.key("headers").key(name), HiddenValue::spell(value));
-    }
+    headers::tell::<HiddenValue>(&sink.headers, &at.key("headers"), page);
     if let Some(bundle) = &sink.trust_bundle {
         page.tell(&at.key("trust_bundle"), spell::path(bundle));
     }

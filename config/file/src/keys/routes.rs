@@ -15,7 +15,7 @@ use super::{Block, Static, field};
 use crate::page::{Page, Scopes};
 use crate::reading::{Node, Reading, Shape};
 use crate::schema::{self, Described};
-use crate::value::{BadWord, Count, Leaf, Opt, Word, on_off};
+use crate::value::{Count, Leaf, Opt, Word};
 use crate::words::{RouteName, ServiceName};
 use matching::MATCH;
 
@@ -77,23 +77,10 @@ pub(super) fn schema() -> Option<Value> {
     schema::any_of([schema::list_of(ROUTE.schema()), schema::defined("off"), schema::left_open()])
 }
 
-/// Reads the routes in the file's order. `off` is the same as an empty list.
+/// Reads the routes in the file's order.
 pub(super) fn read(clusters: &[Cluster], node: &Node<'_>, reading: &mut Reading<'_>) -> Vec<Route> {
-    const EXPECTED: &str = "a list of routes";
     let clusters: HashMap<&str, &Cluster> = clusters.iter().map(|it| (it.name.as_str(), it)).collect();
-    match node.shape(EXPECTED, reading) {
-        None => {}
-        Some(Shape::Word(leaf)) if on_off(&leaf.text) == Some(false) => {}
-        Some(Shape::Word(leaf)) => {
-            let bad = BadWord::not(&leaf.text, EXPECTED);
-            node.parsed::<()>(&leaf, Err(bad), reading);
-        }
-        Some(Shape::List) => {
-            return node.items(reading, |item, reading| Some(route(&clusters, item, reading)));
-        }
-        Some(Shape::Block) => node.mismatch(EXPECTED, reading),
-    }
-    Vec::new()
+    node.items_or_off("a list of routes", reading, |item, reading| Some(route(&clusters, item, reading)))
 }
 
 fn route(clusters: &HashMap<&str, &Cluster>, node: &Node<'_>, reading: &mut Reading<'_>) -> Route {

@@ -1,18 +1,15 @@
 //! `tracing`: spans of requests, and the headers that tell of a trace.
 
-use std::collections::HashSet;
-
-use pillion_model::text::shortened;
 use pillion_model::tracing::{HiddenText, OtlpUrl, Propagation, Tracing};
 use serde_json::Value;
 
-use super::{Block, OffOrBlock, Static, field, off_or_block};
+use super::{Block, OffOrBlock, Static, field, headers, off_or_block};
 use crate::page::{Page, Scopes};
 use crate::reading::{Node, Reading};
 use crate::schema;
 use crate::spell;
 use crate::value::{Leaf as _, Opt, Share};
-use crate::words::{ChangedHeader, HiddenValue};
+use crate::words::HiddenValue;
 
 /// The block as it is written.
 pub(super) struct Written {
@@ -49,13 +46,9 @@ static TRACING: Static<Written> = Static::new(|| {
         .key(
             "headers",
             "Headers of the requests to the collector. No page shows their values.",
-            || schema::entries::<ChangedHeader>(schema::word::<HiddenValue>()),
-            |written: &mut Written, node, reading| written.headers = headers(node, reading),
-            |written, at, page| {
-                for (name, value) in &written.headers {
-                    page.tell(&at.key("headers").key(name), HiddenValue::spell(value));
-                }
-            },
+            headers::schema::<HiddenValue>,
+            |written: &mut Written, node, reading| written.headers = headers::read::<HiddenValue>(node, reading),
+            |written, at, page| headers::tell::<HiddenValue>(&written.headers, &at.key("headers"), page),
         )
 });
 
@@ -81,26 +74,10 @@ fn block(node: &Node<'_>, reading: &mut Reading<'_>) -> Option<Tracing> {
     Some(Tracing { otlp: otlp?, sample, propagate, headers })
 }
 
-fn headers(node: &Node<'_>, reading: &mut Reading<'_>) -> Vec<(String, HiddenText)> {
-    let (mut seen, mut all) = (HashSet::new(), Vec::new());
-    for (ChangedHeader(name), entry) in node.map::<ChangedHeader>(reading) {
-        if !seen.insert(name.clone()) {
-            entry
-                .value
-                .remark_on_key(&format!("repeats `{}`", shortened(&name)), reading)
-                .help("the names of headers are case-insensitive; keep one");
-        }
-        all.extend(entry.value.word::<HiddenValue>(reading).map(|value| (name, value.value())));
-    }
-    all
-}
-
 pub(super) fn tell(of: Option<&Tracing>, at: &Scopes<'_>, page: &mut Page<'_>) {
     let Some(Tracing { otlp, sample, propagate, headers }) = of else { return page.tell(at, "off") };
     page.tell(&at.key("otlp"), otlp.to_string());
     page.tell(&at.key("sample"), spell::share(*sample));
     page.tell_list(propagate.iter().map(Propagation::spell), &at.whole("propagate"));
-    for (name, value) in headers {
-        page.tell(&at.key("headers").key(name), HiddenValue::spell(value));
-    }
+    headers::tell::<HiddenValue>(headers, &at.key("headers"), page);
 }

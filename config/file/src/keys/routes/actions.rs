@@ -1,16 +1,14 @@
 //! What a route does with its requests besides sending them to a service.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use pillion_model::route::{
     AbortStatus, Actions, Answer, FaultAbort, FaultDelay, FaultInjection, HeaderChanges, Mirror, RateLimit,
     RateLimitBy, Redirect, Respond, Rewrite, Scheme,
 };
-use pillion_model::text::shortened;
 use serde_json::Value;
 
-use super::super::{Block, Static, field};
+use super::super::{Block, Static, field, headers};
 use super::RouteBlock;
 use crate::page::{Page, Scopes};
 use crate::reading::{Node, Reading};
@@ -35,16 +33,20 @@ pub(super) static CHANGES: Static<HeaderChanges> = Static::new(|| {
         .key(
             "set",
             "Headers with their new and only value.",
-            values_schema,
-            |changes: &mut HeaderChanges, node, reading| changes.set = values(node, reading),
-            |changes, at, page| tell_values(&changes.set, &at.key("set"), page),
+            headers::schema::<HeaderText>,
+            |changes: &mut HeaderChanges, node, reading| {
+                changes.set = headers::read::<HeaderText>(node, reading)
+            },
+            |changes, at, page| headers::tell::<HeaderText>(&changes.set, &at.key("set"), page),
         )
         .key(
             "add",
             "Headers that get a further value.",
-            values_schema,
-            |changes: &mut HeaderChanges, node, reading| changes.add = values(node, reading),
-            |changes, at, page| tell_values(&changes.add, &at.key("add"), page),
+            headers::schema::<HeaderText>,
+            |changes: &mut HeaderChanges, node, reading| {
+                changes.add = headers::read::<HeaderText>(node, reading)
+            },
+            |changes, at, page| headers::tell::<HeaderText>(&changes.add, &at.key("add"), page),
         )
         .list::<ChangedHeader>(
             "remove",
@@ -52,28 +54,6 @@ pub(super) static CHANGES: Static<HeaderChanges> = Static::new(|| {
             "Headers that are removed, before others are set or added.",
         )
 });
-
-fn values_schema() -> Option<Value> {
-    schema::entries::<ChangedHeader>(schema::word::<HeaderText>())
-}
-
-fn values(node: &Node<'_>, reading: &mut Reading<'_>) -> Vec<(String, String)> {
-    let (mut seen, mut all) = (HashSet::new(), Vec::new());
-    for (ChangedHeader(name), entry) in node.map::<ChangedHeader>(reading) {
-        if !seen.insert(name.clone()) {
-            entry
-                .value
-                .remark_on_key(&format!("repeats `{}`", shortened(&name)), reading)
-                .help("the names of headers are case-insensitive; keep one");
-        }
-        all.extend(entry.value.word::<HeaderText>(reading).map(|HeaderText(value)| (name, value)));
-    }
-    all
-}
-
-fn tell_values(all: &[(String, String)], at: &Scopes<'_>, page: &mut Page<'_>) {
-    all.iter().for_each(|(name, value)| page.tell(&at.key(name), value.as_str()));
-}
 
 /// Only for what is written: what says no time or no status is refused.
 #[derive(Default)]

@@ -1,13 +1,11 @@
 //! `routes[].match`: which of a host's requests a route is for.
 
-use std::collections::HashSet;
-
 use pillion_model::Pattern;
 use pillion_model::route::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch};
 use pillion_model::text::shortened;
 use serde_json::Value;
 
-use super::super::{Block, Static, field};
+use super::super::{Block, Static, field, headers};
 use crate::page::{Page, Scopes};
 use crate::reading::{Node, Reading, Shape};
 use crate::schema::{self, Described};
@@ -159,20 +157,10 @@ pub(in crate::keys) fn tell_headers(headers: &[HeaderMatch], at: &Scopes<'_>, pa
 }
 
 pub(in crate::keys) fn headers(node: &Node<'_>, reading: &mut Reading<'_>) -> Vec<HeaderMatch> {
-    let mut seen: HashSet<String> = HashSet::new();
-    let mut matches = Vec::new();
-    for (HeaderName(typed), entry) in node.map::<HeaderName>(reading) {
-        let name = typed.to_ascii_lowercase();
-        if !seen.insert(name.clone()) {
-            entry
-                .value
-                .remark_on_key(&format!("repeats `{name}`"), reading)
-                .help("the names of headers are case-insensitive; keep one");
-        }
-        let value = value::<HeaderText>(&HEADER_VALUE, &entry.value, reading);
-        matches.extend(value.map(|value| HeaderMatch { name, value }));
-    }
-    matches
+    let name = |HeaderName(typed): HeaderName| typed.to_ascii_lowercase();
+    headers::each(node, reading, name, |name, value, reading| {
+        Some(HeaderMatch { name, value: self::value::<HeaderText>(&HEADER_VALUE, value, reading)? })
+    })
 }
 
 fn query(node: &Node<'_>, reading: &mut Reading<'_>) -> Vec<QueryMatch> {
