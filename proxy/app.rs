@@ -66,10 +66,7 @@ use pillion_base::ground::{Ground, Shared as SharedGround};
 use pillion_base::limits::{Limit, NO_LIMIT};
 use pillion_base::net::Network;
 use pillion_base::net::descriptors::{raise_limit, why_too_few};
-use pillion_sidecar::state::{
-    Budgets, Clusters, Destinations, MirrorLimits, PreviousSnapshot, RateLimits, Services, Sides, Snapshot,
-    Store, compile,
-};
+use pillion_sidecar::state::{Clusters, Destinations, Sides, Snapshot, Store, compile};
 use pillion_sidecar::taps::Taps;
 use pillion_sidecar::traces::Traces;
 use pillion_sidecar::worker::{Records, Worker};
@@ -416,16 +413,8 @@ fn around(network: &Network, metrics: &Arc<Metrics>, workers: usize, zone: Optio
         inbound: None,
         applications: Arc::new(control::applications(None, &requests, &common)),
     };
-    let (services, budgets) = (Services::new(), Budgets::new());
-    let (rate_limits, mirrors) = (RateLimits::new(), MirrorLimits::new());
-    let before = PreviousSnapshot {
-        services: &services,
-        budgets: &budgets,
-        rate_limits: &rate_limits,
-        mirrors: &mirrors,
-    };
     let nothing =
-        compile(0, &Arc::default(), &Clusters::new(), sides, before, &mut Policies::default(), metrics);
+        compile(0, &Arc::default(), &Clusters::new(), sides, None, &mut Policies::default(), metrics);
     let of = common.clone();
     let unknown = Destinations::new(move |to| Cluster::passthrough(to, &of));
     Around {

@@ -28,8 +28,8 @@ pub(super) use inbound::{applications, descriptors, new_authorizer};
 use pillion_base::limits::Limit;
 use pillion_base::net::own::OwnListeners;
 use pillion_sidecar::state::{
-    Application, Clusters, Destinations, DnsNames, Former, InboundSide, PreviousSnapshot, Sides, Store,
-    VirtualAddresses, compile,
+    Application, Clusters, Destinations, DnsNames, Former, InboundSide, Sides, Store, VirtualAddresses,
+    compile,
 };
 use pillion_sidecar::traces::Traces;
 use pillion_telemetry::Metrics;
@@ -229,18 +229,12 @@ impl Controller {
         let workload = self.config.workload.or_of(self.credentials().map(|own| &own.id));
         traces.follow(self.config.tracing.as_ref(), workload, metrics);
         let now = store.load_full();
-        let before = PreviousSnapshot {
-            services: &now.services,
-            budgets: &now.budgets,
-            rate_limits: &now.rate_limits,
-            mirrors: &now.mirrors,
-        };
         let next = compile(
             self.generation,
             &self.config,
             &self.clusters,
             sides,
-            before,
+            Some(&now),
             &mut self.policies,
             metrics,
         );

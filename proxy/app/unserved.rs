@@ -8,10 +8,7 @@ use pillion_base::net::own::OwnListeners;
 use pillion_model::Config;
 use pillion_model::authorization::Authorization as Rules;
 use pillion_sidecar::state::authorization::Authorization;
-use pillion_sidecar::state::{
-    Budgets, Clusters, DnsNames, InboundSide, MirrorLimits, PreviousSnapshot, RateLimits, Services, Sides,
-    Snapshot, compile,
-};
+use pillion_sidecar::state::{Clusters, DnsNames, InboundSide, Sides, Snapshot, compile};
 use pillion_telemetry::Metrics;
 use pillion_upstream::cluster::alike::Policies;
 use pillion_upstream::cluster::update::written;
@@ -49,13 +46,5 @@ pub(crate) fn snapshot(config: &Config) -> Snapshot {
         inbound,
         applications: Arc::new(control::applications(config.inbound.as_ref(), &requests, &common)),
     };
-    let (services, budgets) = (Services::new(), Budgets::new());
-    let (rate_limits, mirrors) = (RateLimits::new(), MirrorLimits::new());
-    let before = PreviousSnapshot {
-        services: &services,
-        budgets: &budgets,
-        rate_limits: &rate_limits,
-        mirrors: &mirrors,
-    };
-    compile(0, &Arc::new(config.clone()), &clusters, sides, before, &mut policies, &metrics)
+    compile(0, &Arc::new(config.clone()), &clusters, sides, None, &mut policies, &metrics)
 }

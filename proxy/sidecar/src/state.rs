@@ -32,7 +32,7 @@ use pillion_model::{Config, Direction, Reason};
 use actions::{Actions, PeersRateLimit};
 pub use addresses::AddressTable;
 use authorization::Authorization;
-pub use compile::{Budgets, Clusters, MirrorLimits, PreviousSnapshot, RateLimits, Sides, compile};
+pub use compile::{Budgets, Clusters, MirrorLimits, RateLimits, Sides, compile};
 pub use destinations::Destinations;
 pub use former::Former;
 pub use names::{DnsNames, ServiceAddresses};

@@ -17,8 +17,7 @@ use tokio::time::Instant;
 use super::actions::{Actions, HeaderChanges, MIRRORED, Mirror, Rewrite, rate};
 use super::rules::{Split, Then};
 use super::{
-    AddressTable, Application, Destinations, DnsNames, HostTable, InboundSide, Route, Rule, Rules, Services,
-    Snapshot,
+    AddressTable, Application, Destinations, DnsNames, HostTable, InboundSide, Route, Rule, Rules, Snapshot,
 };
 use pillion_base::limits::Limit;
 use pillion_base::net::own::OwnListeners;
@@ -40,15 +39,6 @@ pub type RateLimits = HashMap<String, Arc<RateLimit>>;
 /// The limits of copies to mirrors, by the route (its name, or its place where it has none).
 pub type MirrorLimits = HashMap<String, Arc<Limit>>;
 
-/// The parts of the previous snapshot that the next one takes over.
-#[derive(Clone, Copy)]
-pub struct PreviousSnapshot<'a> {
-    pub services: &'a Services,
-    pub budgets: &'a Budgets,
-    pub rate_limits: &'a RateLimits,
-    pub mirrors: &'a MirrorLimits,
-}
-
 /// The parts of a snapshot that are compiled elsewhere.
 pub struct Sides {
     pub own: OwnListeners,
@@ -57,12 +47,13 @@ pub struct Sides {
     pub applications: Arc<Destinations<Application>>,
 }
 
+/// Takes over what goes on from the snapshot of before.
 pub fn compile(
     generation: u64,
     config: &Arc<Config>,
     clusters: &Clusters,
     sides: Sides,
-    before: PreviousSnapshot<'_>,
+    before: Option<&Snapshot>,
     policies: &mut Policies,
     metrics: &Arc<Metrics>,
 ) -> Snapshot {
@@ -70,7 +61,7 @@ pub fn compile(
     let names = HashSet::new();
     let mut compiled = Compiled { clusters, metrics, policies, before, names, budgets, rate_limits, mirrors };
     let rules = config.routes.iter().enumerate().map(|(nth, route)| Arc::new(compiled.rule(nth, route)));
-    let table = Table::new(config, clusters, rules.collect(), before.services, metrics);
+    let table = Table::new(config, clusters, rules.collect(), before, metrics);
     let (mut hosts, mut addresses, mut services) =
         (HostTable::default(), AddressTable::default(), HashMap::with_capacity(config.clusters.len()));
     for of in &config.clusters {
@@ -118,8 +109,8 @@ struct Compiled<'a> {
     clusters: &'a Clusters,
     metrics: &'a Arc<Metrics>,
     policies: &'a mut Policies,
-    /// The budgets and limits of the previous snapshot.
-    before: PreviousSnapshot<'a>,
+    /// Its budgets and limits stay in use.
+    before: Option<&'a Snapshot>,
     /// Every name that a route has in metrics.
     names: HashSet<Symbol>,
     budgets: Budgets,
@@ -195,7 +186,7 @@ impl Compiled<'_> {
         let cluster = self.clusters.get(&of.service)?.clone();
         let name = self.intern(&format!("{}{MIRRORED}", name.unwrap_or_default()));
         let route = Route { name, retry: None, budget: None, ..Route::with(cluster, Rules::default()) };
-        let known = self.before.mirrors.get(key).cloned();
+        let known = self.before.and_then(|before| before.mirrors.get(key)).cloned();
         let limit = known.unwrap_or_else(|| Limit::new("mirrored requests", Mirror::MOST_AT_ONCE));
         self.mirrors.insert(key.to_owned(), limit.clone());
         Some(Mirror { route: Arc::new(route), share: of.share, limit })
@@ -203,7 +194,11 @@ impl Compiled<'_> {
 
     /// The rate limit of a route. It is kept until its settings change.
     fn rate_limit(&mut self, key: &str, rate: Rate) -> Arc<RateLimit> {
-        let known = self.before.rate_limits.get(key).filter(|known| known.rate() == rate).cloned();
+        let known = self
+            .before
+            .and_then(|before| before.rate_limits.get(key))
+            .filter(|known| known.rate() == rate)
+            .cloned();
         let limit = known.unwrap_or_else(|| Arc::new(RateLimit::new(rate, Instant::now().into_std())));
         self.rate_limits.insert(key.to_owned(), limit.clone());
         limit
@@ -221,8 +216,7 @@ impl Compiled<'_> {
         let key = (route.to_owned(), to.service.clone());
         let known = self
             .before
-            .budgets
-            .get(&key)
+            .and_then(|before| before.budgets.get(&key))
             .filter(|(known, _)| *known == rule)
             .map(|(_, budget)| budget.clone());
         let budget = known.unwrap_or_else(|| Arc::new(Budget::new(&rule, Instant::now().into_std())));
@@ -243,7 +237,7 @@ struct Table<'a> {
     /// The rules of `any`, shared by all services that no other route names.
     any_rules: Rules,
     services: Patterns<'a, &'a Cluster>,
-    before: &'a Services,
+    before: Option<&'a Snapshot>,
     metrics: &'a Arc<Metrics>,
 }
 
@@ -252,7 +246,7 @@ impl<'a> Table<'a> {
         config: &'a Config,
         clusters: &'a Clusters,
         rules: Vec<Arc<Rule>>,
-        before: &'a Services,
+        before: Option<&'a Snapshot>,
         metrics: &'a Arc<Metrics>,
     ) -> Self {
         let (mut named, mut any, mut services) = (Patterns::default(), Vec::new(), Patterns::default());
@@ -289,7 +283,7 @@ impl<'a> Table<'a> {
     /// Without rules and with an unchanged cluster, the previous route is used again.
     fn service(&self, cluster: &Arc<Cluster>, hosts: &[HostPattern]) -> Arc<Route> {
         let rules = self.rules(hosts.iter().flat_map(|host| self.named.of(host)), true);
-        let before = self.before.get(&cluster.name);
+        let before = self.before.and_then(|before| before.services.get(&cluster.name));
         let same = |route: &&Arc<Route>| {
             rules.is_empty() && route.rules.is_empty() && Arc::ptr_eq(&route.cluster, cluster)
         };
