@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use pillion_base::net::{Overlay, Transport};
+use pillion_base::net::{Overlay, Transport, forward};
 
 /// Bytes that are read for one check, whose answer is a status and a sentence, with interim responses, heads and framing. Twice the largest head.
 pub(super) const MOST: usize = 128 * 1024;
@@ -54,17 +54,7 @@ impl AsyncRead for Bounded {
 }
 
 impl AsyncWrite for Bounded {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
+    forward!(io: write, flush, shutdown);
 }
 
 impl Overlay for Bounded {
