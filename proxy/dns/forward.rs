@@ -46,7 +46,8 @@ async fn ask_all(
         for server in &servers.all {
             let id = Message::query().metadata.id; // at random, from hickory's own generator
             let query = with_id(message, id);
-            match timeout(servers.timeout, one(network, *server, asked, &query, id)).await {
+            let sent = Sent { network, server: *server, asked, query: &query, id };
+            match timeout(servers.timeout, sent.answer()).await {
                 Ok(Ok((answer, true))) => return Ok(answer),
                 Ok(Ok((answer, false))) => drop(unknowing.get_or_insert(answer)),
                 Ok(Err(error)) => why = format!("{server}: {error}"),
@@ -60,77 +61,70 @@ async fn ask_all(
     Err(why)
 }
 
-/// The answer, and whether the server knows one.
-async fn one(
-    network: &Network,
+/// A query as it goes to one server.
+struct Sent<'q> {
+    network: &'q Network,
     server: SocketAddr,
-    asked: &ReceivedQuery,
-    query: &[u8],
+    asked: &'q ReceivedQuery,
+    query: &'q [u8],
     id: u16,
-) -> io::Result<(Vec<u8>, bool)> {
-    match asked.over {
-        Over::Udp => over_udp(network, server, asked, query, id).await,
-        Over::Tcp => over_tcp(network, server, asked, query, id).await,
-    }
 }
 
-async fn over_udp(
-    network: &Network,
-    server: SocketAddr,
-    asked: &ReceivedQuery,
-    query: &[u8],
-    id: u16,
-) -> io::Result<(Vec<u8>, bool)> {
-    let any: IpAddr =
-        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let Some(socket) = network.bind_udp(SocketAddr::new(any, 0))? else {
-        return Err(io::ErrorKind::Unsupported.into());
-    };
-    let socket = tokio::net::UdpSocket::from_std(socket)?;
-    socket.connect(server).await?; // the kernel drops datagrams from other addresses
-    socket.send(query).await?;
-    // one byte more shows that an answer is too long
-    let mut answer = Vec::with_capacity(usize::from(MOST_OVER_UDP) + 1);
-    loop {
-        answer.clear();
-        socket.recv_buf(&mut answer).await?;
-        if let Some(knows) = is_answer(&answer, asked, id) {
-            return Ok((answer, knows));
+impl Sent<'_> {
+    /// The answer, and whether the server knows one.
+    async fn answer(&self) -> io::Result<(Vec<u8>, bool)> {
+        match self.asked.over {
+            Over::Udp => self.over_udp().await,
+            Over::Tcp => self.over_tcp().await,
         }
     }
-}
 
-async fn over_tcp(
-    network: &Network,
-    server: SocketAddr,
-    asked: &ReceivedQuery,
-    query: &[u8],
-    id: u16,
-) -> io::Result<(Vec<u8>, bool)> {
-    let mut stream = network.connect(server, Leg::Outbound, None).await?;
-    write_message(&mut stream, query).await?;
-    let answer = read_message(&mut stream).await?;
-    let knows = is_answer(&answer, asked, id);
-    let knows =
-        knows.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "an answer to another query"))?;
-    Ok((answer, knows))
-}
-
-/// Whether a message answers this query, and if so, whether the server knows an answer. A refusal may lack the question
-/// section.
-fn is_answer(message: &[u8], asked: &ReceivedQuery, id: u16) -> Option<bool> {
-    let mut decoder = BinDecoder::new(message);
-    let Header { metadata, counts } = Header::read(&mut decoder).ok()?;
-    if metadata.id != id || metadata.message_type != MessageType::Response {
-        return None;
+    async fn over_udp(&self) -> io::Result<(Vec<u8>, bool)> {
+        let any: IpAddr =
+            if self.server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let Some(socket) = self.network.bind_udp(SocketAddr::new(any, 0))? else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        let socket = tokio::net::UdpSocket::from_std(socket)?;
+        socket.connect(self.server).await?; // the kernel drops datagrams from other addresses
+        socket.send(self.query).await?;
+        // one byte more shows that an answer is too long
+        let mut answer = Vec::with_capacity(usize::from(MOST_OVER_UDP) + 1);
+        loop {
+            answer.clear();
+            socket.recv_buf(&mut answer).await?;
+            if let Some(knows) = self.is_answered_by(&answer) {
+                return Ok((answer, knows));
+            }
+        }
     }
-    let knows = matches!(metadata.response_code, ResponseCode::NoError | ResponseCode::NXDomain);
-    let repeats = match counts.queries {
-        0 => !knows,
-        1 => Message::read_queries(&mut decoder, 1).ok()?.first() == Some(&asked.question),
-        _ => false,
-    };
-    repeats.then_some(knows)
+
+    async fn over_tcp(&self) -> io::Result<(Vec<u8>, bool)> {
+        let mut stream = self.network.connect(self.server, Leg::Outbound, None).await?;
+        write_message(&mut stream, self.query).await?;
+        let answer = read_message(&mut stream).await?;
+        let knows = self.is_answered_by(&answer);
+        let knows =
+            knows.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "an answer to another query"))?;
+        Ok((answer, knows))
+    }
+
+    /// Whether a message answers this query, and if so, whether the server knows an answer. A refusal may lack the
+    /// question section.
+    fn is_answered_by(&self, message: &[u8]) -> Option<bool> {
+        let mut decoder = BinDecoder::new(message);
+        let Header { metadata, counts } = Header::read(&mut decoder).ok()?;
+        if metadata.id != self.id || metadata.message_type != MessageType::Response {
+            return None;
+        }
+        let knows = matches!(metadata.response_code, ResponseCode::NoError | ResponseCode::NXDomain);
+        let repeats = match counts.queries {
+            0 => !knows,
+            1 => Message::read_queries(&mut decoder, 1).ok()?.first() == Some(&self.asked.question),
+            _ => false,
+        };
+        repeats.then_some(knows)
+    }
 }
 
 /// Reads a message after its length (RFC 1035, section 4.2.2).
