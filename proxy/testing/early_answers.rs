@@ -185,17 +185,22 @@ fn answers_while_it_reads(mesh: &Mesh) -> super::backend::Backend {
     })
 }
 
+/// The ways to the server at A.
+fn ways(alone: &Mesh, pair: &Pair) -> [(&'static str, Sidecar); 3] {
+    let paired = format!("endpoints: [10.1.0.1:15006], {ORDERS}");
+    [
+        ("one sidecar", alone.caller("endpoints: [10.0.0.1:80]")),
+        ("a pair over HTTP/2", pair.caller(&paired)),
+        ("a pair over HTTP/1", pair.caller(&format!("{paired}, protocol: http1"))),
+    ]
+}
+
 #[tokio::test(start_paused = true)]
 async fn b2_a_client_that_sends_all_before_it_reads_is_answered_meanwhile() {
     let (alone, pair) = (Mesh::default(), Pair::new());
     let _backends = [answers_while_it_reads(&alone), answers_while_it_reads(&pair.mesh)];
     let _application = pair.application("10.1.0.1:15006", A);
-    let paired = format!("endpoints: [10.1.0.1:15006], {ORDERS}");
-    for (way, sidecar) in [
-        ("one sidecar", alone.caller("endpoints: [10.0.0.1:80]")),
-        ("a pair over HTTP/2", pair.caller(&paired)),
-        ("a pair over HTTP/1", pair.caller(&format!("{paired}, protocol: http1"))),
-    ] {
+    for (way, sidecar) in ways(&alone, &pair) {
         let (mut client, watch) = (sidecar.client().await, super::mesh::Watch::start());
         client.send(UPLOAD).await;
         let sent = client.try_send(vec![b'x'; 8 * MIB]).await;
@@ -263,12 +268,7 @@ async fn b4_a_client_that_sends_all_before_it_reads_gets_the_early_answer() {
     let (alone, pair) = (Mesh::default(), Pair::new());
     let _backends = [refuses_and_closes(&alone), refuses_and_closes(&pair.mesh)];
     let _application = pair.application("10.1.0.1:15006", A);
-    let paired = format!("endpoints: [10.1.0.1:15006], {ORDERS}");
-    for (way, sidecar) in [
-        ("one sidecar", alone.caller("endpoints: [10.0.0.1:80]")),
-        ("a pair over HTTP/2", pair.caller(&paired)),
-        ("a pair over HTTP/1", pair.caller(&format!("{paired}, protocol: http1"))),
-    ] {
+    for (way, sidecar) in ways(&alone, &pair) {
         for head in [UPLOAD.to_owned(), UPLOAD.replace("\r\n\r\n", "\r\nexpect: 100-continue\r\n\r\n")] {
             let mut client = sidecar.client().await;
             client.send(&head).await;

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tokio::sync::Notify;
 
 use super::backend::{Backend, OK, UNAVAILABLE};
-use super::mesh::{A, B, Mesh, ORDERS, Pair, Sidecar, caller, expired, identity, pass, settle};
+use super::mesh::{A, B, Mesh, ORDERS, Pair, caller, expired, identity, pass};
+use super::outliers::send;
 use super::peer::Peer;
 
 const TWO: &str = "endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin";
@@ -25,14 +26,6 @@ fn patient(mesh: &Mesh, address: &str) -> (Backend, Arc<AtomicBool>) {
 
 fn traffic(backend: &Backend) -> usize {
     backend.requests().iter().filter(|request| !request.head.contains("/healthz")).count()
-}
-
-async fn send(sidecar: &Sidecar, requests: usize) {
-    let mut client = sidecar.client().await;
-    for _ in 0..requests {
-        client.get("/").await;
-        settle().await;
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -61,12 +61,8 @@ async fn b1_many_small_messages_come_down_whole() {
     assert_eq!(body.len(), 20_000 * 15);
 }
 
-#[tokio::test(start_paused = true)]
-async fn b1_a_caller_that_pauses_loses_no_stream() {
-    let mesh = Mesh::default();
-    chatty(&mesh, 5_000, 60);
-    let sidecar = mesh.caller(HTTP2);
-    let send = client(&sidecar).await;
+async fn paused_streams_are_whole(sidecar: &Sidecar) {
+    let send = client(sidecar).await;
     let streams: Vec<_> = (0..40)
         .map(|_| {
             let mut send = send.clone();
@@ -76,6 +72,14 @@ async fn b1_a_caller_that_pauses_loses_no_stream() {
     for stream in streams {
         assert_eq!(stream.await.expect("no panic").expect("the whole stream").len(), 5_000 * 60);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b1_a_caller_that_pauses_loses_no_stream() {
+    let mesh = Mesh::default();
+    chatty(&mesh, 5_000, 60);
+    let sidecar = mesh.caller(HTTP2);
+    paused_streams_are_whole(&sidecar).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -141,16 +145,7 @@ async fn b1_small_messages_pass_through_a_pair() {
         Some(super::mesh::identity(&pair.ca, "orders")),
     );
     let outbound = pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}"));
-    let send = client(&outbound).await;
-    let streams: Vec<_> = (0..40)
-        .map(|_| {
-            let mut send = send.clone();
-            tokio::spawn(async move { body_of(&mut send, 1).await })
-        })
-        .collect();
-    for stream in streams {
-        assert_eq!(stream.await.expect("no panic").expect("the whole stream").len(), 5_000 * 60);
-    }
+    paused_streams_are_whole(&outbound).await;
 }
 
 /// Sends its body only when it was asked for it.
@@ -253,6 +248,14 @@ async fn b6_interim_answers_pass_over_http2() {
     assert_eq!(answer.await.expect("an answer").status(), 200);
 }
 
+async fn is_a_protocol_error(mesh: &Mesh) {
+    let sidecar = mesh.caller(&format!("{HTTP2}, retry: off"));
+    let mut send = client(&sidecar).await;
+    let (answer, _) = send.send_request(request("GET", "/"), true).expect("a stream");
+    assert_eq!(answer.await.expect("an answer").status(), 502);
+    assert_eq!(sidecar.sum("pillion_requests_total reason=protocol_error"), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn b6_a_101_over_http2_is_a_protocol_error() {
     let mesh = Mesh::default();
@@ -262,11 +265,7 @@ async fn b6_a_101_over_http2_is_a_protocol_error() {
         pass(1).await;
         http2::answer(respond, 200, "done");
     }));
-    let sidecar = mesh.caller(&format!("{HTTP2}, retry: off"));
-    let mut send = client(&sidecar).await;
-    let (answer, _) = send.send_request(request("GET", "/"), true).expect("a stream");
-    assert_eq!(answer.await.expect("an answer").status(), 502);
-    assert_eq!(sidecar.sum("pillion_requests_total reason=protocol_error"), 1);
+    is_a_protocol_error(&mesh).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -281,11 +280,7 @@ async fn b6_a_flood_of_interim_answers_is_a_protocol_error() {
         }
         http2::answer(respond, 200, "done");
     }));
-    let sidecar = mesh.caller(&format!("{HTTP2}, retry: off"));
-    let mut send = client(&sidecar).await;
-    let (answer, _) = send.send_request(request("GET", "/"), true).expect("a stream");
-    assert_eq!(answer.await.expect("an answer").status(), 502);
-    assert_eq!(sidecar.sum("pillion_requests_total reason=protocol_error"), 1);
+    is_a_protocol_error(&mesh).await;
 }
 
 #[tokio::test(start_paused = true)]

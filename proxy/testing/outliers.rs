@@ -15,7 +15,7 @@ fn patient(mesh: &Mesh, failure: &'static str) -> (Backend, Arc<AtomicBool>) {
     (mesh.http1(A, move |_, _| if shared.load(Relaxed) { failure } else { OK }), ill)
 }
 
-async fn send(sidecar: &Sidecar, requests: usize) {
+pub(super) async fn send(sidecar: &Sidecar, requests: usize) {
     let mut client = sidecar.client().await;
     for _ in 0..requests {
         client.get("/").await;

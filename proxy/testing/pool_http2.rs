@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::backend::Backend;
 use super::http2::{self, Client};
-use super::mesh::{A, Mesh, Watch, pass, secs, settle};
+use super::mesh::{A, Mesh, Sidecar, Watch, pass, secs, settle};
 use super::peer::Peer;
 
 const ORDERS: &str = "endpoints: [10.0.0.1:80]";
@@ -31,6 +31,14 @@ fn ask(client: &Client) -> tokio::task::JoinHandle<u16> {
     tokio::spawn(async move { client.get("/").await.head.status().as_u16() })
 }
 
+/// A client, when the endpoint's SETTINGS are known.
+async fn with_known_settings(sidecar: &Sidecar, permits: &Semaphore) -> Client {
+    let client = sidecar.http2_client().await;
+    permits.add_permits(1);
+    client.get("/").await;
+    client
+}
+
 #[tokio::test(start_paused = true)]
 async fn requests_at_the_same_time_share_one_connection_and_one_dial() {
     let mesh = Mesh::default();
@@ -52,9 +60,7 @@ async fn requests_above_the_peer_s_stream_limit_get_a_second_connection() {
     let mesh = Mesh::default();
     let (a, permits) = on_permit(&mesh, 2);
     let sidecar = mesh.caller(ORDERS);
-    let client = sidecar.http2_client().await;
-    permits.add_permits(1);
-    client.get("/").await; // its SETTINGS are known now
+    let client = with_known_settings(&sidecar, &permits).await;
     let asked: Vec<_> = (0..4).map(|_| ask(&client)).collect();
     settle().await;
     assert_eq!(a.connections(), 2);
@@ -98,9 +104,7 @@ async fn a_waiter_that_goes_away_takes_no_stream_with_it() {
     let mesh = Mesh::default();
     let (a, permits) = on_permit(&mesh, 1);
     let sidecar = mesh.caller(&format!("{ORDERS}, circuit_breaker: {{ max_connections: 1 }}"));
-    let client = sidecar.http2_client().await;
-    permits.add_permits(1);
-    client.get("/").await; // its SETTINGS are known now
+    let client = with_known_settings(&sidecar, &permits).await;
     let first = ask(&client);
     settle().await;
     let impatient: Vec<_> = (0..3).map(|_| ask(&client)).collect();
@@ -148,9 +152,7 @@ async fn a_waiter_for_a_second_connection_is_served_by_a_stream_that_ends_before
     let mesh = Mesh::default();
     let (a, permits) = on_permit(&mesh, 1);
     let sidecar = mesh.caller(&format!("{ORDERS}, circuit_breaker: {{ max_connections: 1 }}"));
-    let client = sidecar.http2_client().await;
-    permits.add_permits(1);
-    client.get("/").await; // its SETTINGS are known now
+    let client = with_known_settings(&sidecar, &permits).await;
     let asked: Vec<_> = (0..5).map(|_| ask(&client)).collect();
     settle().await;
     permits.add_permits(5);

@@ -10,12 +10,12 @@ const AT: &str = "10.1.0.1:15006";
 const HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01";
 
 /// The application's sidecar, with room for `most` connections.
-fn sidecar(pair: &Pair, policy: &str, most: usize) -> Sidecar {
+pub(super) fn sidecar(pair: &Pair, policy: &str, most: usize) -> Sidecar {
     let inbound = format!("app: {A}, {policy}, max_connections: {most}");
     pair.mesh.sidecar(&(application_at(AT, &inbound) + IDENTITY), Some(identity(&pair.ca, "orders")))
 }
 
-async fn crowd(sidecar: &Sidecar, count: usize, say: &[u8]) -> Vec<Peer> {
+pub(super) async fn crowd(sidecar: &Sidecar, count: usize, say: &[u8]) -> Vec<Peer> {
     let mut all = Vec::new();
     for _ in 0..count {
         let mut client = sidecar.client().await;

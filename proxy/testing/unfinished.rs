@@ -15,6 +15,7 @@ use super::mesh::{
 };
 use super::peer::Peer;
 use super::rules::client_hello;
+use super::strangers::{self, crowd};
 use pillion_base::unfinished::{HANDSHAKE, READER, Side};
 use pillion_tls::client::Purpose;
 
@@ -22,19 +23,7 @@ const AT: &str = "10.1.0.1:15006";
 const HEAD: &str = "GET / HTTP/1.1\r\nhost: orders\r\n";
 
 fn sidecar(pair: &Pair, policy: &str) -> Sidecar {
-    let inbound = format!("app: {A}, {policy}, max_connections: 4000");
-    pair.mesh.sidecar(&(application_at(AT, &inbound) + IDENTITY), Some(identity(&pair.ca, "orders")))
-}
-
-async fn crowd(sidecar: &Sidecar, count: usize, say: &[u8]) -> Vec<Peer> {
-    let mut all = Vec::new();
-    for _ in 0..count {
-        let mut client = sidecar.client().await;
-        client.send(say).await;
-        settle().await;
-        all.push(client);
-    }
-    all
+    strangers::sidecar(pair, policy, 4000)
 }
 
 /// A head of this many bytes without its end.

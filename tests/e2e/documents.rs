@@ -255,7 +255,10 @@ fn readme_lists_exactly_the_words_and_commands_that_are_not_supported_yet() {
         let names = row.split('`').skip(1).step_by(2);
         names.map(|name| name.rsplit('.').next().unwrap_or(name).to_owned()).collect()
     };
-    assert_eq!(row("| values of `access_log.format` |"), listed("config/file/src/words/access_log.rs", "const LATER:"));
+    assert_eq!(
+        row("| values of `access_log.format` |"),
+        listed("config/file/src/words/access_log.rs", "const LATER:")
+    );
     assert_eq!(row("| commands |"), listed("proxy/cli.rs", "const PLANNED:"));
 }
 

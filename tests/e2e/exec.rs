@@ -1,5 +1,6 @@
 //! `pillion exec`: real applications with a sidecar in the same process, and beside a sidecar of another one.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -27,7 +28,7 @@ fn file(scratch: &Scratch, more: &str) -> PathBuf {
 const ALONE: &str = "inbound: off\nmetrics: off";
 
 /// `pillion exec` with a sidecar of its own.
-fn exec(prefix: Command, file: &PathBuf, words: &[&str]) -> Command {
+fn exec(prefix: Command, file: &PathBuf, words: &[impl AsRef<OsStr>]) -> Command {
     let mut command = prefix;
     command.arg("exec").arg("-c").arg(file).arg("--").args(words);
     command
@@ -138,7 +139,6 @@ async fn signals_reach_the_application_once() {
         return;
     }
     let (scratch, words) = (Scratch::new(), script(&["signals"]));
-    let words: Vec<_> = words.iter().map(String::as_str).collect();
     let mut program = Program::start(exec(pillion(), &file(&scratch, ALONE), &words));
     assert!(program.line().await.starts_with("ready "));
     assert_eq!(program.line().await, "started");
@@ -182,7 +182,6 @@ async fn an_application_that_ends_can_still_call_others() {
         ),
     );
     let words = script(&["calls", &outbound.port().to_string()]);
-    let words: Vec<_> = words.iter().map(String::as_str).collect();
     let mut program = Program::with_input(exec(pillion(), &file, &words));
     assert!(program.line().await.starts_with("ready "));
     assert_eq!(program.line().await, "started");
@@ -202,7 +201,6 @@ async fn an_application_that_ignores_sigterm_keeps_its_sidecar_until_it_is_kille
         return;
     }
     let (scratch, words) = (Scratch::new(), script(&["stubborn"]));
-    let words: Vec<_> = words.iter().map(String::as_str).collect();
     let mut program = Program::start(exec(pillion(), &file(&scratch, ALONE), &words));
     let outbound = outbound(&program.line().await);
     let started = program.line().await;
@@ -357,7 +355,6 @@ async fn the_first_process_collects_orphans_and_keeps_the_exit_code() {
         return;
     }
     let (scratch, words) = (Scratch::new(), script(&["zombies"]));
-    let words: Vec<_> = words.iter().map(String::as_str).collect();
     let mut first = alone();
     first.arg(binary());
     let (code, stdout, stderr) = said(&run(exec(first, &file(&scratch, ALONE), &words)).await);
@@ -372,7 +369,6 @@ async fn the_first_process_collects_orphans_during_the_drain() {
         return;
     }
     let (scratch, stalls, words) = (Scratch::new(), Backend::stall().await, script(&["leaves"]));
-    let words: Vec<_> = words.iter().map(String::as_str).collect();
     let services = format!("{ALONE}\nservices: {{ orders: {{ endpoints: [\"{}\"] }} }}", stalls.address);
     let mut first = alone();
     first.arg(binary());
@@ -414,7 +410,6 @@ async fn an_application_gets_the_limits_and_no_descriptors_of_the_sidecar() {
         return;
     }
     let (scratch, words) = (Scratch::new(), script(&["files"]));
-    let words: Vec<_> = words.iter().map(String::as_str).collect();
     let limited = || {
         let mut limited = Command::new("sh");
         limited.args(["-c", "ulimit -Sn 300 && exec \"$0\" \"$@\""]);

@@ -77,27 +77,12 @@ fn both(app: SocketAddr, orders: SocketAddr, more: &str) -> Plan {
     ))
 }
 
-/// Answers, and holds answers to POST until the test lets go.
-async fn holding() -> Backend {
-    Backend::serving(async |mut wire, _, seen| {
-        while let Some(request) = wire.message().await {
-            let waits = request.head.starts_with("POST");
-            seen.request(request);
-            if waits {
-                seen.hold().await;
-            }
-            wire.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone").await;
-        }
-    })
-    .await
-}
-
 const POST: &str = "POST / HTTP/1.1\r\nhost: app\r\ncontent-length: 0\r\n\r\n";
 
 /// The application still calls others when inbound has ended, and only SIGTERM ends the process.
 #[tokio::test]
 async fn drain_ends_inbound_leaves_outbound_alone_and_sigterm_ends_the_process() {
-    let (app, orders) = (holding().await, Backend::echo().await);
+    let (app, orders) = (Backend::holding().await, Backend::echo().await);
     let mut sidecar = both(app.address, orders.address, "drain: { delay: 200ms, timeout: 1h }").start().await;
     let (mut calls, mut busy) =
         (Wire::connect(sidecar.outbound()).await, Wire::connect(sidecar.inbound()).await);
@@ -128,7 +113,7 @@ async fn drain_ends_inbound_leaves_outbound_alone_and_sigterm_ends_the_process()
 
 #[tokio::test]
 async fn drain_returns_at_its_timeout_and_says_what_is_still_at_work() {
-    let (app, orders) = (holding().await, Backend::echo().await);
+    let (app, orders) = (Backend::holding().await, Backend::echo().await);
     let mut sidecar = both(app.address, orders.address, "drain: { delay: 0s, timeout: 300ms }").start().await;
     let mut busy = Wire::connect(sidecar.inbound()).await;
     busy.send(POST).await;

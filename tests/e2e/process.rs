@@ -308,17 +308,7 @@ async fn the_pages_of_the_program_that_only_the_start_needed_are_given_back() {
 /// The first signal lets a request finish, new connections are refused, and the exit code is 0.
 #[tokio::test]
 async fn sigterm_ends_after_the_requests_in_flight() {
-    let app = Backend::serving(async |mut wire, _, seen| {
-        while let Some(request) = wire.message().await {
-            let waits = request.head.starts_with("POST");
-            seen.request(request);
-            if waits {
-                seen.hold().await;
-            }
-            wire.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone").await;
-        }
-    })
-    .await;
+    let app = Backend::holding().await;
     let mut pair = Pair::ending(app.address, "", SOON).await;
     let mut client = Wire::connect(pair.caller.outbound()).await;
     client.send("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 0\r\n\r\n").await;

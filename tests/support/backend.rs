@@ -75,6 +75,21 @@ impl Backend {
         Self::serving(|wire, _, seen| echo(wire, seen)).await
     }
 
+    /// Answers, and holds answers to POST until the test lets go.
+    pub(crate) async fn holding() -> Self {
+        Self::serving(async |mut wire, _, seen| {
+            while let Some(request) = wire.message().await {
+                let waits = request.head.starts_with("POST");
+                seen.request(request);
+                if waits {
+                    seen.hold().await;
+                }
+                wire.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone").await;
+            }
+        })
+        .await
+    }
+
     /// Reads requests, and never answers.
     pub(crate) async fn stall() -> Self {
         Self::serving(async |mut wire, _, seen| {

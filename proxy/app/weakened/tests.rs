@@ -12,6 +12,17 @@ fn config(inbound: &str, tls: &str) -> Config {
     pillion_config::parse(&file, Path::new("")).expect("a good file").0
 }
 
+/// The blocks `inbound` of before and after, and how each of the warnings begins.
+fn warn_as_expected(table: &[(&str, &str, &[&str])]) {
+    for (now, next, expected) in table {
+        let warnings = weakened(&config(now, "mutual"), &config(next, "mutual"));
+        assert_eq!(warnings.len(), expected.len(), "{now} to {next}: {warnings:?}");
+        for (warning, expected) in warnings.iter().zip(*expected) {
+            assert!(warning.starts_with(expected), "{now} to {next}: {warning}");
+        }
+    }
+}
+
 #[test]
 fn c1_weaker_mtls_gives_a_warning_for_all_ports_for_single_ports_and_for_services() {
     let table: [(&str, &str, &[&str]); 8] = [
@@ -56,13 +67,7 @@ fn c1_a_change_from_http_to_opaque_gives_a_warning_for_all_ports_and_for_single_
         ("protocol: tcp", "protocol: tls", &[]),
         ("protocol: http1", "protocol: auto", &[]),
     ];
-    for (now, next, expected) in table {
-        let warnings = weakened(&config(now, "mutual"), &config(next, "mutual"));
-        assert_eq!(warnings.len(), expected.len(), "{now} to {next}: {warnings:?}");
-        for (warning, expected) in warnings.iter().zip(expected) {
-            assert!(warning.starts_with(expected), "{now} to {next}: {warning}");
-        }
-    }
+    warn_as_expected(&table);
 }
 
 #[test]
@@ -87,13 +92,7 @@ fn a_listener_that_admits_clients_outside_the_mesh_or_loses_its_tls_gives_a_warn
         (TLS, "", &[]),
         (TLS, TLS, &[]),
     ];
-    for (now, next, expected) in table {
-        let warnings = weakened(&config(now, "mutual"), &config(next, "mutual"));
-        assert_eq!(warnings.len(), expected.len(), "{now} to {next}: {warnings:?}");
-        for (warning, expected) in warnings.iter().zip(expected) {
-            assert!(warning.starts_with(expected), "{now} to {next}: {warning}");
-        }
-    }
+    warn_as_expected(&table);
 }
 
 #[test]

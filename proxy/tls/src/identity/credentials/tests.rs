@@ -22,6 +22,15 @@ fn web(ca: &Ca) -> IssuedPem {
     ca.issue(&WEB.parse().expect("a SPIFFE ID"), &[], DAY).expect("issued")
 }
 
+fn parts(pem: &IssuedPem) -> Parts<'_> {
+    Parts {
+        certificate: pem.certificate.as_bytes(),
+        key: pem.key.as_bytes(),
+        bundle: pem.bundle.as_bytes(),
+        form: Form::Pem,
+    }
+}
+
 fn fault(certificate: &str, key: &str, bundle: &str) -> String {
     let loaded = Credentials::from_pem(certificate.as_bytes(), key.as_bytes(), bundle.as_bytes());
     loaded.expect_err("must be refused").to_string()
@@ -61,12 +70,7 @@ fn each_fault_names_its_file_and_what_to_do() {
 #[test]
 fn a_configured_trust_domain_must_match_the_certificate() {
     let pem = web(&ca());
-    let parts = Parts {
-        certificate: pem.certificate.as_bytes(),
-        key: pem.key.as_bytes(),
-        bundle: pem.bundle.as_bytes(),
-        form: Form::Pem,
-    };
+    let parts = parts(&pem);
     let check = |domain: &str| {
         Credentials::check(
             &parts,
@@ -82,12 +86,7 @@ fn a_configured_trust_domain_must_match_the_certificate() {
 #[test]
 fn a_certificate_is_valid_through_its_last_second() {
     let pem = web(&ca());
-    let parts = Parts {
-        certificate: pem.certificate.as_bytes(),
-        key: pem.key.as_bytes(),
-        bundle: pem.bundle.as_bytes(),
-        form: Form::Pem,
-    };
+    let parts = parts(&pem);
     let last = pem.credentials().expect("usable").not_after;
     assert!(Credentials::check(&parts, &in_memory(), last).is_ok());
     let after = Credentials::check(&parts, &in_memory(), last + 1);
