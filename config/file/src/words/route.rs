@@ -10,10 +10,10 @@ use pillion_model::pattern::PatternError;
 use pillion_model::route::RouteHost;
 use pillion_model::text::shortened;
 
-/// The name of a route: a metric label.
 /// The index of a host's routes has a level for each segment of a path. No server takes longer paths by default.
 const LONGEST_PATH: usize = 4096;
 
+/// The name of a route: a metric label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct RouteName(pub(crate) String);
 
