@@ -1,15 +1,16 @@
 //! `pillion bench` as a process: against nginx, and against servers that fail.
 
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 use crate::support::backend::{Backend, free, nobody};
 use crate::support::certs::{DAY, spiffe};
 use crate::support::launched::binary;
+use crate::support::nginx::Nginx;
 use crate::support::tools::{printed, require, run};
-use crate::support::{Scratch, eventually, soon};
+use crate::support::{Scratch, soon};
 use pillion_tls::identity::issue::Ca;
 
 const SHORT: [&str; 6] = ["--rate", "50", "--for", "200ms", "-c", "1"];
@@ -27,14 +28,13 @@ async fn report(mut command: Command) -> Value {
 
 /// An nginx that answers with the method, a header and the host, and closes each connection after 25 requests. Over TLS its
 /// certificate is for `localhost`.
-struct Nginx {
-    child: Child,
+struct Server {
     plain: SocketAddr,
     tls: SocketAddr,
-    scratch: Scratch,
+    nginx: Nginx,
 }
 
-impl Nginx {
+impl Server {
     async fn start() -> Self {
         let (plain, tls, scratch) = (free(), free(), Scratch::new());
         let ca = Ca::generate("cluster.local").expect("a CA");
@@ -44,33 +44,15 @@ impl Nginx {
         scratch.write("ca.crt", authority);
         let (certificate, key) =
             (scratch.write("tls.crt", issued.certificate), scratch.write("tls.key", issued.key));
-        let folder = scratch.path().display();
-        let paths: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|kind| format!("{kind}_temp_path {folder}/{kind};"))
-            .concat();
-        let config = format!(
-            "daemon off; master_process off; pid {folder}/pid; error_log stderr;\n\
-             events {{ }}\n\
-             http {{ access_log off; {paths} keepalive_requests 25;\n\
+        let http = format!(
+            "keepalive_requests 25;\n\
              server {{ listen {plain}; listen {tls} ssl http2; ssl_certificate {}; ssl_certificate_key {};\n\
-             location / {{ return 200 \"$request_method $http_x_user $host\"; }} }} }}\n",
+             location / {{ return 200 \"$request_method $http_x_user $host\"; }} }}",
             certificate.display(),
             key.display()
         );
-        let config = scratch.write("nginx.conf", config);
-        let mut nginx = Command::new("nginx");
-        nginx.arg("-e").arg("stderr").arg("-c").arg(config).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = nginx.spawn().expect("nginx starts");
-        let nginx = Self { child, plain, tls, scratch };
-        eventually("nginx listens", async || tokio::net::TcpStream::connect(tls).await.ok()).await;
-        nginx
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
+        let nginx = Nginx::start(scratch, &http, tls).await;
+        Self { plain, tls, nginx }
     }
 }
 
@@ -93,9 +75,9 @@ async fn bench_gets_all_answers_of_nginx_which_closes_kept_connections() {
     if !require("nginx") {
         return;
     }
-    let nginx = Nginx::start().await;
+    let server = Server::start().await;
     let words = ["--rate", "500", "--for", "1s", "-c", "5", "-H", "x-user: jo", "-H", "host: shop"];
-    let report = report(bench(&format!("http://{}/", nginx.plain), &words)).await;
+    let report = report(bench(&format!("http://{}/", server.plain), &words)).await;
     is_complete(&report, 500, "GET jo shop");
     assert_eq!((&report["http"], &report["asked_rate"]), (&"1.1".into(), &500.into()));
 }
@@ -105,10 +87,10 @@ async fn bench_verifies_a_server_of_tls_unless_it_is_told_not_to() {
     if !require("nginx") {
         return;
     }
-    let nginx = Nginx::start().await;
+    let server = Server::start().await;
     let (by_name, by_address) =
-        (format!("https://localhost:{}/", nginx.tls.port()), format!("https://{}/", nginx.tls));
-    let authority = nginx.scratch.path().join("ca.crt");
+        (format!("https://localhost:{}/", server.tls.port()), format!("https://{}/", server.tls));
+    let authority = server.nginx.scratch().path().join("ca.crt");
     let authority = authority.to_str().expect("UTF-8");
     let load = ["--rate", "200", "--for", "500ms", "-c", "2"];
     for (http, more) in [("1.1", &[][..]), ("2", &["--http2"])] {

@@ -1,10 +1,10 @@
 //! The cache of a service as a process: in front of nginx, asked by curl over both versions of HTTP, and under load.
 
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
 
 use crate::support::backend::{Backend, free};
 use crate::support::curl::curl;
+use crate::support::nginx::Nginx;
 use crate::support::sidecar::{Plan, Sidecar};
 use crate::support::tools::{printed, require};
 use crate::support::wire::Wire;
@@ -14,42 +14,13 @@ const MIB: u64 = 1024 * 1024;
 
 /// An nginx whose answers are all different: each says the ID of its request. Those below `/short/` are fresh for a
 /// second.
-struct Nginx {
-    child: Child,
-    address: SocketAddr,
-    scratch: Scratch,
-}
-
-impl Nginx {
-    async fn start(address: SocketAddr) -> Self {
-        let scratch = Scratch::new();
-        let folder = scratch.path().display();
-        let paths: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|kind| format!("{kind}_temp_path {folder}/{kind};"))
-            .concat();
-        let config = format!(
-            "daemon off; master_process off; pid {folder}/pid; error_log stderr;\n\
-             events {{ }}\n\
-             http {{ access_log off; {paths}\n\
-             server {{ listen {address};\n\
-             location / {{ add_header Cache-Control max-age=600; return 200 $request_id; }}\n\
-             location /short/ {{ add_header Cache-Control max-age=1; return 200 $request_id; }} }} }}\n"
-        );
-        let config = scratch.write("nginx.conf", config);
-        let mut nginx = Command::new("nginx");
-        nginx.arg("-e").arg("stderr").arg("-c").arg(config).stdout(Stdio::null()).stderr(Stdio::null());
-        let nginx = Self { child: nginx.spawn().expect("nginx starts"), address, scratch };
-        eventually("nginx listens", async || tokio::net::TcpStream::connect(address).await.ok()).await;
-        nginx
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-        let _folder_until_here = &self.scratch;
-    }
+async fn nginx(address: SocketAddr) -> Nginx {
+    let http = format!(
+        "server {{ listen {address};\n\
+         location / {{ add_header Cache-Control max-age=600; return 200 $request_id; }}\n\
+         location /short/ {{ add_header Cache-Control max-age=1; return 200 $request_id; }} }}"
+    );
+    Nginx::start(Scratch::new(), &http, address).await
 }
 
 /// What curl prints for a path of the service: the body, with a line for `Cache-Status` behind it.
@@ -67,8 +38,9 @@ async fn answers_of_nginx_are_used_again_over_both_versions_until_they_are_purge
     if !require("nginx") || !require("curl") {
         return;
     }
-    let nginx = Nginx::start(free()).await;
-    let sidecar = Plan::calling(nginx.address, "cache: { max: 1MiB }").start().await;
+    let address = free();
+    let _nginx = nginx(address).await;
+    let sidecar = Plan::calling(address, "cache: { max: 1MiB }").start().await;
     let (first, told) = get(&sidecar, "/a", &["--http1.1"]).await;
     assert_eq!((first.len(), &*told), (32, "pillion; fwd=uri-miss; stored"));
     for options in [["--http1.1"], ["--http2-prior-knowledge"]] {
@@ -101,11 +73,11 @@ async fn a_stale_answer_stands_in_while_nginx_is_away_and_is_replaced_when_it_is
         return;
     }
     let address = free();
-    let nginx = Nginx::start(address).await;
+    let first_nginx = nginx(address).await;
     let orders = "cache: { stale_if_error: 1h }, outlier_detection: off, retry: off";
     let sidecar = Plan::calling(address, orders).start().await;
     let (first, _) = get(&sidecar, "/short/a", &["--http1.1"]).await;
-    drop(nginx);
+    drop(first_nginx);
     let told = eventually("a stale answer", async || {
         let (body, told) = get(&sidecar, "/short/a", &["--http1.1"]).await;
         assert_eq!(body, first);
@@ -113,7 +85,7 @@ async fn a_stale_answer_stands_in_while_nginx_is_away_and_is_replaced_when_it_is
     })
     .await;
     assert!(told.starts_with("pillion; fwd=stale; ttl="), "{told}");
-    let _nginx = Nginx::start(address).await;
+    let _nginx = nginx(address).await;
     assert_ne!(get(&sidecar, "/short/a", &["--http1.1"]).await.0, first);
 }
 

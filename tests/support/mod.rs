@@ -15,6 +15,7 @@ pub(crate) mod load;
 pub(crate) mod manager;
 pub(crate) mod metrics;
 pub(crate) mod namespace;
+pub(crate) mod nginx;
 pub(crate) mod place;
 pub(crate) mod pod;
 pub(crate) mod program;
