@@ -20,7 +20,8 @@ pub struct AnswerFacts {
     /// The directives are those of `CDN-Cache-Control`, which replace `Cache-Control` and `Expires` (RFC 9213, 2.1).
     /// But `no-store` and `private` of `Cache-Control` count too: this cache is no CDN, and they may be meant for it.
     is_targeted: bool,
-    /// How old the answer was by its own account; 0 where it does not say, or cannot be read (RFC 9111, 5.1).
+    /// How old the answer was by its own account; 0 where it does not say. What cannot be read, or is there twice, makes
+    /// it stale, as such a lifetime does.
     age: u64,
     date: Option<u64>,
     /// `Some(None)`: the field is there and is no date, which means the past (RFC 9111, 5.3).
@@ -85,11 +86,11 @@ impl AnswerFacts {
 
     fn read(&mut self, headers: &Headers) {
         headers.all(Known::Vary).for_each(|line| self.vary.read(line));
-        let mut age = None;
+        let mut ages = Vec::new();
         let mut targeted = Vec::new();
         for (name, value) in headers.iter() {
             match name.len() {
-                3 if name.eq_ignore_ascii_case(b"age") => age = age.or(Some(value)),
+                3 if name.eq_ignore_ascii_case(b"age") => ages.push(value),
                 7 if name.eq_ignore_ascii_case(b"expires") => {
                     let read = date(value.trim_ascii());
                     self.expires = match self.expires {
@@ -101,7 +102,12 @@ impl AnswerFacts {
                 _ => {}
             }
         }
-        self.age = age.and_then(|line| elements(line).next()).and_then(delta_seconds).unwrap_or(0);
+        self.age = match *ages {
+            [] => 0,
+            // of a list the first one counts (RFC 9111, 5.1)
+            [line] => elements(line).next().and_then(delta_seconds).unwrap_or(LONGEST),
+            _ => LONGEST,
+        };
         headers.all(Known::CacheControl).for_each(|line| self.directives.read(line));
         if let Some(mut directives) = AnswerDirectives::targeted(targeted.into_iter()) {
             directives.forbid_as(&self.directives);
@@ -315,10 +321,11 @@ mod tests {
         assert_eq!(age(&[("date", &at(3))]), 3, "the delay");
         assert_eq!(age(&[("date", &at(-7))]), 10, "the date");
         assert_eq!(age(&[("age", "20"), ("date", &at(-7))]), 23);
-        for (value, expected) in [("7, 99", 10), ("abc", 3), ("-7", 3), ("7.0", 3), ("7;a=b", 3), ("", 3)] {
-            assert_eq!(age(&[("age", value)]), expected, "{value}");
+        assert_eq!(age(&[("age", "7, 99")]), 10, "the first of a list");
+        for unreadable in ["abc", "-7", "7.0", "7;a=b", ""] {
+            assert_eq!(age(&[("age", unreadable)]), LONGEST, "{unreadable}");
         }
-        assert_eq!(age(&[("age", "7"), ("age", "99")]), 10, "the first line");
+        assert_eq!(age(&[("age", "7"), ("age", "7")]), LONGEST, "on two lines");
         assert_eq!(age(&[("age", "99999999999999999999")]), LONGEST);
     }
 
