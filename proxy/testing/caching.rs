@@ -422,6 +422,20 @@ async fn streams_and_bodies_that_are_cut_or_too_large_are_not_stored() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_usual_port_of_a_host_makes_no_other_answer() {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, fixed("cache-control: max-age=60\r\n", "body"));
+    let sidecar = mesh.caller(CACHED);
+    ask(&sidecar, "/", "").await;
+    let mut client = sidecar.client().await;
+    let answer = client.ask("GET / HTTP/1.1\r\nhost: Orders:80\r\n\r\n").await;
+    assert_eq!((answer.status(), a.hits()), (Some(200), 1));
+    client.ask("DELETE / HTTP/1.1\r\nhost: orders:80\r\n\r\n").await;
+    ask(&sidecar, "/", "").await;
+    assert_eq!(a.hits(), 3, "what is deleted by one name is gone by the other");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_that_takes_nothing_but_a_stored_answer_gets_504() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, fixed("cache-control: max-age=60\r\n", "body"));

@@ -21,6 +21,11 @@ pub struct KeyRef<'a> {
     pub target: &'a [u8],
 }
 
+/// The host as a key has it: without the port that plain HTTP has anyway (RFC 9110, 4.2.3).
+pub fn host(of: &[u8]) -> &[u8] {
+    of.strip_suffix(b":80").unwrap_or(of)
+}
+
 impl KeyRef<'_> {
     pub fn to_key(self) -> Key {
         let mut text = self.host.to_ascii_lowercase();

@@ -3,7 +3,7 @@
 
 use http::Uri;
 
-use crate::key::KeyRef;
+use crate::key::{self, KeyRef};
 
 /// The target that `reference` names, seen from the target of the request, if it is of the same host. A reference with
 /// dot segments names nothing here: origins rarely write one, and what is not invalidated grows old by itself.
@@ -27,9 +27,9 @@ pub fn same_origin(reference: &[u8], of: KeyRef<'_>) -> Option<Vec<u8>> {
 
 fn absolute(reference: &[u8], of: KeyRef<'_>) -> Option<Vec<u8>> {
     let uri = Uri::try_from(reference).ok()?;
-    let host = uri.authority()?.as_str();
+    let host = key::host(uri.authority()?.as_str().as_bytes());
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    host.as_bytes().eq_ignore_ascii_case(of.host).then(|| target.as_bytes().to_vec())
+    host.eq_ignore_ascii_case(of.host).then(|| target.as_bytes().to_vec())
 }
 
 /// A reference without a scheme and a path from the root, which stands beside the request's own path.
@@ -75,6 +75,14 @@ mod tests {
             let found = same_origin(reference.as_bytes(), OF);
             assert_eq!(found.as_deref(), expected.map(str::as_bytes), "{reference}");
         }
+    }
+
+    #[test]
+    fn the_usual_port_is_no_other_host() {
+        let of = KeyRef { host: key::host(b"orders:80"), target: b"/" };
+        assert_eq!(same_origin(b"http://orders/x", of).as_deref(), Some(&b"/x"[..]));
+        assert_eq!(same_origin(b"//orders:80/x", of).as_deref(), Some(&b"/x"[..]));
+        assert_eq!(same_origin(b"http://orders:8080/x", of), None);
     }
 
     proptest! {

@@ -17,12 +17,12 @@ use http::Method;
 use pillion_cache::cache::Found;
 use pillion_cache::flight::{Landed, Lead, Turn, Wait};
 use pillion_cache::journal::Moment;
-use pillion_cache::key::Key;
+use pillion_cache::key::{self, Key};
 use pillion_cache::origin::same_origin;
 use pillion_cache::status::{Forwarded, Kept, Told};
 use pillion_cache::verdict::{Use, judge, may_stand_in};
 use pillion_cache::{Asked, Cache, Clock, KeyRef, Stored};
-use pillion_http1::{Known, Value};
+use pillion_http1::Known;
 use pillion_telemetry::CacheOutcome;
 use tokio::time::Instant;
 use tokio_util::either::Either;
@@ -85,7 +85,7 @@ const fn is_bypass(asked: &Asked) -> bool {
 }
 
 fn key_of(call: &Call) -> KeyRef<'_> {
-    let host = call.common.host.as_ref().map(Value::as_bytes).unwrap_or_default();
+    let host = call.common.host.as_ref().map(|host| key::host(host.as_bytes())).unwrap_or_default();
     let target = call.head.uri.path_and_query().map_or("/", |target| target.as_str());
     KeyRef { host, target: target.as_bytes() }
 }
