@@ -1,9 +1,10 @@
 //! The cache of a service, seen by its callers: what is asked for again, who waits for whom, and what stands in for
 //! errors.
 
+mod turns;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use proptest::prelude::*;
 
@@ -240,150 +241,6 @@ async fn an_error_for_one_range_or_one_client_does_not_become_the_answer_of_all(
     let refused = ask(&sidecar, "/", "cookie: a=b\r\ncache-control: no-cache\r\n").await;
     assert_eq!((refused.status(), a.hits()), (Some(403), 3));
     assert!(cache_status(&ask(&sidecar, "/", "").await).starts_with("pillion; hit"));
-}
-
-/// An endpoint that answers each request after a second.
-fn slow(mesh: &Mesh, answer: &'static str) -> Arc<AtomicUsize> {
-    let asked = Arc::new(AtomicUsize::new(0));
-    let shared = asked.clone();
-    drop(mesh.scripted(A, move |mut peer: Peer, _| {
-        let asked = shared.clone();
-        async move {
-            while peer.message().await.is_some() {
-                asked.fetch_add(1, Relaxed);
-                tokio::time::sleep(secs(1)).await;
-                if peer.try_send(answer).await.is_err() {
-                    return;
-                }
-            }
-        }
-    }));
-    asked
-}
-
-/// A hundred equal requests at once. Returns their clients.
-async fn herd(sidecar: &Sidecar) -> Vec<Peer> {
-    let mut clients = Vec::new();
-    for _ in 0..100 {
-        let mut client = sidecar.client().await;
-        client.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
-        clients.push(client);
-    }
-    settle().await;
-    clients
-}
-
-#[tokio::test(start_paused = true)]
-async fn of_many_equal_requests_one_is_sent() {
-    let mesh = Mesh::default();
-    let asked = slow(&mesh, fixed("cache-control: max-age=60\r\n", "body"));
-    let sidecar = mesh.caller(CACHED);
-    let mut collapsed = 0;
-    for mut client in herd(&sidecar).await {
-        let answer = client.answer().await;
-        assert_eq!(answer.body, "body");
-        collapsed += usize::from(cache_status(&answer).contains("collapsed"));
-    }
-    assert_eq!((asked.load(Relaxed), collapsed, counted(&sidecar, "hit")), (1, 99, 99));
-}
-
-#[tokio::test(start_paused = true)]
-async fn if_the_answer_is_not_for_all_the_others_are_sent_at_once_and_later_ones_do_not_wait() {
-    let mesh = Mesh::default();
-    let asked = slow(&mesh, fixed("cache-control: private\r\n", "body"));
-    let sidecar = mesh.caller(CACHED);
-    let began = tokio::time::Instant::now();
-    for mut client in herd(&sidecar).await {
-        assert_eq!(client.answer().await.body, "body");
-    }
-    assert!(began.elapsed() < Duration::from_millis(2_500), "{:?}", began.elapsed());
-    assert_eq!(asked.load(Relaxed), 100);
-    let began = tokio::time::Instant::now();
-    for mut client in herd(&sidecar).await {
-        client.answer().await;
-    }
-    assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
-}
-
-#[tokio::test(start_paused = true)]
-async fn answers_that_are_never_fresh_or_have_trailers_or_are_cut_are_fetched_together() {
-    let cut = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncache-control: max-age=60\r\n\r\n4\r\nbody\r\nx\r\n";
-    let trailers = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncache-control: max-age=60\r\ntrailer: a\r\n\r\n4\r\nbody\r\n0\r\na: b\r\n\r\n";
-    for answer in [fixed("etag: \"a\"\r\n", "body"), trailers, cut] {
-        let mesh = Mesh::default();
-        let asked = slow(&mesh, answer);
-        let sidecar = mesh.caller(CACHED);
-        let began = tokio::time::Instant::now();
-        for mut client in herd(&sidecar).await {
-            assert!(client.head().await.expect("a head").starts_with("HTTP/1.1 200"));
-        }
-        assert!(began.elapsed() < Duration::from_millis(2_500), "{:?} {answer}", began.elapsed());
-        assert_eq!(asked.load(Relaxed), 100, "{answer}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn no_request_waits_for_a_leader_without_an_answer_for_longer_than_five_seconds() {
-    let mesh = Mesh::default();
-    let is_first = Arc::new(AtomicBool::new(true));
-    let _a = mesh.scripted(A, move |mut peer: Peer, _| {
-        let is_first = is_first.clone();
-        async move {
-            while peer.message().await.is_some() {
-                if is_first.swap(false, Relaxed) {
-                    std::future::pending::<()>().await;
-                }
-                peer.send(fixed("cache-control: max-age=60\r\n", "body")).await;
-            }
-        }
-    });
-    let sidecar = mesh.caller(CACHED);
-    let mut clients = herd(&sidecar).await;
-    let began = tokio::time::Instant::now();
-    for client in clients.iter_mut().skip(1) {
-        assert_eq!(client.answer().await.body, "body");
-    }
-    assert!(began.elapsed() >= secs(4) && began.elapsed() < secs(6), "{:?}", began.elapsed());
-    assert!(cache_status(&ask(&sidecar, "/", "").await).starts_with("pillion; hit"));
-}
-
-#[tokio::test(start_paused = true)]
-async fn when_the_client_of_the_leader_leaves_another_request_leads() {
-    let mesh = Mesh::default();
-    let asked = slow(&mesh, fixed("cache-control: max-age=60\r\n", "body"));
-    let sidecar = mesh.caller(CACHED);
-    let mut clients = herd(&sidecar).await;
-    drop(clients.remove(0));
-    for mut client in clients {
-        assert_eq!(client.answer().await.body, "body");
-    }
-    assert_eq!(asked.load(Relaxed), 2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_leader_whose_client_reads_slowly_does_not_hold_the_others_up() {
-    let mesh = Mesh::default();
-    let is_first = Arc::new(AtomicBool::new(true));
-    let _a = mesh.scripted(A, move |mut peer: Peer, _| {
-        let is_first = is_first.clone();
-        async move {
-            while peer.message().await.is_some() {
-                peer.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\ncache-control: max-age=60\r\n\r\nbo")
-                    .await;
-                if is_first.swap(false, Relaxed) {
-                    pass(10).await; // the first body stalls
-                }
-                let _gone = peer.try_send("dy").await;
-            }
-        }
-    });
-    let sidecar = mesh.caller(CACHED);
-    let mut clients = herd(&sidecar).await;
-    let began = tokio::time::Instant::now();
-    for client in clients.iter_mut().skip(1) {
-        assert_eq!(client.answer().await.body, "body");
-    }
-    assert!(began.elapsed() < secs(2), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

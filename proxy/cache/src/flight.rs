@@ -1,7 +1,8 @@
 //! Lets one request lead where many equal ones would be sent at once (RFC 9111, 4; "collapsed forwarding").
 //!
-//! The others wait for the leader. If its answer was stored, they are served from there. If it turns out that the
-//! answer is not for all, they are sent at once, all of them together. If the leader is gone without an answer, one of
+//! The others wait for the leader. If its answer was stored, they are served from there. If the service failed, and a
+//! stale answer stood in, they use that as well. If it turns out that the answer is not for all, they are sent at once,
+//! all of them together. If the leader is gone without an answer, one of
 //! them leads in its place. No request waits twice, except for a leader that is gone.
 
 use std::collections::HashMap;
@@ -16,6 +17,8 @@ use tokio::sync::watch;
 pub enum Landed {
     /// Its answer is stored.
     Stored,
+    /// The service failed, and a stale answer stood in.
+    StoodIn,
     /// Its answer is not for others.
     NotShared,
     /// It is gone, and there is no answer.
@@ -171,7 +174,7 @@ mod tests {
     #[tokio::test]
     async fn those_who_wait_are_told_what_became_of_their_leader() {
         let flights = Flights::default();
-        for how in [Landed::Stored, Landed::NotShared] {
+        for how in [Landed::Stored, Landed::StoodIn, Landed::NotShared] {
             let leader = lead(&flights);
             let (mut early, mut other) = (wait(&flights), wait(&flights));
             leader.comes();

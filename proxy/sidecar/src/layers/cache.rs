@@ -241,16 +241,23 @@ impl Request {
             match self.wait(wait, until).await {
                 Landed::Abandoned => {} // one of those who waited leads now
                 Landed::NotShared => return self.send(next, call, stored, None, why).await,
+                Landed::StoodIn => match stored.as_ref().filter(|stored| self.may_stand_in(stored)) {
+                    Some(stale) => return Ok(self.collapsed(stale, why, CacheOutcome::Stale)),
+                    None => return self.send(next, call, stored, None, why).await,
+                },
                 Landed::Stored => break,
             }
         }
         match self.fresh() {
-            Some(hit) => {
-                let told = Told::Collapsed { why, ttl: hit.ttl(Instant::now().into_std()) };
-                Ok(self.serving().hit_as(&hit, told, CacheOutcome::Hit))
-            }
+            Some(hit) => Ok(self.collapsed(&hit, why, CacheOutcome::Hit)),
             None => self.send(next, call, stored, None, why).await,
         }
+    }
+
+    /// The stored answer for a request that has waited for an equal one.
+    fn collapsed(&self, stored: &Stored, why: Forwarded, outcome: CacheOutcome) -> Response {
+        let told = Told::Collapsed { why, ttl: stored.ttl(Instant::now().into_std()) };
+        self.serving().hit_as(stored, told, outcome)
     }
 
     /// The stored answer that may be used as it is.
@@ -259,7 +266,8 @@ impl Request {
         (judge(&stored, &self.asked, Instant::now().into_std()) == Use::AsIs).then_some(stored)
     }
 
-    /// Waits for the request that leads: for the head of its answer `until` then, and not for long for its body. When
+    /// Waits for the request that leads: for the head of its answer `until` then, and not for long for its body. However
+    /// many leaders leave one after another, the wait is not longer than these two together. When
     /// the patience of one who waits ends, those who come next do not wait for this leader.
     async fn wait(&self, mut wait: Wait, until: Instant) -> Landed {
         let timers = &self.common.exchange.worker.ground.timers;
@@ -274,7 +282,7 @@ impl Request {
         tokio::select! {
             biased;
             landed = wait.landed() => landed,
-            () = timers.deadline(Instant::now() + PATIENCE_FOR_BODY) => wait.give_up(), // as above
+            () = timers.deadline(Instant::now().min(until) + PATIENCE_FOR_BODY) => wait.give_up(), // as above
         }
     }
 

@@ -47,8 +47,7 @@ impl Request {
         let departure = self.departs();
         let result = self.within_patience(next, call, stored).await;
         if self.is_error(&result) && self.may_stand_in(stored) {
-            // the others come to the same end at once, and not one after another
-            lead.into_iter().for_each(|lead| lead.land(Landed::NotShared));
+            lead.into_iter().for_each(|lead| lead.land(Landed::StoodIn));
             let status =
                 result.as_ref().ok().and_then(|answer| Some(answer.as_ref().ok()?.status().as_u16()));
             let ttl = stored.ttl(Instant::now().into_std());
@@ -67,6 +66,7 @@ impl Request {
             }
             Err(GaveUp) => {
                 // what could stand in has grown too old while the request waited
+                self.count(CacheOutcome::Miss);
                 let error = pillion_base::error::Error::new(
                     Reason::RequestTimeout,
                     "the service did not answer in time, and what is stored may not stand in any more",
