@@ -95,16 +95,26 @@ async fn a_stale_answer_is_validated_and_a_304_freshens_it() {
 #[tokio::test(start_paused = true)]
 async fn a_head_and_a_range_are_answered_out_of_the_whole_answer() {
     let mesh = Mesh::default();
-    let a = mesh.answering(A, fixed("cache-control: max-age=60\r\n", "0123456789"));
+    let lines = "cache-control: max-age=60\r\ncontent-digest: x\r\ny: 1\r\n";
+    let a = mesh.answering(A, fixed(lines, "0123456789"));
     let sidecar = mesh.caller(CACHED);
     ask(&sidecar, "/", "").await;
     let part = ask(&sidecar, "/", "range: bytes=2-4\r\n").await;
     assert_eq!((part.status(), &*part.body), (Some(206), "234"));
     assert_eq!(part.header("content-range"), Some("bytes 2-4/10"));
+    assert_eq!(
+        (part.header("content-digest"), part.header("y")),
+        (None, Some("1")),
+        "it is that of the whole"
+    );
     let beyond = ask(&sidecar, "/", "range: bytes=10-\r\n").await;
     assert_eq!((beyond.status(), beyond.header("content-range")), (Some(416), Some("bytes */10")));
+    assert_eq!(beyond.header("cache-control"), None, "the refusal of one range is not fresh for others");
     let whole = ask(&sidecar, "/", "range: bytes=0-1,3-4\r\n").await;
-    assert_eq!((whole.status(), &*whole.body), (Some(200), "0123456789"));
+    assert_eq!(
+        (whole.status(), &*whole.body, whole.header("content-digest")),
+        (Some(200), "0123456789", Some("x"))
+    );
     let mut client = sidecar.client().await;
     client.send("HEAD / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
     let head = client.head().await.expect("a head");

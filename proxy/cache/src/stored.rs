@@ -34,6 +34,11 @@ const NOT_STORED: [&str; 14] = [
     "x-pillion-reason",
 ];
 
+/// The fields that describe the body as it is stored. A 304, or an answer to HEAD, may be made for another coding of it,
+/// or for a part (RFC 9111, 3.2).
+const OF_THE_BODY: [&str; 6] =
+    ["content-length", "content-encoding", "content-range", "content-md5", "content-digest", "etag"];
+
 #[derive(Debug, Clone)]
 pub struct Stored {
     pub status: StatusCode,
@@ -176,8 +181,8 @@ impl Stored {
         OVERHEAD + fields + self.body.len() + self.selector.bytes()
     }
 
-    /// This answer with the fields of a 304, or of an answer to HEAD, which freshens it (RFC 9111, 3.2 and 4.3.4). Its
-    /// length stays that of its body, and its entity tag the one that was asked about. Fields that this answer or the
+    /// This answer with the fields of a 304, or of an answer to HEAD, which freshens it (RFC 9111, 3.2 and 4.3.4). What
+    /// describes its body stays ([`OF_THE_BODY`]), and its entity tag is the one that was asked about. Fields that this answer or the
     /// newer one withholds are those of one client, and do not come in. `request` is the one that validated it: it
     /// chooses the answer from now on, if the answer varies by other fields than before.
     pub fn freshened(&self, by: &Headers, request: &Headers, times: Times) -> Self {
@@ -185,8 +190,7 @@ impl Stored {
         let mut newer = by.clone();
         remove_unstored(&mut newer, &[]);
         let newer = newer.into_map().unwrap_or_default();
-        let stays = |name: &HeaderName| *name == http::header::CONTENT_LENGTH || *name == http::header::ETAG;
-        for name in newer.keys().filter(|name| !stays(name)) {
+        for name in newer.keys().filter(|name| !OF_THE_BODY.contains(&name.as_str())) {
             fields.remove(name);
             for value in newer.get_all(name) {
                 fields.append(name.clone(), value.clone());
@@ -316,13 +320,21 @@ mod tests {
     }
 
     #[test]
-    fn a_304_replaces_the_fields_that_it_has_and_keeps_length_and_entity_tag() {
-        let of =
-            stored(&[("cache-control", "max-age=1"), ("etag", "\"a\""), ("x", "1"), ("x", "2"), ("y", "3")]);
+    fn a_304_replaces_the_fields_that_it_has_and_keeps_those_of_the_body() {
+        let of = stored(&[
+            ("cache-control", "max-age=1"),
+            ("etag", "\"a\""),
+            ("content-encoding", "br"),
+            ("x", "1"),
+            ("x", "2"),
+            ("y", "3"),
+        ]);
         let by = headers(&[
             ("cache-control", "max-age=60"),
             ("etag", "\"other\""),
             ("content-length", "99"),
+            ("content-encoding", "gzip"),
+            ("content-range", "bytes 0-1/99"),
             ("x", "9"),
             ("z", "8"),
             ("connection", "q"),
@@ -332,7 +344,9 @@ mod tests {
         let later = Clock { at: of.received.at + Duration::from_secs(100), wall: of.received.wall + 100 };
         let of = of.freshened(&by, &headers(&[]), Times { asked: later, received: later });
         assert_eq!(of.ttl(later.at), 55);
-        let expected = [("etag", "\"a\""), ("content-length", "4"), ("x", "9"), ("y", "3"), ("z", "8")];
+        let of_body = [("etag", "\"a\""), ("content-length", "4"), ("content-encoding", "br")];
+        let expected = [&of_body[..], &[("x", "9"), ("y", "3"), ("z", "8")]].concat();
+        assert!(all(&of, "content-range").is_empty());
         for (name, value) in expected {
             assert_eq!(all(&of, name), [value], "{name}");
         }

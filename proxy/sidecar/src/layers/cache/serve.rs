@@ -18,6 +18,19 @@ use crate::http::{Body, Response};
 const OF_CONTENT: [Known; 4] =
     [Known::ContentLength, Known::ContentType, Known::ContentEncoding, Known::ContentRange];
 
+/// The fields that tell of the bytes of one message, which a part of them is not.
+const OF_THE_WHOLE: [&str; 2] = ["content-md5", "content-digest"];
+/// The fields that a 416 would pass on to its readers' own caches as if they were its own.
+const OF_ANOTHER_ANSWER: [&str; 7] = [
+    "cache-control",
+    "cdn-cache-control",
+    "expires",
+    "etag",
+    "last-modified",
+    "content-type",
+    "content-encoding",
+];
+
 /// Says what the cache did.
 pub(super) fn tell(response: &mut Response, told: Told) {
     response.headers_mut().append_text("cache-status", &text(told));
@@ -58,7 +71,8 @@ impl Serving<'_> {
         (head.headers, head.spelling) = (stored.headers.clone(), stored.spelling.clone());
         head.reason.clone_from(&stored.reason);
         let is_whole = stored.status == StatusCode::OK;
-        if is_whole && self.asked.is_conditional && is_known(request, &stored.headers, stored.received()) {
+        if is_whole && self.asked.is_conditional && is_known(request, &stored.headers, stored.received())
+        {
             (head.status, head.reason) = (StatusCode::NOT_MODIFIED, None);
             for name in OF_CONTENT {
                 head.headers.remove(name);
@@ -81,6 +95,7 @@ impl Serving<'_> {
             Part::Unsatisfiable => {
                 let of_whole = format!("bytes */{}", stored.body.len());
                 partial(&mut response, StatusCode::RANGE_NOT_SATISFIABLE, &of_whole, 0);
+                remove(&mut response, &OF_ANOTHER_ANSWER);
                 response
             }
         }
@@ -91,9 +106,15 @@ fn of(body: bytes::Bytes) -> Body {
     if body.is_empty() { Body::empty() } else { Body::full(body) }
 }
 
+fn remove(response: &mut Response, names: &[&str]) {
+    let is_named = |name: &[u8]| names.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()));
+    response.headers_mut().remove_where(is_named);
+}
+
 fn partial(response: &mut Response, status: StatusCode, range: &str, length: usize) {
     let head = response.head_mut();
     (head.status, head.reason) = (status, None);
     head.headers.set_text(Known::ContentRange, range.as_bytes());
     head.headers.set(Known::ContentLength, &HeaderValue::from(length));
+    remove(response, &OF_THE_WHOLE);
 }
