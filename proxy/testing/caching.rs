@@ -289,6 +289,25 @@ async fn streams_and_bodies_that_are_cut_or_too_large_are_not_stored() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_body_that_a_slow_client_holds_counts_after_its_answer_was_forgotten() {
+    const SIZE: usize = 1_000_000;
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, fixed("cache-control: max-age=60\r\n", &"x".repeat(SIZE)));
+    let sidecar = mesh.caller(CACHED);
+    ask(&sidecar, "/", "").await;
+    let mut slow = sidecar.client().await;
+    slow.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+    settle().await;
+    let head = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 0\r\n\r\n";
+    sidecar.client().await.ask(head).await;
+    let kept = || sidecar.sum("pillion_cache_bytes service=orders");
+    assert!((SIZE as u64..SIZE as u64 + 1_000).contains(&kept()), "{}", kept());
+    assert_eq!(slow.answer().await.body.len(), SIZE);
+    settle().await;
+    assert_eq!(kept(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_usual_port_of_a_host_makes_no_other_answer() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, fixed("cache-control: max-age=60\r\n", "body"));

@@ -168,6 +168,15 @@ impl AnswerFacts {
         }
     }
 
+    /// The memory of the names that it has taken out of the head.
+    pub(crate) fn bytes(&self) -> usize {
+        let names = match &self.vary {
+            Vary::Fields(names) => names.as_slice(),
+            Vary::Nothing | Vary::Unknown => &[],
+        };
+        names.iter().chain(&self.directives.withheld).map(|name| size_of::<Box<str>>() + name.len()).sum()
+    }
+
     /// Whether it could be validated later.
     pub const fn has_validator(&self) -> bool {
         self.has_etag || self.last_modified.is_some()

@@ -32,13 +32,6 @@ struct State {
     coming: AtomicUsize,
 }
 
-impl State {
-    fn of(shelf: Shelf) -> Self {
-        let (flights, journal) = (Flights::default(), Mutex::default());
-        Self { shelf, flights, journal, coming: AtomicUsize::new(0) }
-    }
-}
-
 /// What is stored for a request.
 pub enum Found {
     Nothing,
@@ -50,17 +43,14 @@ pub enum Found {
 impl Cache {
     pub fn new(policy: Policy) -> Self {
         let shelf = Shelf::new(policy.max as u64, policy.max_object as u64);
-        Self { policy, state: Arc::new(State::of(shelf)) }
+        let (flights, journal, coming) = (Flights::default(), Mutex::default(), AtomicUsize::new(0));
+        Self { policy, state: Arc::new(State { shelf, flights, journal, coming }) }
     }
 
-    /// The cache with another policy, and with what is stored so far.
-    ///
-    /// Where the parts of the memory get another size, requests that are under way store nothing in the new ones.
+    /// The cache with another policy, and with what is stored so far. Requests that are under way store their answers in
+    /// it, and what they invalidate is forgotten there.
     pub fn with(&self, policy: Policy) -> Self {
-        if let Some(shelf) = self.state.shelf.resized(policy.max as u64, policy.max_object as u64) {
-            return Self { policy, state: Arc::new(State::of(shelf)) };
-        }
-        self.state.shelf.set_most(policy.max as u64);
+        self.state.shelf.set_bounds(policy.max as u64, policy.max_object as u64);
         Self { policy, state: self.state.clone() }
     }
 
@@ -145,9 +135,14 @@ impl Cache {
         self.state.shelf.purge(pattern)
     }
 
-    /// The bytes that are kept.
+    /// The bytes that are kept, with those of evicted bodies that are still read.
     pub fn bytes(&self) -> u64 {
         self.state.shelf.bytes()
+    }
+
+    /// For how many targets something is kept.
+    pub fn entries(&self) -> usize {
+        self.state.shelf.entries()
     }
 
     /// Gives up half of what is kept, because memory is short. Returns how many bytes were given up.
@@ -208,6 +203,19 @@ mod tests {
         assert!(cache.take_room(200_000) && !cache.take_room(100_000) && cache.take_room(60_000));
         cache.give_back(200_000);
         assert!(cache.take_room(100_000));
+    }
+
+    #[test]
+    fn what_a_request_of_before_a_reload_stores_and_invalidates_counts_after_it() {
+        let (cache, key) = (Cache::new(policy()), KeyRef { host: b"orders", target: b"/" });
+        let (before, other) = (cache.moment(), KeyRef { host: b"orders", target: b"/other" });
+        assert!(cache.store(&key.to_key(), before, stored()));
+        let next = cache.with(Policy { max: 1 << 24, ..policy() });
+        assert!(next.largest() > 0 && has(&next, key), "its parts have another size");
+        cache.invalidate(key);
+        assert!(!has(&next, key));
+        assert!(!next.store(&key.to_key(), before, stored()));
+        assert!(cache.store(&other.to_key(), before, stored()) && has(&next, other));
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod shelf;
 pub mod journal;
 pub mod verdict;
 pub mod stored;
+pub mod content;
 pub mod origin;
 pub mod key;
 pub mod status;

@@ -6,30 +6,38 @@
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use pillion_http::message::Headers;
 use quick_cache::sync::{Cache as Quick, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use crate::Stored;
+use crate::content::{Lingering, Place};
 use crate::key::{Key, KeyRef, Pattern};
 
 /// 8: the most answers that are kept for one target, chosen by different fields of their requests.
 const MOST_VARIANTS: usize = 8;
-/// Each shard holds at least so many answers of the largest size, else there are fewer shards.
-const LARGEST_IN_SHARD: u64 = 8;
-const MOST_SHARDS: u64 = 8;
+/// Each part holds at least so many answers of the largest size, else there are fewer parts.
+const LARGEST_IN_PART: u64 = 8;
+const MOST_PARTS: u64 = 8;
 /// 2 KiB: by this size of an answer the list of recently evicted keys is made, some 40 bytes each. With fewer keys,
 /// answers of 1 KiB are found less often (46 of 100 instead of 48, where 57 would be the best possible).
 const USUAL: u64 = 2 * 1024;
+
+/// An answer, and its body's place here.
+#[derive(Debug, Clone)]
+struct Variant {
+    _place: Place,
+    stored: Arc<Stored>,
+}
 
 /// What is kept for one target.
 #[derive(Debug, Default)]
 pub struct Entry {
     /// The newest first.
-    variants: Vec<Arc<Stored>>,
+    variants: Vec<Variant>,
     /// Until then, requests for the target do not wait for one another: its answers were not for all.
     passes_until: Option<Instant>,
     bytes: u64,
@@ -38,7 +46,7 @@ pub struct Entry {
 impl Entry {
     /// The newest answer that the request chooses.
     pub fn find(&self, request: &Headers) -> Option<&Arc<Stored>> {
-        self.variants.iter().find(|stored| stored.selector.fits(request))
+        self.answers().find(|stored| stored.selector.fits(request))
     }
 
     pub fn passes(&self, now: Instant) -> bool {
@@ -49,8 +57,12 @@ impl Entry {
         self.variants.is_empty()
     }
 
+    fn answers(&self) -> impl Iterator<Item = &Arc<Stored>> {
+        self.variants.iter().map(|variant| &variant.stored)
+    }
+
     fn weighed(mut self, key: &Key) -> Arc<Self> {
-        let bytes: usize = self.variants.iter().map(|stored| stored.bytes()).sum();
+        let bytes: usize = self.answers().map(|stored| stored.bytes()).sum();
         self.bytes = (size_of::<Self>() + key.bytes() + bytes) as u64;
         Arc::new(self)
     }
@@ -68,33 +80,41 @@ impl Weighter<Key, Arc<Entry>> for ByBytes {
 type Entries = Quick<Key, Arc<Entry>, ByBytes>;
 
 pub struct Shelf {
-    entries: Entries,
-    /// Held while an entry is made anew out of the one before.
-    writing: Mutex<()>,
+    parts: RwLock<Parts>,
+    /// Held while an entry is made anew out of the one before, and while bounds change.
+    writing: Mutex<Reserve>,
     hasher: DefaultHashBuilder,
-    /// The bound that memory allows at present; at most `most`.
+    /// The bound that memory allows at present; at most `most`. 0: nothing is stored.
     allowed: AtomicU64,
     most: AtomicU64,
-    shards: u64,
+    lingering: Lingering,
 }
+
+/// The entries, in parts that evict each for itself.
+struct Parts {
+    entries: Entries,
+    count: u64,
+}
+
+/// When the parts last got less than what is allowed, because evicted bodies take the rest; `None`: they have all of it.
+#[derive(Default)]
+struct Reserve(Option<Instant>);
 
 /// The number of parts in which answers are kept, a power of two.
-fn shards(most: u64, largest: u64) -> u64 {
-    let shards = (most / (largest.max(1) * LARGEST_IN_SHARD)).clamp(1, MOST_SHARDS);
-    if shards.is_power_of_two() { shards } else { shards.next_power_of_two() / 2 }
+fn parts(most: u64, largest: u64) -> u64 {
+    let parts = (most / (largest.max(1) * LARGEST_IN_PART)).clamp(1, MOST_PARTS);
+    if parts.is_power_of_two() { parts } else { parts.next_power_of_two() / 2 }
 }
 
-impl Shelf {
-    pub fn new(most: u64, largest: u64) -> Self {
-        let shards = shards(most, largest);
+impl Parts {
+    fn new(most: u64, count: u64, hasher: &DefaultHashBuilder) -> Self {
         let items = usize::try_from(most / USUAL).unwrap_or(usize::MAX).max(64);
         let mut options = OptionsBuilder::new();
         options
-            .shards(usize::try_from(shards).unwrap_or(1))
+            .shards(usize::try_from(count).unwrap_or(1))
             .estimated_items_capacity(items)
             .ghost_allocation(1.0)
             .weight_capacity(most);
-        let hasher = DefaultHashBuilder::default();
         let entries = match options.build() {
             Ok(options) => Quick::with_options(options, ByBytes, hasher.clone(), DefaultLifecycle::default()),
             // all options that are needed are given
@@ -102,29 +122,49 @@ impl Shelf {
                 Quick::with(items, most, ByBytes, hasher.clone(), DefaultLifecycle::default())
             }
         };
+        Self { entries, count }
+    }
+}
+
+impl Shelf {
+    pub fn new(most: u64, largest: u64) -> Self {
+        let hasher = DefaultHashBuilder::default();
+        let parts = RwLock::new(Parts::new(most, parts(most, largest), &hasher));
         let [allowed, most] = [most; 2].map(AtomicU64::new);
-        Self { entries, writing: Mutex::default(), hasher, allowed, most, shards }
+        Self { parts, writing: Mutex::default(), hasher, allowed, most, lingering: Lingering::default() }
     }
 
-    /// The shelf with other bounds, and with what is kept so far, if its parts have another size by them.
-    pub fn resized(&self, most: u64, largest: u64) -> Option<Self> {
-        if shards(most, largest) == self.shards {
-            return None;
+    /// Keeps to other bounds from now on, with what is kept so far.
+    pub fn set_bounds(&self, most: u64, largest: u64) {
+        let mut reserve = self.writing.lock();
+        let is_changed = self.most.swap(most, Relaxed) != most;
+        let (count, former) = (parts(most, largest), self.parts.read());
+        if count != former.count {
+            let next = Parts::new(most, count, &self.hasher);
+            former.entries.iter().for_each(|(key, entry)| next.entries.insert(key, entry));
+            drop(former);
+            let _former = std::mem::replace(&mut *self.parts.write(), next); // dropped after the lock
+        } else if is_changed {
+            former.entries.set_capacity(most);
+        } else {
+            return;
         }
-        let next = Self::new(most, largest);
-        for (key, entry) in self.entries.iter() {
-            next.entries.insert(key, entry);
-        }
-        Some(next)
+        self.allowed.store(most, Relaxed);
+        reserve.0 = None;
     }
 
     /// The most bytes that one target may take at present.
     pub fn share(&self) -> u64 {
-        self.entries.shard_capacity()
+        self.room() / self.parts.read().count
+    }
+
+    /// What is allowed, without the bodies that were evicted and are still read.
+    fn room(&self) -> u64 {
+        self.allowed.load(Relaxed).saturating_sub(self.lingering.bytes())
     }
 
     pub fn get(&self, key: KeyRef<'_>) -> Option<Arc<Entry>> {
-        self.entries.get(&key)
+        self.parts.read().entries.get(&key)
     }
 
     /// A number for the key, by which invalidations are remembered.
@@ -142,57 +182,100 @@ impl Shelf {
         began: Option<&Arc<Stored>>,
         may_put: impl FnOnce() -> bool,
     ) -> bool {
-        let _one_writer = self.writing.lock();
-        let before = self.entries.peek(&key);
+        let (mut reserve, parts) = (self.writing.lock(), self.parts.read());
+        let before = parts.entries.peek(&key);
         let all = before.as_ref().map_or(&[][..], |entry| &entry.variants);
-        let is_began = |other: &Arc<Stored>| began.is_some_and(|began| Arc::ptr_eq(began, other));
-        let is_behind = all.iter().any(|other| other.is_later_than(&stored) && other.competes_with(&stored));
-        if is_behind || (began.is_some() && !all.iter().any(is_began)) || !may_put() {
+        let is_began = |other: &Variant| began.is_some_and(|began| Arc::ptr_eq(began, &other.stored));
+        let is_later = |other: &Stored| other.is_later_than(&stored) && other.competes_with(&stored);
+        let is_behind = all.iter().any(|other| is_later(&other.stored));
+        let is_over = began.is_some() && !all.iter().any(is_began);
+        if is_behind || is_over || self.allowed.load(Relaxed) == 0 || !may_put() {
             return false;
         }
-        let others = all.iter().filter(|other| !is_began(other));
-        // What varies by other fields, or by none, is of another time: the newest answer says what counts.
-        let mut variants: Vec<_> = others
-            .filter(|other| other.selector != stored.selector && !other.selector.is_empty())
-            .cloned()
-            .collect();
+        let now = stored.received().at;
         // An answer that has to be validated each time is no reason to wait for one another.
         let passes_until =
             before.as_ref().and_then(|entry| entry.passes_until).filter(|_| !stored.begins_fresh());
-        variants.insert(0, stored);
+        // What varies by other fields, or by none, is of another time: the newest answer says what counts.
+        let others = all.iter().filter(|other| {
+            let selector = &other.stored.selector;
+            !is_began(other) && *selector != stored.selector && !selector.is_empty()
+        });
+        let others: Vec<_> = others.cloned().collect();
+        let mut variants = vec![Variant { _place: stored.body.place(&self.lingering), stored }];
+        variants.extend(others);
         variants.truncate(MOST_VARIANTS);
         let owned = key.to_key();
-        let most = self.entries.shard_capacity();
+        let most = parts.entries.shard_capacity();
         let mut entry = Entry { variants, passes_until, bytes: 0 }.weighed(&owned);
         while entry.bytes > most / 2 && entry.variants.len() > 1 {
             let fewer = entry.variants.iter().take(entry.variants.len() - 1).cloned().collect();
             entry = Entry { variants: fewer, passes_until, bytes: 0 }.weighed(&owned);
         }
-        self.entries.insert(owned, entry.clone());
+        drop(before);
+        self.release(&parts, &mut reserve, now);
+        parts.entries.insert(owned, entry.clone());
+        let has_room = self.keep_within(&parts, &mut reserve, now);
+        if !has_room {
+            parts.entries.remove(&key);
+        }
         // what is too large is not kept
-        self.entries.peek(&key).is_some_and(|kept| Arc::ptr_eq(&kept, &entry))
+        has_room && parts.entries.peek(&key).is_some_and(|kept| Arc::ptr_eq(&kept, &entry))
+    }
+
+    /// Gives the entries back what bodies took that do not linger any more: after a while, so that this is not done for
+    /// each answer, or at once where it is much.
+    fn release(&self, parts: &Parts, reserve: &mut Reserve, now: Instant) {
+        let Some(since) = reserve.0 else { return };
+        let room = self.room();
+        let is_due = now.saturating_duration_since(since) >= RESERVED;
+        if is_due || room / 2 > parts.entries.capacity() {
+            parts.entries.set_capacity(room.max(self.floor()));
+            reserve.0 = (room < self.allowed.load(Relaxed)).then_some(now);
+        }
+    }
+
+    /// Evicts until entries and lingering bodies together are within the bound. Returns whether they are. What is evicted
+    /// while it is read frees nothing, so more may have to go.
+    fn keep_within(&self, parts: &Parts, reserve: &mut Reserve, now: Instant) -> bool {
+        let allowed = self.allowed.load(Relaxed);
+        for _ in 0..=SPARES {
+            let room = self.room();
+            if room == allowed || parts.entries.weight() <= room {
+                return true;
+            }
+            // some to spare, so that this is not done for each answer
+            parts.entries.set_capacity(room.saturating_sub(allowed / SPARES).max(self.floor()));
+            reserve.0 = Some(now);
+        }
+        parts.entries.weight() <= self.room()
+    }
+
+    /// The least that the parts may have: by less they would forget what was used often.
+    fn floor(&self) -> u64 {
+        self.most.load(Relaxed) / 1024
     }
 
     /// Lets requests for the target pass until then. Answers that are stored for it stay.
     pub fn pass(&self, key: KeyRef<'_>, until: Instant) {
-        let _one_writer = self.writing.lock();
-        let before = self.entries.peek(&key);
+        let (_one_writer, parts) = (self.writing.lock(), self.parts.read());
+        let before = parts.entries.peek(&key);
         let variants = before.map(|entry| entry.variants.clone()).unwrap_or_default();
         let key = key.to_key();
         let entry = Entry { variants, passes_until: Some(until), bytes: 0 }.weighed(&key);
-        self.entries.insert(key, entry);
+        parts.entries.insert(key, entry);
     }
 
     pub fn remove(&self, key: KeyRef<'_>) -> bool {
-        let _one_writer = self.writing.lock();
-        self.entries.remove(&key).is_some_and(|(_, entry)| !entry.is_empty())
+        let (_one_writer, parts) = (self.writing.lock(), self.parts.read());
+        parts.entries.remove(&key).is_some_and(|(_, entry)| !entry.is_empty())
     }
 
     /// Removes what fits. Returns how many targets had answers.
     pub fn purge(&self, pattern: &Pattern) -> usize {
-        let _one_writer = self.writing.lock();
+        let (_one_writer, parts) = (self.writing.lock(), self.parts.read());
         let removed = AtomicU64::new(0);
-        self.entries.retain(|key, entry| {
+        parts.entries.retain(|key, entry| {
             let fits = pattern.fits(key.borrowed());
             if fits && !entry.is_empty() {
                 removed.fetch_add(1, Relaxed);
@@ -202,39 +285,42 @@ impl Shelf {
         usize::try_from(removed.load(Relaxed)).unwrap_or(usize::MAX)
     }
 
-    /// The bytes that are kept.
+    /// The bytes that are kept, with those of evicted bodies that are still read.
     pub fn bytes(&self) -> u64 {
-        self.entries.weight()
+        self.parts.read().entries.weight() + self.lingering.bytes()
     }
 
-    /// The bound from now on.
-    pub fn set_most(&self, most: u64) {
-        if self.most.swap(most, Relaxed) != most {
-            self.allowed.store(most, Relaxed);
-            self.entries.set_capacity(most);
-        }
+    /// For how many targets something is kept.
+    pub fn entries(&self) -> usize {
+        self.parts.read().entries.len()
     }
 
     /// Gives up half of what is kept, or all of it if that is little. Returns how many bytes were given up.
     pub fn shrink(&self) -> u64 {
-        let before = self.bytes();
+        let (mut reserve, parts) = (self.writing.lock(), self.parts.read());
+        let before = parts.entries.weight();
         if before == 0 {
             return 0;
         }
-        let _one_writer = self.writing.lock();
-        let half = if before < LITTLE { 1 } else { before / 2 };
+        reserve.0 = None;
+        let half = if before < LITTLE { 0 } else { before / 2 };
         self.allowed.store(half, Relaxed);
-        self.entries.set_capacity(half);
-        before.saturating_sub(self.entries.weight())
+        if half == 0 {
+            parts.entries.clear();
+        }
+        parts.entries.set_capacity(half.max(self.floor()));
+        before.saturating_sub(parts.entries.weight())
     }
 
     /// Lets it keep twice as much as before, after it was shrunk. Returns whether it was.
     pub fn grow(&self) -> bool {
+        let (mut reserve, parts) = (self.writing.lock(), self.parts.read());
         let (allowed, most) = (self.allowed.load(Relaxed), self.most.load(Relaxed));
         if allowed < most {
             let next = allowed.saturating_mul(2).clamp(LITTLE.min(most), most);
             self.allowed.store(next, Relaxed);
-            self.entries.set_capacity(next);
+            parts.entries.set_capacity(next);
+            reserve.0 = None;
         }
         allowed < most
     }
@@ -242,6 +328,11 @@ impl Shelf {
 
 /// 1 MiB: a cache that keeps less is emptied when memory is short.
 const LITTLE: u64 = 1024 * 1024;
+/// 10 s: so long room stays reserved for evicted bodies that are still read. Each change of the bound rounds the list of
+/// recently evicted keys down.
+const RESERVED: Duration = Duration::from_secs(10);
+/// A sixteenth of the bound is kept free beside evicted bodies that are still read.
+const SPARES: u64 = 16;
 
 #[cfg(test)]
 mod tests {
@@ -299,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_above_the_share_of_a_shard_is_not_kept() {
+    fn an_answer_above_the_share_of_a_part_is_not_kept() {
         let shelf = Shelf::new(1 << 16, 1 << 20);
         assert!(!put(&shelf, key("/"), stored(&[0; 1 << 17], Selector::default())));
         assert!(shelf.get(key("/")).is_none() && shelf.bytes() <= 1 << 16);
@@ -312,7 +403,7 @@ mod tests {
         let chosen = |value: &str| Selector::of(&vary, &headers("foo", value)).unwrap();
         let found = |value: &str| {
             let entry = shelf.get(key("/")).unwrap();
-            entry.find(&headers("foo", value)).map(|stored| stored.body.clone())
+            entry.find(&headers("foo", value)).map(|stored| stored.body.bytes().clone())
         };
         put(&shelf, key("/"), stored(b"1", chosen("1")));
         put(&shelf, key("/"), stored(b"2", chosen("2")));
@@ -347,7 +438,7 @@ mod tests {
         assert!(put(&shelf, key("/"), stored_at(late, b"new", all())));
         assert!(!put(&shelf, key("/"), stored_at(early, b"old", all())));
         assert!(!put(&shelf, key("/"), stored_at(early, b"old", chosen("1"))), "it would hide the newer one");
-        assert_eq!(shelf.get(key("/")).unwrap().find(&nothing()).unwrap().body, "new");
+        assert_eq!(shelf.get(key("/")).unwrap().find(&nothing()).unwrap().body.bytes(), "new");
         assert!(put(&shelf, key("/x"), stored_at(late, b"1", chosen("1"))));
         assert!(put(&shelf, key("/x"), stored_at(early, b"2", chosen("2"))), "for other requests");
         assert!(!put(&shelf, key("/x"), stored_at(early, b"old", all())));
@@ -371,10 +462,11 @@ mod tests {
         let shelf = Shelf::new(64 << 20, 1 << 20);
         put(&shelf, key("/"), stored(b"1", Selector::default()));
         assert_eq!(shelf.share(), 8 << 20);
-        assert!(shelf.resized(128 << 20, 1 << 20).is_none());
-        let next = shelf.resized(64 << 20, 8 << 20).unwrap();
-        assert!(next.get(key("/")).is_some() && next.share() == 64 << 20);
-        assert!(put(&next, key("/large"), stored(&[0; 12 << 20], Selector::default())));
+        let hash = shelf.hash(key("/"));
+        shelf.set_bounds(64 << 20, 8 << 20);
+        assert!(shelf.get(key("/")).is_some() && shelf.share() == 64 << 20);
+        assert_eq!(shelf.hash(key("/")), hash, "invalidations are remembered by it");
+        assert!(put(&shelf, key("/large"), stored(&[0; 12 << 20], Selector::default())));
     }
 
     #[test]
@@ -402,6 +494,55 @@ mod tests {
     }
 
     #[test]
+    fn bodies_that_slow_readers_hold_are_within_the_bound_after_they_were_evicted() {
+        let (most, shelf) = (4 << 20, Shelf::new(4 << 20, 1 << 20));
+        let mut readers = Vec::new();
+        let mut nth = 0;
+        let mut store = |readers: &mut Vec<bytes::Bytes>, is_read: bool| {
+            nth += 1;
+            let new = stored(&[b'x'; 60_000], Selector::default());
+            let reader = new.body.bytes().slice(..100); // a part holds all of it
+            let is_kept = put(&shelf, key(&format!("/{nth}")), new);
+            readers.extend(Some(reader).filter(|_| is_kept && is_read));
+            assert!(shelf.bytes() <= most, "{}", shelf.bytes());
+            is_kept
+        };
+        (0..60).for_each(|_| assert!(store(&mut readers, true)));
+        let _some_are_kept = (0..500).filter(|nth| store(&mut readers, nth % 7 == 0)).count();
+        let held = |readers: &[bytes::Bytes]| 60_000 * readers.len() as u64;
+        assert!(held(&readers) <= most, "{} are read", readers.len());
+        let _some_are_kept = (0..500).filter(|_| store(&mut readers, true)).count();
+        assert!(held(&readers) <= most && held(&readers) > most / 2, "{} are read", readers.len());
+        assert!(!store(&mut readers, true), "there is room for nothing else");
+        readers.clear();
+        (0..100).for_each(|_| assert!(store(&mut readers, false), "what was held is free"));
+    }
+
+    #[test]
+    fn room_that_was_reserved_for_readers_is_used_again_when_they_are_done() {
+        let (shelf, began) = (Shelf::new(4 << 20, 1 << 20), Instant::now());
+        let at = |seconds| began + Duration::from_secs(seconds);
+        let fill = |seconds, name: &str| {
+            (0..100).for_each(|nth| {
+                let new = stored_at(at(seconds), &[b'x'; 60_000], Selector::default());
+                put(&shelf, key(&format!("/{name}/{nth}")), new);
+            });
+        };
+        let slow = stored_at(began, &[b'x'; 60_000], Selector::default());
+        let reader = slow.body.bytes().clone();
+        assert!(put(&shelf, key("/slow"), slow));
+        fill(0, "a");
+        shelf.remove(key("/slow"));
+        fill(1, "b");
+        assert!(shelf.bytes() <= 4 << 20);
+        drop(reader);
+        fill(2, "c");
+        assert!(shelf.bytes() < 4_000_000, "for a while it stays free: {}", shelf.bytes());
+        fill(12, "d");
+        assert!(shelf.bytes() > 4_000_000, "{}", shelf.bytes());
+    }
+
+    #[test]
     fn it_shrinks_when_memory_is_short_and_grows_again() {
         let shelf = Shelf::new(8 << 20, 64 << 10);
         let fill = || {
@@ -422,7 +563,7 @@ mod tests {
         assert!(!shelf.grow());
         fill();
         assert!(shelf.bytes() > 6 << 20, "{}", shelf.bytes());
-        shelf.set_most(2 << 20);
+        shelf.set_bounds(2 << 20, 64 << 10);
         assert!(shelf.bytes() <= 2 << 20);
     }
 }

@@ -8,6 +8,7 @@ use pillion_http::message::Headers;
 use pillion_http1::{Known, Spelling};
 
 use crate::answer::Lifetime;
+use crate::content::Content;
 use crate::directives::elements;
 use crate::vary::{Selector, Vary};
 use crate::{AnswerFacts, Clock};
@@ -47,7 +48,7 @@ pub struct Stored {
     pub headers: Headers,
     /// How HTTP/1 writes the names of `headers`, where they are a map.
     pub spelling: Spelling,
-    pub body: Bytes,
+    pub body: Content,
     pub facts: AnswerFacts,
     /// The fields of the request that chose it.
     pub selector: Selector,
@@ -80,6 +81,10 @@ pub struct Head {
 impl Head {
     /// The answer with its whole body, of which a copy is kept: the body itself may be a small part of a large buffer.
     pub fn with(self, body: &[u8]) -> Stored {
+        self.holding(body.into())
+    }
+
+    pub fn holding(self, body: Box<[u8]>) -> Stored {
         let Self { status, reason, mut headers, facts, selector, times } = self;
         remove_unstored(&mut headers, &facts.directives.withheld);
         detach(&mut headers);
@@ -91,7 +96,8 @@ impl Head {
             Headers::Map(_) => Spelling::LOWER,
         };
         let (lifetime, age) = (facts.lifetime(times.received), facts.age(times.asked, times.received));
-        let (body, received, departed) = (Bytes::copy_from_slice(body), times.received, times.asked.at);
+        let reason = reason.map(|reason| Bytes::copy_from_slice(&reason));
+        let (body, received, departed) = (Content::new(body), times.received, times.asked.at);
         Stored { status, reason, headers, spelling, body, facts, selector, lifetime, age, received, departed }
     }
 }
@@ -150,9 +156,9 @@ impl Stored {
         self.lifetime.is_explicit
     }
 
-    /// When it came, in seconds since 1970.
-    pub const fn received(&self) -> u64 {
-        self.received.wall
+    /// When it came.
+    pub const fn received(&self) -> Clock {
+        self.received
     }
 
     /// Whether it replaces `other`, if it is the newer one: both are for the same requests, or one of them is for all.
@@ -178,7 +184,8 @@ impl Stored {
                 map.iter().map(|(name, value)| 104 + name.as_str().len() + value.len()).sum()
             }
         };
-        OVERHEAD + fields + self.body.len() + self.selector.bytes()
+        let reason = self.reason.as_ref().map_or(0, Bytes::len);
+        OVERHEAD + fields + reason + self.facts.bytes() + self.body.len() + self.selector.bytes()
     }
 
     /// This answer with the fields of a 304, or of an answer to HEAD, which freshens it (RFC 9111, 3.2 and 4.3.4). What
@@ -350,7 +357,7 @@ mod tests {
         for (name, value) in expected {
             assert_eq!(all(&of, name), [value], "{name}");
         }
-        assert!(all(&of, "q").is_empty() && all(&of, "connection").is_empty() && of.body == "body");
+        assert!(all(&of, "q").is_empty() && all(&of, "connection").is_empty() && of.body.bytes() == "body");
     }
 
     #[test]
@@ -396,6 +403,21 @@ mod tests {
         assert!(of.is_described_by(&headers(&[("etag", "\"a\""), ("content-length", "4")])));
         assert!(!of.is_described_by(&headers(&[("etag", "\"b\"")])));
         assert!(!of.is_described_by(&headers(&[("content-length", "5")])));
+    }
+
+    #[test]
+    fn everything_that_a_head_makes_it_keep_counts() {
+        let bytes = |reason, cache_control| {
+            let headers = headers(&[("cache-control", cache_control)]);
+            let facts = AnswerFacts::of(StatusCode::OK, &headers);
+            let (status, selector) = (StatusCode::OK, Selector::default());
+            Head { status, reason, headers, facts, selector, times: times() }.with(b"").bytes()
+        };
+        let (plain, named) = ("max-age=60, ext=\"xxxxxxxx\"", "max-age=60, private=\"xxxx\"");
+        let read = Bytes::from(b"Fine and what was read with it".to_vec());
+        assert_eq!(bytes(Some(read.slice(..4)), plain), bytes(None, plain) + 4);
+        assert!(read.is_unique(), "nothing else holds it");
+        assert!(bytes(None, named) > bytes(None, plain), "the names that are withheld are kept apart");
     }
 
     #[test]

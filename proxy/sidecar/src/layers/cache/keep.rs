@@ -75,7 +75,7 @@ impl Request {
         };
         lead.iter().for_each(Lead::comes);
         let (cache, key) = (self.cache.clone(), self.key.clone());
-        let keeping = Keeping { cache, key, asked, head: Some(head), body: Vec::new(), lead };
+        let keeping = Keeping { cache, key, asked, head: Some(head), body: Vec::new(), room: 0, lead };
         response.body_mut().response_tail().keeper = Some(Box::new(keeping));
         true
     }
@@ -108,12 +108,36 @@ struct Keeping {
     /// `None`: its body is larger than what is stored, or too many others are on their way.
     head: Option<Head>,
     body: Vec<u8>,
+    /// What was taken of the room for bodies on their way.
+    room: usize,
     lead: Option<Lead>,
+}
+
+impl Keeping {
+    /// Makes room for more of the body. It grows as a vector does, and counts with what it has to spare.
+    fn grow(&mut self, by: usize) -> bool {
+        let (length, most) = (self.body.len().saturating_add(by), self.cache.largest());
+        if length <= self.room {
+            return true;
+        }
+        let room = length.max(2 * self.room).min(most);
+        if length > most || !self.cache.take_room(room - self.room) {
+            return false;
+        }
+        self.room = room;
+        self.body.reserve_exact(room - self.body.len());
+        true
+    }
+
+    fn keep_nothing(&mut self) {
+        self.cache.give_back(std::mem::take(&mut self.room));
+        (self.head, self.body) = (None, Vec::new());
+    }
 }
 
 impl Drop for Keeping {
     fn drop(&mut self) {
-        self.cache.give_back(self.body.len());
+        self.keep_nothing();
     }
 }
 
@@ -122,14 +146,13 @@ impl Keeper for Keeping {
         if self.head.is_none() {
             return;
         }
-        let is_small = self.body.len() + data.len() <= self.cache.largest();
-        if !is_small || !self.cache.take_room(data.len()) {
-            self.cache.give_back(self.body.len());
-            (self.head, self.body) = (None, Vec::new());
-            land(&self.cache, &self.key, self.lead.take(), false);
-            return;
+        match self.grow(data.len()) {
+            true => self.body.extend_from_slice(data),
+            false => {
+                self.keep_nothing();
+                land(&self.cache, &self.key, self.lead.take(), false);
+            }
         }
-        self.body.extend_from_slice(data);
     }
 
     /// A client that left takes its request away: then one of those who wait leads. Where the service ended the body
@@ -138,11 +161,42 @@ impl Keeper for Keeping {
         match how {
             BodyEnd::Whole => {
                 let Some(head) = self.head.take() else { return };
-                let is_stored = self.cache.store(&self.key, self.asked, head.with(&self.body));
+                let is_stored = self.cache.store(
+                    &self.key,
+                    self.asked,
+                    head.holding(std::mem::take(&mut self.body).into()),
+                );
                 land(&self.cache, &self.key, self.lead.take(), is_stored);
             }
             BodyEnd::Trailers | BodyEnd::Cut => land(&self.cache, &self.key, self.lead.take(), false),
             BodyEnd::ClientLeft => {} // the lead is dropped
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pillion_cache::KeyRef;
+    use pillion_model::policy::Cache as Policy;
+
+    use super::*;
+
+    #[test]
+    fn a_body_on_its_way_counts_with_what_it_has_to_spare() {
+        let cache = Arc::new(Cache::new(Policy { max: 1 << 20, ..Policy::default() }));
+        let key = Arc::new(KeyRef { host: b"orders", target: b"/" }.to_key());
+        let (asked, body) = (cache.moment(), Vec::new());
+        let mut keeping = Keeping { cache: cache.clone(), key, asked, head: None, body, room: 0, lead: None };
+        for _ in 0..100 {
+            assert!(keeping.grow(1_000));
+            keeping.body.extend_from_slice(&[0; 1_000]);
+            assert_eq!(keeping.body.capacity(), keeping.room);
+        }
+        let left = (1 << 18) - keeping.room;
+        assert!(!cache.take_room(left + 1) && cache.take_room(left));
+        cache.give_back(left);
+        assert!(!keeping.grow(1 << 20), "it is larger than what is stored");
+        drop(keeping);
+        assert!(cache.take_room(1 << 18));
     }
 }

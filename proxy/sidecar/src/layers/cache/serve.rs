@@ -71,7 +71,7 @@ impl Serving<'_> {
         (head.headers, head.spelling) = (stored.headers.clone(), stored.spelling.clone());
         head.reason.clone_from(&stored.reason);
         let is_whole = stored.status == StatusCode::OK;
-        if is_whole && self.asked.is_conditional && is_known(request, &stored.headers, stored.received())
+        if is_whole && self.asked.is_conditional && is_known(request, &stored.headers, stored.received().wall)
         {
             (head.status, head.reason) = (StatusCode::NOT_MODIFIED, None);
             for name in OF_CONTENT {
@@ -84,11 +84,11 @@ impl Serving<'_> {
         }
         let wanted = request.get(Known::Range).filter(|_| is_whole && range_fits(request, &stored.headers));
         match wanted.map_or(Part::Whole, |value| part(value, stored.body.len())) {
-            Part::Whole => response.map(|_| of(stored.body.clone())),
+            Part::Whole => response.map(|_| of(stored.body.bytes().clone())),
             Part::Bytes(range) => {
                 let (length, last) = (stored.body.len(), range.end.saturating_sub(1));
                 let of_whole = format!("bytes {}-{last}/{length}", range.start);
-                let body = stored.body.slice(range);
+                let body = stored.body.bytes().slice(range);
                 partial(&mut response, StatusCode::PARTIAL_CONTENT, &of_whole, body.len());
                 response.map(|_| of(body))
             }
