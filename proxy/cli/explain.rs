@@ -157,7 +157,8 @@ fn told(found: &Value) -> String {
         tell_rules(&found["authorization"], &mut rows);
     }
     let policies = found["policies"].as_object().into_iter().flatten();
-    let policies = policies.filter(|(_, of)| of["from"] != "default");
+    // a cache is off unless it is written, so its bounds count also where they are the usual ones
+    let policies = policies.filter(|(key, of)| of["from"] != "default" || key.starts_with("cache."));
     let policy =
         |(key, of): (&String, &Value)| format!("{key:<27} {:<11} {}", text(&of["value"]), text(&of["from"]));
     rows.add_all("policies", policies.map(policy));
@@ -184,4 +185,21 @@ fn list(of: &Value) -> impl Iterator<Item = &Value> {
 
 fn text(of: &Value) -> String {
     of.as_str().map_or_else(|| of.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_cache_is_told_with_its_bounds_also_where_they_are_the_usual_ones() {
+        let usual = |value: &str| json!({ "value": value, "from": "default" });
+        let told = |policies| told(&json!({ "asked": "GET http://orders/", "policies": policies }));
+        let with = told(json!({ "cache.max": usual("64MiB"), "timeout": usual("15s") }));
+        assert!(with.contains("cache.max") && with.contains("64MiB") && !with.contains("timeout"), "{with}");
+        let without = told(json!({ "cache": usual("off") }));
+        assert!(!without.contains("cache"), "{without}");
+    }
 }

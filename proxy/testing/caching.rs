@@ -308,6 +308,25 @@ async fn a_body_that_a_slow_client_holds_counts_after_its_answer_was_forgotten()
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_pages_of_the_admin_port_show_what_a_cache_holds_and_may_hold() {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, fixed("cache-control: max-age=60\r\n", "body"));
+    let sidecar = mesh.caller(CACHED);
+    ask(&sidecar, "/", "").await;
+    let admin = sidecar.addresses.admin[0];
+    let page = async |path: &str| {
+        let mut operator = Peer::new(mesh.memory.connect(admin).await.expect("the admin port listens"));
+        operator.ask(&format!("GET {path} HTTP/1.1\r\nhost: {admin}\r\n\r\n")).await.body
+    };
+    let clusters: serde_json::Value = serde_json::from_str(&page("/clusters").await).expect("JSON");
+    let cache = &clusters["clusters"][0]["cache"];
+    assert_eq!((&cache["entries"], &cache["max"]), (&1.into(), &(4 << 20).into()), "{cache}");
+    assert!(cache["bytes"].as_u64().is_some_and(|bytes| (500..2_000).contains(&bytes)), "{cache}");
+    let config = page("/config").await;
+    assert!(config.contains("services.orders.cache.max") && config.contains("4MiB"), "{config}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_usual_port_of_a_host_makes_no_other_answer() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, fixed("cache-control: max-age=60\r\n", "body"));

@@ -26,6 +26,16 @@ fn because(found: &Value) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_cache_of_the_service_is_told_with_its_bounds() {
+    let mesh = Mesh::default();
+    let sidecar = mesh.caller(&format!("endpoints: [\"{A}\"], cache: {{ max: 8MiB }}"));
+    let found = asked(&sidecar, "GET", "http://orders/", headers(&[]));
+    let of = |key: &str| found["policies"][key]["value"].clone();
+    assert_eq!((of("cache.max"), of("cache.max_object")), (json!("8MiB"), json!("1MiB")), "{found:#}");
+    assert_eq!(of("cache.stale_if_error"), json!("off"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_route_is_named_with_the_reasons_against_earlier_ones() {
     let mesh = Mesh::default();
     let (_a, _b) = (mesh.answering(A, OK), mesh.answering(B, OK));

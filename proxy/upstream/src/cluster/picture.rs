@@ -32,8 +32,15 @@ impl Cluster {
                 "max_requests": limit(&self.limits.requests),
                 "max_retries": limit(&self.limits.retries),
             },
+            "cache": self.cache_picture(),
             "retry_budget": self.budget.as_ref().map(|budget| json!({ "left": budget.left(now) })),
         })
+    }
+
+    /// What its cache holds, and may hold; `None`: it has none.
+    pub fn cache_picture(&self) -> Option<Value> {
+        let cache = self.cache()?;
+        Some(json!({ "bytes": cache.bytes(), "max": cache.policy().max, "entries": cache.entries() }))
     }
 
     /// Each endpoint, and whether it can get a request now: `eligible`, or why not.
