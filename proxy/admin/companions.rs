@@ -11,7 +11,7 @@ pub(super) fn page(board: &Board) -> Value {
     json!({ "companions": companions })
 }
 
-fn companion(kind: &str, name: &str, state: &State) -> Value {
+pub(super) fn companion(kind: &str, name: &str, state: &State) -> Value {
     let mut shown = json!({
         "companion": kind,
         "name": name,

@@ -3,6 +3,8 @@
 //! One event is made for all clients, on a thread of its own, and only while there is a client. A client that does not
 //! read misses events, and holds none of them in memory.
 
+mod companions;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -160,6 +162,7 @@ fn picture(registry: &Metrics, console: &Console, started: Started, now: Instant
         "connections_open": overview.connections_open,
         "clusters": endpoints(console, &overview, now),
         "clusters_left_out": outbound.saturating_sub(detailed(&overview).count()),
+        "companions": companions::picture(console, registry.companions(), &overview),
         "certificates": console.certificates(),
         "failures": console.timelines.as_ref().map(|kept| requests::failures(kept, FAILURES)),
         "config": config::summary(&published, console.store.load().generation),

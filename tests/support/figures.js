@@ -14,7 +14,7 @@ const latency = (...upTo) => ({ buckets: [[0.01, upTo[0]], [0.1, upTo[1]]], coun
 const service = (requests, more) => ({ name: "orders", direction: "outbound", requests, failed: 0, client_gone: 0, latency: latency(requests, requests, requests), retries: {}, rejections: {}, ...more });
 // An event `uptime` seconds after the start of the process.
 function event(uptime, services, more) {
-  return { started_ms: 1000, uptime_ms: uptime * 1000, sums: [], services, callers: [], overhead: [], ...more };
+  return { started_ms: 1000, uptime_ms: uptime * 1000, sums: [], services, callers: [], overhead: [], companions: { caches: [] }, ...more };
 }
 function historyOf(...events) {
   const history = [];
@@ -115,7 +115,17 @@ const STORIES = {
   },
   "old events keep only their totals"() {
     const history = historyOf(event(1000, [service(1)], { failures: ["large"], clusters: ["large"] }));
-    assert.deepEqual(Object.keys(history[0]).sort(), ["callers", "isStart", "overhead", "services", "started_ms", "sums", "uptime_ms"]);
+    assert.deepEqual(Object.keys(history[0]).sort(), ["caches", "callers", "isStart", "overhead", "services", "started_ms", "sums", "uptime_ms"]);
+  },
+  "the hit rate of a cache is that of the last minute"() {
+    const cache = (requests, hits) => ({ companions: { caches: [{ service: "orders", requests, hits }] } });
+    const history = historyOf(event(1000, [], cache(100, 0)), event(1010, [], cache(110, 9)));
+    assert.deepEqual([hitShare(history, "orders"), hitShare(history, "none")], [0.9, null]);
+    assert.equal(hitShare(historyOf(event(20, [], cache(4, 1))), "orders"), 0.25, "of a process younger than a minute");
+    assert.equal(hitShare(historyOf(event(1000, [], cache(4, 1)), event(1010, [], cache(4, 1))), "orders"), null);
+  },
+  "bytes have the unit in which they are read"() {
+    assert.deepEqual([0, 512, 1024, 1.5 * 2 ** 20, 200 * 2 ** 20, 5 * 2 ** 40].map(bytes), ["0 B", "512 B", "1.0 KiB", "1.5 MiB", "200 MiB", "5120 GiB"]);
   },
   "a certificate is judged by the times at which the log warns"() {
     const one = { due: "1970-01-01T00:01:06Z", late: "1970-01-01T00:01:30Z" };

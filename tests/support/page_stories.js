@@ -37,10 +37,11 @@
     endpoints_by_state: states.reduce((all, state) => ({ ...all, [state]: (all[state] || 0) + 1 }), {}),
   });
   const sum = (direction, requests, more) => ({ direction, services: 1, requests, failed: 0, client_gone: 0, active: 0, retries: {}, rejections: {}, ...more });
+  const none = { sinks: [], logs: [], sync: [], caches: [], left_out: 0 };
   let uptime = 1000000;
   const event = (more) => ({
     at_ms: Date.parse("2026-11-28T10:00:00Z"), started_ms: 1, uptime_ms: (uptime += 1000), version: "0", workload: {}, services: [service("orders", 1)],
-    sides: { inbound: true, outbound: true }, sums: [], services_left_out: 0, callers_left_out: 0, clusters_left_out: 0, callers: [], overhead: [], connections_open: 0, clusters: [], certificates: { identities: [], others: [] }, failures: [], config: { generation: 1 }, ...more,
+    sides: { inbound: true, outbound: true }, sums: [], services_left_out: 0, callers_left_out: 0, clusters_left_out: 0, callers: [], overhead: [], connections_open: 0, clusters: [], certificates: { identities: [], others: [] }, companions: none, failures: [], config: { generation: 1 }, ...more,
   });
   const send = (more) => sources[sources.length - 1].onmessage({ data: JSON.stringify(event(more)) });
   const failures = (from, most) => ({ failures: numbers(most).map((index) => failure(from - index)) });
@@ -221,6 +222,24 @@
       const identities = [one(future, future), one(past, future), one(past, past)];
       send({ certificates: { identities, others: [] } });
       check("kinds", all("#certificates tbody tr").map((row) => row.lastElementChild.className), ["", "warn", "bad"]);
+    },
+    function companionsAreShownOnlyIfTheConfigurationHasThem() {
+      send({});
+      check("none", byId("companions").hidden, true);
+      const cache = (requests, hits) => ({ service: "orders", bytes: 2048, max: 1048576, entries: 3, requests, hits });
+      send({ companions: { ...none, caches: [cache(10, 2)] } });
+      send({ companions: { ...none, caches: [cache(20, 11)] } });
+      check("a cache alone", ["logs", "sync", "caches"].map((id) => byId(id).parentElement.hidden), [true, true, false]);
+      check("its figures", byId("caches").tBodies[0].textContent, "orders90.0 %2.0 KiB1.0 MiB3");
+      const down = { name: "loki", up: false, problem: "connection refused" };
+      const pair = { source: "app", sink: "loki", lag: 1024, delivered: 5, refused: 1 };
+      const file = { name: "settings", up: true, version: "7", last_problem: { at: "2026-11-28T09:00:00Z", problem: "no answer" } };
+      send({ companions: { sinks: [down, { name: "idle", up: true }], logs: [pair], sync: [file], caches: [], left_out: 4 } });
+      check("logs", byId("logs").tBodies[0].textContent, "apploki1.0 KiB51connection refused–idle0 B00works");
+      check("sync", byId("sync").tBodies[0].textContent, "settings7works2026-11-28T09:00:00Z: no answer");
+      check("what is left out", byId("companions-more").textContent, "4 more are on /companions");
+      send({});
+      check("none again", byId("companions").hidden, true);
     },
     function aStreamThatTheBrowserGaveUpIsOpenedAgain() {
       const [first, before] = [sources[sources.length - 1], sources.length];

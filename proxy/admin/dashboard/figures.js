@@ -33,6 +33,12 @@ function percent(share) {
   if (share === null) return "–";
   return share === 0 ? "0 %" : (share * 100).toFixed(share < 0.01 ? 2 : 1) + " %";
 }
+function bytes(number) {
+  const units = ["B", "KiB", "MiB", "GiB"];
+  const unit = number < 1 ? 0 : Math.min(Math.floor(Math.log2(number) / 10), units.length - 1);
+  const value = number / 2 ** (10 * unit);
+  return value.toFixed(unit === 0 || value >= 100 ? 0 : 1) + " " + units[unit];
+}
 function span(total) {
   const days = Math.floor(total / 86400), hours = Math.floor(total / 3600) % 24, minutes = Math.floor(total / 60) % 60;
   if (days > 730) return Math.floor(days / 365) + " y " + days % 365 + " d";
@@ -58,6 +64,7 @@ function kept(event) {
     sums: new Map(event.sums.map((sum) => [sum.direction, { ...NOTHING, ...sum }])),
     services: new Map(event.services.map((service) => [key(service), service])),
     callers: new Map(event.callers.map((caller) => [caller.peer, caller])),
+    caches: new Map(event.companions.caches.map((cache) => [cache.service, cache])),
     overhead: new Map(overhead),
   };
 }
@@ -66,7 +73,7 @@ function kept(event) {
 function remember(history, event) {
   if (history.length > 0 && history[0].started_ms !== event.started_ms) history.length = 0;
   if (history.length === 0 && event.uptime_ms <= WINDOW_MS) {
-    history.push({ ...kept({ ...event, sums: [], services: [], callers: [], overhead: [] }), uptime_ms: 0, isStart: true });
+    history.push({ ...kept({ ...event, sums: [], services: [], callers: [], overhead: [], companions: { caches: [] } }), uptime_ms: 0, isStart: true });
   }
   history.push(kept(event));
   const isOld = (one) => event.uptime_ms - one.uptime_ms > WINDOW_MS;
@@ -116,6 +123,13 @@ function change(history, list, name) {
 
 // Null without requests.
 const failedShare = (change) => (change === null ? null : change.requests > 0 ? change.failed / change.requests : 0);
+
+// The share of requests for which the cache of a service needed no answer of the service. Null: there were none.
+function hitShare(history, service) {
+  const found = before(history, "caches", service), now = history[history.length - 1].caches.get(service);
+  const requests = found ? grown(now.requests, found.totals.requests) : 0;
+  return requests > 0 ? grown(now.hits, found.totals.hits) / requests : null;
+}
 
 // As Prometheus' histogram_quantile: linear within a bucket.
 function quantile(latency, share) {

@@ -88,7 +88,7 @@ const NONE_YET = { rate: 0, requests: 0, failed: 0, retries: 0 };
 function draw() {
   const { event, history } = view;
   const changes = new Map(event.services.map((service) => [key(service), change(history, "services", key(service))]));
-  const parts = [showTitle, showSum, showMap, showServices, showHeat, showFailures, showEndpoints, showCertificates, showConfig];
+  const parts = [showTitle, showSum, showMap, showServices, showHeat, showFailures, showEndpoints, showCertificates, showCompanions, showConfig];
   for (const part of parts) {
     try {
       part(event, changes, history);
@@ -412,6 +412,33 @@ function showCertificates(event) {
   });
   const none = { name: "none", cells: [["no certificate is in use", "dim"]] };
   showRows(byId("certificates").tBodies[0], rows.length > 0 ? rows : [none]);
+}
+
+// Only those that the configuration has.
+function showCompanions(event, changes, history) {
+  const { sinks, logs, sync, caches, left_out: leftOut } = event.companions;
+  const state = (of) => (of === undefined ? ["–", "dim text"] : of.up ? ["works", "text state good"] : [of.problem, "long bad"]);
+  const sinkOf = (name) => sinks.find((sink) => sink.name === name);
+  const idle = sinks.filter((sink) => !logs.some((pair) => pair.sink === sink.name));
+  const pairs = [...logs, ...idle.map((sink) => ({ source: "–", sink: sink.name, lag: 0, delivered: 0, refused: 0 }))];
+  showTable("logs", pairs.map(({ source, sink, lag, delivered, refused }) => ({
+    name: source + " " + sink,
+    cells: [[source], [sink, "text"], [bytes(lag)], [count(delivered)], [count(refused), refused > 0 ? "bad" : ""], state(sinkOf(sink))],
+  })));
+  const fault = ({ last_problem: last }) => (last ? [last.at + ": " + last.problem, "long"] : ["none", "dim text"]);
+  showTable("sync", sync.map((file) => ({ name: file.name, cells: [[file.name], [file.version || "–", "text"], state(file), fault(file)] })));
+  showTable("caches", caches.map((cache) => ({
+    name: cache.service,
+    cells: [[cache.service], [percent(hitShare(history, cache.service))], [bytes(cache.bytes)], [bytes(cache.max)], [count(cache.entries)]],
+  })));
+  byId("companions").hidden = pairs.length + sync.length + caches.length === 0;
+  tellMore(byId("companions-more"), leftOut, "/companions");
+}
+
+// A table that is there only with rows.
+function showTable(id, rows) {
+  byId(id).parentElement.hidden = rows.length === 0;
+  showRows(byId(id).tBodies[0], rows);
 }
 
 function showConfig(event) {

@@ -1,7 +1,11 @@
 //! The metrics in sum, for the dashboard and for `pillion top`: by service and by caller. The numbers are those of the
 //! exposition.
 
+mod companions;
+
 use std::collections::BTreeMap;
+
+pub use companions::{CacheOverview, LogsOverview};
 
 use super::families::Families;
 use super::family::{Histogram, buckets};
@@ -28,6 +32,9 @@ pub struct Overview {
     /// Time that requests spent in the sidecar itself, by direction.
     pub overhead: Vec<(Direction, Latency)>,
     pub connections_open: i64,
+    pub logs: Vec<LogsOverview>,
+    /// By the name of the service.
+    pub caches: BTreeMap<String, CacheOverview>,
 }
 
 /// The services of one direction together.
@@ -150,7 +157,9 @@ impl Overview {
         callers.sort_by_key(|caller| std::cmp::Reverse(caller.requests));
         let callers_left_out = callers.len().saturating_sub(MOST);
         callers.truncate(MOST);
-        let mut overview = Self { services, callers, callers_left_out, sums, ..Self::default() };
+        let (logs, caches) = (companions::logs(families, symbols), companions::caches(families, symbols));
+        let mut overview =
+            Self { services, callers, callers_left_out, sums, logs, caches, ..Self::default() };
         families
             .overhead
             .each(|(direction,), handle| overview.overhead.push((direction, Latency::of(handle))));
