@@ -18,6 +18,10 @@ use super::walk::{self, WalkFault};
 /// A file that was changed within this time is read again at each look: clocks of file systems tick as slowly as every two
 /// seconds.
 const YOUNG: Duration = Duration::from_secs(3);
+/// After so many looks without a change, looks come at longer intervals: most files never change again.
+const MANY: u32 = 8;
+/// How much longer.
+const RARELY: u32 = 4;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unread {
@@ -59,6 +63,8 @@ pub(crate) struct Looks {
     read_at: Option<Vec<Stamp>>,
     seen: Option<Digest>,
     known: Option<Digest>,
+    /// The looks in a row that found nothing to read.
+    in_vain: u32,
 }
 
 /// The metadata that shows, without a read, whether a file is another one or was written.
@@ -72,12 +78,17 @@ struct Stamp {
 
 impl Looks {
     pub(crate) const fn new(files: Files) -> Self {
-        Self { files, read_at: None, seen: None, known: None }
+        Self { files, read_at: None, seen: None, known: None, in_vain: 0 }
     }
 
     /// Forgets what is known, so that the content is a new version.
     pub(crate) fn forget(&mut self) {
-        (self.read_at, self.seen, self.known) = (None, None, None);
+        (self.read_at, self.seen, self.known, self.in_vain) = (None, None, None, 0);
+    }
+
+    /// The time until the next look, if nobody has asked for another one than the usual.
+    pub(crate) fn usual_pause(&self, usual: Duration) -> Duration {
+        if self.in_vain < MANY { usual } else { usual * RARELY }
     }
 
     /// Blocks on file IO.
@@ -88,8 +99,10 @@ impl Looks {
         };
         let settled = self.seen.is_some() && self.seen == self.known && !is_young(&stamps, now);
         if settled && self.read_at.as_ref() == Some(&stamps) {
+            self.in_vain = self.in_vain.saturating_add(1);
             return Ok(Look::Same);
         }
+        self.in_vain = 0;
         let content = match self.read(&stamps) {
             Err(why) if why.is_not_found() => return Ok(self.absent()),
             content => content?,
@@ -222,6 +235,23 @@ mod tests {
         );
         looks.forget();
         assert_eq!([looks.look(now).unwrap(), looks.look(now).unwrap()], [Look::Same, file("c")]);
+    }
+
+    #[test]
+    fn a_file_that_has_not_changed_for_a_while_is_looked_at_more_rarely() {
+        let scratch = Scratch::new();
+        let path = scratch.path("file");
+        fs::write(&path, "a").unwrap();
+        let mut looks = Looks::new(Files { path: path.clone(), is_folder: false });
+        let (usual, later) = (Duration::from_secs(1), SystemTime::now() + Duration::from_secs(60));
+        for nth in 0..2 + MANY {
+            assert_eq!(looks.usual_pause(usual), usual, "{nth}");
+            looks.look(later).unwrap();
+        }
+        assert_eq!(looks.usual_pause(usual), usual * RARELY);
+        fs::write(&path, "bc").unwrap();
+        looks.look(later).unwrap();
+        assert_eq!(looks.usual_pause(usual), usual, "it changes again");
     }
 
     #[test]

@@ -87,7 +87,8 @@ fn hint(status: StatusCode) -> &'static str {
 pub(crate) struct Source {
     kind: Kind,
     token: Option<SyncToken>,
-    every: Duration,
+    every: Option<Duration>,
+    usual: Duration,
     /// When it was asked last. `None`: not yet, or it is to be asked at once.
     asked: Option<Instant>,
 }
@@ -116,8 +117,8 @@ impl Source {
             sync::Source::Web(url) => Kind::Web { url: url.clone(), validators: Validators::default() },
             sync::Source::Files(files) => Kind::Files(Looks::new(files.clone())),
         };
-        let every = sync.every.unwrap_or_else(|| sync.from.usual_interval());
-        Self { kind, token: sync.token.clone(), every, asked: None }
+        let usual = sync.from.usual_interval();
+        Self { kind, token: sync.token.clone(), every: sync.every, usual, asked: None }
     }
 
     /// Forgets what is known, so that the next news is the whole version, at once.
@@ -156,7 +157,8 @@ impl Source {
         match &self.kind {
             Kind::Etcd(etcd) if etcd.is_absent => between(ABSENT, dice),
             Kind::Consul { .. } | Kind::Etcd(_) => LEAST_BETWEEN,
-            Kind::Web { .. } | Kind::Files(_) => between(self.every, dice),
+            Kind::Web { .. } => between(self.every.unwrap_or(self.usual), dice),
+            Kind::Files(looks) => between(self.every.unwrap_or_else(|| looks.usual_pause(self.usual)), dice),
         }
     }
 }
