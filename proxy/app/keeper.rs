@@ -1,6 +1,8 @@
 //! Keeps a running sidecar up to date with its file, its operators and other sources. Changes are handled one after the
 //! other, and each is applied as a whole or refused.
 
+mod tidying;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -26,6 +28,7 @@ use pillion_base::memory::program;
 use pillion_telemetry::{Metrics, ReloadOutcome};
 use pillion_tls::identity::credentials::{Credentials, CredentialsError};
 use pillion_upstream::cluster::update::EndpointSource as _;
+use tidying::Tidying;
 
 /// How long the start waits for keys from a URL. An issuer that does not answer must not keep a sidecar from starting.
 const KEYS_PATIENCE: Duration = Duration::from_secs(5);
@@ -86,8 +89,8 @@ pub struct Keeper {
     asks: Option<oneshot::Sender<Result<Vec<Socket>, String>>>,
     /// The takeover by a successor that serves.
     hand_over: Option<HandOver>,
-    /// Whether the start or a reload used parts of the program since the last look, which serving does not need.
-    has_worked: bool,
+    /// The start, a reload and companions use parts of the program that serving does not need.
+    tidying: Tidying,
 }
 
 /// When a file that was refused at the start is read again, without a change of it: an address that was in use may be free
@@ -144,7 +147,7 @@ impl Keeper {
             successors: None,
             asks: None,
             hand_over: None,
-            has_worked: false,
+            tidying: Tidying::default(),
         }
     }
 
@@ -188,7 +191,7 @@ impl Keeper {
             }
         }
         self.looks.reset(); // the threads that have just started use parts of the program, too
-        self.has_worked = true;
+        self.tidying.begin();
         None
     }
 
@@ -245,7 +248,7 @@ impl Keeper {
                 self.manager.tell(ManagerNews::Well);
                 look_at_certificates(running);
                 running.controller.free_former();
-                if std::mem::take(&mut self.has_worked) {
+                if self.tidying.is_due() {
                     program::give_back();
                 }
                 running.controller.warn_of_expiry(SystemTime::now());
@@ -403,7 +406,7 @@ impl Keeper {
 
     fn apply_file(&mut self, running: &mut Running) -> Result<Applied, String> {
         look_at_certificates(running);
-        self.has_worked = true;
+        self.tidying.begin();
         let controller = &mut running.controller;
         if let Some(watch) = &mut self.watch {
             watch.known(); // before the file is read, so that a change during the reading is noticed
