@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pillion_base::ground::Ground;
+use pillion_companion::courtesy::stand_back;
 use pillion_companion::thread::{Order, Work};
 use pillion_model::cluster::HostPattern;
 use pillion_model::logs::{Destination, Logs, Sink, SyslogOver};
@@ -87,6 +88,7 @@ pub fn work(ground: Arc<Ground>) -> Box<dyn Fn(watch::Receiver<Order>) -> Work +
 }
 
 async fn run(ground: Arc<Ground>, shelf: Shelf, mut orders: watch::Receiver<Order>) {
+    stand_back();
     loop {
         let order = orders.borrow_and_update().clone();
         let Order::Follow(config) = order else { return };

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use pillion_companion::courtesy::Courtesy;
 use pillion_model::logs::{Logs, Source};
 
 use crate::catalog::{Catalog, Now, Read, Tailed};
@@ -21,6 +22,8 @@ pub(crate) const LONGEST: usize = 240 * 1024;
 const PORTION: usize = 128 * 1024;
 /// What is read at once where a portion has no end of a record: more than a text of the longest kind.
 const LARGE_PORTION: usize = LONGEST + 32 * 1024;
+/// 16 KiB: what is taken between two moments for the data path. Some hundred lines take a quarter of a millisecond.
+const PIECE: usize = 16 * 1024;
 /// 16 MiB: after so many bytes without an end of a line, one is taken for granted.
 const HUGE: u64 = 16 * 1024 * 1024;
 
@@ -102,6 +105,7 @@ pub(crate) struct Tail {
     /// The file that was read last.
     turn: u64,
     buffer: Vec<u8>,
+    courtesy: Courtesy,
 }
 
 impl Tail {
@@ -111,7 +115,8 @@ impl Tail {
             grouping: Grouping::new(source.format, source.starts.clone(), LONGEST),
         };
         let readings = logs.sources.iter().map(reading).collect();
-        Self { sink, readings, encoder, most, cursors: BTreeMap::new(), turn: 0, buffer: Vec::new() }
+        let (cursors, buffer, courtesy) = Default::default();
+        Self { sink, readings, encoder, most, cursors, turn: 0, buffer, courtesy }
     }
 
     pub(crate) fn is_full(&self, load: &Load) -> bool {
@@ -224,8 +229,12 @@ impl Tail {
         (end, may_skip, now): (End, bool, Now),
     ) -> (usize, Step) {
         let Some(reading) = self.readings.get(file.origin.source) else { return (bytes.len(), Step::Wait) };
-        let mut used = 0;
+        let (mut used, mut piece) = (0, 0);
         while !self.is_full(load) {
+            if used >= piece {
+                piece = used + PIECE;
+                self.courtesy.let_others_go_first();
+            }
             let rest = bytes.get(used..).unwrap_or_default();
             let hole = lines::hole(rest);
             if hole > 0 && hole == rest.len() && !may_skip {

@@ -1,0 +1,93 @@
+//! Lets the data path go first where both want the same CPU.
+//!
+//! The kernel lets a thread run for a slice of some milliseconds before another one gets its CPU, whatever their priorities are. So
+//! a companion with much to do works in pieces of some hundred microseconds, and sleeps for a moment after each while requests are
+//! served. Alone it does not sleep.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use rustix::process::{getpriority_process, setpriority_process};
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// A nice value: beside one busy thread of the data path, a companion gets a tenth of a CPU, so that it never stands still.
+const NICE: i32 = 10;
+/// How long it sleeps after a piece. The kernel makes at least a tenth of a millisecond of it.
+const MOMENT: Duration = Duration::from_micros(50);
+/// How long the data path counts as busy after it has worked. At 100 requests a second it works every 10 ms.
+const LATELY: Duration = Duration::from_millis(20);
+
+/// Gives the calling thread a lower priority than the others have. Programs that it starts would have it, too.
+pub fn stand_back() {
+    let lowered = getpriority_process(None).and_then(|now| setpriority_process(None, now.max(NICE)));
+    if let Err(error) = lowered {
+        tracing::debug!(%error, "a companion has the priority of the data path");
+    }
+}
+
+/// A request takes more, and the clocks of the process and of the thread are not read at the same moment.
+const LEAST_WORK: Duration = Duration::from_micros(5);
+
+/// What a thread knows of the others of its process.
+#[derive(Debug, Default)]
+pub struct Courtesy {
+    /// The CPU time that they had used when they were last seen to have worked.
+    used: Cell<Duration>,
+    worked: Cell<Option<Instant>>,
+}
+
+impl Courtesy {
+    /// Called between two pieces of work. Blocks the thread for a moment where others have work: a timer of the runtime would
+    /// wait for ten times as long.
+    pub fn let_others_go_first(&self) {
+        let used = time(ClockId::ProcessCPUTime).saturating_sub(time(ClockId::ThreadCPUTime));
+        if self.is_due(used, Instant::now()) {
+            std::thread::sleep(MOMENT);
+        }
+    }
+
+    /// Whether others have worked lately. `used`: the CPU time that they have used so far.
+    fn is_due(&self, used: Duration, now: Instant) -> bool {
+        if used.saturating_sub(self.used.get()) >= LEAST_WORK {
+            self.used.set(used);
+            self.worked.set(Some(now));
+        }
+        self.worked.get().is_some_and(|worked| now.saturating_duration_since(worked) < LATELY)
+    }
+}
+
+fn time(of: ClockId) -> Duration {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(of);
+    Duration::new(tv_sec.try_into().unwrap_or(0), tv_nsec.try_into().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_companion_sleeps_after_a_piece_of_work_only_while_others_have_work() {
+        let (courtesy, start) = (Courtesy::default(), Instant::now());
+        let is_due = |used_us, at_ms| {
+            courtesy.is_due(Duration::from_micros(used_us), start + Duration::from_millis(at_ms))
+        };
+        assert!(!is_due(1, 0), "nobody has worked");
+        assert!(is_due(40, 1));
+        assert!(is_due(41, 20), "they have worked lately");
+        assert!(!is_due(42, 21));
+        assert!(is_due(45, 22), "they have worked, a little at a time");
+    }
+
+    #[test]
+    fn the_priority_of_one_thread_is_lowered_alone_and_once() {
+        let of_thread = || getpriority_process(None).unwrap();
+        let before = of_thread();
+        let lowered = std::thread::spawn(move || {
+            stand_back();
+            stand_back();
+            of_thread()
+        });
+        assert_eq!(lowered.join().unwrap(), before.max(NICE));
+        assert_eq!(of_thread(), before);
+    }
+}
