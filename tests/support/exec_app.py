@@ -110,6 +110,7 @@ def serves(port):
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # head and body leave in one write: a process that ends in between would cut its answer
 
         def do_GET(self):
             self.send_response(200)
