@@ -58,6 +58,7 @@ mod shipping;
 mod status;
 mod streaming;
 mod sync;
+mod systemd;
 mod takeover;
 mod tokens;
 mod top;

@@ -23,6 +23,7 @@ pub(crate) mod recorder;
 pub(crate) mod rules;
 pub(crate) mod servers;
 pub(crate) mod sidecar;
+pub(crate) mod systemd;
 pub(crate) mod tmux;
 pub(crate) mod tools;
 pub(crate) mod volume;
