@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use pillion_kubernetes::merge::{Merged, Wanted};
+use pillion_kubernetes::merge::{Here, Merged, Wanted};
 use pillion_kubernetes::namespace::Namespace;
 use pillion_kubernetes::objects::Kind;
 use pillion_model::cluster::KubernetesService;
@@ -42,6 +42,8 @@ struct State {
     followed: BTreeMap<Arc<str>, KubernetesService>,
     /// The clusters whose endpoints may have changed.
     touched: BTreeSet<Arc<str>>,
+    /// Where the sidecar runs.
+    node: Option<Arc<str>>,
     zone: Option<Arc<str>>,
     standings: BTreeMap<(Arc<str>, Kind), Standing>,
 }
@@ -56,23 +58,29 @@ struct Standing {
     why: Option<Arc<str>>,
 }
 
+impl State {
+    fn here(&self) -> Here<'_> {
+        Here { node: self.node.as_deref(), zone: self.zone.as_deref() }
+    }
+}
+
 impl Known {
     /// Follows these services from now on, each for the cluster of its name. Returns, for each namespace that is followed,
     /// whether services were added.
     pub(crate) fn follow<'a>(
         &self,
         services: impl Iterator<Item = (&'a str, &'a KubernetesService)>,
-        zone: Option<&str>,
+        here: Here<'_>,
     ) -> BTreeMap<Arc<str>, bool> {
         let mut state = self.state.lock();
         let state = &mut *state;
-        let before = std::mem::take(&mut state.followed);
+        let (before, has_moved) = (std::mem::take(&mut state.followed), state.here() != here);
         let mut added: BTreeMap<Arc<str>, bool> = BTreeMap::new();
         for (cluster, service) in services {
             let namespace: Arc<str> = service.namespace.as_str().into();
             let is_new = state.namespaces.entry(namespace.clone()).or_default().follow(&service.name);
             *added.entry(namespace).or_default() |= is_new;
-            if before.get(cluster) != Some(service) || state.zone.as_deref() != zone {
+            if before.get(cluster) != Some(service) || has_moved {
                 state.touched.insert(cluster.into());
             }
             state.followed.insert(cluster.into(), service.clone());
@@ -83,7 +91,7 @@ impl Known {
                 namespace.forget(&service.name);
             }
         }
-        state.zone = zone.map(Arc::from);
+        (state.node, state.zone) = (here.node.map(Arc::from), here.zone.map(Arc::from));
         state.namespaces.retain(|_, namespace| !namespace.is_unused());
         state.standings.retain(|(namespace, _), _| state.namespaces.contains_key(namespace));
         self.news.notify_one();
@@ -118,7 +126,7 @@ impl Known {
             };
             let (wanted, said) = (Wanted { port: *port, dialled: *dialled }, format!("{name}.{namespace}"));
             let of = state.namespaces.get(&**namespace);
-            let merged = of.and_then(|of| of.endpoints(name, &said, wanted, state.zone.as_deref()));
+            let merged = of.and_then(|of| of.endpoints(name, &said, wanted, state.here()));
             if let Some(merged) = merged {
                 return Some((cluster, merged));
             }

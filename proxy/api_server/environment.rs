@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 /// 1 MiB: a kubeconfig of some hundred clusters. Certificates and tokens take a few KiB.
 const MOST_BYTES: u64 = 1024 * 1024;
 
-/// The variables and files by which the API server is found.
+/// The variables and files by which the API server is found, and the node.
 #[derive(Debug, Clone)]
 pub(crate) struct Environment {
     pub(crate) host: Option<String>,
@@ -20,6 +20,8 @@ pub(crate) struct Environment {
     pub(crate) kubeconfig: Option<OsString>,
     /// The folder of the service account.
     pub(crate) account: PathBuf,
+    /// The node of the pod, for topology hints.
+    pub(crate) node: Option<String>,
 }
 
 /// Why the API server is not known, or not how to ask it.
@@ -43,6 +45,7 @@ impl Environment {
             port: text("KUBERNETES_SERVICE_PORT"),
             kubeconfig: std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty()),
             account: SERVICE_ACCOUNT.into(),
+            node: text("NODE_NAME"),
         }
     }
 
@@ -110,6 +113,7 @@ mod tests {
             kubeconfig: kubeconfig
                 .map(|files| std::env::join_paths(files.split(' ').map(|file| scratch.path(file))).unwrap()),
             account: scratch.path("account"),
+            node: None,
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pillion_base::ground::Ground;
-use pillion_kubernetes::merge::Merged;
+use pillion_kubernetes::merge::{Here, Merged};
 use pillion_kubernetes::objects::Kind;
 use pillion_model::cluster::Discovery;
 use pillion_model::endpoint::Problem;
@@ -31,6 +31,8 @@ pub(crate) struct KubernetesSource {
     learnt: HashMap<Arc<str>, EndpointUpdate>,
     /// The services with more endpoints than are used, which the log has said.
     crowded: HashSet<Arc<str>>,
+    /// The node of the pod.
+    node: Option<String>,
 }
 
 /// The watchers of a namespace. Each is woken when other services are followed.
@@ -44,6 +46,7 @@ impl Drop for Watched {
 
 impl KubernetesSource {
     pub(crate) fn new(known: Arc<Known>, ground: Arc<Ground>, environment: Environment) -> Self {
+        let node = environment.node.clone();
         let client = Arc::new(Client::new(ground.clone(), environment));
         Self {
             known,
@@ -52,6 +55,7 @@ impl KubernetesSource {
             namespaces: BTreeMap::new(),
             learnt: HashMap::new(),
             crowded: HashSet::new(),
+            node,
         }
     }
 
@@ -113,7 +117,8 @@ impl EndpointSource for KubernetesSource {
         let is_followed: HashMap<_, _> = services.clone().collect();
         self.learnt.retain(|cluster, _| is_followed.contains_key(&**cluster));
         self.crowded.retain(|cluster| is_followed.contains_key(&**cluster));
-        let wanted = self.known.follow(services, config.workload.zone.as_deref());
+        let here = Here { node: self.node.as_deref(), zone: config.workload.zone.as_deref() };
+        let wanted = self.known.follow(services, here);
         let mut before = std::mem::take(&mut self.namespaces);
         let had_any = !before.is_empty();
         for (namespace, has_new_services) in wanted {

@@ -66,6 +66,7 @@ impl Driven {
             port: None,
             kubeconfig: Some(scratch.path("config").into()),
             account: scratch.path("account"),
+            node: Some("node-1".into()),
         };
         let network = Network::Memory(mesh.memory.clone());
         let ground = Ground::new((0, 1), network, sidecar.metrics.clone(), Default::default());
@@ -475,6 +476,32 @@ async fn requests_stay_in_the_zone_and_go_where_hints_send_them() {
             assert_eq!(driven.status().await, (200, None));
         }
         assert_eq!((a.hits() - before.0, b.hits() - before.1), expected, "{hints:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_go_to_the_node_of_the_sidecar_where_hints_say_so() {
+    let mut driven = Driven::with_orders(&orders()).await;
+    let (a, b) = (driven.mesh.answering(A, OK), driven.mesh.answering(B, OK));
+    let endpoint = |ip: &str, node: &str, zone: &str| {
+        let hints = json!({ "forNodes": [{ "name": node }], "forZones": [{ "name": zone }] });
+        json!({ "addresses": [ip], "nodeName": node, "zone": zone, "hints": hints })
+    };
+    // the sidecar is in zone a, on node-1
+    for (nodes, expected) in [(("node-2", "node-1"), (0, 5)), (("node-2", "node-3"), (5, 0))] {
+        let endpoints = json!([endpoint("10.0.0.1", nodes.0, "a"), endpoint("10.0.0.2", nodes.1, "b")]);
+        driven.server.apply(slice_of(
+            "orders-1",
+            "orders",
+            json!([{ "name": "http", "port": 80 }]),
+            endpoints,
+        ));
+        driven.learns().await;
+        let before = (a.hits(), b.hits());
+        for _ in 0..5 {
+            assert_eq!(driven.status().await, (200, None));
+        }
+        assert_eq!((a.hits() - before.0, b.hits() - before.1), expected, "{nodes:?}");
     }
 }
 

@@ -120,6 +120,13 @@ class Pod:
                 file.write(self.manifest["metadata"]["annotations"][key])
         return folder
 
+    def value(self, entry):
+        if "valueFrom" not in entry:
+            return entry["value"]
+        if entry["valueFrom"] != {"fieldRef": {"fieldPath": "spec.nodeName"}}:
+            sys.exit(f"{entry['name']} has a source that this runner does not know")
+        return "node-1"
+
     def contained(self, container, command):
         security = {**self.spec.get("securityContext", {}), **container.get("securityContext", {})}
         capabilities = security.get("capabilities", {})
@@ -136,7 +143,7 @@ class Pod:
             "user": user, "group": security.get("runAsGroup", user),
             "no_new_privileges": security.get("allowPrivilegeEscalation") is False,
             "environment": {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-                            **{entry["name"]: entry["value"] for entry in container.get("env", [])}},
+                            **{entry["name"]: self.value(entry) for entry in container.get("env", [])}},
         }
         return ["ip", "netns", "exec", self.host, "/usr/bin/python3", os.path.abspath(__file__), "--contained", json.dumps(spec)]
 

@@ -196,7 +196,8 @@ mod tests {
             let container = container.as_object_mut().unwrap();
             let mounts = container.entry("volumeMounts").or_insert_with(|| json!([]));
             mounts.as_array_mut().unwrap().insert(0, mount.clone());
-            container.insert("env".to_owned(), json!([{ "name": "REGION", "value": "north" }]));
+            let variables = container.entry("env").or_insert_with(|| json!([])).as_array_mut().unwrap();
+            variables.insert(0, json!({ "name": "REGION", "value": "north" }));
             container.insert("imagePullPolicy".to_owned(), json!("IfNotPresent"));
             container["resources"]["limits"]["ephemeral-storage"] = json!("1Gi");
             container["securityContext"]["procMount"] = json!("Default");

@@ -17,6 +17,8 @@ pub(crate) const METRICS_PORT: &str = "pillion-metrics";
 pub(crate) const CONFIG_VOLUME: &str = "pillion-config";
 pub(crate) const IDENTITY_VOLUME: &str = "pillion-identity";
 pub(crate) const LOG_VOLUME: &str = "pillion-logs";
+/// The sidecar's variable with the name of its node.
+pub(crate) const NODE_NAME: &str = "NODE_NAME";
 /// The user of the sidecar, whose connections are not redirected.
 pub(crate) const USER: u64 = 1337;
 
@@ -147,6 +149,7 @@ impl Plan<'_> {
             ("name", Value::text(SIDECAR)),
             ("image", Value::text(&self.image)),
             ("args", Value::texts(&self.arguments())),
+            ("env", Value::List(vec![node_name()])),
         ]);
         let (wait, drain) = (self.runs(&["wait", "--timeout", WAITS]), self.runs(&["drain"]));
         let ready =
@@ -289,6 +292,12 @@ pub(crate) fn as_passed(word: &str) -> String {
 /// The mount of the application's container for its log files.
 pub(crate) fn mount(name: &str, folder: &str) -> Value {
     Value::map([("name", Value::text(name)), ("mountPath", Value::text(folder))])
+}
+
+/// The name of the pod's node, by which the sidecar finds the endpoints that topology hints keep for it.
+fn node_name() -> Value {
+    let field = Value::map([("fieldRef", Value::map([("fieldPath", Value::text("spec.nodeName"))]))]);
+    Value::map([("name", Value::text(NODE_NAME)), ("valueFrom", field)])
 }
 
 /// The annotation as a file, so that no further object is needed. A changed annotation becomes a changed file.

@@ -1,7 +1,7 @@
 //! Brings the containers of an earlier run in step, and keeps what others have added to them: Kubernetes its defaults and the mount of
 //! the service account's token, other webhooks their environment and mounts.
 
-use crate::sidecar::{CONFIG_VOLUME, IDENTITY_VOLUME, LOG_VOLUME, PORTS};
+use crate::sidecar::{CONFIG_VOLUME, IDENTITY_VOLUME, LOG_VOLUME, NODE_NAME, PORTS};
 use crate::value::Value;
 
 /// What Kubernetes adds to a part that leaves it out. A part with these is as it was written.
@@ -22,7 +22,7 @@ const SOMETIMES: [&str; 4] = ["restartPolicy", "startupProbe", "lifecycle", "rea
 const ADDED: &str = "add";
 
 /// The lists with items of ours beside those of others.
-const LISTS: [&str; 2] = ["ports", "volumeMounts"];
+const LISTS: [&str; 3] = ["env", "ports", "volumeMounts"];
 
 /// A container of ours with what is written now, and with everything that is never written here as it was.
 pub(crate) fn container(known: &Value, new: &Value) -> Value {
@@ -40,7 +40,9 @@ pub(crate) fn container(known: &Value, new: &Value) -> Value {
     }
     for list in LISTS {
         let wanted = new.get(list).map_or(&[][..], Value::items);
-        place_named(&mut updated, list, wanted, |name| is_our_volume(name) || PORTS.contains(&name));
+        place_named(&mut updated, list, wanted, |name| {
+            is_our_volume(name) || PORTS.contains(&name) || name == NODE_NAME
+        });
     }
     updated
 }

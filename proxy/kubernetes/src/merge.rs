@@ -24,6 +24,13 @@ pub struct Wanted {
     pub dialled: Option<u16>,
 }
 
+/// Where the sidecar itself runs, as far as it is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Here<'a> {
+    pub node: Option<&'a str>,
+    pub zone: Option<&'a str>,
+}
+
 /// The endpoints, in sorted order.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Merged {
@@ -41,7 +48,7 @@ pub fn endpoints<'a>(
     slices: impl Iterator<Item = &'a Slice> + Clone,
     service: Option<&Service>,
     wanted: Wanted,
-    own_zone: Option<&str>,
+    here: Here<'_>,
 ) -> Merged {
     let choice = match Choice::of(service, wanted.port) {
         Ok(choice) => choice,
@@ -70,7 +77,7 @@ pub fn endpoints<'a>(
     let used: Vec<_> = all.into_iter().filter(|(_, member)| member.state == best).collect();
     let left_out = used.len().saturating_sub(MOST);
     let used = used.get(..used.len() - left_out).unwrap_or_default();
-    Merged { endpoints: specs(used, own_zone), left_out, problem: None }
+    Merged { endpoints: specs(used, here), left_out, problem: None }
 }
 
 /// How the port of a slice is chosen.
@@ -144,8 +151,8 @@ fn why_none<'a>(
     }
 }
 
-fn specs(used: &[(SocketAddr, &Member)], own_zone: Option<&str>) -> Vec<Endpoint> {
-    let hinted = own_zone.filter(|own| hints_count(used, own));
+fn specs(used: &[(SocketAddr, &Member)], here: Here<'_>) -> Vec<Endpoint> {
+    let hints = deciding(used, here);
     let mut zones: BTreeSet<Arc<str>> = BTreeSet::new();
     let mut shared = |zone: &str| match zones.get(zone) {
         Some(same) => same.clone(),
@@ -157,9 +164,9 @@ fn specs(used: &[(SocketAddr, &Member)], own_zone: Option<&str>) -> Vec<Endpoint
     };
     let spec = |(address, member): &(SocketAddr, &Member)| Endpoint {
         zone: member.zone.as_deref().map(&mut shared),
-        nearness: match hinted {
+        nearness: match hints {
             None => Nearness::ByZone,
-            Some(own) if is_for(member, own) => Nearness::Near,
+            Some(hints) if hints.are_for(member) => Nearness::Near,
             Some(_) => Nearness::Far,
         },
         ..Endpoint::at(*address)
@@ -167,14 +174,38 @@ fn specs(used: &[(SocketAddr, &Member)], own_zone: Option<&str>) -> Vec<Endpoint
     used.iter().map(spec).collect()
 }
 
-/// Whether hints decide, by kube-proxy's rule: every endpoint has some, and one is for the own zone.
-fn hints_count(used: &[(SocketAddr, &Member)], own: &str) -> bool {
-    used.iter().all(|(_, member)| !member.for_zones.is_empty())
-        && used.iter().any(|(_, member)| is_for(member, own))
+/// The hints of one kind, with the own node or zone.
+#[derive(Debug, Clone, Copy)]
+enum Hints<'a> {
+    ForNodes(&'a str),
+    ForZones(&'a str),
 }
 
-fn is_for(member: &Member, zone: &str) -> bool {
-    member.for_zones.iter().any(|hinted| **hinted == *zone)
+impl Hints<'_> {
+    const fn of(self, member: &Member) -> &[Box<str>] {
+        match self {
+            Self::ForNodes(_) => &member.for_nodes,
+            Self::ForZones(_) => &member.for_zones,
+        }
+    }
+
+    fn are_for(self, member: &Member) -> bool {
+        let (Self::ForNodes(own) | Self::ForZones(own)) = self;
+        self.of(member).iter().any(|hinted| **hinted == *own)
+    }
+
+    /// Whether they decide: every endpoint has some, and one is for the own node or zone.
+    fn count(self, used: &[(SocketAddr, &Member)]) -> bool {
+        used.iter().all(|(_, member)| !self.of(member).is_empty())
+            && used.iter().any(|(_, member)| self.are_for(member))
+    }
+}
+
+/// The hints that decide, by kube-proxy's rule: those for nodes go before those for zones. `None`: the zones of the endpoints
+/// decide.
+fn deciding<'a>(used: &[(SocketAddr, &Member)], here: Here<'a>) -> Option<Hints<'a>> {
+    let kinds = [here.node.map(Hints::ForNodes), here.zone.map(Hints::ForZones)];
+    kinds.into_iter().flatten().find(|hints| hints.count(used))
 }
 
 #[cfg(test)]
@@ -190,7 +221,8 @@ mod tests {
     }
 
     fn member(ip: &str, state: State) -> Member {
-        Member { ip: ip.parse().unwrap(), state, zone: None, for_zones: Box::default() }
+        let (for_zones, for_nodes) = Default::default();
+        Member { ip: ip.parse().unwrap(), state, zone: None, for_zones, for_nodes }
     }
 
     fn in_zone(ip: &str, zone: &str, hints: &[&str]) -> Member {
@@ -203,7 +235,7 @@ mod tests {
     }
 
     fn merged(slices: &[Slice], service: Option<&Service>, port: u16, dialled: Option<u16>) -> Merged {
-        endpoints("orders.shop", slices.iter(), service, Wanted { port, dialled }, None)
+        endpoints("orders.shop", slices.iter(), service, Wanted { port, dialled }, Here::default())
     }
 
     fn addresses(of: &Merged) -> Vec<String> {
@@ -275,7 +307,8 @@ mod tests {
         let of = |members: &[Member], own: Option<&str>| {
             let slices = [slice(&[("", 80)], members)];
             let wanted = Wanted { port: 80, dialled: None };
-            let found = endpoints("orders.shop", slices.iter(), None, wanted, own);
+            let here = Here { zone: own, node: Some("n1") };
+            let found = endpoints("orders.shop", slices.iter(), None, wanted, here);
             found.endpoints.iter().map(|endpoint| endpoint.nearness).collect::<Vec<_>>()
         };
         use Nearness::{ByZone, Far, Near};
@@ -287,6 +320,34 @@ mod tests {
         assert_eq!(of(&with_one_without, Some("a")), [ByZone; 4]);
         let out = Member { state: State::NotReady, ..in_zone("10.0.0.4", "a", &[]) };
         assert_eq!(of(&[&all[..], &[out]].concat(), Some("a")), [Near, Near, Far], "of those that are used");
+    }
+
+    #[test]
+    fn hints_for_nodes_go_before_those_for_zones_and_count_by_the_same_rule() {
+        let on = |ip: &str, node: Option<&str>| Member {
+            for_nodes: node.into_iter().map(Into::into).collect(),
+            ..in_zone(ip, "a", &["a"])
+        };
+        let of = |members: &[Member], node: Option<&str>, zone: Option<&str>| {
+            let (slices, wanted) = ([slice(&[("", 80)], members)], Wanted { port: 80, dialled: None });
+            let found = endpoints("orders.shop", slices.iter(), None, wanted, Here { node, zone });
+            found.endpoints.iter().map(|endpoint| endpoint.nearness).collect::<Vec<_>>()
+        };
+        use Nearness::{ByZone, Far, Near};
+        let all = [on("10.0.0.1", Some("n1")), on("10.0.0.2", Some("n2"))];
+        assert_eq!(of(&all, Some("n2"), Some("a")), [Far, Near]);
+        assert_eq!(of(&all, Some("n2"), None), [Far, Near], "no zone is needed");
+        assert_eq!(
+            of(&all, Some("n3"), Some("a")),
+            [Near, Near],
+            "none is for this node: those for the zone"
+        );
+        assert_eq!(of(&all, None, Some("a")), [Near, Near]);
+        assert_eq!(of(&all, Some("n3"), Some("b")), [ByZone, ByZone]);
+        let one_without = [on("10.0.0.1", Some("n1")), on("10.0.0.2", None)];
+        assert_eq!(of(&one_without, Some("n1"), None), [ByZone, ByZone]);
+        let out = Member { state: State::NotReady, ..on("10.0.0.3", None) };
+        assert_eq!(of(&[&all[..], &[out]].concat(), Some("n1"), None), [Near, Far], "of those that are used");
     }
 
     #[test]

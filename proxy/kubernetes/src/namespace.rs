@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::merge::{Merged, Wanted, endpoints};
+use crate::merge::{Here, Merged, Wanted, endpoints};
 use crate::objects::{Event, Kind, Object, Page, SERVICE_LABEL, Service, Slice};
 
 /// The slices' endpoints that are kept of one namespace, at about 60 bytes each. Those beyond are not kept, whatever a
@@ -264,7 +264,7 @@ impl Namespace {
     /// The endpoints of a Service. `None`: nothing can be said yet.
     ///
     /// Where Services cannot be read, as a Role may have it, the slices decide alone.
-    pub fn endpoints(&self, service: &str, name: &str, wanted: Wanted, zone: Option<&str>) -> Option<Merged> {
+    pub fn endpoints(&self, service: &str, name: &str, wanted: Wanted, here: Here<'_>) -> Option<Merged> {
         let of = self.followed.get(service).filter(|of| self.has_answer(of))?;
         if !of.listed.slices {
             let why = self.failed.slices.as_deref().unwrap_or_default();
@@ -272,7 +272,7 @@ impl Namespace {
             return Some(Merged { problem, ..Merged::default() });
         }
         let slices = self.slices.known.all.values().filter(|slice| slice.service == service);
-        Some(endpoints(name, slices, self.services.known.all.get(service), wanted, zone))
+        Some(endpoints(name, slices, self.services.known.all.get(service), wanted, here))
     }
 }
 
@@ -296,6 +296,7 @@ mod tests {
             state: if last.is_multiple_of(3) { State::NotReady } else { State::Ready },
             zone: Some(format!("zone-{}", last % 2).into()),
             for_zones: Box::default(),
+            for_nodes: Box::default(),
         };
         let ports = vec![Port { name: String::new(), number: Some(8080) }];
         Slice { service: service.into(), ports, members: ips.iter().map(member).collect(), unusable: 0 }
@@ -330,7 +331,7 @@ mod tests {
     }
 
     fn addresses(of: &Namespace, service: &str) -> Vec<String> {
-        let found = of.endpoints(service, service, WANTED, None).unwrap_or_default();
+        let found = of.endpoints(service, service, WANTED, Here::default()).unwrap_or_default();
         found.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect()
     }
 
@@ -338,12 +339,13 @@ mod tests {
     fn nothing_is_said_until_both_kinds_are_listed_or_have_failed() {
         let mut namespace = Namespace::default();
         namespace.follow("orders");
-        assert_eq!(namespace.endpoints("orders", "orders", WANTED, None), None);
+        assert_eq!(namespace.endpoints("orders", "orders", WANTED, Here::default()), None);
         namespace.begin_list(Kind::EndpointSlices);
         namespace.end_list(Kind::EndpointSlices);
-        assert_eq!(namespace.endpoints("orders", "orders", WANTED, None), None);
+        assert_eq!(namespace.endpoints("orders", "orders", WANTED, Here::default()), None);
         assert!(namespace.fail(Kind::Services, "403".into()));
-        let none = namespace.endpoints("orders", "orders.shop", WANTED, None).unwrap().problem.unwrap();
+        let none =
+            namespace.endpoints("orders", "orders.shop", WANTED, Here::default()).unwrap().problem.unwrap();
         assert!(none.contains("has no endpoints, or does not exist"), "{none}");
     }
 
@@ -354,7 +356,7 @@ mod tests {
         assert!(namespace.fail(Kind::EndpointSlices, "refused".into()));
         assert!(!namespace.fail(Kind::EndpointSlices, "refused".into()), "it is no news");
         assert!(namespace.fail(Kind::Services, "refused".into()));
-        let why = namespace.endpoints("orders", "orders", WANTED, None).unwrap().problem.unwrap();
+        let why = namespace.endpoints("orders", "orders", WANTED, Here::default()).unwrap().problem.unwrap();
         assert_eq!(why, "the API server of Kubernetes has not said where it is: refused");
 
         let mut namespace = listed();
@@ -369,9 +371,10 @@ mod tests {
         namespace.begin_list(Kind::EndpointSlices);
         namespace.follow("search");
         namespace.end_list(Kind::EndpointSlices);
-        let said = |namespace: &Namespace| namespace.endpoints("search", "search.shop", WANTED, None);
+        let said =
+            |namespace: &Namespace| namespace.endpoints("search", "search.shop", WANTED, Here::default());
         assert_eq!(said(&namespace), None, "the list was not asked for it");
-        assert!(namespace.endpoints("orders", "orders.shop", WANTED, None).is_some());
+        assert!(namespace.endpoints("orders", "orders.shop", WANTED, Here::default()).is_some());
         list(&mut namespace);
         assert!(said(&namespace).is_some());
     }
@@ -499,8 +502,8 @@ mod tests {
             }
             for service in ["orders", "billing"] {
                 let of = last.values().filter(|slice| slice.service == service);
-                let expected = endpoints(service, of, None, WANTED, None);
-                prop_assert_eq!(namespace.endpoints(service, service, WANTED, None), Some(expected));
+                let expected = endpoints(service, of, None, WANTED, Here::default());
+                prop_assert_eq!(namespace.endpoints(service, service, WANTED, Here::default()), Some(expected));
             }
         }
     }

@@ -11,7 +11,9 @@ use serde::Deserialize;
 pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// The bytes of a zone's name. Names of nodes' labels are no longer.
 const LONGEST_ZONE: usize = 63;
-/// The zones of one endpoint's hints; Kubernetes allows as many.
+/// The bytes of a node's name, which is a DNS name.
+const LONGEST_NODE: usize = 253;
+/// The zones, or the nodes, of one endpoint's hints; Kubernetes allows as many.
 const MOST_HINTS: usize = 8;
 /// The ports of a slice or of a Service; Kubernetes allows as many.
 const MOST_PORTS: usize = 100;
@@ -73,6 +75,8 @@ pub struct Member {
     pub zone: Option<Box<str>>,
     /// The zones whose clients shall use it. Empty: no hints.
     pub for_zones: Box<[Box<str>]>,
+    /// The nodes whose clients shall use it. Empty: no hints.
+    pub for_nodes: Box<[Box<str>]>,
 }
 
 /// Whether an endpoint gets requests. A better state is less.
@@ -262,15 +266,16 @@ struct RawConditions {
     terminating: Option<bool>,
 }
 
-/// `forNodes` is not read: it needs the name of the sidecar's own node, which no key of the file has. Such endpoints are chosen by zone.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawHints {
-    for_zones: Option<Vec<RawZone>>,
+    for_zones: Option<Vec<RawHint>>,
+    for_nodes: Option<Vec<RawHint>>,
 }
 
+/// The name of a zone or of a node.
 #[derive(Deserialize)]
-struct RawZone {
+struct RawHint {
     name: String,
 }
 
@@ -326,15 +331,23 @@ fn member(raw: RawEndpoint) -> Option<Member> {
     if ip.is_unspecified() || ip.is_multicast() {
         return None;
     }
-    let is_zone = |zone: &String| !zone.is_empty() && zone.len() <= LONGEST_ZONE;
-    let hints = raw.hints.and_then(|hints| hints.for_zones).unwrap_or_default();
-    let hints = hints.into_iter().map(|zone| zone.name).filter(is_zone).take(MOST_HINTS);
+    let RawHints { for_zones, for_nodes } = raw.hints.unwrap_or_default();
     Some(Member {
         ip,
         state: state(&raw.conditions.unwrap_or_default()),
-        zone: raw.zone.filter(is_zone).map(Into::into),
-        for_zones: hints.map(Into::into).collect(),
+        zone: raw.zone.filter(|zone| is_name(zone, LONGEST_ZONE)).map(Into::into),
+        for_zones: names(for_zones, LONGEST_ZONE),
+        for_nodes: names(for_nodes, LONGEST_NODE),
     })
+}
+
+fn names(hints: Option<Vec<RawHint>>, longest: usize) -> Box<[Box<str>]> {
+    let names = hints.unwrap_or_default().into_iter().map(|hint| hint.name);
+    names.filter(|name| is_name(name, longest)).take(MOST_HINTS).map(Into::into).collect()
+}
+
+const fn is_name(name: &str, longest: usize) -> bool {
+    !name.is_empty() && name.len() <= longest
 }
 
 /// An unknown `ready` counts as ready, an unknown `serving` is as `ready`, and an unknown `terminating` is false (the API's
