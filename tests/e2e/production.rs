@@ -111,9 +111,9 @@ impl Asking {
         let task = tokio::spawn(async move {
             let mut wire = None;
             while !told.load(Relaxed) {
-                let (mut to, is_kept) = match wire.take() {
-                    Some(to) => (to, true),
-                    None => (Wire::connect(port).await, false),
+                let mut to = match wire.take() {
+                    Some(to) => to,
+                    None => Wire::connect(port).await,
                 };
                 let sent = to.try_send(b"GET / HTTP/1.1\r\nhost: replicas\r\n\r\n").await;
                 let answer = match sent {
@@ -121,16 +121,14 @@ impl Asking {
                     Err(_) => None,
                 };
                 let Some(answer) = answer else {
-                    // a kept connection may end at any time; clients connect again then
-                    if !is_kept {
-                        failed.lock().push("no answer on a new connection".to_owned());
-                    }
+                    // a sidecar asks with its last answer to connect again, and does not just close a connection in use
+                    failed.lock().push("no answer".to_owned());
                     continue;
                 };
                 match answer.status() {
-                    200 => counted.fetch_add(1, Relaxed),
+                    200 if answer.is_whole => counted.fetch_add(1, Relaxed),
                     _ => {
-                        failed.lock().push(format!("{} {}", answer.head, answer.text()));
+                        failed.lock().push(format!("{} {:?}", answer.head, answer.text()));
                         0
                     }
                 };
