@@ -150,6 +150,46 @@ async fn a_silent_client_is_closed_when_its_server_closes_at_once() {
     assert_eq!(a.connections(), 1);
 }
 
+/// As a sidecar does that is about to end. Until now no connection has shown what the destination speaks.
+#[tokio::test(start_paused = true)]
+async fn a_slow_client_gets_another_connection_when_its_server_has_closed_the_early_one() {
+    for nth in 0..2 {
+        let mesh = Mesh::default();
+        let a = mesh.scripted(A, |mut peer: Peer, nth| async move {
+            if nth > 0 {
+                peer.message().await;
+                peer.send(OK).await;
+                pass(1).await;
+            }
+        });
+        let (sidecar, what) = both(&mesh).into_iter().nth(nth).expect("two directions");
+        let mut slow = sidecar.direct_client().await;
+        tokio::time::sleep(secs(1) / 2).await;
+        assert_eq!(a.connections(), 1, "{what}: the early connection");
+        assert_eq!(slow.get("/").await.status_and_reason(), (200, None), "{what}");
+        assert_eq!(a.connections(), 2, "{what}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn opaque_bytes_of_a_slow_client_go_to_another_connection_when_the_early_one_is_closed() {
+    for nth in 0..2 {
+        let mesh = Mesh::default();
+        let a = mesh.scripted(A, |mut peer: Peer, nth| async move {
+            if nth > 0 {
+                let (heard, _) = peer.exactly(4).await;
+                peer.send(heard.to_ascii_lowercase()).await;
+            }
+        });
+        let (sidecar, what) = both(&mesh).into_iter().nth(nth).expect("two directions");
+        let mut slow = sidecar.direct_client().await;
+        tokio::time::sleep(secs(1) / 2).await;
+        slow.send("\0ABC").await;
+        assert_eq!(slow.exactly(4).await, (b"\0abc".to_vec(), true), "{what}");
+        assert_eq!(a.connections(), 2, "{what}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn bytes_that_are_not_http_reach_the_server_unchanged() {
     let mesh = Mesh::default();

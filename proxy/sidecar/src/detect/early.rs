@@ -124,7 +124,7 @@ where
             server.io().put_back(first);
             Ok(Detected { is_silent: false, ..client.decided(Found::Opaque, Some(Ok(server))) })
         }
-        SpeaksFirst::Refuses => Err(hung_up_on(client, server, was_reset).await),
+        SpeaksFirst::Refuses => hung_up_on(client, work, server, was_reset).await,
         SpeaksFirst::Waited => {
             drop(server);
             client.alone(work, None).await
@@ -147,9 +147,25 @@ async fn unserved<D: EarlyServer>(
     }
 }
 
-/// Handles a server that closed or reset the connection before either side had sent a byte. The client sees the same
-/// kind of end as it would without a sidecar.
-async fn hung_up_on<D: EarlyServer>(mut client: PeekedClient<'_>, server: D, was_reset: bool) -> Undecided {
+/// Handles a server that closed or reset the connection before either side had sent a byte. It may have been about to
+/// end, and its client slow: nothing of what such a client then says is lost, so another server is dialled for it. A
+/// silent client sees the same kind of end as it would without a sidecar.
+async fn hung_up_on<D: EarlyServer>(
+    mut client: PeekedClient<'_>,
+    work: &Work,
+    server: D,
+    was_reset: bool,
+) -> Result<Detected<D>, Undecided> {
+    let found = client.listen(work, Patience::Silence(SPEAKS_WITHIN)).await?;
+    match found {
+        _ if client.has_sent_nothing() => Err(end_like(client, server, was_reset).await),
+        Some(found) => Ok(client.decided(found, None)),
+        None => client.alone(work, None).await,
+    }
+}
+
+/// Ends a client's connection as its server has ended its own.
+async fn end_like<D: EarlyServer>(mut client: PeekedClient<'_>, server: D, was_reset: bool) -> Undecided {
     let (reason, detail) = match was_reset {
         true => (Reason::UpstreamReset, "the server reset the connection before either side had sent a byte"),
         false => {
