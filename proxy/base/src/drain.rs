@@ -134,7 +134,10 @@ impl Drain {
             let facts = watch.facts(&count, now, (now - inbound_began, self.is_closing()));
             match next(&self.now_planned(plan), &facts) {
                 Step::Wait => sleep(LOOK_EVERY).await,
-                Step::Close => self.enter(Direction::Inbound, Phase::Closing),
+                Step::Close => {
+                    self.enter(Direction::Inbound, Phase::Closing);
+                    sleep(LOOK_EVERY).await; // connections at rest look whether a request has come meanwhile
+                }
                 Step::End(ended) => return ended,
             }
         }
@@ -421,15 +424,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_drain_with_nothing_at_work_lasts_as_long_as_delay_and_in_haste_no_time() {
+    async fn a_drain_with_nothing_at_work_lasts_as_long_as_delay_and_in_haste_one_look() {
         let (drain, start) = (Drain::default(), Instant::now());
         drain.begin();
         assert_eq!(drain.finished(PLAN).await, DrainOutcome::Finished);
-        assert_eq!(start.elapsed(), PLAN.delay);
+        assert_eq!(start.elapsed(), PLAN.delay + LOOK_EVERY);
         let (drain, start) = (Drain::default(), Instant::now());
         drain.begin_in_haste();
         assert_eq!(drain.finished(PLAN).await, DrainOutcome::Finished);
-        assert_eq!(start.elapsed(), Duration::ZERO);
+        assert_eq!(start.elapsed(), LOOK_EVERY);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,12 +1,18 @@
 //! Inbound during a drain: requests are served until `delay`, those under way finish after it, and later ones are
 //! refused.
 
+use pillion_testkit::http1::Reader;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
 use super::super::backend::OK;
 use super::super::http2::{self, request};
-use super::super::mesh::{A, Mesh, pass, secs, settle};
+use super::super::mesh::{A, Mesh, application_at, parse, pass, secs, settle};
 use super::super::peer::Peer;
 use super::{End, GET, Plan, UPGRADE, chat, echoes, greeter, is_closed, slow};
+use crate::app::App;
 use pillion_base::drain::DrainOutcome;
+use pillion_base::net::Network;
 
 const APP: &str = "app: 10.0.0.1:80";
 
@@ -44,6 +50,27 @@ async fn after_delay_the_listener_is_closed_and_idle_connections_are_closed() {
     assert_eq!((answer.status_and_reason(), answer.header("connection")), ((200, None), Some("close")));
     drop(busy);
     assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 10));
+}
+
+/// Over real sockets, because the kernel has the bytes before the runtime knows of them.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_comes_as_its_idle_connection_is_about_to_close_is_answered() {
+    let config = parse(&application_at("127.0.0.1:0", "app: \"127.0.0.1:9\""));
+    let app = App::build_on(Network::Os, config, None).expect("a sidecar that can start");
+    let (controller, _metrics, drain) = app.start_here();
+    let address = *controller.addresses().inbound.first().expect("an inbound port");
+    let mut client = Reader::new(TcpStream::connect(address).await.expect("a listener"));
+    client.io.write_all(GET.as_bytes()).await.expect("an open connection");
+    assert_eq!(client.message().await.expect("an answer").status(), 502, "there is no application");
+    pass(10).await;
+    assert_eq!(client.io.try_write(GET.as_bytes()).expect("an open connection"), GET.len());
+    let plan = Plan { delay: secs(0), timeout: secs(25) };
+    drain.begin();
+    let (_ended, answer) = tokio::join!(drain.finished(plan), client.message());
+    let answer = answer.expect("an answer");
+    let why = answer.header("proxy-status").unwrap_or_default();
+    assert!(answer.status() == 503 && why.contains("draining"), "{}", answer.head);
+    assert_eq!(answer.header("connection"), Some("close"));
 }
 
 #[tokio::test(start_paused = true)]

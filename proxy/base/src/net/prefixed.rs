@@ -118,6 +118,12 @@ impl Prefixed<Transport> {
         self.at_rest().is_none_or(Stream::may_have_come)
     }
 
+    /// Whether bytes have come of which the runtime may not know yet: the last look before a silent connection is closed,
+    /// since a request would get a reset. It costs a system call.
+    pub fn has_come(&self) -> bool {
+        self.at_rest().is_some_and(Stream::has_come)
+    }
+
     fn at_rest(&self) -> Option<&Stream> {
         if self.holds_nothing() { self.inner.at_rest() } else { None }
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -181,6 +182,16 @@ impl Stream {
         match self {
             Self::Tcp(stream, _) => stream.try_io(Interest::READABLE, || Ok(())).is_ok(),
             Self::Memory(..) => true,
+        }
+    }
+
+    /// Whether bytes have come of which the runtime may not know yet. It costs a system call.
+    pub fn has_come(&self) -> bool {
+        match self {
+            Self::Tcp(stream, _) => {
+                matches!(SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]), Ok(1..))
+            }
+            Self::Memory(..) => false,
         }
     }
 

@@ -19,6 +19,7 @@ use crate::worker::Worker;
 use pillion_base::deadline::Deadline;
 use pillion_base::drain::{Reached, Work};
 use pillion_base::memory::resting::Seat;
+use pillion_base::net::Io;
 use pillion_base::unfinished::{READER, Share};
 use pillion_http::h1::buffer::{Outbox, poll_fill};
 use pillion_http::h1::request::Incoming;
@@ -79,7 +80,7 @@ impl Downstream {
         let is_asked = has_fired || !self.io.is_awaited();
         if std::mem::take(&mut self.is_watched) && is_asked && !self.io.may_have_come() {
             // Nearly always so, and a read that finds nothing costs 300 instructions.
-            let over = self.watch.poll(0, (&self.connection, &self.worker), cx);
+            let over = self.watch.poll((&self.io, 0), (&self.connection, &self.worker), cx);
             self.is_watched = over.is_pending();
             self.io.wait_for(true);
             return over.map(|_no_byte_to_answer| Received::Over);
@@ -127,7 +128,7 @@ impl Downstream {
                 let Poll::Ready(read) = poll_fill(io, bytes, cx) else {
                     *is_watched = bytes.is_empty();
                     io.wait_for(true);
-                    let patience = ready!(watch.poll(bytes.len(), (connection, worker), cx));
+                    let patience = ready!(watch.poll((io, bytes.len()), (connection, worker), cx));
                     let received = timed_out(patience, bytes, outbox.end(), (connection, worker));
                     watch.share = None;
                     return Poll::Ready(received);
@@ -243,14 +244,14 @@ impl Watch {
     /// the wait has to end.
     fn poll(
         &mut self,
-        held: usize,
+        (io, held): (&Io, usize),
         (connection, worker): (&Connection, &Worker),
         cx: &mut Context<'_>,
     ) -> Poll<Patience> {
         if self.since.is_none() && (self.has_begun || held > 0) {
             self.since = Some(Instant::now());
         }
-        let Some(since) = self.since else { return self.poll_silence((connection, worker), cx) };
+        let Some(since) = self.since else { return self.poll_silence(io, (connection, worker), cx) };
         if held > 0 {
             let begin = || Box::new(worker.ground.unfinished.begin(connection.side()));
             let share = self.share.get_or_insert_with(begin);
@@ -263,8 +264,10 @@ impl Watch {
         self.poll_timer(at, worker, cx).map(|_at_once| Patience::Late)
     }
 
+    /// A request that came just now gets its answer: the runtime may not have seen its bytes yet.
     fn poll_silence(
         &mut self,
+        io: &Io,
         (connection, worker): (&Connection, &Worker),
         cx: &mut Context<'_>,
     ) -> Poll<Patience> {
@@ -280,12 +283,19 @@ impl Watch {
         let is_dismissed =
             self.dismissed.as_mut().is_some_and(|reached| Pin::new(reached).poll(cx).is_ready());
         let is_called = self.seat.as_ref().is_some_and(Seat::is_called);
+        let is_over =
+            is_dismissed || is_called || self.idle.as_mut().is_none_or(|idle| idle.poll_fired(cx).is_ready());
+        if !is_over {
+            return Poll::Pending;
+        }
+        if io.has_come() {
+            connection.place.work.wake();
+            return Poll::Pending;
+        }
         if is_called {
             worker.ground.metrics.memory_shed(Shed::Idle).inc();
         }
-        let is_over =
-            is_dismissed || is_called || self.idle.as_mut().is_none_or(|idle| idle.poll_fired(cx).is_ready());
-        if is_over { Poll::Ready(Patience::Silent) } else { Poll::Pending }
+        Poll::Ready(Patience::Silent)
     }
 
     /// Ready at `at`. The value says whether that time had come already when bytes came or an answer left. A timer that
