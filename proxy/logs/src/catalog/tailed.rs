@@ -1,0 +1,213 @@
+//! One file: what it is known by, how far each sink has got it, and what has become of it.
+//!
+//! It is kept open from when it is found until every sink has got all of it and it has no name any more: so a file that is
+//! renamed or deleted is read to its end.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use pillion_model::logs::Source;
+use tokio::time::Instant;
+
+use crate::checkpoint::{Kept, Place};
+use crate::group::End;
+use crate::record::Origin;
+use crate::rotation::{self, HEAD, Head, Identity, TAIL};
+
+/// After this time without a new byte a line does not wait for what could belong to it.
+pub(super) const QUIET: Duration = Duration::from_secs(1);
+/// After this time without a new byte, the last line of a file that is gone from its place counts as ended.
+pub(super) const OVER: Duration = Duration::from_secs(5);
+/// After this time without a new byte a file may be closed, and one that was deleted is forgotten: its writer may have it open
+/// for a while.
+pub(super) const REST: Duration = Duration::from_mins(1);
+
+/// A file of a source.
+#[derive(Debug)]
+pub(crate) struct Tailed {
+    /// `None`: it was read to its end, and others needed the descriptor.
+    pub(super) file: Option<File>,
+    pub(super) identity: Identity,
+    pub(super) head: Head,
+    /// What its records are known by.
+    pub(crate) id: u128,
+    /// How often it was truncated.
+    pub(crate) generation: u32,
+    pub(super) path: PathBuf,
+    /// The folder in which it stands, without links.
+    pub(super) folder: PathBuf,
+    pub(crate) origin: Rc<Origin>,
+    pub(crate) size: u64,
+    /// How many bytes it had when it was truncated last.
+    pub(crate) lost_size: u64,
+    pub(super) grown_at: Instant,
+    /// Whether a glob finds it.
+    pub(super) is_present: bool,
+    /// How far each sink has got it.
+    pub(crate) places: Vec<Place>,
+    /// Where it stood when it was closed.
+    pub(super) closed_at: PathBuf,
+}
+
+/// What has become of a closed file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    Quiet,
+    Changed,
+    Gone,
+}
+
+/// The time, and whether everything is to be read at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    pub(crate) at: Instant,
+    /// In nanoseconds since 1970.
+    pub(crate) unix: i64,
+    /// The sidecar ends.
+    pub(crate) is_last: bool,
+}
+
+impl Tailed {
+    /// Whether more may come.
+    pub(crate) fn end(&self, now: Now) -> End {
+        let quiet = now.at.saturating_duration_since(self.grown_at);
+        match () {
+            () if now.is_last || !self.is_present && quiet >= OVER => End::Over,
+            () if quiet >= QUIET => End::Quiet,
+            () => End::Open,
+        }
+    }
+
+    /// Reads at a place, until the buffer is full or the file ends.
+    pub(crate) fn read(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        match &self.file {
+            Some(file) => read_at(file, buffer, at),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// The size that it has now. `None`: it is closed, or cannot be looked at.
+    pub(crate) fn size_now(&self) -> Option<u64> {
+        Some(self.file.as_ref()?.metadata().ok()?.len())
+    }
+
+    /// Notes that there are bytes up to a place.
+    pub(crate) fn reaches(&mut self, size: u64, now: Instant) {
+        if size > self.size {
+            (self.size, self.grown_at) = (size, now);
+        }
+    }
+
+    /// The file begins anew, and has `size` bytes. Before, it had at least `before`.
+    pub(crate) fn truncated(&mut self, before: u64, size: u64, now: Instant) {
+        self.lost_size = before;
+        self.size = size;
+        self.grown_at = now;
+        self.generation += 1;
+        self.head = self.head_now();
+        self.id = rotation::id();
+        self.places.fill(Place::default());
+    }
+
+    pub(super) fn head_now(&self) -> Head {
+        let mut bytes = [0; HEAD];
+        let length = self.read(&mut bytes, 0).unwrap_or(0);
+        Head::of(&bytes[..length])
+    }
+
+    /// Whether the bytes before a place are those that were there. A place before which nothing was taken fits always.
+    pub(super) fn has_tail(&self, place: &Place) -> bool {
+        if place.tail_length == 0 {
+            return true;
+        }
+        let mut bytes = [0; TAIL];
+        let length = place.tail_length.min(TAIL);
+        let begin = place.offset.saturating_sub(length as u64);
+        self.read(&mut bytes[..length], begin).is_ok_and(|read| read == length)
+            && rotation::hash(&bytes[..length]) == place.tail
+    }
+
+    pub(super) fn is_finished(&self, now: Instant) -> bool {
+        self.is_read() && now.saturating_duration_since(self.grown_at) >= REST
+    }
+
+    pub(super) fn is_read(&self) -> bool {
+        self.places.iter().all(|place| place.offset >= self.size)
+    }
+
+    /// Whether it was deleted and read to its end. What a glob does not find may still be there under another name.
+    pub(super) fn is_done(&self, now: Instant) -> bool {
+        let is_deleted = |file: &File| file.metadata().is_ok_and(|of| of.nlink() == 0);
+        !self.is_present && self.is_finished(now) && self.file.as_ref().is_some_and(is_deleted)
+    }
+
+    /// Closes it, and remembers where it stands now.
+    pub(super) fn close(&mut self) {
+        if let Some(file) = self.file.take() {
+            let link = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            self.closed_at = link.unwrap_or_else(|_| self.path.clone());
+        }
+    }
+
+    /// What has become of a closed file.
+    pub(super) fn rest(&self) -> Rest {
+        match fs::metadata(&self.closed_at) {
+            Ok(of) if Identity::of(&of) == self.identity && of.len() == self.size => Rest::Quiet,
+            Ok(of) if Identity::of(&of) == self.identity => Rest::Changed,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Rest::Quiet, // it cannot be said
+            _ if self.is_present => Rest::Quiet,                                  // the next scan tells
+            _ => Rest::Gone,
+        }
+    }
+
+    pub(super) fn reopen(&mut self) -> io::Result<()> {
+        let file = fs::OpenOptions::new().read(true).custom_flags(not_blocking()).open(&self.closed_at)?;
+        if Identity::of(&file.metadata()?) == self.identity {
+            self.file = Some(file);
+        }
+        Ok(())
+    }
+
+    /// Whether it stands where it was found.
+    pub(super) fn stands(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|of| Identity::of(&of) == self.identity)
+    }
+
+    pub(super) fn kept(&self, sources: &[Source], sinks: &[String]) -> Kept {
+        let source = sources.get(self.origin.source).map(|source| source.name.clone());
+        Kept {
+            identity: self.identity,
+            head: self.head,
+            id: self.id,
+            generation: self.generation,
+            path: self.path.clone(),
+            folder: self.folder.clone(),
+            source: source.unwrap_or_default(),
+            size: self.size,
+            places: sinks.iter().cloned().zip(self.places.iter().copied()).collect(),
+        }
+    }
+}
+
+/// A named pipe in the place of a file must not stop the thread.
+pub(super) const fn not_blocking() -> i32 {
+    rustix::fs::OFlags::NONBLOCK.bits().cast_signed()
+}
+
+pub(super) fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut read = 0;
+    while read < buffer.len() {
+        match file.read_at(&mut buffer[read..], at + read as u64) {
+            Ok(0) => break,
+            Ok(more) => read += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(read)
+}
