@@ -12,6 +12,10 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+/// The most events that are read at once: programs that write all the time would keep the thread for ever. The kernel's queue
+/// has as many by default.
+const MOST_EVENTS: usize = 16 * 1024;
+
 /// What happened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
@@ -77,8 +81,10 @@ impl Watch {
         let Some(descriptor) = &self.descriptor else { return std::future::pending().await };
         loop {
             let Ok(mut ready) = descriptor.readable().await else { return std::future::pending().await };
-            let (seen, gone) = read(descriptor.get_ref());
-            ready.clear_ready();
+            let (seen, gone, is_empty) = read(descriptor.get_ref(), MOST_EVENTS);
+            if is_empty {
+                ready.clear_ready();
+            }
             self.folders.retain(|_, watch| !gone.contains(watch));
             if seen != Seen::default() {
                 return seen;
@@ -87,12 +93,16 @@ impl Watch {
     }
 }
 
-/// Reads all that waits. With it, the watches that have ended, because their folders are gone.
-fn read(descriptor: &OwnedFd) -> (Seen, Vec<i32>) {
+/// Reads what waits: so many events, and those that have come together with the last one. With it, the watches that have ended,
+/// because their folders are gone, and whether nothing waits any more.
+fn read(descriptor: &OwnedFd, most: usize) -> (Seen, Vec<i32>, bool) {
     let (mut seen, mut gone) = (Seen::default(), Vec::new());
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut reader = Reader::new(descriptor, &mut buffer);
-    while let Ok(event) = reader.next() {
+    let mut count = 0;
+    while count < most || !reader.is_buffer_empty() {
+        count += 1;
+        let Ok(event) = reader.next() else { return (seen, gone, true) };
         let flags = event.events();
         seen.contents |= flags.contains(ReadFlags::MODIFY);
         seen.names |= flags != ReadFlags::MODIFY;
@@ -100,7 +110,7 @@ fn read(descriptor: &OwnedFd) -> (Seen, Vec<i32>) {
             gone.push(event.wd());
         }
     }
-    (seen, gone)
+    (seen, gone, false)
 }
 
 #[cfg(test)]
@@ -121,5 +131,24 @@ mod tests {
         assert_eq!(watch.seen().await, Seen { names: false, contents: true });
         std::fs::remove_dir_all(&root).unwrap();
         assert!(watch.seen().await.names);
+    }
+
+    #[tokio::test]
+    async fn events_are_read_in_portions_and_none_is_left_out() {
+        let root =
+            std::env::temp_dir().join(format!("pillion-events-{}-{}", std::process::id(), fastrand::u64(..)));
+        std::fs::create_dir_all(&root).unwrap();
+        let mut watch = Watch::new();
+        watch.follow(&[root.clone()].into());
+        for nth in 0..400 {
+            std::fs::write(root.join(nth.to_string()), "x").unwrap();
+        }
+        let descriptor = watch.descriptor.as_ref().unwrap().get_ref();
+        let mut portions = 0;
+        while !read(descriptor, 1).2 {
+            portions += 1;
+        }
+        assert!(portions > 1, "a portion is not all");
+        std::fs::remove_dir_all(&root).unwrap();
     }
 }
