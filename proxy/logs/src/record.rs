@@ -261,8 +261,9 @@ fn time(value: &Value<'_>) -> Option<i64> {
 }
 
 impl Record<'_> {
-    /// Writes one JSON object, without a line feed at its end.
+    /// Writes one JSON object in one line, without a line feed at its end.
     pub(crate) fn write_json(&self, origin: &Origin, to: &mut Vec<u8>) {
+        let begin = to.len();
         to.extend_from_slice(b"{\"@timestamp\":\"");
         moment::write(self.time, to);
         to.extend_from_slice(b"\",\"message\":");
@@ -287,6 +288,10 @@ impl Record<'_> {
             value.write(to);
         }
         to.push(b'}');
+        if self.line.contains('\n') {
+            // within a value of several lines a line feed is white space, as strings have it escaped; sinks take a record as a line
+            to.iter_mut().skip(begin).filter(|byte| **byte == b'\n').for_each(|byte| *byte = b' ');
+        }
     }
 }
 
@@ -363,6 +368,15 @@ pub(crate) mod tests {
         let (text, origin) = (text(line), origin());
         parse(&text, line, LineFormat::Auto, &origin, 0).write_json(&origin, &mut to);
         assert_eq!(String::from_utf8(to).unwrap().matches("\"n\":").count(), 1);
+    }
+
+    #[test]
+    fn an_object_that_the_application_wrote_in_several_lines_is_one_line() {
+        let line = "{\n  \"msg\": \"a\",\n  \"o\": {\n    \"n\": [1,\n2]\n  }\n}";
+        assert_eq!(written(line, LineFormat::Auto)["o"], json!({ "n": [1, 2] }));
+        let (text, origin, mut to) = (text(line), origin(), Vec::from(*b"before\n"));
+        parse(&text, line, LineFormat::Auto, &origin, 0).write_json(&origin, &mut to);
+        assert!(to.starts_with(b"before\n{") && !to[7..].contains(&b'\n'));
     }
 
     #[test]
