@@ -10,13 +10,15 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use crate::rotation::{Head, Identity};
+use crate::rotation::{Head, Identity, TAIL};
 
 /// The name of the file in the folder of `logs.checkpoint`.
 const NAME: &str = "checkpoint.json";
 const LOCK: &str = "lock";
 /// 16 MiB: a file and its sinks take 300 bytes.
 const LONGEST: u64 = 16 * 1024 * 1024;
+/// The size of the largest file that there can be: a place behind it is none.
+const LARGEST: u64 = i64::MAX.cast_unsigned();
 
 /// What is kept of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,8 +182,11 @@ fn parse(bytes: &[u8]) -> Option<Vec<Kept>> {
 fn kept(of: &Value) -> Option<Kept> {
     let hex = |value: &Value| u64::from_str_radix(value.as_str()?, 16).ok();
     let length = |value: &Value| usize::try_from(value.as_u64()?).ok();
+    let bytes = |value: &Value| value.as_u64().filter(|bytes| *bytes <= LARGEST);
     let place = |value: &Value| {
-        Some(Place { offset: value[0].as_u64()?, tail: hex(&value[1])?, tail_length: length(&value[2])? })
+        let offset = bytes(&value[0])?;
+        let tail_length = length(&value[2]).filter(|length| *length <= TAIL && *length as u64 <= offset)?;
+        Some(Place { offset, tail: hex(&value[1])?, tail_length })
     };
     let mut places = BTreeMap::new();
     for (sink, value) in of["sinks"].as_object()? {
@@ -195,7 +200,7 @@ fn kept(of: &Value) -> Option<Kept> {
         path: of["path"].as_str()?.into(),
         folder: of["folder"].as_str()?.into(),
         source: of["source"].as_str()?.to_owned(),
-        size: of["size"].as_u64()?,
+        size: bytes(&of["size"])?,
         places,
     })
 }
@@ -205,7 +210,7 @@ mod tests {
     use super::*;
 
     fn file() -> Kept {
-        let place = Place { offset: u64::MAX, tail: 7, tail_length: 64 };
+        let place = Place { offset: LARGEST, tail: 7, tail_length: 64 };
         Kept {
             identity: Identity { device: 3, inode: u64::MAX },
             head: Head::of(b"begins so"),
@@ -282,6 +287,17 @@ mod tests {
     fn what_is_no_checkpoint_is_refused() {
         for text in ["", "{}", "[]", r#"{"version":2,"files":[]}"#, r#"{"version":1,"files":[{}]}"#] {
             assert_eq!(parse(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_place_that_no_file_has_is_refused() {
+        for (offset, tail_length, expected) in
+            [(3, 3, true), (3, 4, false), (99, 65, false), (u64::MAX, 0, false)]
+        {
+            let place = Place { offset, tail: 7, tail_length };
+            let file = Kept { places: [("hook".to_owned(), place)].into(), ..file() };
+            assert_eq!(parse(&text(&[file])).is_some(), expected, "{place:?}");
         }
     }
 }

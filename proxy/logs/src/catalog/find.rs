@@ -157,7 +157,7 @@ impl Catalog {
         let furthest = file.places.iter().map(|place| place.offset).max().unwrap_or(0);
         let is_same = file.size >= furthest && file.places.iter().all(|place| file.has_tail(place));
         if !is_same {
-            self.lost += file.places.iter().map(|place| kept.size.saturating_sub(place.offset)).sum::<u64>();
+            self.lost = self.lost.saturating_add(unread(kept.size, file.places.iter()));
             file.truncated(kept.size, file.size, now);
         } else if file.is_read() && file.size == kept.size {
             file.grown_at = now.checked_sub(REST).unwrap_or(now); // others may have its descriptor
@@ -208,10 +208,10 @@ impl Catalog {
         kept.retain(|kept| self.sources.iter().any(|source| source.name == kept.source));
         for gone in kept {
             let places = gone.places.iter().filter(|(sink, _)| self.sinks.contains(sink));
-            let lost: u64 = places.map(|(_, place)| gone.size.saturating_sub(place.offset)).sum();
+            let lost = unread(gone.size, places.map(|(_, place)| place));
             if lost > 0 {
                 tracing::warn!(file = %gone.path.display(), bytes = lost, "a file was deleted, compressed or written anew before it was shipped to its end");
-                self.lost += lost;
+                self.lost = self.lost.saturating_add(lost);
             }
         }
     }
@@ -219,4 +219,9 @@ impl Catalog {
 
 pub(super) fn covers(source: &Source, path: &Path) -> bool {
     source.files.iter().any(|glob| glob::covers(glob, path))
+}
+
+/// The bytes of a file that were not read, for all sinks together.
+fn unread<'p>(size: u64, places: impl Iterator<Item = &'p Place>) -> u64 {
+    places.fold(0, |sum, place| sum.saturating_add(size.saturating_sub(place.offset)))
 }

@@ -108,7 +108,7 @@ impl Tailed {
         self.lost_size = before;
         self.size = size;
         self.grown_at = now;
-        self.generation += 1;
+        self.generation = self.generation.wrapping_add(1);
         self.head = self.head_now();
         self.id = rotation::id();
         self.places.fill(Place::default());
