@@ -172,13 +172,22 @@ impl Catalog {
             } else {
                 file.reaches(size, now);
             }
-            // until a while after the last byte, what lines wait for changes with time
-            is_busy |= now.saturating_duration_since(file.grown_at) <= OVER + QUIET;
+            // until a while after the last byte, what lines wait for changes with time; later a read that failed is tried again
+            is_busy |= now.saturating_duration_since(file.grown_at) <= OVER + QUIET || !file.is_read();
         }
         let before = self.files.len();
         self.files.retain(|_, file| !file.is_done(now));
         self.has_new |= self.files.len() != before;
         is_busy
+    }
+
+    /// Tells that a file cannot be read. It is read again after the next look.
+    pub(crate) fn note_unreadable(&mut self, file: u64, error: &io::Error) {
+        if let Some(file) = self.files.get(&file)
+            && self.notices.due(std::time::Instant::now()).is_some()
+        {
+            tracing::warn!(file = %file.path.display(), %error, "a file cannot be read; the next look tries again");
+        }
     }
 
     /// A sink has taken these. Of a file that was truncated meanwhile it says nothing.

@@ -4,6 +4,7 @@
 //! from the kernel's cache.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use pillion_companion::courtesy::Courtesy;
 use pillion_model::logs::{Logs, Source};
@@ -87,6 +88,7 @@ enum Looked {
     Taken,
     /// The file is not the one that was read before.
     Truncated,
+    Unreadable(io::Error),
 }
 
 /// How a source's lines become records.
@@ -148,6 +150,12 @@ impl Tail {
                     file.truncated(read.place.offset, size, now.at);
                     catalog.has_new = true;
                 }
+                Looked::Unreadable(error) => {
+                    catalog.note_unreadable(key, &error);
+                    if lost == 0 {
+                        continue;
+                    }
+                }
             }
             self.turn = key;
             return Some(lost);
@@ -171,7 +179,7 @@ impl Tail {
 
     fn look(&mut self, cursor: &mut Cursor, file: &mut Tailed, load: &mut Load, now: Now) -> Looked {
         let end = file.end(now);
-        if cursor.position >= file.size || cursor.waits == Some((file.size, end)) {
+        if cursor.position >= file.size || cursor.waits == Some((file.size, end)) || !file.is_open() {
             return Looked::Nothing;
         }
         let mut buffer = std::mem::take(&mut self.buffer);
@@ -179,7 +187,13 @@ impl Tail {
         for portion in [PORTION, LARGE_PORTION] {
             let overlap = cursor.tail.len();
             buffer.resize(overlap + portion, 0);
-            let Ok(read) = file.read(&mut buffer, cursor.position - overlap as u64) else { break };
+            let read = match file.read(&mut buffer, cursor.position - overlap as u64) {
+                Ok(read) => read,
+                Err(error) => {
+                    looked = Looked::Unreadable(error);
+                    break;
+                }
+            };
             let (Some(before), Some(bytes)) = (buffer.get(..overlap), buffer.get(overlap..read)) else {
                 looked = Looked::Truncated;
                 break;
@@ -201,7 +215,8 @@ impl Tail {
                     break;
                 }
                 Step::Huge => {
-                    looked = self.huge(cursor, file, load, (end, now));
+                    let huge = self.huge(cursor, file, load, (end, now));
+                    looked = huge.unwrap_or_else(Looked::Unreadable);
                     break;
                 }
                 _ if is_whole => break,
@@ -275,11 +290,17 @@ impl Tail {
     }
 
     /// Takes the beginning of a line that is longer than allowed, when its end is found.
-    fn huge(&self, cursor: &mut Cursor, file: &Tailed, load: &mut Load, (end, now): (End, Now)) -> Looked {
+    fn huge(
+        &self,
+        cursor: &mut Cursor,
+        file: &Tailed,
+        load: &mut Load,
+        (end, now): (End, Now),
+    ) -> io::Result<Looked> {
         cursor.searched = cursor.searched.max(cursor.position + LONGEST as u64);
         let mut portion = vec![0; PORTION];
         let next = loop {
-            let Ok(read) = file.read(&mut portion, cursor.searched) else { return Looked::Nothing };
+            let read = file.read(&mut portion, cursor.searched)?;
             if let Some(at) = memchr::memchr(b'\n', portion.get(..read).unwrap_or_default()) {
                 break cursor.searched + at as u64 + 1;
             }
@@ -289,18 +310,18 @@ impl Tail {
                 break cursor.searched;
             }
             if read < portion.len() {
-                return Looked::Nothing;
+                return Ok(Looked::Nothing);
             }
         };
         portion.resize(LONGEST, 0);
-        let Ok(read) = file.read(&mut portion, cursor.position) else { return Looked::Nothing };
+        let read = file.read(&mut portion, cursor.position)?;
         portion.truncate(read);
         if let Some(reading) = self.readings.get(file.origin.source) {
             let text = Text { begin: 0, content: portion.into(), time: None, stream: None, is_cut: true };
             self.add(reading, &text, file, (cursor.position, now), load);
         }
         cursor.jump(file, next);
-        Looked::Taken
+        Ok(Looked::Taken)
     }
 }
 
@@ -496,6 +517,18 @@ mod tests {
             assert_eq!(story.take(true).len(), 1, "{length}");
             assert_eq!(story.catalog.lag(0, 0), 0, "{length}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_cannot_be_read_for_a_while_is_read_later() {
+        let mut story = Story::new(b"one\n", |_| {});
+        tokio::time::advance(std::time::Duration::from_mins(1)).await; // no line waits for anything any more
+        let folder = fs::File::open(&story.root).unwrap(); // a read of it fails
+        let file = story.catalog.files.get_mut(&0).unwrap().replace_file(folder).unwrap();
+        assert_eq!(story.take(false), [""; 0]);
+        story.catalog.files.get_mut(&0).unwrap().replace_file(file);
+        assert!(story.catalog.look(Instant::now()), "the sinks are told");
+        assert_eq!(story.take(false), ["one"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -83,6 +83,15 @@ impl Tailed {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) const fn replace_file(&mut self, file: File) -> Option<File> {
+        self.file.replace(file)
+    }
+
+    pub(crate) const fn is_open(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// Reads at a place, until the buffer is full or the file ends.
     pub(crate) fn read(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
         match &self.file {
