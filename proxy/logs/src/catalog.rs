@@ -51,6 +51,7 @@ pub(crate) struct Catalog {
     left: Vec<Kept>,
     shelf: Shelf,
     most_open: usize,
+    most_files: usize,
     closed_looked_at: Instant,
     checkpoint: PathBuf,
     /// Whether there are files, or ids of files, that the checkpoint does not have yet.
@@ -79,6 +80,7 @@ impl Catalog {
             left: Vec::new(),
             shelf: shelf.clone(),
             most_open: room::most_open(),
+            most_files: room::MOST_FILES,
             closed_looked_at: now,
             checkpoint,
             has_new: true,
@@ -119,7 +121,7 @@ impl Catalog {
 
     /// Goes on with a file of the last catalog.
     fn take_over(&mut self, held: Held) {
-        let Held { kept, file, closed_at, lost_size, grown_at, is_present } = held;
+        let Held { kept, file, closed_at, closed_modified, lost_size, grown_at, is_present } = held;
         let Some((place, source)) = self.source_of(&kept) else { return };
         let origin = Rc::new(Origin::new((place, source), &kept.path.to_string_lossy(), &self.workload));
         let places = self.sinks.iter().map(|sink| kept.places.get(sink).copied().unwrap_or_default());
@@ -138,6 +140,7 @@ impl Catalog {
             grown_at,
             is_present,
             closed_at,
+            closed_modified,
         };
         self.files.insert(self.next, tailed);
         self.next += 1;
@@ -241,6 +244,7 @@ impl Drop for Catalog {
             kept: file.kept(&self.sources, &self.sinks),
             file: file.file,
             closed_at: file.closed_at,
+            closed_modified: file.closed_modified,
             lost_size: file.lost_size,
             grown_at: file.grown_at,
             is_present: file.is_present,

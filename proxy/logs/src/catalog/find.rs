@@ -11,16 +11,14 @@ use pillion_model::logs::Source;
 use tokio::time::Instant;
 
 use super::Catalog;
-use super::tailed::{REST, Tailed, not_blocking, read_at};
+use super::tailed::{REST, Rest, Tailed, not_blocking, read_at};
 use crate::checkpoint::{Kept, Place};
 use crate::glob;
 use crate::record::Origin;
 use crate::rotation::{self, HEAD, Head, Identity};
 
-/// The most files that are known, open or not. Each takes 300 bytes of the checkpoint.
-const MOST_FILES: usize = 4096;
-/// The most entries of a folder among which a file is looked for that was renamed while no sidecar ran.
-const MOST_ENTRIES: usize = 10_000;
+/// The most entries of a folder among which a file is looked for that was renamed.
+pub(super) const MOST_ENTRIES: usize = 10_000;
 
 impl Catalog {
     /// The source of a file that was known: the one whose globs fit its path, else the one whose name it has.
@@ -60,7 +58,8 @@ impl Catalog {
         }
         let mut is_changed = self.next > before;
         for (key, file) in &mut self.files {
-            let is_present = present.contains(key) || file.is_present && blind.contains(&file.origin.source);
+            let may_be_there = || file.is_present && blind.contains(&file.origin.source) && !file.has_left();
+            let is_present = present.contains(key) || may_be_there();
             let was_present = std::mem::replace(&mut file.is_present, is_present);
             is_changed |= was_present != file.is_present;
         }
@@ -73,11 +72,14 @@ impl Catalog {
     fn find(&mut self, path: &Path, source: usize, now: Instant, kept: &mut Vec<Kept>) -> Option<u64> {
         let metadata = fs::metadata(path).ok()?;
         let identity = Identity::of(&metadata);
-        let known = self.files.iter().find(|(_, file)| file.identity == identity).map(|(key, _)| *key);
-        if known.is_some() {
-            return known;
+        let known = self.files.iter_mut().find(|(_, file)| file.identity == identity);
+        if let Some((key, file)) = known {
+            if !file.is_open() && file.rest() == Rest::Moved {
+                file.closed_at = path.to_owned();
+            }
+            return Some(*key);
         }
-        if self.files.len() >= MOST_FILES || !self.make_room(now) {
+        if !self.has_place(now) || !self.make_room(now) {
             if self.notices.due(std::time::Instant::now()).is_some() {
                 tracing::warn!(
                     known = self.files.len(),
@@ -137,6 +139,7 @@ impl Catalog {
             is_present: true,
             places: vec![Place::default(); self.sinks.len()],
             closed_at: PathBuf::new(),
+            closed_modified: None,
         };
         if let Some(nth) =
             kept.iter().position(|kept| kept.identity == identity && kept.head.fits(&bytes[..length]))

@@ -1,17 +1,25 @@
 //! Which files are open: those that are quiet and read to their ends are closed when others need their descriptors, and opened
 //! again when they grow.
 
+use std::fs;
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Catalog;
+use super::find::MOST_ENTRIES;
 use super::tailed::{Rest, Tailed};
+use crate::rotation::Identity;
 
 /// The most files that are open at once, if a quarter of the descriptors that the process may have is not less. Further ones
 /// wait until others are quiet and read to their ends.
 const MOST_OPEN: usize = 1024;
 const SHARE_OF_DESCRIPTORS: u64 = 4;
+/// The most files that are known, open or not. Each takes 300 bytes of the checkpoint. One that was renamed, is read to its end
+/// and quiet is forgotten for a further one.
+pub(super) const MOST_FILES: usize = 4096;
 /// How often the sizes of closed files are looked at.
 const CLOSED_EVERY: Duration = Duration::from_secs(1);
 
@@ -29,33 +37,75 @@ impl Catalog {
         can_close
     }
 
+    /// Whether a further file may be known. A file that has lost its place, is read to its end and quiet is forgotten for it: a
+    /// rotation may keep thousands.
+    pub(super) fn has_place(&mut self, now: Instant) -> bool {
+        if self.files.len() < self.most_files {
+            return true;
+        }
+        let finished = self.files.iter().filter(|(_, file)| !file.is_present && file.is_finished(now));
+        let oldest = finished.min_by_key(|(_, file)| file.grown_at).map(|(key, _)| *key);
+        oldest.is_some_and(|key| self.files.remove(&key).is_some())
+    }
+
     /// Opens closed files that have changed, and forgets those that are gone.
     pub(super) fn look_at_closed(&mut self, now: Instant) {
         if now.saturating_duration_since(self.closed_looked_at) < CLOSED_EVERY {
             return;
         }
         self.closed_looked_at = now;
-        let closed = self.files.iter().filter(|(_, file)| file.file.is_none());
+        let closed = self.files.iter().filter(|(_, file)| !file.is_open());
         let rests: Vec<(u64, Rest)> = closed.map(|(key, file)| (*key, file.rest())).collect();
         for (key, rest) in rests {
             match rest {
                 Rest::Quiet => {}
-                Rest::Gone => {
-                    self.files.remove(&key);
-                    self.has_new = true;
-                }
-                Rest::Changed if self.make_room(now) => {
-                    let reopened = self.files.get_mut(&key).map(Tailed::reopen);
-                    if let Some(Err(error)) = reopened
-                        && self.notices.due(std::time::Instant::now()).is_some()
-                    {
-                        tracing::warn!(%error, "a file that has grown cannot be opened again; the next look tries again");
-                    }
-                }
+                Rest::Moved => self.follow_moved(key),
+                Rest::Changed if self.make_room(now) => self.open_again(key),
                 Rest::Changed => {}
             }
         }
     }
+
+    /// Looks in its folder for a closed file that has another name now: its writer may still have it open. It is forgotten if it
+    /// is not there.
+    fn follow_moved(&mut self, key: u64) {
+        let Some(file) = self.files.get_mut(&key) else { return };
+        match named_now(file) {
+            Ok(Some(path)) => file.closed_at = path,
+            Ok(None) if file.is_present => {} // the next scan tells
+            Ok(None) => self.forget(key),
+            Err(_unreadable) => {} // it cannot be said
+        }
+    }
+
+    fn open_again(&mut self, key: u64) {
+        match self.files.get_mut(&key).map(Tailed::reopen) {
+            None | Some(Ok(true)) => {}
+            Some(Ok(false)) => self.forget(key), // the next scan finds the other file
+            Some(Err(error)) => {
+                if self.notices.due(std::time::Instant::now()).is_some() {
+                    tracing::warn!(%error, "a file that has grown cannot be opened again; the next look tries again");
+                }
+            }
+        }
+    }
+
+    fn forget(&mut self, key: u64) {
+        self.files.remove(&key);
+        self.has_new = true;
+    }
+}
+
+/// Where in its folder a file stands now.
+fn named_now(file: &Tailed) -> io::Result<Option<PathBuf>> {
+    let is_it = |of: &fs::Metadata| Identity::of(of) == file.identity;
+    let entries = match fs::read_dir(&file.folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut paths = entries.take(MOST_ENTRIES).flatten().map(|entry| entry.path());
+    Ok(paths.find(|path| fs::metadata(path).is_ok_and(|of| is_it(&of))))
 }
 
 pub(super) fn most_open() -> usize {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 
@@ -14,6 +15,7 @@ pub(super) struct Held {
     pub(super) kept: Kept,
     pub(super) file: Option<File>,
     pub(super) closed_at: PathBuf,
+    pub(super) closed_modified: Option<SystemTime>,
     pub(super) lost_size: u64,
     pub(super) grown_at: Instant,
     pub(super) is_present: bool,

@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pillion_model::logs::Source;
 use tokio::time::Instant;
@@ -50,8 +50,9 @@ pub(crate) struct Tailed {
     pub(super) is_present: bool,
     /// How far each sink has got it.
     pub(crate) places: Vec<Place>,
-    /// Where it stood when it was closed.
+    /// Where it stood when it was closed, and when it had been written last.
     pub(super) closed_at: PathBuf,
+    pub(super) closed_modified: Option<SystemTime>,
 }
 
 /// What has become of a closed file.
@@ -59,7 +60,8 @@ pub(crate) struct Tailed {
 pub(super) enum Rest {
     Quiet,
     Changed,
-    Gone,
+    /// It does not stand there any more.
+    Moved,
 }
 
 /// The time, and whether everything is to be read at once.
@@ -160,26 +162,39 @@ impl Tailed {
         if let Some(file) = self.file.take() {
             let link = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
             self.closed_at = link.unwrap_or_else(|_| self.path.clone());
+            self.closed_modified = file.metadata().ok().and_then(|of| of.modified().ok());
         }
     }
 
     /// What has become of a closed file.
     pub(super) fn rest(&self) -> Rest {
-        match fs::metadata(&self.closed_at) {
-            Ok(of) if Identity::of(&of) == self.identity && of.len() == self.size => Rest::Quiet,
-            Ok(of) if Identity::of(&of) == self.identity => Rest::Changed,
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Rest::Quiet, // it cannot be said
-            _ if self.is_present => Rest::Quiet,                                  // the next scan tells
-            _ => Rest::Gone,
-        }
+        let of = match fs::metadata(&self.closed_at) {
+            Ok(of) if Identity::of(&of) == self.identity => of,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Rest::Quiet, // it cannot be said
+            _ => return Rest::Moved,
+        };
+        let is_same = of.len() == self.size && of.modified().ok() == self.closed_modified;
+        if is_same && self.is_read() { Rest::Quiet } else { Rest::Changed }
     }
 
-    pub(super) fn reopen(&mut self) -> io::Result<()> {
+    /// Opens a closed file. `false`: it is another one, with an inode that was used again.
+    pub(super) fn reopen(&mut self) -> io::Result<bool> {
         let file = fs::OpenOptions::new().read(true).custom_flags(not_blocking()).open(&self.closed_at)?;
-        if Identity::of(&file.metadata()?) == self.identity {
-            self.file = Some(file);
+        if Identity::of(&file.metadata()?) != self.identity {
+            return Ok(true); // the next look tells
         }
-        Ok(())
+        self.file = Some(file);
+        let mut bytes = [0; HEAD];
+        let length = self.read(&mut bytes, 0)?;
+        Ok(self.head.fits(&bytes[..length]) && self.places.iter().all(|place| self.has_tail(place)))
+    }
+
+    /// Whether it is known that it stands no more where it was found.
+    pub(super) fn has_left(&self) -> bool {
+        match fs::metadata(&self.path) {
+            Ok(of) => Identity::of(&of) != self.identity,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
     }
 
     /// Whether it stands where it was found.

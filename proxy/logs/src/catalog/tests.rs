@@ -12,7 +12,7 @@ use super::tailed::{QUIET, REST};
 use super::*;
 use crate::checkpoint::Place;
 use crate::group::End;
-use crate::rotation::{self, HEAD, TAIL};
+use crate::rotation::{self, HEAD, Identity, TAIL};
 
 struct Folder(PathBuf);
 
@@ -147,6 +147,88 @@ async fn what_a_cut_search_does_not_find_is_not_gone() {
     catalog.sources[0].files = vec![format!("{}/\0/*.log", root.0.display())]; // cannot be read
     catalog.scan(Instant::now());
     assert!(catalog.files[&0].is_present);
+}
+
+#[tokio::test]
+async fn a_file_that_was_deleted_is_let_go_though_another_folder_cannot_be_read() {
+    let root = place();
+    fs::write(root.0.join("a.log"), "one\n").unwrap();
+    let mut catalog = open(&root.0);
+    catalog.sources[0].files.push(format!("{}/\0/*.log", root.0.display())); // cannot be read
+    fs::remove_file(root.0.join("a.log")).unwrap();
+    catalog.scan(Instant::now());
+    assert!(!catalog.files[&0].is_present);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renamed_file_that_was_read_makes_place_for_a_new_one() {
+    let root = place();
+    fs::write(root.0.join("a.log"), "one\n").unwrap();
+    let mut catalog = open(&root.0);
+    catalog.most_files = 1;
+    fs::rename(root.0.join("a.log"), root.0.join("a.log.1")).unwrap();
+    fs::write(root.0.join("a.log"), "two\n").unwrap();
+    tokio::time::advance(REST).await;
+    catalog.scan(Instant::now());
+    assert!(catalog.files.contains_key(&0), "the sink has not got it");
+    taken(&mut catalog, 0, 4);
+    catalog.scan(Instant::now());
+    assert_eq!((places(&catalog), catalog.lag(0, 0)), (vec![("a.log".to_owned(), 0, 0)], 4));
+}
+
+/// A catalog with `a.log`, which was closed because there is room for one file only, and `b.log`.
+async fn with_a_closed_file(root: &Path, shelf: &Shelf) -> Catalog {
+    fs::write(root.join("a.log"), "one\n").unwrap();
+    let mut catalog = open(root);
+    catalog.shelf = shelf.clone();
+    catalog.most_open = 1;
+    taken(&mut catalog, 0, 4);
+    fs::write(root.join("b.log"), "two\n").unwrap();
+    tokio::time::advance(REST).await;
+    catalog.scan(Instant::now());
+    taken(&mut catalog, 1, 4);
+    assert!(!catalog.files[&0].is_open() && catalog.files[&1].is_open());
+    tokio::time::advance(REST).await;
+    catalog
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_file_that_was_renamed_is_read_on_where_its_writer_goes_on() {
+    let root = place();
+    let mut catalog = with_a_closed_file(&root.0, &Shelf::default()).await;
+    fs::rename(root.0.join("a.log"), root.0.join("a.log.1")).unwrap();
+    catalog.scan(Instant::now());
+    catalog.look(Instant::now());
+    let mut file = fs::OpenOptions::new().append(true).open(root.0.join("a.log.1")).unwrap();
+    file.write_all(b"three\n").unwrap();
+    tokio::time::advance(REST).await;
+    catalog.look(Instant::now());
+    assert_eq!((catalog.files[&0].is_open(), catalog.lag(0, 0)), (true, 6));
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_file_with_the_inode_of_a_closed_one_is_a_new_file() {
+    let root = place();
+    let mut catalog = with_a_closed_file(&root.0, &Shelf::default()).await;
+    fs::remove_file(root.0.join("a.log")).unwrap();
+    fs::write(root.0.join("c.log"), "new\n").unwrap();
+    let of = fs::metadata(root.0.join("c.log")).unwrap();
+    catalog.files.get_mut(&0).unwrap().identity = Identity::of(&of); // as file systems do it
+    catalog.scan(Instant::now());
+    catalog.look(Instant::now());
+    catalog.scan(Instant::now());
+    assert_eq!(places(&catalog), [("b.log".to_owned(), 4, 0), ("c.log".to_owned(), 0, 0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_a_reload_adds_gets_files_that_were_closed() {
+    let (root, shelf) = (place(), Shelf::default());
+    drop(with_a_closed_file(&root.0, &shelf).await);
+    let mut catalog = after(&logs_to(&root.0, &["hook", "added"]), &shelf);
+    assert!(!catalog.files[&0].is_open());
+    tokio::time::advance(REST).await;
+    catalog.look(Instant::now());
+    assert_eq!((catalog.files[&0].is_open(), catalog.lag(0, 0), catalog.lag(0, 1)), (true, 0, 8));
 }
 
 fn taken(catalog: &mut Catalog, file: u64, offset: u64) {
