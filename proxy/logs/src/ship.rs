@@ -96,6 +96,9 @@ async fn run(ground: Arc<Ground>, shelf: Shelf, mut orders: watch::Receiver<Orde
             Some(plan) => {
                 LocalSet::new().run_until(ship(&ground, &plan, &shelf, &mut orders)).await;
                 ground.metrics.forget_logs_lag(); // the next configuration may have other sources and sinks
+                if orders.has_changed().is_err() {
+                    return; // no further order comes
+                }
             }
             None => {
                 shelf.clear();
@@ -305,9 +308,12 @@ fn tell_lag(ground: &Ground, logs: &Logs, catalog: &Catalog) {
 
 #[cfg(test)]
 mod tests {
+    use pillion_base::ground::Shared;
+    use pillion_base::net::Network;
     use pillion_model::Cluster;
     use pillion_model::logs::{SinkUrl, Source, SyslogUrl};
     use pillion_model::telemetry::Metrics as MetricsPort;
+    use pillion_telemetry::Metrics;
 
     use super::*;
 
@@ -354,6 +360,25 @@ mod tests {
         let service = Config { clusters: vec![Cluster::new("logs")], ..config.clone() };
         assert!(Plan::of(&service) != Plan::of(&config), "the sink is reached by another way");
         assert!(Plan::of(&Config::default()).is_none());
+    }
+
+    #[tokio::test]
+    async fn the_work_ends_when_no_further_order_can_come() {
+        let folder =
+            std::env::temp_dir().join(format!("pillion-ship-{}-{}", std::process::id(), fastrand::u64(..)));
+        let sink = Sink {
+            name: "hook".to_owned(),
+            to: http("http://127.0.0.1:1"),
+            headers: Vec::new(),
+            trust_bundle: None,
+        };
+        let logs = Logs { sinks: vec![sink], checkpoint: folder.clone(), ..Logs::default() };
+        let config = Config { logs: Some(logs), ..Config::default() };
+        let ground = Ground::new((0, 1), Network::Os, Metrics::new(100), Shared::default());
+        let (sender, orders) = watch::channel(Order::Follow(Arc::new(config)));
+        drop(sender);
+        run(ground, Shelf::default(), orders).await;
+        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
