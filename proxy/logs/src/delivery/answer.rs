@@ -98,6 +98,9 @@ pub(super) fn of_mongodb(answer: &MongodbAnswer, records: usize) -> Outcome {
         let is_content = NOT_TAKEN.contains(&answer.code);
         return if is_content { Outcome::Refused(what) } else { Outcome::failed(what) };
     }
+    if let Some(why) = &answer.doubt {
+        return Outcome::failed(format!("has perhaps not kept what it took: {}", said(why)));
+    }
     let mut fates = vec![Fate::Taken; records];
     for (place, code, why) in &answer.refused {
         if let Some(fate) = fates.get_mut(*place).filter(|_| *code != DUPLICATE) {
@@ -197,5 +200,12 @@ mod tests {
         );
         let failed = |code| of_mongodb(&MongodbAnswer { code, ..MongodbAnswer::default() }, 2);
         assert!(matches!(failed(10334), Outcome::Refused(_)) && matches!(failed(13), Outcome::Failed(..)));
+    }
+
+    #[test]
+    fn what_mongodb_may_not_keep_is_sent_again() {
+        let doubt = Some("primary stepped down".to_owned());
+        let answer = MongodbAnswer { is_ok: true, doubt, ..MongodbAnswer::default() };
+        assert!(matches!(of_mongodb(&answer, 1), Outcome::Failed(why, _) if why.ends_with("stepped down")));
     }
 }

@@ -167,6 +167,8 @@ pub(crate) struct Answer {
     /// Why the whole command failed.
     pub(crate) code: i32,
     pub(crate) message: String,
+    /// Why it is not sure that what was inserted stays.
+    pub(crate) doubt: Option<String>,
     /// The documents that were not inserted: their places, codes and reasons.
     pub(crate) refused: Vec<(usize, i32, String)>,
 }
@@ -182,9 +184,11 @@ pub(crate) fn answer(message: &[u8], documents: usize) -> Option<Answer> {
             "ok" => answer.is_ok = numeric(kind, value)? == 1.0,
             "code" => answer.code = whole(kind, value)?,
             "errmsg" => answer.message = string(value)?,
+            "writeConcernError" => answer.doubt = Some(write_error(value)?.2),
             "writeErrors" => {
                 for (_, _, error) in elements(value, documents)? {
-                    answer.refused.push(write_error(error)?);
+                    let (place, code, why) = write_error(error)?;
+                    answer.refused.push((place?, code, why));
                 }
             }
             _ => {}
@@ -193,7 +197,7 @@ pub(crate) fn answer(message: &[u8], documents: usize) -> Option<Answer> {
     Some(answer)
 }
 
-fn write_error(of: &[u8]) -> Option<(usize, i32, String)> {
+fn write_error(of: &[u8]) -> Option<(Option<usize>, i32, String)> {
     let (mut place, mut code, mut why) = (None, 0, String::new());
     for (kind, name, value) in elements(of, MOST_ELEMENTS)? {
         match name {
@@ -203,7 +207,7 @@ fn write_error(of: &[u8]) -> Option<(usize, i32, String)> {
             _ => {}
         }
     }
-    Some((place?, code, why))
+    Some((place, code, why))
 }
 
 /// The elements of a document that has at most so many: type, name, and the bytes of the value.
@@ -349,6 +353,11 @@ mod tests {
         let errors = format!("[{}]", [r#"{"index":1,"code":1}"#; 3].join(","));
         let message = answered(|to| of_json("writeErrors", &errors, 1, to));
         assert_eq!(answer(&message, 2), None, "it names more documents than were sent");
+        let message = answered(|to| {
+            of_json("writeConcernError", r#"{"code":189,"errmsg":"stepped down"}"#, 1, to);
+            of_json("ok", "1.0", 1, to);
+        });
+        assert_eq!(answer(&message, 2).and_then(|answer| answer.doubt).as_deref(), Some("stepped down"));
         let message = answered(|to| of_json("ok", "0.0", 1, to));
         assert_eq!(answer(&message, 2).map(|answer| answer.is_ok), Some(false));
         assert_eq!(answer(b"HTTP/1.0 200 OK\r\n\r\nIt looks like", 2), None);
