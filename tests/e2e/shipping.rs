@@ -379,6 +379,80 @@ async fn loki_gets_streams_and_a_record_that_it_refuses_is_found() {
     assert!(String::from_utf8_lossy(&first.body).contains("{\"workload\":\"web\",\"level\":\"error\"}"));
 }
 
+/// A sink over HTTP that answers a request with the status that `judge` gives for its messages, and takes those of a 200.
+async fn judging(judge: impl Fn(&[String]) -> u16 + Clone + Send + Sync + 'static) -> (Backend, Got) {
+    let got = Got::default();
+    let to = got.clone();
+    let backend = Backend::serving(move |mut wire: Wire, _, seen| {
+        let (got, judge) = (to.clone(), judge.clone());
+        async move {
+            while let Some(request) = wire.message().await {
+                let this = Got::default();
+                this.take(&request);
+                match judge(&this.all()) {
+                    200 => {
+                        got.take(&request);
+                        wire.send(OK).await;
+                    }
+                    status => {
+                        wire.send(&format!("HTTP/1.1 {status} No\r\ncontent-length: 2\r\n\r\nno")).await
+                    }
+                }
+                seen.request(request);
+            }
+        }
+    })
+    .await;
+    (backend, got)
+}
+
+#[tokio::test]
+async fn a_record_that_a_sink_refuses_is_found_and_all_others_arrive() {
+    let volume = Volume::new();
+    let (backend, got) = judging(|messages| match messages {
+        messages if messages.len() > 8 => 413,
+        messages if messages.iter().any(|message| message.starts_with("refused")) => 400,
+        _ => 200,
+    })
+    .await;
+    let lines: String = (0..200).map(|nth| format!("line {nth}\n")).collect();
+    volume.append("a.log", &format!("refused 1\n{lines}refused 2\n"));
+    let sidecar = volume.plan(&hook(&backend), "").start().await;
+    got.has(200).await;
+    let refused = [("outcome", "refused")];
+    measured(&sidecar, "pillion_logs_records_total", &refused, 2.0).await;
+    // one that is alone in its batch stops nothing either
+    volume.append("a.log", "refused 3\n");
+    measured(&sidecar, "pillion_logs_records_total", &refused, 3.0).await;
+    volume.append("a.log", "last\n");
+    got.has(201).await;
+    measured(&sidecar, "pillion_logs_records_total", &[("outcome", "delivered")], 201.0).await;
+    measured(&sidecar, "pillion_companion_up", &[("name", "hook")], 1.0).await;
+    assert_eq!(got.all().len(), 201, "nothing comes twice");
+    assert!(sidecar.errors().contains("the sink has refused records, which are lost: answered 400"));
+}
+
+#[tokio::test]
+async fn a_sink_that_is_set_up_wrongly_costs_no_record() {
+    let (volume, status) = (Volume::new(), Arc::new(Mutex::new(400)));
+    let judged = status.clone();
+    let (backend, got) = judging(move |_| *judged.lock()).await;
+    let lines: String = (0..300).map(|nth| format!("line {nth}\n")).collect();
+    volume.append("a.log", &lines);
+    let sidecar = volume.plan(&hook(&backend), "").start().await;
+    for wrong in [400, 401, 403, 404] {
+        *status.lock() = wrong;
+        let asked = backend.requests().len();
+        eventually("a further attempt", async || (backend.requests().len() > asked).then_some(())).await;
+        measured(&sidecar, "pillion_companion_up", &[("name", "hook")], 0.0).await;
+    }
+    *status.lock() = 200;
+    got.has(300).await;
+    measured(&sidecar, "pillion_companion_up", &[("name", "hook")], 1.0).await;
+    measured(&sidecar, "pillion_logs_records_total", &[("outcome", "refused")], 0.0).await;
+    assert_eq!(got.all().len(), 300);
+}
+
 /// The messages of syslog with octet counting in some bytes.
 fn counted(mut bytes: &[u8]) -> Vec<String> {
     let mut messages = Vec::new();

@@ -91,17 +91,10 @@ impl Batch {
         kept
     }
 
-    /// One batch of parts of another one. `None`: there are none.
-    pub(crate) fn joined(parts: Vec<Self>) -> Option<Self> {
-        let mut parts = parts.into_iter();
-        let mut joined = parts.next()?; // all have the streams of the whole
-        for part in parts {
-            for (document, bytes) in part.each() {
-                joined.bytes.extend_from_slice(bytes);
-                joined.end(document.source, document.stream);
-            }
-        }
-        Some(joined)
+    /// Both halves of a batch, the second one first. `None`: it has a single record.
+    pub(crate) fn halves(&self) -> Option<[Self; 2]> {
+        let half = self.documents.len() / 2;
+        (half > 0).then(|| [self.only(|nth| nth >= half), self.only(|nth| nth < half)])
     }
 
     #[cfg(test)]
@@ -231,6 +224,20 @@ mod tests {
             Encoder::Lines.body(&part, &Workload::default()).iter().filter(|byte| **byte == b'\n').count(),
             2
         );
+    }
+
+    #[test]
+    fn a_batch_is_divided_until_it_has_one_record() {
+        let (mut waiting, mut singles) =
+            (vec![Batch::of_texts((0..5).map(|nth| nth.to_string()))], Vec::new());
+        while let Some(batch) = waiting.pop() {
+            match batch.halves() {
+                Some(halves) => waiting.extend(halves),
+                None => singles.push(batch.bytes),
+            }
+        }
+        assert_eq!(singles, [b"0", b"1", b"2", b"3", b"4"]);
+        assert!(Batch::default().halves().is_none());
     }
 
     #[test]

@@ -24,15 +24,13 @@ const LAST_PAUSE: Duration = Duration::from_millis(200);
 /// How long a request that is under way is waited for when a reload changes the sinks: without its answer, its records would be
 /// sent again.
 const PATIENCE_AT_RELOAD: Duration = Duration::from_secs(5);
-/// How often a batch is divided to find the records that a sink does not take: each needs some ten divisions among thousands. A
-/// sink that takes nothing at all must not get a request for each record.
-const MOST_DIVISIONS: usize = 1024;
-/// After so many divisions without a record that is taken, the sink counts as one that takes nothing.
-const MOST_VAIN_DIVISIONS: usize = 32;
-/// The pause between two divisions.
-const PAUSE_OF_DIVISION: Duration = Duration::from_millis(20);
-/// So often a batch of which a sink takes nothing is tried until its first record counts as refused: a record that no server takes
-/// must not stop the others for ever, and an address that takes nothing must not cost the backlog.
+/// The pause between two requests to a sink that takes nothing: it must not get hundreds in a second.
+const VAIN_PAUSE: Duration = Duration::from_millis(20);
+/// After so many refusals without a record that is taken, a sink is down, and gets its requests more slowly; and one that has
+/// never taken any is perhaps set up wrongly.
+const MOST_VAIN: usize = 32;
+/// So often such a sink is tried until it is believed, which takes a minute: a wrong address must not cost the backlog, and
+/// records that no server takes must not stop the others for ever.
 const VAIN_ATTEMPTS: u32 = 8;
 
 /// What sinks are to do.
@@ -58,6 +56,8 @@ pub(crate) struct Pace {
     /// Changes when files have changed.
     pub(crate) changes: watch::Receiver<u64>,
     pub(crate) notices: Notices,
+    /// Whether what the sink refuses is lost: it has taken a record since it was set up, or has refused all for long enough.
+    pub(crate) is_believed: bool,
 }
 
 /// What is counted for a sink.
@@ -100,46 +100,44 @@ pub(crate) struct Notices {
     truncated: Seldom,
 }
 
-/// A batch that a sink has refused is divided, until the records are found that it does not take.
+/// What a sink has refused of a batch. Batches are divided until single records are refused.
 #[derive(Default)]
-struct Division {
-    count: usize,
-    /// The parts that were refused, in their order.
-    refused: Vec<Batch>,
-    why: String,
-    /// Whether the sink has taken a record meanwhile.
-    is_taken: bool,
-    /// How often the sink has taken nothing of the batch.
-    attempts: u32,
+struct Refusals {
+    /// How many there were since a record was taken.
+    vain: usize,
+    /// The single records that were refused while the sink was not believed.
+    suspects: Vec<(Batch, String)>,
 }
 
-impl Division {
-    /// The halves of a batch that was refused, the first one last. None: it is not divided further.
-    fn refused(&mut self, batch: Batch, why: String) -> Vec<Batch> {
-        self.count += 1;
-        self.why = why;
-        let half = batch.documents.len() / 2;
-        if half == 0 || self.count > MOST_DIVISIONS {
-            self.refused.push(batch);
-            return Vec::new();
-        }
-        vec![batch.only(|nth| nth >= half), batch.only(|nth| nth < half)]
-    }
-
-    fn is_vain(&self) -> bool {
-        !self.is_taken && self.count > MOST_VAIN_DIVISIONS
-    }
+/// What has become of a batch.
+enum Delivered {
+    All,
+    /// The sink has refused it, and is not believed yet. Nothing of it is lost.
+    Nothing(String),
+    /// The sink was stopped before.
+    Stopped,
 }
 
 impl Pace {
     /// Until the sidecar ends or a reload changes the sinks.
     pub(crate) async fn run(mut self) {
         self.entry.up(); // it has no problem yet
+        let mut failures = 0;
         while let Some(load) = self.collect().await {
             if !load.batch.is_empty() {
                 self.catalog.borrow_mut().save_new();
-                if !self.deliver(load.batch).await {
-                    break;
+                match self.deliver(load.batch).await {
+                    Delivered::All => failures = 0,
+                    Delivered::Stopped => break,
+                    Delivered::Nothing(why) => {
+                        // it is read again, with what has come meanwhile: of that the sink may take a record
+                        self.tail.rewind(&self.catalog.borrow(), &load.reads);
+                        if !self.failed(&why, Duration::ZERO, &mut failures).await {
+                            break;
+                        }
+                        self.is_believed = failures >= VAIN_ATTEMPTS;
+                        continue;
+                    }
                 }
             }
             let mut catalog = self.catalog.borrow_mut();
@@ -198,91 +196,75 @@ impl Pace {
         }
     }
 
-    /// Delivers a batch, whole or in parts, however often it takes. `false`: the sink was stopped before.
-    async fn deliver(&mut self, batch: Batch) -> bool {
-        let (mut waiting, mut failures, mut division) = (vec![batch], 0, Division::default());
-        loop {
-            let Some(batch) = waiting.pop() else {
-                let Some((batch, why)) = self.divided(&mut division) else { return true };
-                waiting.push(batch);
-                if !self.failed(&why, Duration::ZERO, &mut failures, &waiting).await {
-                    return false;
-                }
-                continue;
-            };
+    /// Delivers a batch, whole or in parts, however often it takes.
+    async fn deliver(&mut self, batch: Batch) -> Delivered {
+        let (mut waiting, mut failures, mut refusals) = (vec![batch], 0, Refusals::default());
+        while let Some(batch) = waiting.pop() {
             let body = self.delivery.body(&batch);
-            let Some(outcome) = self.send(&batch, body).await else { return false };
-            let (why, rest) = match outcome {
+            let Some(outcome) = self.send(&batch, body).await else { return Delivered::Stopped };
+            let (again, why, rest) = match outcome {
                 Outcome::Taken => {
                     self.taken(&batch, |_| true);
-                    (failures, division.is_taken) = (0, true);
+                    (failures, refusals.vain) = (0, 0);
                     continue;
                 }
                 Outcome::TakenBut(refused, why) => {
                     let refused = usize::try_from(refused).unwrap_or(usize::MAX);
                     self.taken(&batch, |nth| nth >= refused);
                     self.refused(&batch, &why, |nth| nth < refused);
-                    division.is_taken = true;
                     continue;
                 }
                 Outcome::Refused(why) => {
-                    waiting.extend(division.refused(batch, why));
-                    if division.is_vain() {
-                        division.refused.extend(waiting.drain(..).rev());
-                    } else if !self.pause(PAUSE_OF_DIVISION).await {
-                        return false;
+                    match batch.halves() {
+                        Some(halves) => waiting.extend(halves),
+                        None => refusals.suspects.push((batch, why.clone())),
+                    }
+                    refusals.vain += 1;
+                    self.refuse(&mut refusals);
+                    if refusals.vain <= MOST_VAIN {
+                        continue;
+                    }
+                    if !self.is_believed {
+                        return Delivered::Nothing(why);
+                    }
+                    self.entry.down(&why);
+                    if !self.pause(VAIN_PAUSE).await {
+                        return Delivered::Stopped;
                     }
                     continue;
                 }
-                Outcome::Each(fates) => {
-                    division.is_taken |= fates.contains(&Fate::Taken);
-                    let Some((again, why)) = self.each(&batch, &fates) else { continue };
-                    waiting.push(again);
-                    (why, Duration::ZERO)
-                }
-                Outcome::Failed(why, rest) => {
-                    waiting.push(batch);
-                    (why, rest)
-                }
+                Outcome::Each(fates) => match self.each(&batch, &fates) {
+                    Some((again, why)) => (again, why, Duration::ZERO),
+                    None => continue,
+                },
+                Outcome::Failed(why, rest) => (batch, why, rest),
             };
-            if !self.failed(&why, rest, &mut failures, &waiting).await {
-                return false;
+            if !self.failed(&why, rest, &mut failures).await {
+                return Delivered::Stopped;
             }
+            self.counts.count(&again, LogOutcome::Retried, |_| true);
+            waiting.push(again);
+        }
+        self.refuse(&mut refusals);
+        match refusals.suspects.pop() {
+            Some((_, why)) => Delivered::Nothing(why),
+            None => Delivered::All,
         }
     }
 
-    /// What becomes of the parts of a batch that were refused: they are lost if the sink takes others. If it takes none, they
-    /// are to be sent again, and why.
-    fn divided(&mut self, division: &mut Division) -> Option<(Batch, String)> {
-        let Division { refused, why, is_taken, attempts, .. } = std::mem::take(division);
-        if is_taken {
-            refused.iter().for_each(|batch| self.refused(batch, &why, |_| true));
-            return None;
+    /// The records that were refused are lost, if the sink is believed.
+    fn refuse(&self, refusals: &mut Refusals) {
+        if self.is_believed {
+            refusals.suspects.drain(..).for_each(|(batch, why)| self.refused(&batch, &why, |_| true));
         }
-        let mut batch = Batch::joined(refused)?;
-        let attempts = attempts + 1;
-        if attempts % VAIN_ATTEMPTS == 0 {
-            self.refused(&batch, &why, |nth| nth == 0);
-            batch = batch.only(|nth| nth > 0);
-            if batch.is_empty() {
-                return None;
-            }
-        }
-        *division = Division { attempts, ..Division::default() };
-        Some((batch, why))
     }
 
     /// Tells of a failure, and waits before the next attempt. `false`: the sink was stopped.
-    async fn failed(&mut self, why: &str, rest: Duration, failures: &mut u32, waiting: &[Batch]) -> bool {
+    async fn failed(&mut self, why: &str, rest: Duration, failures: &mut u32) -> bool {
         self.problem(why);
-        if !self.pause(rest.max(pause(*failures, fastrand::f64()))).await {
-            return false;
-        }
+        let goes_on = self.pause(rest.max(pause(*failures, fastrand::f64()))).await;
         *failures += 1;
-        if let Some(again) = waiting.last() {
-            self.counts.count(again, LogOutcome::Retried, |_| true);
-        }
-        true
+        goes_on
     }
 
     /// Sends a batch. `None`: the sink was stopped, and the answer has not come.
@@ -303,6 +285,7 @@ impl Pace {
     /// What became of each record. Returns those that are to be sent again, and why.
     fn each(&mut self, batch: &Batch, fates: &[Fate]) -> Option<(Batch, String)> {
         self.counts.count(batch, LogOutcome::Delivered, |nth| fates.get(nth) == Some(&Fate::Taken));
+        self.is_believed |= fates.contains(&Fate::Taken);
         let refused =
             fates.iter().find_map(|fate| if let Fate::Refused(why) = fate { Some(why) } else { None });
         if let Some(why) = refused {
@@ -321,6 +304,7 @@ impl Pace {
     }
 
     fn taken(&mut self, batch: &Batch, is_meant: impl Fn(usize) -> bool) {
+        self.is_believed |= (0..batch.documents.len()).any(&is_meant);
         self.counts.count(batch, LogOutcome::Delivered, is_meant);
         self.works();
     }
@@ -378,47 +362,6 @@ fn pause(failures: u32, dice: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn batch_of(records: usize) -> Batch {
-        Batch::of_texts((0..records).map(|nth| nth.to_string()))
-    }
-
-    /// All that a batch has.
-    fn texts(batch: &Batch) -> Vec<String> {
-        batch.texts().map(|text| String::from_utf8(text.to_vec()).unwrap()).collect()
-    }
-
-    #[test]
-    fn a_batch_is_divided_until_single_records_are_refused() {
-        let (mut division, mut waiting, mut requests) = (Division::default(), vec![batch_of(8)], 0);
-        while let Some(batch) = waiting.pop() {
-            requests += 1;
-            if texts(&batch).contains(&"5".to_owned()) {
-                waiting.extend(division.refused(batch, "no".to_owned()));
-            } else {
-                division.is_taken = true;
-            }
-        }
-        assert_eq!(
-            (division.refused.iter().flat_map(texts).collect::<Vec<_>>(), requests),
-            (vec!["5".to_owned()], 7)
-        );
-        assert!(!division.is_vain());
-    }
-
-    #[test]
-    fn a_sink_that_takes_nothing_is_asked_few_times_and_nothing_is_left_out() {
-        let (mut division, mut waiting) = (Division::default(), vec![batch_of(1000)]);
-        while let Some(batch) = waiting.pop() {
-            waiting.extend(division.refused(batch, "no".to_owned()));
-            if division.is_vain() {
-                division.refused.extend(waiting.drain(..).rev());
-            }
-        }
-        assert!(division.count <= MOST_VAIN_DIVISIONS + 1);
-        let all = Batch::joined(division.refused).unwrap();
-        assert_eq!(texts(&all), texts(&batch_of(1000)));
-    }
 
     #[test]
     fn pauses_grow_and_are_not_the_same_for_all() {

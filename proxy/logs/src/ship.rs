@@ -255,6 +255,7 @@ fn paces(
             phase: phases.clone(),
             changes: changes.clone(),
             notices: Notices::default(),
+            is_believed: false,
         }
     };
     logs.sinks.iter().zip(ways).enumerate().map(pace).collect()

@@ -163,6 +163,18 @@ impl Tail {
         None
     }
 
+    /// Goes back to where the sink is in these files: what was read of them was not taken. A file that was truncated meanwhile
+    /// begins anew in any case.
+    pub(crate) fn rewind(&mut self, catalog: &Catalog, reads: &[Read]) {
+        for read in reads {
+            if let Some(file) =
+                catalog.files.get(&read.file).filter(|file| file.generation == read.generation)
+            {
+                self.cursors.insert(read.file, self.cursor(file));
+            }
+        }
+    }
+
     fn cursor(&self, file: &Tailed) -> Cursor {
         Cursor::new(file, file.places.get(self.sink).copied().unwrap_or_default())
     }
@@ -529,6 +541,17 @@ mod tests {
         story.catalog.files.get_mut(&0).unwrap().replace_file(file);
         assert!(story.catalog.look(Instant::now()), "the sinks are told");
         assert_eq!(story.take(false), ["one"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_read_and_not_taken_is_read_again() {
+        let mut story = Story::new(b"one\ntwo\n", |_| {});
+        let (mut load, now) = (Load::default(), Now { at: Instant::now(), unix: 0, is_last: false });
+        story.tail.step(&mut story.catalog, &mut load, now);
+        assert_eq!(load.batch.documents.len(), 2);
+        story.tail.rewind(&story.catalog, &load.reads);
+        story.append(b"three\n");
+        assert_eq!(story.take(false), ["one", "two", "three"]);
     }
 
     #[tokio::test(start_paused = true)]

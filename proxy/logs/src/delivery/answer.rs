@@ -33,9 +33,10 @@ pub(super) fn judge(
     }
     let what = format!("answered {status}{}", reason(content));
     match status.as_u16() {
-        // too many bytes, or content that it does not understand
-        400 | 413 | 415 | 422 => Outcome::Refused(what),
-        // busy, or set up wrongly: what is not taken must not be lost
+        // no right, no such address, or busy: what is not taken must not be lost
+        401 | 403 | 404 | 407 | 408 | 409 | 425 | 429 => Outcome::Failed(what, rest(headers, now)),
+        // too many bytes, or content that it does not understand: the same bytes are refused again
+        400..=499 => Outcome::Refused(what),
         _ => Outcome::Failed(what, rest(headers, now)),
     }
 }
@@ -142,13 +143,13 @@ mod tests {
         }
         let long = "x".repeat(1 << 20);
         assert!(matches!(of(400, &long), Outcome::Refused(why) if why.len() < 400));
-        for status in [400, 413, 422] {
+        for status in [400, 405, 410, 413, 415, 422, 431] {
             assert_eq!(
                 of(status, "too old"),
                 Outcome::Refused(format!("answered {}: too old", StatusCode::from_u16(status).unwrap()))
             );
         }
-        for status in [301, 401, 403, 404, 408, 429, 500, 502, 503, 504] {
+        for status in [301, 401, 403, 404, 407, 408, 409, 425, 429, 500, 502, 503, 504] {
             assert!(
                 matches!(of(status, "<html>"), Outcome::Failed(why, Duration::ZERO) if !why.contains("html")),
                 "{status}"
