@@ -453,6 +453,28 @@ async fn a_sink_that_is_set_up_wrongly_costs_no_record() {
     assert_eq!(got.all().len(), 300);
 }
 
+#[tokio::test]
+async fn an_answer_of_elasticsearch_that_is_too_long_is_asked_for_in_parts() {
+    let volume = Volume::new();
+    let backend = Backend::serving(move |mut wire: Wire, _, seen| async move {
+        while let Some(request) = wire.message().await {
+            let documents = request.body.iter().filter(|byte| **byte == b'\n').count() / 2;
+            let error = serde_json::json!({ "type": "mapping", "reason": "x".repeat(4000) });
+            let items = vec![serde_json::json!({ "create": { "status": 400, "error": error } }); documents];
+            let answer = serde_json::json!({ "errors": true, "items": items }).to_string();
+            wire.send(&format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len())).await;
+            seen.request(request);
+        }
+    })
+    .await;
+    let lines: String = (0..100).map(|nth| format!("line {nth}\n")).collect();
+    volume.append("a.log", &lines);
+    let sinks = format!("search: {{ elasticsearch: \"http://{}\", index: app }}", backend.address);
+    let sidecar = volume.plan(&sinks, "").start().await;
+    measured(&sidecar, "pillion_logs_records_total", &[("outcome", "refused")], 100.0).await;
+    measured(&sidecar, "pillion_logs_lag_bytes", &[], 0.0).await;
+}
+
 /// The messages of syslog with octet counting in some bytes.
 fn counted(mut bytes: &[u8]) -> Vec<String> {
     let mut messages = Vec::new();

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::Request;
 use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
+use http::{Request, Response};
 use http_body_util::Full;
 use pillion_base::ground::Ground;
 use pillion_base::net::Transport;
-use pillion_companion::asking::{AGENT, AskError, Kept, Server, connect_by};
+use pillion_companion::asking::{AGENT, AskError, Content, Kept, Server, connect_by};
 use pillion_model::Workload;
 use pillion_model::cluster::UpstreamTls;
 use pillion_model::identity::TlsPolicy;
@@ -53,6 +53,8 @@ pub(crate) enum Outcome {
     Each(Vec<Fate>),
     /// It does not take this batch; perhaps it takes parts of it.
     Refused(String),
+    /// Its answer is too long to be read. That for a part of the batch is shorter.
+    Long(String),
     /// It has taken nothing, and is to be asked again, after the time for which it asks.
     Failed(String, Duration),
 }
@@ -80,6 +82,7 @@ impl Outcome {
             Self::TakenBut(count, why) => Self::TakenBut(count, change(why)),
             Self::Each(fates) => Self::Each(fates.into_iter().map(fate).collect()),
             Self::Refused(why) => Self::Refused(change(why)),
+            Self::Long(why) => Self::Long(change(why)),
             Self::Failed(why, rest) => Self::Failed(change(why), rest),
         }
     }
@@ -223,6 +226,9 @@ impl Delivery {
         if kept.is_open() {
             self.open = Open::Http(kept, Instant::now());
         }
+        if let Some(why) = too_long(&self.sink.to, &answer) {
+            return Ok(Outcome::Long(why));
+        }
         let content = answer.body().as_deref().unwrap_or_default();
         Ok(answer::judge(
             &self.sink.to,
@@ -327,6 +333,13 @@ impl Delivery {
     }
 }
 
+/// Why an answer that says what became of each record cannot be read, if that is because of its length.
+fn too_long(to: &Destination, answer: &Response<Content>) -> Option<String> {
+    let says_of_each = answer.status().is_success() && matches!(to, Destination::Elasticsearch { .. });
+    let error = answer.body().as_ref().err().filter(|_| says_of_each)?;
+    matches!(error, AskError::TooLong(_)).then(|| error.to_string())
+}
+
 /// The most bytes of an answer with a good status.
 fn most_of_answer(to: &Destination, documents: usize) -> usize {
     match to {
@@ -350,6 +363,27 @@ mod tests {
         let outcome = Outcome::Each(fates).map_reasons(&|why| without(&headers, why));
         assert_eq!(outcome, Outcome::Each(vec![Fate::Taken, Fate::Refused("no (hidden)".to_owned())]));
         assert_eq!(without(&headers, "bad token s3cr3t-token".to_owned()), "bad token (hidden)");
+    }
+
+    #[test]
+    fn an_answer_of_elasticsearch_that_is_too_long_is_no_failure_of_the_sink() {
+        let url = SinkUrl::new("http://sink").unwrap();
+        let hook = Destination::Http { url: url.clone() };
+        let search = Destination::Elasticsearch { url, index: IndexName::new("app").unwrap() };
+        let answer = |status: u16, content| Response::builder().status(status).body(content).unwrap();
+        let long = || Err(AskError::TooLong(1024));
+        assert_eq!(
+            too_long(&search, &answer(200, long())),
+            Some("its answer has more than 1 KiB".to_owned())
+        );
+        for (to, answer) in [
+            (&search, answer(500, long())),
+            (&search, answer(200, Err(AskError::Slow))),
+            (&search, answer(200, Ok(Vec::new()))),
+            (&hook, answer(200, long())),
+        ] {
+            assert_eq!(too_long(to, &answer), None, "{answer:?}");
+        }
     }
 
     #[test]

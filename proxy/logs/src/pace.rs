@@ -237,6 +237,13 @@ impl Pace {
                     Some((again, why)) => (again, why, Duration::ZERO),
                     None => continue,
                 },
+                Outcome::Long(why) => match batch.halves() {
+                    Some(halves) => {
+                        waiting.extend(halves);
+                        continue;
+                    }
+                    None => (batch, why, Duration::ZERO),
+                },
                 Outcome::Failed(why, rest) => (batch, why, rest),
             };
             if !self.failed(&why, rest, &mut failures).await {
