@@ -14,6 +14,7 @@ use http_body_util::Full;
 use pillion_base::ground::Ground;
 use pillion_base::net::Transport;
 use pillion_companion::asking::{AGENT, AskError, Content, Kept, Server, connect_by};
+use pillion_companion::pieces::in_pieces;
 use pillion_model::Workload;
 use pillion_model::cluster::UpstreamTls;
 use pillion_model::identity::TlsPolicy;
@@ -182,7 +183,7 @@ impl Delivery {
             let server = Server { is_tls, host, port };
             connect_by((tls.as_ref(), purpose), server, Some(KEEPALIVE), &self.ground, &self.resolver).await
         };
-        timeout_at(until, connecting).await.unwrap_or(Err(AskError::Slow))
+        timeout_at(until, connecting).await.unwrap_or(Err(AskError::Slow)).map(in_pieces)
     }
 
     /// Made anew for each connection, so that new authorities are used.

@@ -3,6 +3,7 @@
 //! Each sink reads for itself, because a file is the only buffer that a stalled sink cannot fill. What is read twice comes
 //! from the kernel's cache.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 
@@ -107,7 +108,7 @@ pub(crate) struct Tail {
     /// The file that was read last.
     turn: u64,
     buffer: Vec<u8>,
-    courtesy: Courtesy,
+    courtesy: RefCell<Courtesy>,
 }
 
 impl Tail {
@@ -260,7 +261,7 @@ impl Tail {
         while !self.is_full(load) {
             if used >= piece {
                 piece = used + PIECE;
-                self.courtesy.let_others_go_first();
+                self.courtesy.borrow_mut().let_others_go_first();
             }
             let rest = bytes.get(used..).unwrap_or_default();
             let hole = lines::hole(rest);

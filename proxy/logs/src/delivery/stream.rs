@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use pillion_base::net::Transport;
 use pillion_companion::asking::addresses;
+use pillion_companion::courtesy::Courtesy;
 use pillion_upstream::discovery::Resolver;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::UdpSocket;
@@ -23,6 +24,8 @@ const BYTES_OF_DOCUMENT: usize = 512;
 const LONGEST_ANSWER: usize = 4 * 1024 * 1024;
 /// How long an address is used to which datagrams are sent: nothing says that they do not arrive.
 const LONGEST_ADDRESS: Duration = Duration::from_secs(30);
+/// How many datagrams are sent between two moments for the data path.
+const SOME_DATAGRAMS: usize = 32;
 /// How long the end of a connection is waited for.
 const PATIENCE_TO_CLOSE: Duration = Duration::from_secs(2);
 
@@ -102,7 +105,11 @@ impl Datagrams {
     /// receiver's host has answered that no program listens at the port.
     pub(super) async fn send(&self, batch: &Batch) -> Outcome {
         let mut fates = Vec::with_capacity(batch.documents.len());
+        let mut courtesy = Courtesy::default();
         for datagram in batch.texts() {
+            if fates.len() % SOME_DATAGRAMS == 0 {
+                courtesy.let_others_go_first();
+            }
             match self.socket.send(datagram).await {
                 Ok(_) => fates.push(Fate::Taken),
                 Err(error) if error.raw_os_error() == Some(rustix::io::Errno::MSGSIZE.raw_os_error()) => {
