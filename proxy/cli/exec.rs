@@ -18,6 +18,7 @@ use clap::Args;
 use http::Method;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal as Kind;
+use pillion_base::children::Others;
 use pillion_telemetry::log;
 use tokio::time::timeout;
 
@@ -29,7 +30,7 @@ use super::run::{Run, Started, broken};
 use super::wait::until_ready;
 use crate::app::{End, with_causes};
 pub(super) use application::NotStarted;
-use application::{Application, Orphans, become_program, signalled};
+use application::{Application, become_program, signalled};
 use program::look_for;
 use signals::Signals;
 
@@ -97,12 +98,12 @@ impl Exec {
         let mut signals = Signals::catch(true)?; // before anything listens, so that no signal is missed
         look_for(&self.command)?; // before a sidecar that serves gives its listeners away
         let most_files = getrlimit(Resource::RLIMIT_NOFILE)?.0;
-        let mut orphans = Orphans::watch()?;
+        let mut others = Others::watch()?;
         let mut sidecar = run.start().await?;
         let code = self.inside(&mut sidecar, &mut signals, most_files).await;
         tokio::select! { // the end of the sidecar is the end of this process
             () = sidecar.end(End::Quit, signals.second()) => code,
-            never = orphans.collect() => match never {},
+            never = others.collect() => match never {},
         }
     }
 

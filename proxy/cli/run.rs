@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
+use pillion_base::children::{Others, gets_orphans};
 use pillion_config::{Fault, Given, GivenProbe};
 use pillion_model::Config;
 use pillion_telemetry::{AccessLog, log};
@@ -364,6 +365,10 @@ impl Started {
 
     /// `upgrade` is SIGUSR2, which asks for a successor.
     async fn serve(&mut self, upgrade: Signal) -> anyhow::Result<End> {
+        if gets_orphans() {
+            let mut others = Others::watch()?;
+            self.beside.spawn(async move { others.collect().await });
+        }
         if let Some(end) = self.prepare().await? {
             return Ok(end);
         }

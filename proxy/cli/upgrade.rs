@@ -9,6 +9,7 @@ use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use pillion_base::children;
 use pillion_model::Config;
 use tokio::signal::unix::Signal;
 use tokio::sync::oneshot;
@@ -148,7 +149,7 @@ fn start_successor() -> io::Result<oneshot::Receiver<ExitStatus>> {
         words.next().ok_or_else(|| io::Error::other("the command line of this process is empty"))?;
     let mut successor = Command::new(program);
     successor.args(words).env_remove(WATCHDOG_PID); // which names this process
-    let mut child = successor.spawn()?;
+    let child = children::spawn(&mut successor)?;
     tracing::info!(pid = child.id(), "SIGUSR2: a successor was started");
     let (tell, ended) = oneshot::channel();
     std::thread::Builder::new().name("successor".into()).spawn(move || {

@@ -11,7 +11,7 @@ use crate::support::manager::Manager;
 use crate::support::program::Program;
 use crate::support::sidecar::{Plan, Sidecar};
 use crate::support::tmux::Tmux;
-use crate::support::tools::{available, require, run};
+use crate::support::tools::{alone, has_namespace_of_processes, require, run};
 use crate::support::wire::Wire;
 use crate::support::{Scratch, eventually};
 
@@ -348,10 +348,7 @@ async fn a_first_signal_after_the_end_of_the_application_does_not_cut_the_drain(
 /// As the first process of a container.
 #[tokio::test]
 async fn the_first_process_collects_orphans_and_keeps_the_exit_code() {
-    if !require("python3") || !require("unshare") {
-        return;
-    }
-    if !has_namespace_of_processes().await {
+    if !require("python3") || !has_namespace_of_processes().await {
         return;
     }
     let (scratch, words) = (Scratch::new(), script(&["zombies"]));
@@ -365,7 +362,7 @@ async fn the_first_process_collects_orphans_and_keeps_the_exit_code() {
 /// A process that outlives the application leaves an orphan while the sidecar drains.
 #[tokio::test]
 async fn the_first_process_collects_orphans_during_the_drain() {
-    if !require("python3") || !require("unshare") || !has_namespace_of_processes().await {
+    if !require("python3") || !has_namespace_of_processes().await {
         return;
     }
     let (scratch, stalls, words) = (Scratch::new(), Backend::stall().await, script(&["leaves"]));
@@ -382,19 +379,6 @@ async fn the_first_process_collects_orphans_during_the_drain() {
     program.has_logged("draining; a second signal ends at once").await;
     assert_eq!(program.line().await, "collected");
     assert!(program.exited().is_none(), "the request is still under way");
-}
-
-/// A command that runs the command in its arguments as the first process of a namespace.
-fn alone() -> Command {
-    let mut unshare = Command::new("unshare");
-    unshare.args(["--pid", "--fork", "--mount-proc", "--kill-child"]);
-    unshare
-}
-
-async fn has_namespace_of_processes() -> bool {
-    let mut probe = alone();
-    probe.arg("true");
-    available("namespace of processes", run(probe).await.status.success())
 }
 
 /// The address of the outbound side in a ready line.

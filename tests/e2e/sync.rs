@@ -2,6 +2,7 @@
 //! source is away.
 
 mod etcd;
+mod first;
 mod folders;
 mod told;
 mod web;

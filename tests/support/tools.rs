@@ -40,3 +40,17 @@ pub(crate) async fn printed(command: Command) -> String {
     assert!(output.status.success(), "{what}: {}\n{stdout}\n{stderr}", output.status);
     stdout.into_owned()
 }
+
+/// A command that runs the command in its arguments as the first process of a namespace.
+pub(crate) fn alone() -> Command {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--pid", "--fork", "--mount-proc", "--kill-child"]);
+    unshare
+}
+
+/// Whether [`alone`] works.
+pub(crate) async fn has_namespace_of_processes() -> bool {
+    let mut probe = alone();
+    probe.arg("true");
+    require("unshare") && available("namespace of processes", run(probe).await.status.success())
+}

@@ -1,13 +1,24 @@
-//! Children of this process that one part of it waits for, while another part, the parent of an application in `pillion
-//! exec`, collects every child that ends. Its end is passed on to those who wait.
+//! Children of this process. Each part of it waits for those that it has started. The parent of an application, and the
+//! first process of a container, to which the kernel gives the orphans of all others, collect the rest as these end.
+//!
+//! A child is collected by one of both alone, so that neither takes its end away from the other.
 
+use std::convert::Infallible;
 use std::io;
 use std::process::{Child, Command, ExitStatus};
 
+use nix::errno::Errno;
+use nix::sys::prctl::get_child_subreaper;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::{Pid, getpid};
 use parking_lot::Mutex;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
-/// The children that are waited for, and how they have ended where another part of the process collected them.
-static WAITED_FOR: Mutex<Vec<(u32, Option<ExitStatus>)>> = Mutex::new(Vec::new());
+/// The children that a part of this process waits for.
+static KEPT: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+/// Told after each change of [`KEPT`]: the end of a kept child may hide that of another one until it is collected.
+static CHANGED: Notify = Notify::const_new();
 
 /// A child that is waited for.
 #[derive(Debug)]
@@ -18,17 +29,18 @@ pub struct Kept(Child);
 /// # Errors
 /// It cannot be started.
 pub fn spawn(command: &mut Command) -> io::Result<Kept> {
-    let mut all = WAITED_FOR.lock(); // held, so that its end is not collected before it is known here
-    let child = command.spawn()?;
-    all.push((child.id(), None));
-    Ok(Kept(child))
+    let start = |kept: &mut Vec<u32>| -> io::Result<Kept> {
+        let child = command.spawn()?; // with the lock, so that its end is not collected before it is known here
+        kept.push(child.id());
+        Ok(Kept(child))
+    };
+    change(start)
 }
 
-/// Takes the end of a child that another part of the process has collected.
-pub fn collected(id: u32, status: ExitStatus) {
-    for (_, end) in WAITED_FOR.lock().iter_mut().filter(|(kept, _)| *kept == id) {
-        *end = Some(status);
-    }
+fn change<T>(change: impl FnOnce(&mut Vec<u32>) -> T) -> T {
+    let changed = change(&mut KEPT.lock());
+    CHANGED.notify_one();
+    changed
 }
 
 impl Kept {
@@ -36,19 +48,25 @@ impl Kept {
         self.0.id()
     }
 
-    /// How it has ended. `None`: it runs.
+    /// Whether it has ended. Its number belongs to no other process before the end is collected.
+    pub fn has_ended(&self) -> bool {
+        has_ended(self.id())
+    }
+
+    /// Collects its end. `None`: it runs.
     ///
     /// # Errors
     /// It is no child of this process, which cannot happen.
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
-        match self.0.try_wait() {
-            Ok(status) => Ok(status),
-            Err(error) => {
-                let id = self.0.id();
-                let known = WAITED_FOR.lock().iter().find(|(kept, _)| *kept == id).and_then(|(_, end)| *end);
-                known.map(Some).ok_or(error)
-            }
-        }
+        self.0.try_wait()
+    }
+
+    /// Waits for its end, and collects it.
+    ///
+    /// # Errors
+    /// It is no child of this process, which cannot happen.
+    pub fn wait(mut self) -> io::Result<ExitStatus> {
+        self.0.wait()
     }
 
     /// Collects its end on a thread of its own. It must have been killed.
@@ -57,15 +75,75 @@ impl Kept {
             return;
         }
         let collecting = std::thread::Builder::new().name("collector".into());
-        drop(collecting.spawn(move || drop(self.0.wait())));
+        drop(collecting.spawn(move || drop(self.wait())));
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
         let id = self.0.id();
-        WAITED_FOR.lock().retain(|(kept, _)| *kept != id);
+        change(|all| all.retain(|kept| *kept != id));
     }
+}
+
+/// The children that no part of this process waits for.
+#[derive(Debug)]
+pub struct Others(Signal);
+
+impl Others {
+    /// # Errors
+    /// The signal cannot be caught.
+    pub fn watch() -> io::Result<Self> {
+        Ok(Self(signal(SignalKind::child())?))
+    }
+
+    /// Collects those that end. May be dropped and called again. At most one call waits at a time.
+    pub async fn collect(&mut self) -> Infallible {
+        loop {
+            while collect_one() {}
+            tokio::select! { // both ask for another look alone
+                biased;
+                Some(()) = self.0.recv() => {}
+                () = CHANGED.notified() => {}
+            }
+        }
+    }
+}
+
+/// Whether the kernel gives orphans to this process: the first one of a container, or one that was asked to take them.
+#[must_use]
+pub fn gets_orphans() -> bool {
+    getpid().as_raw() == 1 || get_child_subreaper().unwrap_or(false)
+}
+
+/// Collects a child that has ended and that no part of this process waits for. Returns whether there was one.
+fn collect_one() -> bool {
+    let Some(kept) = KEPT.try_lock() else { return false }; // whoever has it tells of the change
+    match look(Id::All) {
+        Ok(seen) => {
+            let ended = seen.pid().filter(|pid| kept.iter().all(|kept| number(*kept) != *pid));
+            ended.is_some_and(|pid| waitpid(pid, Some(WaitPidFlag::WNOHANG)) != Err(Errno::ECHILD))
+        }
+        // it was ended by a real-time signal, which `nix` does not know, so that its number is not told
+        Err(Errno::EINVAL) if !kept.iter().any(|kept| has_ended(*kept)) => {
+            waitpid(None, Some(WaitPidFlag::WNOHANG)) == Err(Errno::EINVAL)
+        }
+        Err(_no_child) => false,
+    }
+}
+
+/// An error is an end, too: that by a real-time signal.
+fn has_ended(id: u32) -> bool {
+    look(Id::Pid(number(id))) != Ok(WaitStatus::StillAlive)
+}
+
+/// Looks for an end, and collects nothing.
+fn look(whom: Id<'_>) -> Result<WaitStatus, Errno> {
+    waitid(whom, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT)
+}
+
+fn number(id: u32) -> Pid {
+    Pid::from_raw(id.cast_signed())
 }
 
 #[cfg(test)]
@@ -74,29 +152,61 @@ mod tests {
 
     use super::*;
 
-    fn ended(mut child: Kept) -> ExitStatus {
-        loop {
-            if let Some(status) = child.try_wait().expect("a child") {
-                return status;
-            }
+    fn shell(script: &str) -> Command {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]);
+        shell
+    }
+
+    fn until(is_so: impl Fn() -> bool) {
+        while !is_so() {
             std::thread::yield_now();
         }
     }
 
     #[test]
-    fn the_end_of_a_child_is_found() {
-        let child = spawn(Command::new("sh").args(["-c", "exit 3"])).expect("sh");
-        assert_eq!(ended(child).code(), Some(3));
+    fn the_end_of_a_child_is_taken_by_whoever_waits_for_it_alone() {
+        let mut child = spawn(&mut shell("exit 3")).expect("sh");
+        until(|| child.has_ended());
+        while collect_one() {}
+        assert!(child.has_ended(), "it is still there");
+        assert_eq!(child.try_wait().expect("a child").and_then(|status| status.code()), Some(3));
     }
 
     #[test]
-    fn the_end_that_another_part_has_collected_is_passed_on() {
-        let child = spawn(&mut Command::new("true")).expect("true");
-        let id = child.id();
-        collected(id, ExitStatus::from_raw(5 << 8));
-        let known = WAITED_FOR.lock().iter().find(|(kept, _)| *kept == id).and_then(|(_, end)| *end);
-        assert_eq!(known.and_then(|end| end.code()), Some(5));
-        drop(child);
-        assert!(WAITED_FOR.lock().iter().all(|(kept, _)| *kept != id));
+    fn a_child_that_nobody_waits_for_is_collected_whatever_has_ended_it() {
+        for script in ["exit 3", "kill -9 $$", "kill -40 $$"] {
+            let id = shell(script).spawn().expect("sh").id();
+            until(|| {
+                collect_one();
+                look(Id::Pid(number(id))) == Err(Errno::ECHILD)
+            });
+        }
+    }
+
+    #[test]
+    fn the_end_by_a_real_time_signal_is_known() {
+        let mut child = spawn(&mut shell("kill -40 $$")).expect("sh");
+        until(|| child.has_ended());
+        while collect_one() {}
+        assert_eq!(child.try_wait().expect("a child").and_then(|status| status.signal()), Some(40));
+    }
+
+    #[tokio::test]
+    async fn a_child_behind_one_that_is_waited_for_is_collected_after_it() {
+        let mut others = Others::watch().expect("a signal");
+        let child = spawn(&mut shell("exit 0")).expect("sh");
+        until(|| child.has_ended());
+        let id = shell("exit 0").spawn().expect("sh").id();
+        let collected = async {
+            while look(Id::Pid(number(id))) != Err(Errno::ECHILD) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let let_go = async { drop(child.wait()) };
+        tokio::select! {
+            never = others.collect() => match never {},
+            ((), ()) = async { tokio::join!(let_go, collected) } => {}
+        }
     }
 }

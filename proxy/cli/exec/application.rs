@@ -1,20 +1,16 @@
 //! The program beside which a sidecar runs: starts it, passes signals on to it, and waits for its end. It also collects other
 //! children that have ended, because orphans become children of a process with the ID 1.
-//!
-//! It is not tokio's child: that one waits for itself, and whoever collects all children would take its status away.
 
-use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Command, ExitStatus};
 
-use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal as Kind, kill, killpg};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getpid};
-use pillion_base::children;
+use pillion_base::children::{Kept, Others, spawn};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::terminal::Terminal;
@@ -54,29 +50,10 @@ impl NotStarted {
 /// second time through this process. The group is in the terminal's foreground if this process was.
 pub(super) struct Application {
     pid: Pid,
+    child: Kept,
     terminal: Option<Terminal>,
-    children: Signal,
-}
-
-/// The other children of this process.
-pub(super) struct Orphans(Signal);
-
-impl Orphans {
-    /// # Errors
-    /// The signal cannot be caught.
-    pub(super) fn watch() -> io::Result<Self> {
-        Ok(Self(signal(SignalKind::child())?))
-    }
-
-    /// Collects those that end, when there is no application any more.
-    pub(super) async fn collect(&mut self) -> Infallible {
-        loop {
-            while next_child().is_some() {}
-            if self.0.recv().await.is_none() {
-                std::future::pending::<()>().await;
-            }
-        }
-    }
+    changes: Signal,
+    others: Others,
 }
 
 impl Application {
@@ -85,23 +62,24 @@ impl Application {
     /// # Errors
     /// The program cannot be executed.
     pub(super) fn start(words: &[OsString], most_files: u64) -> anyhow::Result<Self> {
-        let children = signal(SignalKind::child())?; // before the start, so that no end is missed
+        let changes = signal(SignalKind::child())?; // before the start, so that no end is missed
+        let others = Others::watch()?;
         let (program, arguments) = words.split_first().ok_or_else(|| anyhow::anyhow!("no command"))?;
         let terminal = Terminal::in_foreground();
         let is_raised = getrlimit(Resource::RLIMIT_NOFILE)?.0 != most_files;
-        let limited = || limited(program, most_files).args(arguments).process_group(0).spawn();
-        let started = match is_raised.then(limited) {
+        let start = |mut command: Command| spawn(command.args(arguments).process_group(0));
+        let started = match is_raised.then(|| start(limited(program, most_files))) {
             Some(Ok(child)) => Ok(child),
             other => {
                 if let Some(Err(error)) = other {
                     tracing::warn!(%error, "the application gets the sidecar's limit of open files");
                 }
-                Command::new(program).args(arguments).process_group(0).spawn()
+                start(Command::new(program))
             }
         };
         let child = started.map_err(|error| NotStarted::of(program, error))?;
         let pid = Pid::from_raw(i32::try_from(child.id())?);
-        let started = Self { pid, terminal, children };
+        let started = Self { pid, child, terminal, changes, others };
         started.bring_to_foreground();
         Ok(started)
     }
@@ -116,18 +94,23 @@ impl Application {
     /// Waits for the end, and returns the exit code. May be dropped and called again.
     pub(super) async fn ended(&mut self) -> u8 {
         loop {
-            while let Some(status) = next_child() {
-                match status {
-                    WaitStatus::Exited(pid, code) if pid == self.pid => return exit_code(code),
-                    WaitStatus::Signaled(pid, kind, _) if pid == self.pid => return signalled(kind),
-                    WaitStatus::Stopped(pid, _) if pid == self.pid => self.stopped(),
-                    other => pass_on(other),
-                }
+            while self.has_stopped() {
+                self.stopped();
             }
-            if self.children.recv().await.is_none() {
-                std::future::pending::<()>().await;
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return exit_code(status);
+            }
+            tokio::select! { // the signal only asks for another look, and the other branch never completes
+                Some(()) = self.changes.recv() => {}
+                never = self.others.collect() => match never {},
             }
         }
+    }
+
+    /// Whether it has been stopped since the last look.
+    fn has_stopped(&self) -> bool {
+        let seen = waitid(Id::Pid(self.pid), WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG);
+        matches!(seen, Ok(WaitStatus::Stopped(..)))
     }
 
     /// The terminal has stopped the application (Ctrl-Z), or it was about to read in the background. This process stops,
@@ -179,36 +162,16 @@ pub(super) fn become_program(words: &[OsString], most_files: u64) -> anyhow::Err
     NotStarted::of(program, Command::new(program).args(arguments).exec()).into()
 }
 
-/// Gives the end of another child to the part of the sidecar that waits for it, if there is one.
-fn pass_on(status: WaitStatus) {
-    let (pid, status) = match status {
-        WaitStatus::Exited(pid, code) => (pid, (code & 0xff) << 8),
-        WaitStatus::Signaled(pid, kind, _) => (pid, kind as i32),
-        _ => return,
-    };
-    if let Ok(id) = u32::try_from(pid.as_raw()) {
-        children::collected(id, ExitStatus::from_raw(status));
-    }
-}
-
-/// The next child that has ended or stopped.
-fn next_child() -> Option<WaitStatus> {
-    loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
-            Ok(WaitStatus::StillAlive) => return None,
-            Ok(status) => return Some(status),
-            Err(Errno::EINTR) => {}
-            Err(_none) => return None,
-        }
-    }
-}
-
 /// The exit code for the end by a signal.
 pub(super) fn signalled(kind: Kind) -> u8 {
     SIGNALLED.saturating_add(u8::try_from(kind as i32).unwrap_or_default())
 }
 
-/// Exit codes are of one byte.
-fn exit_code(code: i32) -> u8 {
-    u8::try_from(code & 0xff).unwrap_or(u8::MAX)
+fn exit_code(status: ExitStatus) -> u8 {
+    match status.code() {
+        Some(code) => u8::try_from(code & 0xff).unwrap_or(u8::MAX),
+        // also a real-time signal, which has no name
+        None => SIGNALLED
+            .saturating_add(status.signal().and_then(|kind| kind.try_into().ok()).unwrap_or_default()),
+    }
 }

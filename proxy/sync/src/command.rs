@@ -45,6 +45,16 @@ impl std::fmt::Display for Ending {
 struct Running(Option<Kept>);
 
 impl Running {
+    fn has_ended(&self) -> bool {
+        self.0.as_ref().is_none_or(Kept::has_ended)
+    }
+
+    /// Kills what it has left behind, and collects its end. No other process has the number of its group before that.
+    fn collect(mut self) -> io::Result<ExitStatus> {
+        self.kill();
+        self.0.take().map_or_else(|| Err(io::Error::other("it has not been started")), Kept::wait)
+    }
+
     fn kill(&self) {
         if let Some(child) = &self.0
             && let Ok(group) = i32::try_from(child.id())
@@ -70,30 +80,19 @@ pub(crate) async fn run(command: &SyncCommand, file: &str) -> Result<(), Command
     let program = words.next().unwrap_or_default();
     let mut child = Command::new(&program);
     child.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
-    let started = children::spawn(&mut child);
-    let mut running =
-        Running(Some(started.map_err(|error| CommandFault::NotStarted(program.clone(), error))?));
+    let not_started = |error| CommandFault::NotStarted(program.clone(), error);
+    let running = Running(Some(children::spawn(&mut child).map_err(not_started)?));
     let until = Instant::now() + *timeout;
     let mut pause = Duration::from_millis(2);
-    while Instant::now() < until {
-        let ended = running.0.as_mut().map_or(Ok(None), Kept::try_wait);
-        match ended.map_err(|error| CommandFault::NotStarted(program.clone(), error))? {
-            Some(status) if status.success() => return running.ended(Ok(())),
-            Some(status) => return running.ended(Err(CommandFault::Failed(program, Ending(status)))),
-            None => sleep(pause).await,
+    while !running.has_ended() {
+        if Instant::now() >= until {
+            return Err(CommandFault::Slow { program, timeout: *timeout });
         }
+        sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
-    Err(CommandFault::Slow { program, timeout: *timeout })
-}
-
-impl Running {
-    /// What it started and left behind is killed, and its own end has been collected.
-    fn ended<T>(mut self, what: T) -> T {
-        self.kill();
-        self.0 = None;
-        what
-    }
+    let status = running.collect().map_err(not_started)?;
+    if status.success() { Ok(()) } else { Err(CommandFault::Failed(program, Ending(status))) }
 }
 
 #[cfg(test)]
