@@ -25,8 +25,12 @@ pub(crate) enum Bad {
 
 impl Bad {
     /// Whether the same version can pass later: it was not judged at all.
-    pub(crate) const fn is_passing(&self) -> bool {
-        matches!(self, Self::Command(CommandFault::NotStarted(..) | CommandFault::Slow { .. }))
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::Command(CommandFault::NotStarted(..) | CommandFault::Slow { .. }) => true,
+            Self::Command(CommandFault::Failed(_, ending)) => ending.is_from_outside(),
+            _ => false,
+        }
     }
 }
 
@@ -103,6 +107,7 @@ mod tests {
     #[tokio::test]
     async fn each_file_of_a_folder_is_judged() {
         let check = Check { json: true, ..Check::default() };
+    use pillion_testkit::Scratch;
         let files = vec![("a".to_owned(), "{}".into()), ("b".to_owned(), "{".into())];
         let content = Content::Folder(Folder::new(files).unwrap());
         let why = passes(&check, &content, Path::new("/dev/null")).await.unwrap_err();
@@ -111,16 +116,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_that_cannot_be_started_judges_nothing() {
+    async fn a_program_that_cannot_be_started_or_is_killed_judges_nothing() {
         let exec = |program: &str| {
-            let words = vec![program.to_owned(), "{file}".to_owned()];
+            let words = program.split(' ').chain(["{file}"]).map(str::to_owned).collect();
             Check { exec: Some(SyncCommand { words, timeout: Duration::from_secs(30) }), ..Check::default() }
         };
         let content = Content::File("x".into());
         let bad = passes(&exec("false"), &content, Path::new("/x")).await.unwrap_err();
         assert!(!bad.is_passing(), "{bad}");
-        let bad = passes(&exec("/no/such"), &content, Path::new("/x")).await.unwrap_err();
-        assert!(bad.is_passing(), "{bad}");
+        let scratch = Scratch::new();
+        let killed = format!("sh {}", scratch.write("killed", "kill -9 $$").display());
+        for program in ["/no/such", &killed] {
+            let bad = passes(&exec(program), &content, Path::new("/x")).await.unwrap_err();
+            assert!(bad.is_passing(), "{bad}");
+        }
     }
 
     proptest! {

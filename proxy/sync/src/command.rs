@@ -31,6 +31,15 @@ pub(crate) enum CommandFault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ending(ExitStatus);
 
+impl Ending {
+    /// Whether something else than a fault of its own has ended it, such as the kernel when memory is short.
+    pub(crate) fn is_from_outside(self) -> bool {
+        self.0.signal().is_some_and(|signal| {
+            [Signal::SIGKILL, Signal::SIGTERM].map(|kind| kind as i32).contains(&signal)
+        })
+    }
+}
+
 impl std::fmt::Display for Ending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.0.code(), self.0.signal()) {
