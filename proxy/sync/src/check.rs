@@ -1,14 +1,21 @@
 //! Judges a version before it takes its place.
 
+use std::cell::Cell;
 use std::path::Path;
 
 use bytes::Bytes;
 use pillion_model::sync::Check;
-use saphyr_parser::Parser;
+use saphyr_parser::{Event, Parser};
 use serde::de::IgnoredAny;
 
 use super::command::{CommandFault, run};
 use super::version::{Content, quoted};
+
+/// Punctuation from one event of the YAML parser to the next. The parser keeps what is within the outermost brackets, of which
+/// each part takes some 170 bytes: 70 MB, where a version of 16 MiB would take gigabytes.
+const MOST_MARKS: usize = 200_000;
+/// Lists and maps of YAML within each other.
+const DEEPEST: usize = 1000;
 
 /// Why a version is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +26,12 @@ pub(crate) enum Bad {
     Yaml(String, usize, usize),
     #[error("{0}is not UTF-8")]
     NotUtf8(String),
+    #[error(
+        "{0}has more than {MOST_MARKS} commas, quotes and the like in one list in brackets or in one text, which `yaml` does not read: use `json` or `exec`"
+    )]
+    Wide(String),
+    #[error("{0}has more than {DEEPEST} lists and maps within each other")]
+    Deep(String),
     #[error("its check: {0}")]
     Command(#[source] CommandFault),
 }
@@ -60,11 +73,31 @@ fn is_well_formed(check: &Check, what: &str, bytes: &Bytes) -> Result<(), Bad> {
         return Ok(());
     }
     let text = std::str::from_utf8(bytes).map_err(|_bytes| Bad::NotUtf8(what.to_owned()))?;
-    for event in Parser::new_from_str(text) {
-        if let Err(error) = event {
-            let place = error.marker();
-            return Err(Bad::Yaml(what.to_owned(), place.line(), place.col() + 1));
+    is_yaml(what, text)
+}
+
+/// Reads it to its end, in bounded memory.
+fn is_yaml(what: &str, text: &str) -> Result<(), Bad> {
+    let (marks, mut depth) = (Cell::new(0), 0_usize);
+    let bounded = text.chars().take_while(|char| {
+        marks.set(marks.get() + usize::from(char.is_ascii_punctuation()));
+        marks.get() <= MOST_MARKS
+    });
+    for event in Parser::new_from_iter(bounded) {
+        match event {
+            _ if marks.get() > MOST_MARKS => return Err(Bad::Wide(what.to_owned())),
+            Err(error) => {
+                let place = error.marker();
+                return Err(Bad::Yaml(what.to_owned(), place.line(), place.col() + 1));
+            }
+            Ok((Event::SequenceStart(..) | Event::MappingStart(..), _)) => depth += 1,
+            Ok((Event::SequenceEnd | Event::MappingEnd, _)) => depth = depth.saturating_sub(1),
+            Ok(_) => {}
         }
+        if depth > DEEPEST {
+            return Err(Bad::Deep(what.to_owned()));
+        }
+        marks.set(0);
     }
     Ok(())
 }
@@ -74,6 +107,7 @@ mod tests {
     use std::time::Duration;
 
     use pillion_model::sync::SyncCommand;
+    use pillion_testkit::Scratch;
     use proptest::prelude::*;
 
     use super::super::version::Folder;
@@ -104,10 +138,22 @@ mod tests {
         }
     }
 
+    /// A list of 16 MiB in brackets would take gigabytes, and so would 16 MiB of dashes.
+    #[test]
+    fn yaml_is_read_in_bounded_memory() {
+        for part in ["1,", "a: b,"] {
+            let wide = is_yaml("it ", &format!("[{}", part.repeat(2 * MOST_MARKS))).unwrap_err();
+            assert!(matches!(wide, Bad::Wide(_)), "{part:?} {wide}");
+        }
+        assert!(matches!(is_yaml("it ", &"- ".repeat(2 * DEEPEST)), Err(Bad::Deep(_))));
+        for text in ["- 1, 2\n".repeat(MOST_MARKS), format!("[{}1]", "1,".repeat(MOST_MARKS / 4))] {
+            assert!(is_yaml("it ", &text).is_ok());
+        }
+    }
+
     #[tokio::test]
     async fn each_file_of_a_folder_is_judged() {
         let check = Check { json: true, ..Check::default() };
-    use pillion_testkit::Scratch;
         let files = vec![("a".to_owned(), "{}".into()), ("b".to_owned(), "{".into())];
         let content = Content::Folder(Folder::new(files).unwrap());
         let why = passes(&check, &content, Path::new("/dev/null")).await.unwrap_err();
