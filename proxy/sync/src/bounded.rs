@@ -8,7 +8,7 @@ use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, SeqAccess, Visitor
 use super::version::{BadVersion, MOST_FILES};
 
 /// The keys that are kept of an answer. Beside each file there may be the key of its folder.
-const MOST_PAIRS: usize = 2 * MOST_FILES;
+pub(crate) const MOST_PAIRS: usize = 2 * MOST_FILES;
 
 /// A list of which no more than [`MOST_PAIRS`] are kept while it is read.
 pub(crate) struct Bounded<T> {

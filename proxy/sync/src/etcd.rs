@@ -5,14 +5,14 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use pillion_model::sync::Store;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
-use super::bounded::{Bounded, Number};
-use super::version::{BadVersion, Content, Folder, MOST_FILES};
+use super::bounded::{Bounded, MOST_PAIRS, Number};
+use super::version::{BadVersion, Content, Folder};
 
 pub(crate) const RANGE: &str = "/v3/kv/range";
 pub(crate) const WATCH: &str = "/v3/watch";
@@ -58,6 +58,9 @@ struct RangeAnswer {
     header: Header,
     #[serde(default)]
     kvs: Bounded<Pair>,
+    /// Whether there are keys beyond the limit of the question.
+    #[serde(default)]
+    more: bool,
 }
 
 /// Only what is used has a type, so that a hostile answer makes nothing else in memory.
@@ -104,7 +107,7 @@ struct Watched {
 /// The range of a key, or of all that begin with it.
 pub(crate) fn range_question(store: &Store) -> String {
     let mut question = keys(store);
-    question["limit"] = (MOST_FILES + 1).to_string().into();
+    question["limit"] = MOST_PAIRS.to_string().into();
     question.to_string()
 }
 
@@ -127,9 +130,9 @@ fn keys(store: &Store) -> Value {
 
 /// What the answer to a range holds.
 pub(crate) fn read(store: &Store, answer: &[u8]) -> Result<Range, BadAnswer> {
-    let RangeAnswer { header, kvs } = serde_json::from_slice(answer).map_err(BadAnswer::Json)?;
+    let RangeAnswer { header, kvs, more } = serde_json::from_slice(answer).map_err(BadAnswer::Json)?;
     let Number(revision) = header.revision.ok_or(BadAnswer::NoRevision)?;
-    let kvs = kvs.all()?;
+    let kvs = if more { Err(BadVersion::TooMany) } else { kvs.all() }?;
     let mut files = Vec::with_capacity(kvs.len());
     for Pair { key, value } in kvs {
         let key = String::from_utf8(decoded(&key)?).map_err(|_bytes| BadAnswer::NotUtf8)?;
@@ -172,7 +175,7 @@ fn decoded(text: &str) -> Result<Vec<u8>, BadAnswer> {
 /// Bytes of a stream, given out line by line.
 #[derive(Default)]
 pub(crate) struct Lines {
-    buffer: Vec<u8>,
+    buffer: BytesMut,
 }
 
 /// 64 KiB: a message of a watch has the values that changed, but what they are is never read from it.
@@ -184,9 +187,9 @@ impl Lines {
     }
 
     /// The next whole line.
-    pub(crate) fn next(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn next(&mut self) -> Option<BytesMut> {
         let end = self.buffer.iter().position(|byte| *byte == b'\n')?;
-        Some(self.buffer.drain(..=end).collect())
+        Some(self.buffer.split_to(end + 1))
     }
 
     /// Whether a line is so long that it can only tell of a change.
@@ -266,11 +269,26 @@ mod tests {
         lines.add(b":1}\n{}\n{");
         assert_eq!(
             [lines.next(), lines.next(), lines.next()],
-            [Some(b"{\"a\":1}\n".to_vec()), Some(b"{}\n".to_vec()), None]
+            [Some(b"{\"a\":1}\n"[..].into()), Some(b"{}\n"[..].into()), None]
         );
         assert!(!lines.is_long());
         lines.add(&vec![b'x'; LONGEST_LINE]);
         assert!(lines.is_long());
+    }
+
+    /// It would take minutes if each line moved those behind it.
+    #[test]
+    fn many_lines_at_once_are_given_out_soon() {
+        const MANY: usize = 4 << 20;
+        let mut lines = Lines::default();
+        lines.add(&vec![b'\n'; MANY]);
+        assert_eq!(std::iter::from_fn(|| lines.next()).count(), MANY);
+    }
+
+    #[test]
+    fn a_folder_that_etcd_has_cut_is_no_version() {
+        let answer = br#"{"header":{"revision":"7"},"kvs":[{"key":"YS9i","value":"MQ=="}],"more":true,"count":"3000"}"#;
+        assert!(matches!(read(&store("a/"), answer), Err(BadAnswer::Version(BadVersion::TooMany))));
     }
 
     proptest! {
