@@ -67,8 +67,9 @@ impl Content {
 }
 
 impl Folder {
-    /// `files` in the order of their names, so that the same files have the same digest.
-    pub(crate) fn new(files: Vec<(String, Bytes)>) -> Result<Self, BadVersion> {
+    /// The same files make the same folder, in whatever order they come: stores order names by their bytes, and walks by the
+    /// parts of paths.
+    pub(crate) fn new(mut files: Vec<(String, Bytes)>) -> Result<Self, BadVersion> {
         if files.len() > MOST_FILES {
             return Err(BadVersion::TooMany);
         }
@@ -91,6 +92,7 @@ impl Folder {
                 return Err(BadVersion::Both(quoted(both)));
             }
         }
+        files.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         Ok(Self(files))
     }
 
@@ -166,6 +168,11 @@ mod tests {
         assert_eq!(folder(&["a", "a-b", "a/b"]), Err(BadVersion::Both("\"a\"".to_owned())));
         assert_eq!(folder(&["a", "a"]), Err(BadVersion::Twice("\"a\"".to_owned())));
         assert_eq!(folder(&["a/b", "a/c", "ab"]).unwrap().tops(), HashSet::from(["a", "ab"]));
+    }
+
+    #[test]
+    fn the_order_in_which_files_come_makes_no_other_version() {
+        assert_eq!(folder(&["conf-local", "conf/x"]), folder(&["conf/x", "conf-local"]));
     }
 
     #[test]
