@@ -13,7 +13,7 @@ use bytes::Bytes;
 use pillion_model::sync::Files;
 
 use super::version::{BadVersion, Content, Digest, Folder, MOST_BYTES, name_below};
-use super::walk::{self, WalkFault};
+use super::walk::{self, WalkFault, shown};
 
 /// A file that was changed within this time is read again at each look: clocks of file systems tick as slowly as every two
 /// seconds.
@@ -25,13 +25,13 @@ const RARELY: u32 = 4;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unread {
-    #[error("{0} cannot be read: {1}")]
+    #[error("{path} cannot be read: {why}", path = shown(.0), why = .1)]
     Io(PathBuf, #[source] io::Error),
     #[error(transparent)]
     Version(#[from] BadVersion),
-    #[error("{0} is a folder: write a slash at its end")]
+    #[error("{path} is a folder: write a slash at its end", path = shown(.0))]
     Folder(PathBuf),
-    #[error("a file in {0} has a name that is not UTF-8")]
+    #[error("a file in {path} has a name that is not UTF-8", path = shown(.0))]
     NotUtf8(PathBuf),
     #[error(transparent)]
     Walk(#[from] WalkFault),

@@ -13,18 +13,18 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use nix::libc::{O_DIRECTORY, O_NOFOLLOW};
+use nix::libc::{EINVAL, EOPNOTSUPP, O_DIRECTORY, O_NOFOLLOW};
 use pillion_model::sync::{Owner, Sync};
 
 use super::version::{Content, Digest, Folder, MOST_BYTES, MOST_FILES, name_below};
-use super::walk::{self, DATA};
+use super::walk::{self, DATA, shown};
 
 /// What the names of our own files begin with while they are written; of folders, with [`FOLDERS`].
 const FILES: &str = ".pillion-";
 const FOLDERS: &str = "..pillion-";
 
 #[derive(Debug, thiserror::Error)]
-#[error("{what} {path}: {why}", path = path.display())]
+#[error("{what} {path}: {why}", path = shown(path))]
 pub(crate) struct WriteFault {
     what: &'static str,
     path: PathBuf,
@@ -322,11 +322,8 @@ impl Target {
         symlink(name(&written.path), &next).told("cannot make", &next)?;
         fs::rename(&next, &data).told("cannot replace", &data)?;
         written.is_published = true;
-        if let Err(fault) = self.link(folder) {
-            return Ok(Some(fault));
-        }
         self.remove_older([Path::new(&name(&written.path)), &before]);
-        Ok(None)
+        Ok(self.link(folder).err())
     }
 
     fn link(&self, folder: &Folder) -> Result<(), WriteFault> {
@@ -447,9 +444,13 @@ fn name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// A rename lasts over a loss of power when its folder is written.
+/// A rename lasts over a loss of power when its folder is written. Some file systems of other hosts cannot be asked for that.
 fn sync_folder(path: &Path) -> Result<(), WriteFault> {
-    File::open(path).and_then(|folder| folder.sync_all()).told("cannot write", path)
+    let written = File::open(path).and_then(|folder| folder.sync_all());
+    let is_not_offered = |error: &io::Error| matches!(error.raw_os_error(), Some(EINVAL | EOPNOTSUPP));
+    written
+        .or_else(|error| if is_not_offered(&error) { Ok(()) } else { Err(error) })
+        .told("cannot write", path)
 }
 
 /// `None`: it cannot be read, or has more bytes.
@@ -584,6 +585,30 @@ mod tests {
         let mut target = target(root.clone(), true);
         let version = folder(&[("a", "1"), ("deep/b", "1")]);
         let undone: [fn(&Path); 4] = [
+    #[test]
+    fn a_folder_is_known_again_whatever_its_names_are() {
+        let scratch = Scratch::new();
+        let mut target = target(scratch.path("conf"), true);
+        let version = folder(&[("conf-local", "1"), ("conf.yaml", "2"), ("conf/x", "3")]); // in the order of a store
+        put(&mut target, &version).unwrap();
+        assert_eq!(target.existing(), Some(version.digest()));
+    }
+
+    /// Else the version would be written again and again, and the application told each time.
+    #[test]
+    fn a_file_system_that_cannot_write_a_folder_at_once_is_no_fault() {
+        assert!(sync_folder(Path::new("/proc")).is_ok());
+        assert!(sync_folder(Path::new("/no/such")).is_err());
+    }
+
+    #[test]
+    fn a_name_that_a_source_has_chosen_stays_on_one_line_of_the_log() {
+        let scratch = Scratch::new();
+        scratch.write("a\nERROR b", "of the application");
+        let why = put(&mut target(scratch.path(""), true), &folder(&[("a\nERROR b", "1")])).unwrap_err();
+        assert!(!why.to_string().contains('\n'), "{why}");
+    }
+
             |root| fs::write(root.join("a"), "2").unwrap(),
             |root| fs::remove_file(root.join("..data/deep/b")).unwrap(),
             |root| fs::remove_file(root.join("deep")).unwrap(), // as a kill between the swap and the links leaves it

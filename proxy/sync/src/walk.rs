@@ -20,14 +20,19 @@ const DEEPEST: usize = 8;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WalkFault {
-    #[error("{0} cannot be read: {1}")]
+    #[error("{path} cannot be read: {why}", path = shown(.0), why = .1)]
     Io(PathBuf, #[source] io::Error),
-    #[error("{0} has more than {MOST_FILES} files, or more than {MOST_ENTRIES} entries")]
+    #[error("{path} has more than {MOST_FILES} files, or more than {MOST_ENTRIES} entries", path = shown(.0))]
     TooMany(PathBuf),
-    #[error("{0} has more than {DEEPEST} folders above it")]
+    #[error("{path} has more than {DEEPEST} folders above it", path = shown(.0))]
     TooDeep(PathBuf),
-    #[error("{0} is a symlink to a folder, which is not followed: put the files into the folder itself")]
+    #[error("{path} is a symlink to a folder, which is not followed: put the files into the folder itself", path = shown(.0))]
     Link(PathBuf),
+}
+
+/// A path on one line of a log: whoever fills a folder chooses its names.
+pub(crate) fn shown(path: &Path) -> String {
+    path.to_string_lossy().chars().map(|char| if char.is_control() { '?' } else { char }).collect()
 }
 
 struct Walk<'a> {
@@ -140,6 +145,14 @@ mod tests {
             fs::create_dir(scratch.path(&format!("d{nth}"))).unwrap();
         }
         assert!(matches!(files(&scratch.path("")), Err(WalkFault::TooMany(_))), "folders count, too");
+    }
+
+    #[test]
+    fn a_name_that_is_told_stays_on_one_line() {
+        let scratch = Scratch::new();
+        symlink(".", scratch.path("a\nERROR b")).unwrap();
+        let why = files(&scratch.path("")).unwrap_err().to_string();
+        assert!(why.contains("a?ERROR b is a symlink"), "{why}");
     }
 
     #[test]
