@@ -18,10 +18,6 @@ use super::walk::{self, WalkFault, shown};
 /// A file that was changed within this time is read again at each look: clocks of file systems tick as slowly as every two
 /// seconds.
 const YOUNG: Duration = Duration::from_secs(3);
-/// After so many looks without a change, looks come at longer intervals: most files never change again.
-const MANY: u32 = 8;
-/// How much longer.
-const RARELY: u32 = 4;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unread {
@@ -63,8 +59,8 @@ pub(crate) struct Looks {
     read_at: Option<Vec<Stamp>>,
     seen: Option<Digest>,
     known: Option<Digest>,
-    /// The looks in a row that found nothing to read.
-    in_vain: u32,
+    /// Whether the last look has read nothing, because nothing had changed for a while.
+    is_settled: bool,
 }
 
 /// The metadata that shows, without a read, whether a file is another one or was written.
@@ -78,17 +74,17 @@ struct Stamp {
 
 impl Looks {
     pub(crate) const fn new(files: Files) -> Self {
-        Self { files, read_at: None, seen: None, known: None, in_vain: 0 }
+        Self { files, read_at: None, seen: None, known: None, is_settled: false }
     }
 
     /// Forgets what is known, so that the content is a new version.
     pub(crate) fn forget(&mut self) {
-        (self.read_at, self.seen, self.known, self.in_vain) = (None, None, None, 0);
+        (self.read_at, self.seen, self.known, self.is_settled) = (None, None, None, false);
     }
 
-    /// The time until the next look, if nobody has asked for another one than the usual.
-    pub(crate) fn usual_pause(&self, usual: Duration) -> Duration {
-        if self.in_vain < MANY { usual } else { usual * RARELY }
+    /// How many files there are. 0 while they change, so that the next look is soon.
+    pub(crate) fn settled_files(&self) -> usize {
+        self.read_at.as_ref().filter(|_| self.is_settled).map_or(0, Vec::len)
     }
 
     /// Blocks on file IO.
@@ -97,12 +93,11 @@ impl Looks {
             Err(why) if why.is_not_found() => return Ok(self.absent()),
             stamps => stamps?,
         };
-        let settled = self.seen.is_some() && self.seen == self.known && !is_young(&stamps, now);
-        if settled && self.read_at.as_ref() == Some(&stamps) {
-            self.in_vain = self.in_vain.saturating_add(1);
+        let is_calm = self.seen.is_some() && self.seen == self.known && !is_young(&stamps, now);
+        self.is_settled = is_calm && self.read_at.as_ref() == Some(&stamps);
+        if self.is_settled {
             return Ok(Look::Same);
         }
-        self.in_vain = 0;
         let content = match self.read(&stamps) {
             Err(why) if why.is_not_found() => return Ok(self.absent()),
             content => content?,
@@ -238,23 +233,6 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_has_not_changed_for_a_while_is_looked_at_more_rarely() {
-        let scratch = Scratch::new();
-        let path = scratch.path("file");
-        fs::write(&path, "a").unwrap();
-        let mut looks = Looks::new(Files { path: path.clone(), is_folder: false });
-        let (usual, later) = (Duration::from_secs(1), SystemTime::now() + Duration::from_secs(60));
-        for nth in 0..2 + MANY {
-            assert_eq!(looks.usual_pause(usual), usual, "{nth}");
-            looks.look(later).unwrap();
-        }
-        assert_eq!(looks.usual_pause(usual), usual * RARELY);
-        fs::write(&path, "bc").unwrap();
-        looks.look(later).unwrap();
-        assert_eq!(looks.usual_pause(usual), usual, "it changes again");
-    }
-
-    #[test]
     fn a_link_that_leads_out_of_the_folder_is_not_read() {
         let scratch = Scratch::new();
         let secret = scratch.write("secret", "key");
@@ -294,6 +272,7 @@ mod tests {
         let mut looks = Looks::new(Files { path: path.clone(), is_folder: false });
         let later = SystemTime::now() + Duration::from_secs(60);
         assert_eq!([looks.look(later).unwrap(), looks.look(later).unwrap()], [Look::Same, file("a")]);
+        assert_eq!(looks.settled_files(), 0, "they are looked at again soon");
         looks.seen = Some([0; 32]);
         looks.known = Some([0; 32]);
         assert_eq!(
@@ -301,7 +280,7 @@ mod tests {
             Look::Same,
             "a read would find another digest, and change `seen`"
         );
-        assert_eq!(looks.seen, Some([0; 32]));
+        assert_eq!((looks.seen, looks.settled_files()), (Some([0; 32]), 1));
     }
 
     #[test]

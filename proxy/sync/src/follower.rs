@@ -6,12 +6,12 @@ use std::time::SystemTime;
 use pillion_model::sync::Sync;
 use pillion_telemetry::companions::Entry;
 use pillion_telemetry::{Metrics, Seldom, SyncOutcome};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::asker::Asker;
 use super::change;
 use super::check;
-use super::pace::after_failures;
+use super::pace::{after_failures, between_looks_at_place};
 use super::source::{News, Source};
 use super::target::{Stamp, Target, WriteFault, seconds};
 use super::version::{Content, Digest};
@@ -25,6 +25,8 @@ pub(crate) struct Follower {
     target: Target,
     /// The version in its place, and what the place looked like when it was put there.
     at_work: Option<(Digest, Option<Stamp>)>,
+    /// When the place was looked at last.
+    looked: Option<Instant>,
     /// Whether the source has had a version, as far as this is known.
     is_known: bool,
     /// The version that was refused last: it is not judged again.
@@ -46,7 +48,7 @@ impl Follower {
     pub(crate) fn new(sync: Sync, entry: Arc<Entry>, asker: Asker, is_sidecar: fn(u32) -> bool) -> Self {
         let (source, target) = (Source::new(&sync), Target::new(&sync, is_sidecar));
         let metrics = asker.ground.metrics.clone();
-        let (at_work, is_known, refused, failures) = (None, false, None, 0);
+        let (at_work, looked, is_known, refused, failures) = (None, None, false, None, 0);
         let (is_absent, is_deletion_counted) = (false, false);
         Self {
             sync,
@@ -56,6 +58,7 @@ impl Follower {
             source,
             target,
             at_work,
+            looked,
             is_known,
             refused,
             is_absent,
@@ -107,8 +110,15 @@ impl Follower {
         self.at_work = self.target.existing().map(|digest| (digest, stamp));
     }
 
-    /// Asks for the whole version where another program has changed or removed the file.
+    /// Asks for the whole version where another program has changed or removed the file. One that does so again and again is
+    /// not answered at once.
     fn look_at_place(&mut self) {
+        let every =
+            between_looks_at_place(self.sync.every.unwrap_or_else(|| self.sync.from.usual_interval()));
+        if self.looked.is_some_and(|looked| looked.elapsed() < every) {
+            return;
+        }
+        self.looked = Some(Instant::now());
         let Some((digest, stamp)) = self.at_work.clone() else { return };
         if stamp.is_some() && self.target.stamp() == stamp {
             return;
@@ -167,6 +177,7 @@ impl Follower {
             self.answered();
             return self.tell_if_untold(&digest).await;
         }
+        self.source.was_new();
         match self.take(&content, digest).await {
             Ok(None) => {
                 self.failures = 0;
@@ -280,3 +291,6 @@ impl Follower {
 fn short(digest: &Digest) -> String {
     digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use super::asker::{AskFault, Asker, BEARER, Question};
 use super::consul;
 use super::etcd::{self, Lines, Range, Told};
 use super::files::{Look, Looks, Unread};
-use super::pace::between;
+use super::pace::{between, between_looks, between_questions};
 use super::version::{BadVersion, Content};
 use super::walk::WalkFault;
 use super::web::{Meaning, Validators};
@@ -19,8 +19,8 @@ use pillion_companion::asking::{AskError, Body};
 
 /// The time for an answer that does not wait for a change.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// The least time between two questions to Consul: an index that is busy without a change must not keep both ends busy.
-const LEAST_BETWEEN: Duration = Duration::from_millis(50);
+/// An answer within this time has not waited for a change.
+const AT_ONCE: Duration = Duration::from_secs(1);
 /// How long a watch of etcd lasts, so that one whose server has gone without a word is found.
 const WATCH: Duration = Duration::from_mins(5);
 /// The time between two looks for a key of etcd that does not exist, or whose watch has ended.
@@ -87,10 +87,13 @@ fn hint(status: StatusCode) -> &'static str {
 pub(crate) struct Source {
     kind: Kind,
     token: Option<SyncToken>,
-    every: Option<Duration>,
-    usual: Duration,
+    every: Duration,
+    /// Whether the operator has asked for that time.
+    is_asked_for: bool,
     /// When it was asked last. `None`: not yet, or it is to be asked at once.
     asked: Option<Instant>,
+    /// The answers in a row that came at once and brought nothing new.
+    idle: u32,
 }
 
 enum Kind {
@@ -117,8 +120,9 @@ impl Source {
             sync::Source::Web(url) => Kind::Web { url: url.clone(), validators: Validators::default() },
             sync::Source::Files(files) => Kind::Files(Looks::new(files.clone())),
         };
-        let usual = sync.from.usual_interval();
-        Self { kind, token: sync.token.clone(), every: sync.every, usual, asked: None }
+        let every = sync.every.unwrap_or_else(|| sync.from.usual_interval());
+        let (token, is_asked_for) = (sync.token.clone(), sync.every.is_some());
+        Self { kind, token, every, is_asked_for, asked: None, idle: 0 }
     }
 
     /// Forgets what is known, so that the next news is the whole version, at once.
@@ -132,12 +136,24 @@ impl Source {
         }
     }
 
+    /// The last answer has brought a version that was not known.
+    pub(crate) fn was_new(&mut self) {
+        self.idle = 0;
+    }
+
     /// Waits for the next news. Dropped, it loses nothing: the next call asks again.
     pub(crate) async fn next(&mut self, asker: &Asker) -> Result<News, Silent> {
         if let Some(asked) = self.asked {
             sleep_until(asked + self.pause(asker)).await;
         }
-        self.asked = Some(Instant::now());
+        let asked = Instant::now();
+        self.asked = Some(asked);
+        let news = self.ask(asker).await;
+        self.idle = if asked.elapsed() < AT_ONCE { self.idle.saturating_add(1) } else { 0 };
+        news
+    }
+
+    async fn ask(&mut self, asker: &Asker) -> Result<News, Silent> {
         let token = self.token.as_ref();
         match &mut self.kind {
             Kind::Consul { store, index } => ask_consul(store, index, token, asker).await,
@@ -156,9 +172,11 @@ impl Source {
         let dice = asker.ground.rng.lock().f64();
         match &self.kind {
             Kind::Etcd(etcd) if etcd.is_absent => between(ABSENT, dice),
-            Kind::Consul { .. } | Kind::Etcd(_) => LEAST_BETWEEN,
-            Kind::Web { .. } => between(self.every.unwrap_or(self.usual), dice),
-            Kind::Files(looks) => between(self.every.unwrap_or_else(|| looks.usual_pause(self.usual)), dice),
+            Kind::Consul { .. } | Kind::Etcd(_) => between_questions(self.idle),
+            Kind::Files(looks) if !self.is_asked_for => {
+                between(between_looks(self.every, looks.settled_files()), dice)
+            }
+            Kind::Web { .. } | Kind::Files(_) => between(self.every, dice),
         }
     }
 }

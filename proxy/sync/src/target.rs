@@ -88,12 +88,16 @@ struct Part {
 impl Part {
     fn of(path: PathBuf) -> Option<Self> {
         let metadata = path.symlink_metadata().ok()?;
-        Some(Self {
+        Some(Self::new(path, &metadata))
+    }
+
+    fn new(path: PathBuf, metadata: &fs::Metadata) -> Self {
+        Self {
             path,
             file: (metadata.dev(), metadata.ino()),
             size: metadata.size(),
             times: [(metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec())],
-        })
+        }
     }
 }
 
@@ -148,7 +152,7 @@ impl Target {
     fn links(&self) -> Option<Vec<PathBuf>> {
         let mut links = Vec::new();
         for entry in fs::read_dir(&self.path).ok()?.flatten() {
-            if is_our_link(&entry.path()) {
+            if entry.file_type().is_ok_and(|kind| kind.is_symlink()) && is_our_link(&entry.path()) {
                 links.push(entry.path());
             }
             (links.len() <= MOST_FILES).then_some(())?;
@@ -170,9 +174,12 @@ impl Target {
             return Some(Stamp(vec![Part::of(self.path.clone())?]));
         }
         let data = self.path.join(DATA);
-        let files = walk::own_files(&data).ok()?.into_iter().map(|(path, _)| path);
-        let all = self.links()?.into_iter().chain(files);
-        Some(Stamp(std::iter::once(data.clone()).chain(all).map(Part::of).collect::<Option<_>>()?))
+        let files =
+            walk::own_files(&data).ok()?.into_iter().map(|(path, metadata)| Part::new(path, &metadata));
+        let links = std::iter::once(data).chain(self.links()?);
+        let mut parts = links.map(Part::of).collect::<Option<Vec<_>>>()?;
+        parts.extend(files);
+        Some(Stamp(parts))
     }
 
     /// When the version at work was written.
@@ -579,13 +586,6 @@ mod tests {
     }
 
     #[test]
-    fn what_another_program_did_with_a_folder_shows() {
-        let scratch = Scratch::new();
-        let root = scratch.path("conf");
-        let mut target = target(root.clone(), true);
-        let version = folder(&[("a", "1"), ("deep/b", "1")]);
-        let undone: [fn(&Path); 4] = [
-    #[test]
     fn a_folder_is_known_again_whatever_its_names_are() {
         let scratch = Scratch::new();
         let mut target = target(scratch.path("conf"), true);
@@ -609,6 +609,13 @@ mod tests {
         assert!(!why.to_string().contains('\n'), "{why}");
     }
 
+    #[test]
+    fn what_another_program_did_with_a_folder_shows() {
+        let scratch = Scratch::new();
+        let root = scratch.path("conf");
+        let mut target = target(root.clone(), true);
+        let version = folder(&[("a", "1"), ("deep/b", "1")]);
+        let undone: [fn(&Path); 4] = [
             |root| fs::write(root.join("a"), "2").unwrap(),
             |root| fs::remove_file(root.join("..data/deep/b")).unwrap(),
             |root| fs::remove_file(root.join("deep")).unwrap(), // as a kill between the swap and the links leaves it

@@ -85,7 +85,7 @@ static SYNC: Static<Written> = Static::new(|| {
         .word::<Opt<Duration>>(
             "every",
             field!(every),
-            "The time between two looks at a source of http, https or file. Default 30s, of files 500ms, and 2s when they have not changed for a while.",
+            "The time between two looks at a source of http, https or file. Default 30s, of files 500ms, and longer of a folder with more than 50 files.",
         )
         .says_its_default()
         .takes("100ms or more")

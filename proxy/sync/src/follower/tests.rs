@@ -1,0 +1,90 @@
+//! What one entry does with a source that misbehaves, and with another program that writes its file. The clock is paused.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use pillion_base::ground::{Ground, Shared};
+use pillion_base::net::Network;
+use pillion_base::net::memory::MemoryNetwork;
+use pillion_model::sync::{Check, SyncUrl};
+use pillion_telemetry::companions::CompanionKind;
+use pillion_testkit::Scratch;
+use pillion_upstream::discovery::Resolver;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::*;
+
+/// A server that answers the first question with `answer(0)`, the next one with `answer(1)`, and so on; how many there were.
+fn server(memory: &MemoryNetwork, answer: impl Fn(usize) -> String + Send + 'static) -> Arc<AtomicUsize> {
+    let mut listener = memory.bind(([127, 0, 0, 1], 8500).into()).unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    tokio::spawn(async move {
+        while let Ok(mut connection) = listener.accept().await {
+            let answer = answer(counted.fetch_add(1, Relaxed));
+            drop(connection.io.read(&mut [0; 4096]).await);
+            drop(connection.io.write_all(answer.as_bytes()).await);
+        }
+    });
+    count
+}
+
+/// An answer of Consul with the value `hi`.
+fn consul(index: usize) -> String {
+    let body = r#"[{"Key":"k","Value":"aGk="}]"#;
+    format!("HTTP/1.1 200 OK\r\nx-consul-index: {index}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+}
+
+fn follower(memory: &MemoryNetwork, from: &str, to: PathBuf) -> Follower {
+    let metrics = Metrics::new(1000);
+    let entry = Arc::new(metrics.companions().register(CompanionKind::Sync, "settings", false));
+    let sync = Sync {
+        name: "settings".to_owned(),
+        from: SyncUrl::new(from).unwrap(),
+        to,
+        every: None,
+        mode: Sync::MODE,
+        owner: None,
+        token: None,
+        check: Check::default(),
+        on_change: None,
+        required: false,
+    };
+    let ground = Ground::new((0, 1), Network::Memory(memory.clone()), metrics, Shared::default());
+    Follower::new(sync, entry, Asker { ground, resolver: Arc::new(Resolver::system()) }, |_| false)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_answers_at_once_without_news_is_asked_ever_less_often() {
+    let indexes: [fn(usize) -> usize; 3] = [|_| 7, |nth| nth + 1, |nth| 9 - nth % 2];
+    for (nth, index) in indexes.into_iter().enumerate() {
+        let (memory, scratch) = (MemoryNetwork::default(), Scratch::new());
+        let count = server(&memory, move |question| consul(index(question)));
+        let follower = follower(&memory, "consul://127.0.0.1:8500/k", scratch.path("settings"));
+        let followed = tokio::time::timeout(Duration::from_secs(60), follower.run()).await;
+        assert!(followed.is_err(), "it follows without end");
+        assert_eq!(fs::read(scratch.path("settings")).unwrap(), b"hi");
+        let asked = count.load(Relaxed);
+        assert!((10..40).contains(&asked), "{nth}: {asked} questions within a minute");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_that_changes_each_version_is_not_fought_without_a_pause() {
+    let (memory, scratch) = (MemoryNetwork::default(), Scratch::new());
+    let path = scratch.path("settings");
+    let count = server(&memory, |_| consul(7));
+    let mut follower = follower(&memory, "consul://127.0.0.1:8500/k", path.clone());
+    let began = Instant::now();
+    let mut repaired = 0;
+    while began.elapsed() < Duration::from_secs(60) {
+        follower.step().await;
+        if fs::read(&path).unwrap() == b"hi" {
+            repaired += 1;
+            fs::write(&path, "other").unwrap();
+        }
+    }
+    assert!((5..=13).contains(&repaired), "{repaired} versions in a minute, {count:?} questions");
+}
