@@ -1,0 +1,70 @@
+//! Files and folders on the disk, with what failed and where.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use nix::libc::{EINVAL, EOPNOTSUPP};
+
+use super::super::walk::{self, shown};
+
+#[derive(Debug, thiserror::Error)]
+#[error("{what} {path}: {why}", path = shown(path))]
+pub(crate) struct WriteFault {
+    what: &'static str,
+    path: PathBuf,
+    #[source]
+    why: io::Error,
+}
+
+/// Says what could not be done with which path.
+pub(super) trait Told<T> {
+    fn told(self, what: &'static str, path: &Path) -> Result<T, WriteFault>;
+}
+
+impl<T> Told<T> for io::Result<T> {
+    fn told(self, what: &'static str, path: &Path) -> Result<T, WriteFault> {
+        self.map_err(|why| WriteFault { what, path: path.to_owned(), why })
+    }
+}
+
+pub(super) fn make_folder(path: &Path) -> Result<PathBuf, WriteFault> {
+    DirBuilder::new().mode(0o700).create(path).told("cannot make the folder", path)?;
+    Ok(path.to_owned())
+}
+
+pub(super) fn remove(path: &Path) {
+    let is_folder = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+    let removed = if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    if let Err(error) = removed
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), "an old file of `sync` cannot be removed: {error}");
+    }
+}
+
+pub(super) fn parent(path: &Path) -> PathBuf {
+    path.parent().map_or_else(|| Path::new("/").to_owned(), Path::to_owned)
+}
+
+pub(super) fn name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// A rename lasts over a loss of power when its folder is written. Some file systems of other hosts cannot be asked for that.
+pub(super) fn sync_folder(path: &Path) -> Result<(), WriteFault> {
+    let written = File::open(path).and_then(|folder| folder.sync_all());
+    let is_not_offered = |error: &io::Error| matches!(error.raw_os_error(), Some(EINVAL | EOPNOTSUPP));
+    written
+        .or_else(|error| if is_not_offered(&error) { Ok(()) } else { Err(error) })
+        .told("cannot write", path)
+}
+
+/// `None`: it cannot be read, or has more bytes.
+pub(super) fn read(path: &Path, most: usize) -> Option<Bytes> {
+    let mut bytes = Vec::new();
+    walk::open(path).ok()?.take(most as u64 + 1).read_to_end(&mut bytes).ok()?;
+    (bytes.len() <= most).then(|| bytes.into())
+}

@@ -1,0 +1,64 @@
+//! Small files beside a target, by which one process tells the next what has become of a version.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::super::version::Digest;
+use super::disk::{name, parent, read, remove};
+use super::{FILES, FOLDERS, Target};
+
+impl Target {
+    /// The file that says which version `sync` has written, for the question whether a version is there after a restart
+    /// while the source is away.
+    fn mark(&self) -> PathBuf {
+        parent(&self.path).join(format!("{FILES}mark.{}", name(&self.path)))
+    }
+
+    /// The file that says which version the application has not been told of yet.
+    fn untold(&self) -> PathBuf {
+        match self.is_folder {
+            true => self.path.join(format!("{FOLDERS}untold")),
+            false => parent(&self.path).join(format!("{FILES}untold.{}", name(&self.path))),
+        }
+    }
+
+    /// Remembers that the application must be told of this version, also by a process after this one.
+    pub(crate) fn set_untold(&self, digest: &Digest) {
+        write_mark(&self.untold(), digest);
+    }
+
+    pub(crate) fn is_untold(&self, digest: &Digest) -> bool {
+        is_mark(&self.untold(), digest)
+    }
+
+    pub(crate) fn set_told(&self) {
+        remove(&self.untold());
+    }
+
+    /// Remembers beside a file that this content came from the source. A folder shows it by its symlink.
+    pub(crate) fn set_mark(&self, digest: &Digest) {
+        if self.is_folder || self.has_mark(digest) {
+            return;
+        }
+        write_mark(&self.mark(), digest); // without it, the next start waits for the source
+    }
+
+    /// Whether this content came from the source once.
+    pub(crate) fn has_mark(&self, digest: &Digest) -> bool {
+        self.is_folder || is_mark(&self.mark(), digest)
+    }
+}
+
+fn write_mark(mark: &Path, digest: &Digest) {
+    remove(mark); // it may be a symlink, which is not followed
+    let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(mark);
+    if let Err(error) = new.and_then(|mut new| new.write_all(digest)) {
+        tracing::debug!(path = %mark.display(), "a version cannot be remembered: {error}");
+    }
+}
+
+fn is_mark(mark: &Path, digest: &Digest) -> bool {
+    read(mark, digest.len()).is_some_and(|mark| mark == digest.as_slice())
+}
