@@ -8,7 +8,7 @@
 # are replaced, and nothing in the build reads a clock.
 set -eu
 cd "$(dirname "$0")/.."
-HERE=$(pwd)
+HERE=$(pwd -P)
 CARGO=${CARGO_HOME:-$HOME/.cargo}
 HOST=$(rustc -vV | sed -n 's/^host: //p')
 TARGET=${1:-$HOST}
@@ -27,13 +27,19 @@ if [ "$TARGET" != "$HOST" ]; then
     # Kernels for arm64 have pages of 4, 16 or 64 KiB, and jemalloc must know the largest.
     export JEMALLOC_SYS_WITH_LG_PAGE=16
 fi
-# Panic messages and C code name files; so they do by short names that are the same everywhere.
+# Panic messages and C code name files; so they do by short names that are the same everywhere. Cargo and C compilers split flags at spaces.
+case $HERE$CARGO in *[[:space:]]*) echo "a folder with a space in its name cannot be built in: $HERE, $CARGO" >&2; exit 1 ;; esac
 cargo fetch --locked >&2
 flags="$flags --remap-path-prefix=$HERE=/pillion"
+maps="-ffile-prefix-map=$HERE=/pillion"
 for crates in "$CARGO"/registry/src/*; do
     flags="$flags --remap-path-prefix=$crates=/crates"
+    maps="$maps -ffile-prefix-map=$crates=/crates"
 done
-maps="-ffile-prefix-map=$HERE=/pillion -ffile-prefix-map=$CARGO=/cargo"
+if [ -n "${CARGO_TARGET_DIR:-}" ]; then
+    flags="$flags --remap-path-prefix=$CARGO_TARGET_DIR=/pillion/target"
+    maps="$maps -ffile-prefix-map=$CARGO_TARGET_DIR=/pillion/target"
+fi
 export CFLAGS="-fno-asynchronous-unwind-tables $maps${CFLAGS:+ $CFLAGS}"
 export RUSTFLAGS="$flags${RUSTFLAGS:+ $RUSTFLAGS}"
 export CARGO_PROFILE_RELEASE_STRIP=none

@@ -5,32 +5,33 @@
 # PILLION_REVISION. Takes two release builds. Prints the SHA-256, and ends with 1 when they differ.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-TRIPLE=$(rustc -vV | sed -n 's/^host: //p')
 REVISION=$(git rev-parse --short=12 HEAD)
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/reproducible.XXXXXX")
 trap 'rm -rf "$WORK"' EXIT
 
-# built FOLDER: the path of the binary of a build there.
+# built FOLDER TARGET: FOLDER.stripped, of a build there with this name of the target folder.
 built() {
-    local folder=$1
+    local folder=$1 target=$2
     mkdir "$folder"
     git archive HEAD | tar --extract --directory "$folder"
     (
         cd "$folder"
-        unset CARGO_TARGET_DIR CARGO_INCREMENTAL
-        PILLION_REVISION=$REVISION deploy/build.sh
+        unset CARGO_INCREMENTAL
+        export CARGO_TARGET_DIR=$folder/$target PILLION_REVISION=$REVISION
+        strip -o "$folder.stripped" "$(deploy/build.sh)"
     )
-    strip -o "$folder.stripped" "$folder/target/$TRIPLE/release/pillion"
     rm -rf "$folder"
 }
 
-built "$WORK/one"
-built "$WORK/another-folder"
+built "$WORK/one" target
+built "$WORK/another-folder" other
 sha256sum "$WORK"/*.stripped
 cmp "$WORK/one.stripped" "$WORK/another-folder.stripped"
 [ -z "${KEEP:-}" ] || cp "$WORK/one.stripped" "$KEEP"
-if grep -aq "$WORK" "$WORK/one.stripped"; then
-    echo "the binary has paths of the build: $(strings "$WORK/one.stripped" | grep -m 3 "$WORK")" >&2
-    exit 1
-fi
+for path in "$WORK" "${CARGO_HOME:-$HOME/.cargo}"; do
+    if grep -aq "$path" "$WORK/one.stripped"; then
+        echo "the binary has paths of the build: $(strings "$WORK/one.stripped" | grep -m 3 "$path")" >&2
+        exit 1
+    fi
+done
 echo "two builds of $REVISION are the same, $(stat -c %s "$WORK/one.stripped") bytes"
