@@ -24,7 +24,8 @@ CMD ["run"]
 FROM image AS host
 COPY pillion /pillion
 
-FROM rust:1-slim AS build
+# The version of deploy/pillion.rustc, which can use the profile of requests.
+FROM rust:1.95.0-slim AS build
 # jemalloc is built with make; the compiler and the linker come with the image.
 RUN apt-get update && apt-get install -y --no-install-recommends make && rm -rf /var/lib/apt/lists/*
 WORKDIR /src

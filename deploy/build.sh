@@ -13,8 +13,19 @@ CARGO=${CARGO_HOME:-$HOME/.cargo}
 HOST=$(rustc -vV | sed -n 's/^host: //p')
 TARGET=${1:-$HOST}
 
-# Naming the target keeps the static flag away from build scripts and procedural macros, which cannot be static.
-flags="-C target-feature=+crt-static"
+# Naming the target keeps these flags away from build scripts and procedural macros, which cannot be static.
+profile=$HERE/deploy/pillion.profdata
+if [ "${PILLION_PROFILE:-use}" = count ]; then
+    flags="-C profile-generate" # for .ci/profile; the library of its counters cannot be linked statically
+else
+    flags="-C target-feature=+crt-static"
+    # What real load runs (.ci/profile). Only the version of Rust that counted it can use it; others build without it.
+    if rustc -V | cmp -s - deploy/pillion.rustc; then
+        flags="$flags -C profile-use=$profile"
+    else
+        echo "built without the profile of requests, which is for $(cat deploy/pillion.rustc)" >&2
+    fi
+fi
 # The linker packs relocations and folds equal functions, and C code has no tables for unwinding: this saves 600 KB.
 flags="$flags -C link-arg=-Wl,-z,pack-relative-relocs,--icf=all"
 if [ "$TARGET" != "$HOST" ]; then
