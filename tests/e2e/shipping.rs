@@ -460,7 +460,11 @@ async fn an_answer_of_elasticsearch_that_is_too_long_is_asked_for_in_parts() {
         while let Some(request) = wire.message().await {
             let documents = request.body.iter().filter(|byte| **byte == b'\n').count() / 2;
             let error = serde_json::json!({ "type": "mapping", "reason": "x".repeat(4000) });
-            let items = vec![serde_json::json!({ "create": { "status": 400, "error": error } }); documents];
+            let mut items =
+                vec![serde_json::json!({ "create": { "status": 400, "error": error } }); documents];
+            if request.body.windows(8).any(|bytes| bytes == b"\"line 0\"") {
+                items[0] = serde_json::json!({ "create": { "status": 201 } }); // so that it is believed
+            }
             let answer = serde_json::json!({ "errors": true, "items": items }).to_string();
             wire.send(&format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len())).await;
             seen.request(request);
@@ -471,7 +475,7 @@ async fn an_answer_of_elasticsearch_that_is_too_long_is_asked_for_in_parts() {
     volume.append("a.log", &lines);
     let sinks = format!("search: {{ elasticsearch: \"http://{}\", index: app }}", backend.address);
     let sidecar = volume.plan(&sinks, "").start().await;
-    measured(&sidecar, "pillion_logs_records_total", &[("outcome", "refused")], 100.0).await;
+    measured(&sidecar, "pillion_logs_records_total", &[("outcome", "refused")], 99.0).await;
     measured(&sidecar, "pillion_logs_lag_bytes", &[], 0.0).await;
 }
 

@@ -1,6 +1,9 @@
 //! One sink at work: it collects a batch, delivers it, and notes how far it is. It waits for no other sink.
 
+mod policy;
+
 use std::cell::RefCell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -11,9 +14,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::catalog::{Catalog, Now};
-use crate::delivery::{Delivery, Fate, Outcome};
+use crate::delivery::Delivery;
 use crate::encode::Batch;
 use crate::tail::{Load, Tail};
+pub(crate) use policy::Policy;
+use policy::{Next, Verdict, Work};
 
 /// The pause after a first failure. It doubles with each further one, up to [`LONGEST_PAUSE`], and a random part of up to a
 /// half is left out.
@@ -21,17 +26,11 @@ const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The pause of a sidecar that ends.
 const LAST_PAUSE: Duration = Duration::from_millis(200);
-/// How long a request that is under way is waited for when a reload changes the sinks: without its answer, its records would be
-/// sent again.
+/// How long the batch that is under way is waited for when a reload changes the sinks: without the answers, its records would be
+/// sent again. All sinks wait for the slowest one.
 const PATIENCE_AT_RELOAD: Duration = Duration::from_secs(5);
 /// The pause between two requests to a sink that takes nothing: it must not get hundreds in a second.
 const VAIN_PAUSE: Duration = Duration::from_millis(20);
-/// After so many refusals without a record that is taken, a sink is down, and gets its requests more slowly; and one that has
-/// never taken any is perhaps set up wrongly.
-const MOST_VAIN: usize = 32;
-/// So often such a sink is tried until it is believed, which takes a minute: a wrong address must not cost the backlog, and
-/// records that no server takes must not stop the others for ever.
-const VAIN_ATTEMPTS: u32 = 8;
 
 /// What sinks are to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,8 +55,7 @@ pub(crate) struct Pace {
     /// Changes when files have changed.
     pub(crate) changes: watch::Receiver<u64>,
     pub(crate) notices: Notices,
-    /// Whether what the sink refuses is lost: it has taken a record since it was set up, or has refused all for long enough.
-    pub(crate) is_believed: bool,
+    pub(crate) policy: Policy,
 }
 
 /// What is counted for a sink.
@@ -78,12 +76,9 @@ impl Counts {
         counts
     }
 
-    /// Counts the records of a batch that are meant.
-    fn count(&self, batch: &Batch, outcome: LogOutcome, is_meant: impl Fn(usize) -> bool) {
+    fn count(&self, batch: &Batch, outcome: LogOutcome) {
         for (place, source) in self.sources.iter().enumerate() {
-            let of_source =
-                |(nth, of): &(usize, &crate::encode::Document)| of.source == place && is_meant(*nth);
-            let count = batch.documents.iter().enumerate().filter(of_source).count();
+            let count = batch.documents.iter().filter(|document| document.source == place).count();
             if count > 0 {
                 self.metrics.logs_records(*source, self.sink, outcome).inc_by(count as u64);
             }
@@ -98,15 +93,6 @@ pub(crate) struct Notices {
     failed: Seldom,
     refused: Seldom,
     truncated: Seldom,
-}
-
-/// What a sink has refused of a batch. Batches are divided until single records are refused.
-#[derive(Default)]
-struct Refusals {
-    /// How many there were since a record was taken.
-    vain: usize,
-    /// The single records that were refused while the sink was not believed.
-    suspects: Vec<(Batch, String)>,
 }
 
 /// What has become of a batch.
@@ -132,10 +118,10 @@ impl Pace {
                     Delivered::Nothing(why) => {
                         // it is read again, with what has come meanwhile: of that the sink may take a record
                         self.tail.rewind(&self.catalog.borrow(), &load.reads);
-                        if !self.failed(&why, Duration::ZERO, &mut failures).await {
+                        let Some(is_whole) = self.failed(&why, Duration::ZERO, &mut failures).await else {
                             break;
-                        }
-                        self.is_believed = failures >= VAIN_ATTEMPTS;
+                        };
+                        self.policy.waited(is_whole);
                         continue;
                     }
                 }
@@ -196,124 +182,56 @@ impl Pace {
         }
     }
 
-    /// Delivers a batch, whole or in parts, however often it takes.
+    /// Delivers a batch, whole or in parts, however often it takes. A part that is under way at a reload is sent again by the
+    /// next configuration: at least once.
     async fn deliver(&mut self, batch: Batch) -> Delivered {
-        let (mut waiting, mut failures, mut refusals) = (vec![batch], 0, Refusals::default());
-        while let Some(batch) = waiting.pop() {
+        let mut late = pin!(late(self.phase.clone()));
+        let (mut work, mut failures) = (Work::new(batch), 0);
+        while let Some(batch) = work.next() {
             let body = self.delivery.body(&batch);
-            let Some(outcome) = self.send(&batch, body).await else { return Delivered::Stopped };
-            let (again, why, rest) = match outcome {
-                Outcome::Taken => {
-                    self.taken(&batch, |_| true);
-                    (failures, refusals.vain) = (0, 0);
-                    continue;
-                }
-                Outcome::TakenBut(refused, why) => {
-                    let refused = usize::try_from(refused).unwrap_or(usize::MAX);
-                    self.taken(&batch, |nth| nth >= refused);
-                    self.refused(&batch, &why, |nth| nth < refused);
-                    continue;
-                }
-                Outcome::Refused(why) => {
-                    match batch.halves() {
-                        Some(halves) => waiting.extend(halves),
-                        None => refusals.suspects.push((batch, why.clone())),
-                    }
-                    refusals.vain += 1;
-                    self.refuse(&mut refusals);
-                    if refusals.vain <= MOST_VAIN {
-                        continue;
-                    }
-                    if !self.is_believed {
-                        return Delivered::Nothing(why);
-                    }
-                    self.entry.down(&why);
-                    if !self.pause(VAIN_PAUSE).await {
-                        return Delivered::Stopped;
-                    }
-                    continue;
-                }
-                Outcome::Each(fates) => match self.each(&batch, &fates) {
-                    Some((again, why)) => (again, why, Duration::ZERO),
-                    None => continue,
-                },
-                Outcome::Long(why) => match batch.halves() {
-                    Some(halves) => {
-                        waiting.extend(halves);
-                        continue;
-                    }
-                    None => (batch, why, Duration::ZERO),
-                },
-                Outcome::Failed(why, rest) => (batch, why, rest),
+            let outcome = tokio::select! { // the answer is lost, and its records are sent again
+                biased;
+                () = &mut late => return Delivered::Stopped,
+                outcome = self.delivery.send(&batch, body) => outcome,
             };
-            if !self.failed(&why, rest, &mut failures).await {
+            let Verdict { taken, lost, next } = self.policy.judge(&mut work, batch, outcome);
+            lost.iter().for_each(|(batch, why)| self.lost(batch, why));
+            if let Some(batch) = taken {
+                self.counts.count(&batch, LogOutcome::Delivered);
+                if !matches!(next, Next::Again(..)) {
+                    self.works();
+                    failures = 0;
+                }
+            }
+            let goes_on = match next {
+                Next::Part => true,
+                Next::PartLater(why) => {
+                    self.entry.down(&why);
+                    self.pause(VAIN_PAUSE).await.is_some()
+                }
+                Next::Again(batch, why, rest) => {
+                    let goes_on = self.failed(&why, rest, &mut failures).await.is_some();
+                    if goes_on {
+                        self.counts.count(&batch, LogOutcome::Retried);
+                    }
+                    work.again(batch);
+                    goes_on
+                }
+                Next::Nothing(why) => return Delivered::Nothing(why),
+            };
+            if !goes_on {
                 return Delivered::Stopped;
             }
-            self.counts.count(&again, LogOutcome::Retried, |_| true);
-            waiting.push(again);
         }
-        self.refuse(&mut refusals);
-        match refusals.suspects.pop() {
-            Some((_, why)) => Delivered::Nothing(why),
-            None => Delivered::All,
-        }
+        work.doubt().map_or(Delivered::All, Delivered::Nothing)
     }
 
-    /// The records that were refused are lost, if the sink is believed.
-    fn refuse(&self, refusals: &mut Refusals) {
-        if self.is_believed {
-            refusals.suspects.drain(..).for_each(|(batch, why)| self.refused(&batch, &why, |_| true));
-        }
-    }
-
-    /// Tells of a failure, and waits before the next attempt. `false`: the sink was stopped.
-    async fn failed(&mut self, why: &str, rest: Duration, failures: &mut u32) -> bool {
+    /// Tells of a failure, and waits before the next attempt. Returns whether the pause was whole. `None`: the sink was stopped.
+    async fn failed(&mut self, why: &str, rest: Duration, failures: &mut u32) -> Option<bool> {
         self.problem(why);
-        let goes_on = self.pause(rest.max(pause(*failures, fastrand::f64()))).await;
+        let is_whole = self.pause(rest.max(pause(*failures, fastrand::f64()))).await;
         *failures += 1;
-        goes_on
-    }
-
-    /// Sends a batch. `None`: the sink was stopped, and the answer has not come.
-    async fn send(&mut self, batch: &Batch, body: bytes::Bytes) -> Option<Outcome> {
-        let Self { delivery, phase, .. } = self;
-        let stopped = async {
-            if phase.wait_for(|phase| *phase == Phase::Stop).await.is_ok() {
-                sleep(PATIENCE_AT_RELOAD).await;
-            }
-        };
-        tokio::select! { // a request that is dropped is sent again by the next configuration: at least once
-            biased;
-            outcome = delivery.send(batch, body) => Some(outcome),
-            () = stopped => None,
-        }
-    }
-
-    /// What became of each record. Returns those that are to be sent again, and why.
-    fn each(&mut self, batch: &Batch, fates: &[Fate]) -> Option<(Batch, String)> {
-        self.counts.count(batch, LogOutcome::Delivered, |nth| fates.get(nth) == Some(&Fate::Taken));
-        self.is_believed |= fates.contains(&Fate::Taken);
-        let refused =
-            fates.iter().find_map(|fate| if let Fate::Refused(why) = fate { Some(why) } else { None });
-        if let Some(why) = refused {
-            self.refused(batch, why, |nth| matches!(fates.get(nth), Some(Fate::Refused(_))));
-        }
-        let again = fates.iter().find_map(|fate| if let Fate::Again(why) = fate { Some(why) } else { None });
-        match again {
-            Some(why) => {
-                Some((batch.only(|nth| matches!(fates.get(nth), Some(Fate::Again(_)))), why.clone()))
-            }
-            None => {
-                self.works();
-                None
-            }
-        }
-    }
-
-    fn taken(&mut self, batch: &Batch, is_meant: impl Fn(usize) -> bool) {
-        self.is_believed |= (0..batch.documents.len()).any(&is_meant);
-        self.counts.count(batch, LogOutcome::Delivered, is_meant);
-        self.works();
+        is_whole
     }
 
     fn works(&mut self) {
@@ -323,14 +241,13 @@ impl Pace {
         }
     }
 
-    fn refused(&self, batch: &Batch, why: &str, is_meant: impl Fn(usize) -> bool) {
-        let count = (0..batch.documents.len()).filter(|nth| is_meant(*nth)).count();
-        self.counts.count(batch, LogOutcome::Refused, is_meant);
+    fn lost(&self, batch: &Batch, why: &str) {
+        self.counts.count(batch, LogOutcome::Refused);
         self.entry.note("last_refusal", why);
         if self.notices.refused.due(std::time::Instant::now()).is_some() {
             tracing::warn!(
                 sink = self.name,
-                records = count,
+                records = batch.documents.len(),
                 "the sink has refused records, which are lost: {why}"
             );
         }
@@ -345,14 +262,25 @@ impl Pace {
         }
     }
 
-    /// Waits before the next attempt. `false`: the sink was stopped.
-    async fn pause(&mut self, length: Duration) -> bool {
-        let is_last = *self.phase.borrow() == Phase::Finish;
-        let waiting =
-            self.phase.wait_for(|phase| *phase == Phase::Stop || !is_last && *phase == Phase::Finish);
-        let length = if is_last { length.min(LAST_PAUSE) } else { length };
-        drop(timeout(length, waiting).await); // the time is over, or there is another phase
-        *self.phase.borrow() != Phase::Stop
+    async fn pause(&mut self, length: Duration) -> Option<bool> {
+        rest(&mut self.phase, length).await
+    }
+}
+
+/// Waits before the next attempt. Returns whether it was for the whole time, which it is only at [`Phase::Work`]. `None`: the
+/// sink was stopped.
+async fn rest(phase: &mut watch::Receiver<Phase>, length: Duration) -> Option<bool> {
+    let is_last = *phase.borrow() == Phase::Finish;
+    let length = if is_last { length.min(LAST_PAUSE) } else { length };
+    let is_over = |phase: &Phase| *phase == Phase::Stop || !is_last && *phase == Phase::Finish;
+    let is_whole = timeout(length, phase.wait_for(is_over)).await.is_err() && !is_last;
+    (*phase.borrow() != Phase::Stop).then_some(is_whole)
+}
+
+/// Until a reload has changed the sinks, and what is under way was waited for.
+async fn late(mut phase: watch::Receiver<Phase>) {
+    if phase.wait_for(|phase| *phase == Phase::Stop).await.is_ok() {
+        sleep(PATIENCE_AT_RELOAD).await;
     }
 }
 
@@ -378,5 +306,35 @@ mod tests {
             [500, 1000, 2000, 30_000, 30_000]
         );
         assert!((250..260).contains(&millis(0, 0.999)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_pause_that_a_sink_had_at_work_is_whole() {
+        let (phases, mut phase) = watch::channel(Phase::Work);
+        let length = Duration::from_secs(1);
+        assert_eq!(rest(&mut phase, length).await, Some(true));
+        let (cut, ()) = tokio::join!(rest(&mut phase, length), async {
+            phases.send_replace(Phase::Finish);
+        });
+        assert_eq!(cut, Some(false));
+        let begun = Instant::now();
+        assert_eq!((rest(&mut phase, length).await, begun.elapsed()), (Some(false), LAST_PAUSE));
+        phases.send_replace(Phase::Stop);
+        assert_eq!(rest(&mut phase, length).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_parts_of_a_batch_have_one_time_after_a_reload() {
+        let (phases, phase) = watch::channel(Phase::Work);
+        let (mut late, mut parts) = (pin!(late(phase)), 0);
+        phases.send_replace(Phase::Stop);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut late => break,
+                () = sleep(Duration::from_secs(2)) => parts += 1,
+            }
+        }
+        assert_eq!(parts, 2);
     }
 }

@@ -23,7 +23,7 @@ use crate::catalog::{Catalog, Shelf};
 use crate::checkpoint;
 use crate::delivery::Delivery;
 use crate::encode::Encoder;
-use crate::pace::{Counts, Notices, Pace, Phase};
+use crate::pace::{Counts, Notices, Pace, Phase, Policy};
 use crate::tail::Tail;
 use crate::watch::Watch;
 
@@ -255,7 +255,7 @@ fn paces(
             phase: phases.clone(),
             changes: changes.clone(),
             notices: Notices::default(),
-            is_believed: false,
+            policy: Policy::default(),
         }
     };
     logs.sinks.iter().zip(ways).enumerate().map(pace).collect()

@@ -1,0 +1,369 @@
+//! Decides what an answer means for the records of a batch: which are delivered, which are lost, which are sent again, and when
+//! the sink is down.
+//!
+//! Pure. [`super::Pace`] sends, waits and counts.
+
+use std::time::Duration;
+
+use crate::delivery::{Fate, Outcome};
+use crate::encode::Batch;
+
+/// After so many refusals without a record that is taken, a sink is down, and gets its requests more slowly; and one that has
+/// never taken any is perhaps set up wrongly.
+const MOST_VAIN: usize = 32;
+/// So many records are refused at once after [`MOST_VAIN`] refusals of one batch: to find each of many thousand lines that are
+/// too old would stop the sink for an hour.
+const MOST_REFUSED_WHOLE: usize = 64;
+/// So often such a sink is tried until it is believed, which takes a minute: a wrong address must not cost the backlog, and
+/// records that no server takes must not stop the others for ever.
+const VAIN_ATTEMPTS: u32 = 8;
+
+/// What a sink's answers have told of it.
+#[derive(Debug, Default)]
+pub(crate) struct Policy {
+    /// Whether what the sink refuses is lost: it has taken a record since it was set up, or has refused all for long enough.
+    is_believed: bool,
+    /// How often it was tried until now, with the whole pause after each.
+    attempts: u32,
+    /// How many refusals there were since a record was taken, in whatever batch.
+    vain: usize,
+}
+
+/// A batch that is being delivered.
+#[derive(Debug)]
+pub(super) struct Work {
+    /// Its parts that have not been sent, the next one last.
+    waiting: Vec<Batch>,
+    /// What was refused while the sink was not believed: an entry for each refusal, of which there are at most
+    /// [`MOST_VAIN`] and one.
+    suspects: Vec<(Batch, String)>,
+    /// How many refusals of it there were since a record was taken.
+    vain: usize,
+}
+
+/// What an answer means.
+#[derive(Debug)]
+pub(super) struct Verdict {
+    pub(super) taken: Option<Batch>,
+    pub(super) lost: Option<(Batch, String)>,
+    pub(super) next: Next,
+}
+
+#[derive(Debug)]
+pub(super) enum Next {
+    /// The next part.
+    Part,
+    /// The next part after a short pause: the sink takes nothing, for this reason.
+    PartLater(String),
+    /// This again after a pause, which is at least as long as the sink asks for.
+    Again(Batch, String, Duration),
+    /// The sink takes nothing, and is not believed. Nothing of the batch is lost.
+    Nothing(String),
+}
+
+impl Work {
+    pub(super) fn new(batch: Batch) -> Self {
+        Self { waiting: vec![batch], suspects: Vec::new(), vain: 0 }
+    }
+
+    /// What is to be sent next.
+    pub(super) fn next(&mut self) -> Option<Batch> {
+        self.waiting.pop()
+    }
+
+    pub(super) fn again(&mut self, batch: Batch) {
+        self.waiting.push(batch);
+    }
+
+    /// Why nothing of the batch is confirmed, if that is so, after its last part.
+    pub(super) fn doubt(self) -> Option<String> {
+        self.suspects.into_iter().next_back().map(|(_, why)| why)
+    }
+}
+
+/// An answer, sorted by records.
+#[derive(Default)]
+struct Sorted {
+    taken: Option<Batch>,
+    refused: Option<(Batch, String)>,
+    again: Option<(Batch, String, Duration)>,
+    /// The halves of what is divided, and the reason if they were refused together.
+    halves: Option<([Batch; 2], Option<String>)>,
+}
+
+impl Policy {
+    /// What an answer means for what was sent.
+    pub(super) fn judge(&mut self, work: &mut Work, batch: Batch, outcome: Outcome) -> Verdict {
+        let is_found =
+            self.is_believed && work.vain >= MOST_VAIN && batch.documents.len() <= MOST_REFUSED_WHOLE;
+        let Sorted { taken, refused, again, halves } = sort(batch, outcome, is_found);
+        let (halves, divided) = halves.unzip();
+        work.waiting.extend(halves.into_iter().flatten());
+        let why = divided.flatten().or_else(|| refused.as_ref().map(|(_, why)| why.clone()));
+        if taken.is_some() {
+            self.takes(work);
+        } else if why.is_some() {
+            self.vain = self.vain.saturating_add(1);
+            work.vain = work.vain.saturating_add(1);
+        }
+        let lost = if self.is_believed {
+            refused
+        } else {
+            work.suspects.extend(refused);
+            None
+        };
+        let next = match (again, why) {
+            (Some((batch, why, rest)), _) => Next::Again(batch, why, rest),
+            (None, Some(why)) if !self.is_believed && work.vain > MOST_VAIN => Next::Nothing(why),
+            (None, Some(why)) if self.is_believed && self.vain > MOST_VAIN => Next::PartLater(why),
+            _ => Next::Part,
+        };
+        Verdict { taken, lost, next }
+    }
+
+    /// The sink has taken a record. What it refused before is sent once more: it may have been set up rightly only now.
+    fn takes(&mut self, work: &mut Work) {
+        self.is_believed = true;
+        (self.vain, work.vain) = (0, 0);
+        work.waiting.extend(work.suspects.drain(..).map(|(batch, _)| batch));
+    }
+
+    /// The sink takes nothing, and the pause after that is over. Only a whole one counts as an attempt: a sidecar that ends does
+    /// not wait for long enough to know.
+    pub(super) fn waited(&mut self, is_whole: bool) {
+        self.attempts = self.attempts.saturating_add(u32::from(is_whole));
+        self.is_believed |= self.attempts >= VAIN_ATTEMPTS;
+    }
+}
+
+/// Sorts an answer. `is_found`: what is refused together is not divided.
+fn sort(batch: Batch, outcome: Outcome, is_found: bool) -> Sorted {
+    let (why, is_refusal) = match outcome {
+        Outcome::Taken => return Sorted { taken: Some(batch), ..Sorted::default() },
+        Outcome::TakenBut(count, why) => {
+            let count = usize::try_from(count).unwrap_or(usize::MAX);
+            let refused = some(&batch, |nth| nth < count).map(|batch| (batch, why));
+            return Sorted { taken: some(&batch, |nth| nth >= count), refused, ..Sorted::default() };
+        }
+        Outcome::Each(fates) => return sort_each(&batch, &fates),
+        Outcome::Failed(why, rest) => {
+            return Sorted { again: Some((batch, why, rest)), ..Sorted::default() };
+        }
+        Outcome::Refused(why) => (why, true),
+        // that for a single record that is taken is short
+        Outcome::Long(why) => (why, false),
+    };
+    match batch.halves().filter(|_| !(is_refusal && is_found)) {
+        Some(halves) => Sorted { halves: Some((halves, is_refusal.then_some(why))), ..Sorted::default() },
+        None => Sorted { refused: Some((batch, why)), ..Sorted::default() },
+    }
+}
+
+fn sort_each(batch: &Batch, fates: &[Fate]) -> Sorted {
+    let refused = fates.iter().find_map(|fate| if let Fate::Refused(why) = fate { Some(why) } else { None });
+    let again = fates.iter().find_map(|fate| if let Fate::Again(why) = fate { Some(why) } else { None });
+    let refused = refused.and_then(|why| {
+        Some((some(batch, |nth| matches!(fates.get(nth), Some(Fate::Refused(_))))?, why.clone()))
+    });
+    let again = again.and_then(|why| {
+        let batch = some(batch, |nth| matches!(fates.get(nth), Some(Fate::Again(_))))?;
+        Some((batch, why.clone(), Duration::ZERO))
+    });
+    Sorted {
+        taken: some(batch, |nth| fates.get(nth) == Some(&Fate::Taken)),
+        refused,
+        again,
+        ..Sorted::default()
+    }
+}
+
+/// These records, if there are any.
+fn some(batch: &Batch, is_meant: impl Fn(usize) -> bool) -> Option<Batch> {
+    Some(batch.only(is_meant)).filter(|batch| !batch.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Records of a batch, each a letter: small ones are good, capitals are refused.
+    fn batch(letters: &str) -> Batch {
+        Batch::of_texts(letters.chars().map(String::from))
+    }
+
+    fn letters(batch: &Batch) -> String {
+        batch.texts().map(String::from_utf8_lossy).collect()
+    }
+
+    fn is_bad(batch: &Batch) -> bool {
+        letters(batch).contains(char::is_uppercase)
+    }
+
+    fn why() -> String {
+        "no".to_owned()
+    }
+
+    fn each(fates: &str) -> Outcome {
+        let fate = |fate| match fate {
+            't' => Fate::Taken,
+            'r' => Fate::Refused(why()),
+            _ => Fate::Again(why()),
+        };
+        Outcome::Each(fates.chars().map(fate).collect())
+    }
+
+    fn believed() -> Policy {
+        Policy { is_believed: true, ..Policy::default() }
+    }
+
+    /// How a batch ends: what was taken, what was lost, how many requests it took, and why nothing is confirmed.
+    fn deliver(
+        policy: &mut Policy,
+        all: &str,
+        answer: impl Fn(&Batch) -> Outcome,
+    ) -> (String, String, usize, bool) {
+        let (mut work, mut taken, mut lost, mut requests) =
+            (Work::new(batch(all)), String::new(), String::new(), 0);
+        while let Some(part) = work.next() {
+            requests += 1;
+            let outcome = answer(&part);
+            let verdict = policy.judge(&mut work, part, outcome);
+            verdict.taken.iter().for_each(|batch| taken.push_str(&letters(batch)));
+            verdict.lost.iter().for_each(|(batch, _)| lost.push_str(&letters(batch)));
+            match verdict.next {
+                Next::Again(batch, ..) => work.again(batch),
+                Next::Nothing(_) => return (taken, lost, requests, true),
+                Next::Part | Next::PartLater(_) => {}
+            }
+        }
+        (taken, lost, requests, work.doubt().is_some())
+    }
+
+    /// As a sink over HTTP does it.
+    fn whole(batch: &Batch) -> Outcome {
+        if is_bad(batch) { Outcome::Refused(why()) } else { Outcome::Taken }
+    }
+
+    #[test]
+    fn an_answer_is_sorted_by_records() {
+        for (is_believed, outcome, taken, lost, suspects, next) in [
+            (false, Outcome::Taken, "abc", "", "", "part"),
+            (true, Outcome::TakenBut(2, why()), "c", "ab", "", "part"),
+            (false, Outcome::TakenBut(2, why()), "c", "ab", "", "part"),
+            (true, Outcome::TakenBut(9, why()), "", "abc", "", "part"),
+            (false, Outcome::TakenBut(3, why()), "", "", "abc", "part"),
+            (true, each("trt"), "ac", "b", "", "part"),
+            (true, each("rrr"), "", "abc", "", "part"),
+            (false, each("rrr"), "", "", "abc", "part"),
+            (false, each("tra"), "a", "b", "", "again c"),
+            (false, each("rra"), "", "", "ab", "again c"),
+            (true, each("aaa"), "", "", "", "again abc"),
+            (true, Outcome::Failed(why(), Duration::ZERO), "", "", "", "again abc"),
+            (true, Outcome::Refused(why()), "", "", "", "part"),
+            (false, Outcome::Long(why()), "", "", "", "part"),
+        ] {
+            let (mut policy, mut work) =
+                (Policy { is_believed, ..Policy::default() }, Work::new(Batch::default()));
+            work.next();
+            let what = format!("{is_believed} {outcome:?}");
+            let verdict = policy.judge(&mut work, batch("abc"), outcome);
+            assert_eq!(verdict.taken.as_ref().map(letters).unwrap_or_default(), taken, "{what}");
+            assert_eq!(verdict.lost.map(|(batch, _)| letters(&batch)).unwrap_or_default(), lost, "{what}");
+            let suspected: String = work.suspects.iter().map(|(batch, _)| letters(batch)).collect();
+            assert_eq!(suspected, suspects, "{what}");
+            let next_is = match verdict.next {
+                Next::Part => "part".to_owned(),
+                Next::Again(batch, ..) => format!("again {}", letters(&batch)),
+                other => format!("{other:?}"),
+            };
+            assert_eq!(next_is, next, "{what}");
+            assert_eq!(policy.is_believed, is_believed || !taken.is_empty(), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_refused_is_found_and_all_others_are_taken() {
+        let all = "abcdeFghijKlmnopqrstuvwxyz";
+        for policy in [&mut believed(), &mut Policy::default()] {
+            let (taken, lost, _, is_doubted) = deliver(policy, all, whole);
+            assert_eq!((taken.len(), is_doubted), (24, false));
+            assert_eq!(lost, "FK");
+        }
+    }
+
+    #[test]
+    fn what_was_refused_before_a_sink_took_its_first_record_is_sent_once_more() {
+        use std::cell::Cell;
+        let asked = Cell::new(0);
+        let mended = |batch: &Batch| {
+            asked.set(asked.get() + 1);
+            // it is set up rightly after it has refused some
+            if asked.get() <= 5 || is_bad(batch) { Outcome::Refused(why()) } else { Outcome::Taken }
+        };
+        let (mut taken, lost, ..) = deliver(&mut Policy::default(), "abcdefgH", mended);
+        taken = taken.chars().collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+        assert_eq!((taken.as_str(), lost.as_str()), ("abcdefg", "H"));
+    }
+
+    #[test]
+    fn a_sink_that_takes_nothing_costs_nothing_until_it_was_tried_for_a_minute() {
+        type Answer = fn(&Batch) -> Outcome;
+        let answers: [Answer; 4] = [
+            |_| Outcome::Refused(why()),
+            |batch| each(&"r".repeat(batch.documents.len())),
+            |batch| Outcome::TakenBut(batch.documents.len() as u64, why()),
+            |_| Outcome::Long(why()),
+        ];
+        for answer in answers {
+            let (mut policy, all) = (Policy::default(), "x".repeat(1000));
+            for _ in 0..VAIN_ATTEMPTS {
+                let (taken, lost, requests, is_doubted) = deliver(&mut policy, &all, answer);
+                assert_eq!((taken.len(), lost.len(), is_doubted), (0, 0, true));
+                assert!(requests <= 2 * MOST_VAIN + 11, "{requests}");
+                for _ in 0..100 {
+                    policy.waited(false); // the sidecar ends
+                }
+                policy.waited(true);
+            }
+            let (taken, lost, _, is_doubted) = deliver(&mut policy, &all, answer);
+            assert_eq!((taken.len(), lost.len(), is_doubted), (0, 1000, false));
+        }
+    }
+
+    #[test]
+    fn a_single_record_with_an_answer_that_is_too_long_stops_nothing() {
+        let long = |batch: &Batch| if is_bad(batch) { Outcome::Long(why()) } else { Outcome::Taken };
+        let (taken, lost, _, is_doubted) = deliver(&mut believed(), "aBc", long);
+        assert_eq!((taken.as_str(), lost.as_str(), is_doubted), ("ac", "B", false));
+    }
+
+    #[test]
+    fn a_sink_that_refuses_all_is_down_also_if_each_batch_has_one_record() {
+        let mut policy = believed();
+        let mut next = |outcome| policy.judge(&mut Work::new(Batch::default()), batch("X"), outcome).next;
+        for _ in 0..MOST_VAIN {
+            assert!(matches!(next(Outcome::Refused(why())), Next::Part));
+        }
+        assert!(matches!(next(each("r")), Next::PartLater(_)));
+        assert!(matches!(next(each("a")), Next::Again(..)));
+        assert!(matches!(next(each("r")), Next::PartLater(_)));
+        next(Outcome::TakenBut(0, String::new()));
+        assert!(matches!(next(Outcome::Refused(why())), Next::Part));
+    }
+
+    #[test]
+    fn a_hundred_thousand_refused_records_are_not_found_one_by_one() {
+        let mut requests = 0;
+        for _ in 0..20 {
+            let (_, lost, of_batch, _) = deliver(&mut believed(), &"X".repeat(5000), whole);
+            assert_eq!(lost.len(), 5000);
+            requests += of_batch;
+        }
+        assert!(requests < 6500, "{requests}: two minutes at 50 a second");
+        // a part of the next batch is divided again
+        let mut policy = believed();
+        deliver(&mut policy, &"X".repeat(5000), whole);
+        let (taken, lost, ..) = deliver(&mut policy, "aXb", whole);
+        assert_eq!((taken.as_str(), lost.as_str()), ("ab", "X"));
+    }
+}
