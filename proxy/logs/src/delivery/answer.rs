@@ -33,10 +33,9 @@ pub(super) fn judge(
     }
     let what = format!("answered {status}{}", reason(content));
     match status.as_u16() {
-        // no right, no such address, or busy: what is not taken must not be lost
-        401 | 403 | 404 | 407 | 408 | 409 | 425 | 429 => Outcome::Failed(what, rest(headers, now)),
-        // too many bytes, or content that it does not understand: the same bytes are refused again
-        400..=499 => Outcome::Refused(what),
+        // content that it does not understand, or too much of it: the same bytes are refused again
+        400 | 413 | 415 | 422 => Outcome::Refused(what),
+        // no right, no such address, or busy, or a door before it: what is not taken must not be lost
         _ => Outcome::Failed(what, rest(headers, now)),
     }
 }
@@ -143,13 +142,16 @@ mod tests {
         }
         let long = "x".repeat(1 << 20);
         assert!(matches!(of(400, &long), Outcome::Refused(why) if why.len() < 400));
-        for status in [400, 405, 410, 413, 415, 422, 431] {
+        for status in [400, 413, 415, 422] {
             assert_eq!(
                 of(status, "too old"),
                 Outcome::Refused(format!("answered {}: too old", StatusCode::from_u16(status).unwrap()))
             );
         }
-        for status in [301, 401, 403, 404, 407, 408, 409, 425, 429, 500, 502, 503, 504] {
+        for status in [
+            301, 401, 402, 403, 404, 405, 407, 408, 409, 410, 411, 421, 425, 429, 431, 451, 499, 500, 502,
+            503, 504,
+        ] {
             assert!(
                 matches!(of(status, "<html>"), Outcome::Failed(why, Duration::ZERO) if !why.contains("html")),
                 "{status}"
