@@ -51,9 +51,22 @@ fn item(of: &str) -> Item {
     match status {
         Some(200..=299 | 409) => Item::Taken,
         // what concerns the document itself
-        Some(400 | 413 | 422) => Item::Refused(reason(result)),
+        Some(400 | 413 | 422) if !is_of_index(result) => Item::Refused(reason(result)),
         // a server that is busy, has no room or no right to write must not cost records
         _ => Item::Again(reason(result)),
+    }
+}
+
+/// Whether a refusal has to do with the index alone: there is no room for its shards, it is closed, or its alias leads nowhere. An
+/// operator mends that, and the document is as good as any.
+fn is_of_index(result: &str) -> bool {
+    let error = json::member(result, "error").unwrap_or("null");
+    let text = |key| json::member(error, key).and_then(json::string).unwrap_or_default();
+    match &*text("type") {
+        "validation_exception" => true,
+        // documents are refused with it, too
+        "illegal_argument_exception" => text("reason").starts_with("no write index"),
+        kind => kind.starts_with("index_") || kind.contains("_index_") || kind.contains("alias"),
     }
 }
 
@@ -99,5 +112,34 @@ mod tests {
         let again = Item::Again("cluster_block_exception: disk".to_owned());
         assert_eq!(items(answer, 4), Some(vec![Item::Taken, again, Item::Taken, refused]));
         assert_eq!((items(answer, 3), items("<html>", 1), items("{}", 1)), (None, None, None));
+    }
+
+    #[test]
+    fn a_document_is_not_lost_because_of_its_index() {
+        for (kind, reason, is_again) in [
+            (
+                "validation_exception",
+                "this action would add [2] shards, but this cluster has [1000]/[1000]",
+                true,
+            ),
+            ("index_closed_exception", "closed", true),
+            ("invalid_index_name_exception", "must be lowercase", true),
+            ("invalid_alias_name_exception", "no", true),
+            ("illegal_argument_exception", "no write index is defined for alias [app]", true),
+            (
+                "illegal_argument_exception",
+                "Document contains at least one immense term in field=\"a\"",
+                false,
+            ),
+            ("illegal_argument_exception", "mapper [n] cannot be changed from type [long] to [text]", false),
+            ("document_parsing_exception", "failed to parse field [n] of type [long]", false),
+            ("strict_dynamic_mapping_exception", "introduction of [a] is not allowed", false),
+        ] {
+            let error = serde_json::json!({ "type": kind, "reason": reason });
+            let answer = serde_json::json!({ "errors": true, "items": [{ "create": { "status": 400, "error": error } }] });
+            let said = format!("{kind}: {reason}");
+            let expected = if is_again { Item::Again(said) } else { Item::Refused(said) };
+            assert_eq!(items(&answer.to_string(), 1), Some(vec![expected]));
+        }
     }
 }
