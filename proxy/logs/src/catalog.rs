@@ -94,7 +94,8 @@ impl Catalog {
             catalog.take_over(held);
         }
         catalog.scan_with(now, &mut kept);
-        catalog.find_renamed(now, kept);
+        let gone = catalog.find_renamed(now, kept);
+        catalog.tell_gone(gone);
         catalog.drop_uncovered();
         catalog.save();
         Ok(catalog)

@@ -32,8 +32,10 @@ impl Catalog {
     pub(crate) fn scan(&mut self, now: Instant) -> bool {
         let mut kept = std::mem::take(&mut self.left);
         let is_changed = self.scan_with(now, &mut kept);
-        self.left = kept;
-        is_changed
+        let known = self.files.len();
+        let still = self.find_renamed(now, kept);
+        self.left.extend(still);
+        is_changed || self.files.len() != known
     }
 
     pub(super) fn scan_with(&mut self, now: Instant, kept: &mut Vec<Kept>) -> bool {
@@ -167,8 +169,9 @@ impl Catalog {
         }
     }
 
-    /// Opens files that the last process had and that no glob finds now, because they were renamed meanwhile.
-    pub(super) fn find_renamed(&mut self, now: Instant, mut kept: Vec<Kept>) {
+    /// Opens files that the last process had and that no glob finds now, because they were renamed meanwhile. Returns those that
+    /// are not there; what cannot be opened yet is left for the next time.
+    pub(super) fn find_renamed(&mut self, now: Instant, mut kept: Vec<Kept>) -> Vec<Kept> {
         let mut folders: Vec<PathBuf> = kept.iter().map(|kept| kept.folder.clone()).collect();
         folders.sort_unstable();
         folders.dedup();
@@ -188,7 +191,7 @@ impl Catalog {
                 let Some(nth) = kept.iter().position(|kept| kept.identity == identity) else { continue };
                 let Some(of) = kept.get(nth) else { continue };
                 let Some((source, _)) = self.source_of(of) else { continue };
-                let (named, before) = (of.path.clone(), kept.len());
+                let (named, before, has_new) = (of.path.clone(), kept.len(), self.has_new);
                 if !self.make_room(now) {
                     self.left.push(kept.swap_remove(nth));
                     continue;
@@ -203,11 +206,17 @@ impl Catalog {
                 };
                 if kept.len() == before {
                     self.files.remove(&key); // another file, with an inode that was used again
+                    self.has_new = has_new;
                 } else if let Some(file) = self.files.get_mut(&key) {
                     file.is_present = false;
                 }
             }
         }
+        kept
+    }
+
+    /// Tells of files that the last process had and that are gone.
+    pub(super) fn tell_gone(&mut self, mut kept: Vec<Kept>) {
         kept.retain(|kept| self.sources.iter().any(|source| source.name == kept.source));
         for gone in kept {
             let places = gone.places.iter().filter(|(sink, _)| self.sinks.contains(sink));

@@ -306,6 +306,24 @@ async fn a_file_that_was_renamed_while_nothing_ran_is_found_by_its_inode() {
 }
 
 #[tokio::test]
+async fn a_renamed_file_that_could_not_be_opened_at_the_start_is_found_by_a_later_look() {
+    let root = place();
+    fs::write(root.0.join("a.log"), "one\ntwo\n").unwrap();
+    let mut catalog = open(&root.0);
+    taken(&mut catalog, 0, 4);
+    fs::write(root.0.join("b.log"), "three\n").unwrap();
+    catalog.scan(Instant::now());
+    let left = catalog.files.values().map(|file| file.kept(&catalog.sources, &catalog.sinks)).collect();
+    catalog.files.clear();
+    catalog.left = left; // its folder could not be read
+    fs::rename(root.0.join("a.log"), root.0.join("a.log.1")).unwrap();
+    fs::remove_file(root.0.join("b.log")).unwrap();
+    assert!(catalog.scan(Instant::now()) && !catalog.scan(Instant::now()));
+    assert_eq!(places(&catalog), [("a.log".to_owned(), 4, 0)]);
+    assert_eq!((catalog.left.len(), catalog.lost), (1, 0), "b.log may be there later");
+}
+
+#[tokio::test]
 async fn a_file_that_was_truncated_while_nothing_ran_is_read_from_its_beginning() {
     let root = place();
     let (path, head) = (root.0.join("a.log"), "h".repeat(HEAD));
