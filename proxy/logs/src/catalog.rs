@@ -35,6 +35,8 @@ pub(crate) use tailed::{Now, Tailed};
 pub(crate) struct Read {
     pub(crate) file: u64,
     pub(crate) generation: u32,
+    /// Where it was before.
+    pub(crate) from: u64,
     pub(crate) place: Place,
 }
 

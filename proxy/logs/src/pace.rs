@@ -117,7 +117,7 @@ impl Pace {
                     Delivered::Stopped => break,
                     Delivered::Nothing(why) => {
                         // it is read again, with what has come meanwhile: of that the sink may take a record
-                        self.tail.rewind(&self.catalog.borrow(), &load.reads);
+                        self.tail.rewind(&mut self.catalog.borrow_mut(), &load.reads, Instant::now());
                         let Some(is_whole) = self.failed(&why, Duration::ZERO, &mut failures).await else {
                             break;
                         };

@@ -9,6 +9,7 @@ use std::io;
 
 use pillion_companion::courtesy::Courtesy;
 use pillion_model::logs::{Logs, Source};
+use tokio::time::Instant;
 
 use crate::catalog::{Catalog, Now, Read, Tailed};
 use crate::checkpoint::Place;
@@ -134,16 +135,24 @@ impl Tail {
         let keys: Vec<u64> = later.chain(catalog.files.range(..=self.turn).map(|(key, _)| *key)).collect();
         for key in keys {
             let Some(file) = catalog.files.get_mut(&key) else { continue };
-            let mut cursor = self.cursors.remove(&key).unwrap_or_else(|| self.cursor(file));
+            let mut cursor = match self.cursors.remove(&key) {
+                Some(cursor) => cursor,
+                None => self.cursor(file, Place::default(), now.at),
+            };
+            catalog.has_new |= cursor.generation != file.generation;
             let lost = self.follow(&mut cursor, file);
+            let from = cursor.position;
             let looked = self.look(&mut cursor, file, load, now);
-            let read = Read { file: key, generation: cursor.generation, place: cursor.place() };
+            let mut read = Read { file: key, generation: cursor.generation, from, place: cursor.place() };
             self.cursors.insert(key, cursor);
             match looked {
                 Looked::Nothing if lost == 0 => continue,
                 Looked::Nothing => {}
                 Looked::Taken => {
-                    load.reads.retain(|known| known.file != key);
+                    let known = load.reads.iter().position(|known| known.file == key);
+                    let known = known.map(|known| load.reads.swap_remove(known));
+                    let same = known.filter(|known| known.generation == read.generation);
+                    read.from = same.map_or(from, |known| known.from);
                     load.reads.push(read);
                 }
                 Looked::Truncated => {
@@ -164,20 +173,32 @@ impl Tail {
         None
     }
 
-    /// Goes back to where the sink is in these files: what was read of them was not taken. A file that was truncated meanwhile
-    /// begins anew in any case.
-    pub(crate) fn rewind(&mut self, catalog: &Catalog, reads: &[Read]) {
+    /// Goes back to where the sink is in these files: what was read of them was not taken. If a file was truncated meanwhile, the
+    /// next step counts that as lost.
+    pub(crate) fn rewind(&mut self, catalog: &mut Catalog, reads: &[Read], now: Instant) {
         for read in reads {
-            if let Some(file) =
-                catalog.files.get(&read.file).filter(|file| file.generation == read.generation)
+            let Some(file) = catalog.files.get_mut(&read.file) else { continue };
+            if file.generation == read.generation {
+                let cursor = self.cursor(file, read.place, now);
+                catalog.has_new |= cursor.generation != file.generation;
+                self.cursors.insert(read.file, cursor);
+            } else if let Some(cursor) = self.cursors.get_mut(&read.file)
+                && cursor.generation == read.generation
             {
-                self.cursors.insert(read.file, self.cursor(file));
+                cursor.position = read.from;
             }
         }
     }
 
-    fn cursor(&self, file: &Tailed) -> Cursor {
-        Cursor::new(file, file.places.get(self.sink).copied().unwrap_or_default())
+    /// Where the sink is in a file, of which it was read up to `read`. If other bytes stand there now, the file was truncated.
+    fn cursor(&self, file: &mut Tailed, read: Place, now: Instant) -> Cursor {
+        let place = file.places.get(self.sink).copied().unwrap_or_default();
+        let cursor = Cursor::new(file, place);
+        if file.has_lost(&place) || file.has_lost(&read) {
+            let size = file.size_now().unwrap_or(0);
+            file.truncated(place.offset.max(read.offset), size, now);
+        }
+        cursor
     }
 
     /// Begins anew in a file that was truncated. Returns how many bytes this sink has not read.
@@ -186,7 +207,7 @@ impl Tail {
             return 0;
         }
         let lost = file.lost_size.saturating_sub(cursor.position);
-        *cursor = self.cursor(file);
+        *cursor = Cursor::new(file, file.places.get(self.sink).copied().unwrap_or_default());
         lost
     }
 
@@ -348,7 +369,6 @@ mod tests {
     use pillion_model::logs::{Destination, Sink, SinkUrl};
     use pillion_model::{Pattern, Workload};
     use serde_json::Value;
-    use tokio::time::Instant;
 
     use super::*;
     use crate::catalog::Shelf;
@@ -550,9 +570,45 @@ mod tests {
         let (mut load, now) = (Load::default(), Now { at: Instant::now(), unix: 0, is_last: false });
         story.tail.step(&mut story.catalog, &mut load, now);
         assert_eq!(load.batch.documents.len(), 2);
-        story.tail.rewind(&story.catalog, &load.reads);
+        story.tail.rewind(&mut story.catalog, &load.reads, now.at);
         story.append(b"three\n");
         assert_eq!(story.take(false), ["one", "two", "three"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_read_and_not_taken_is_counted_if_the_file_is_truncated_meanwhile() {
+        for (taken, new, is_seen) in [
+            (true, "new", false),
+            (true, "new", true),
+            (true, "three is longer", false),
+            (true, "three is longer", true),
+            (false, "three is longer", false),
+            (false, "three is longer", true),
+            (false, "new", true),
+        ] {
+            let mut story = Story::new(if taken { b"one\n" } else { b"" }, |_| {});
+            story.take(false);
+            story.append(b"two\nlost\n");
+            let (mut load, now) = (Load::default(), Now { at: Instant::now(), unix: 0, is_last: false });
+            story.tail.step(&mut story.catalog, &mut load, now);
+            fs::write(story.path(), format!("{new}\n")).unwrap();
+            if is_seen {
+                story.catalog.look(Instant::now());
+            }
+            story.tail.rewind(&mut story.catalog, &load.reads, now.at);
+            assert_eq!(story.take(false), [new]);
+            assert_eq!(story.lost, 9, "{taken} {new} {is_seen}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_truncation_that_nobody_has_seen_is_found_after_a_reload() {
+        let mut story = Story::new(b"one\n", |_| {});
+        assert_eq!(story.take(false), ["one"]);
+        fs::write(story.path(), "two is longer\n").unwrap();
+        story.tail = Tail::new(0, &story.logs, Encoder::Lines, 64 * 1024);
+        story.catalog.look(Instant::now());
+        assert_eq!(story.take(false), ["two is longer"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -133,14 +133,12 @@ impl Tailed {
 
     /// Whether the bytes before a place are those that were there. A place before which nothing was taken fits always.
     pub(super) fn has_tail(&self, place: &Place) -> bool {
-        if place.tail_length == 0 {
-            return true;
-        }
-        let mut bytes = [0; TAIL];
-        let length = place.tail_length.min(TAIL);
-        let begin = place.offset.saturating_sub(length as u64);
-        self.read(&mut bytes[..length], begin).is_ok_and(|read| read == length)
-            && rotation::hash(&bytes[..length]) == place.tail
+        self.file.as_ref().is_some_and(|file| has_tail(file, place).unwrap_or(false))
+    }
+
+    /// Whether other bytes stand before a place, or none. Of a file that cannot be read it is not known.
+    pub(crate) fn has_lost(&self, place: &Place) -> bool {
+        self.file.as_ref().is_some_and(|file| !has_tail(file, place).unwrap_or(true))
     }
 
     pub(super) fn is_finished(&self, now: Instant) -> bool {
@@ -183,10 +181,16 @@ impl Tailed {
         if Identity::of(&file.metadata()?) != self.identity {
             return Ok(true); // the next look tells
         }
-        self.file = Some(file);
         let mut bytes = [0; HEAD];
-        let length = self.read(&mut bytes, 0)?;
-        Ok(self.head.fits(&bytes[..length]) && self.places.iter().all(|place| self.has_tail(place)))
+        let length = read_at(&file, &mut bytes, 0)?;
+        for place in &self.places {
+            if !has_tail(&file, place)? {
+                return Ok(false);
+            }
+        }
+        let is_same = self.head.fits(&bytes[..length]);
+        self.file = is_same.then_some(file);
+        Ok(is_same)
     }
 
     /// Whether it is known that it stands no more where it was found.
@@ -216,6 +220,13 @@ impl Tailed {
             places: sinks.iter().cloned().zip(self.places.iter().copied()).collect(),
         }
     }
+}
+
+fn has_tail(file: &File, place: &Place) -> io::Result<bool> {
+    let mut bytes = [0; TAIL];
+    let tail = bytes.get_mut(..place.tail_length.min(TAIL)).unwrap_or_default();
+    let read = read_at(file, tail, place.offset.saturating_sub(tail.len() as u64))?;
+    Ok(read == tail.len() && (tail.is_empty() || rotation::hash(tail) == place.tail))
 }
 
 /// A named pipe in the place of a file must not stop the thread.

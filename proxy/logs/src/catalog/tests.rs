@@ -237,7 +237,7 @@ fn taken(catalog: &mut Catalog, file: u64, offset: u64) {
     let begin = offset - tail.len() as u64;
     of.read(&mut tail, begin).unwrap();
     let place = Place { offset, tail: rotation::hash(&tail), tail_length: tail.len() };
-    let read = Read { file, generation: of.generation, place };
+    let read = Read { file, generation: of.generation, from: 0, place };
     catalog.confirm(0, &[read]);
     catalog.save();
 }
