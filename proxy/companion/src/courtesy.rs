@@ -33,8 +33,9 @@ const LEAST_WORK: Duration = Duration::from_micros(5);
 /// What a thread knows of the others of its process.
 #[derive(Debug, Default)]
 pub struct Courtesy {
-    /// The CPU time that they had used when they were last seen to have worked.
-    used: Duration,
+    /// The CPU time that they had used when they were last seen to have worked. The first look only notes it: it is all that
+    /// they have used since the process began.
+    used: Option<Duration>,
     worked: Option<Instant>,
 }
 
@@ -50,9 +51,9 @@ impl Courtesy {
 
     /// Whether others have worked lately. `used`: the CPU time that they have used so far.
     fn is_due(&mut self, used: Duration, now: Instant) -> bool {
-        if used.saturating_sub(self.used) >= LEAST_WORK {
-            self.used = used;
-            self.worked = Some(now);
+        let before = *self.used.get_or_insert(used);
+        if used.saturating_sub(before) >= LEAST_WORK {
+            (self.used, self.worked) = (Some(used), Some(now));
         }
         self.worked.is_some_and(|worked| now.saturating_duration_since(worked) < LATELY)
     }
@@ -73,11 +74,12 @@ mod tests {
         let mut is_due = |used_us, at_ms| {
             courtesy.is_due(Duration::from_micros(used_us), start + Duration::from_millis(at_ms))
         };
-        assert!(!is_due(1, 0), "nobody has worked");
-        assert!(is_due(40, 1));
-        assert!(is_due(41, 10), "they have worked lately");
-        assert!(!is_due(42, 11));
-        assert!(is_due(45, 12), "they have worked, a little at a time");
+        assert!(!is_due(9000, 0), "nobody has worked since the first look");
+        assert!(!is_due(9001, 0), "nobody has worked");
+        assert!(is_due(9040, 1));
+        assert!(is_due(9041, 10), "they have worked lately");
+        assert!(!is_due(9042, 11));
+        assert!(is_due(9045, 12), "they have worked, a little at a time");
     }
 
     #[test]

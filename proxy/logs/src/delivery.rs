@@ -300,7 +300,7 @@ impl Delivery {
             _ => Datagrams::open(self.way, host, port, &self.resolver).await,
         };
         match open {
-            Ok(open) => {
+            Ok(mut open) => {
                 let outcome = open.send(batch).await;
                 self.open = Open::Datagrams(open);
                 outcome

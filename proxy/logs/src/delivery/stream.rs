@@ -69,6 +69,7 @@ impl Messages {
 pub(super) struct Datagrams {
     socket: UdpSocket,
     opened: Instant,
+    courtesy: Courtesy,
 }
 
 impl Datagrams {
@@ -91,7 +92,7 @@ impl Datagrams {
         let open = async {
             let socket = UdpSocket::bind((any, 0)).await?;
             socket.connect(to).await?;
-            Ok::<_, io::Error>(Self { socket, opened: Instant::now() })
+            Ok::<_, io::Error>(Self { socket, opened: Instant::now(), courtesy: Courtesy::default() })
         };
         open.await.map_err(|error| format!("no datagram can be sent to {to}: {error}"))
     }
@@ -103,12 +104,11 @@ impl Datagrams {
 
     /// Sends one datagram for each record. Nothing confirms that a datagram has arrived. The kernel only reports an error where the
     /// receiver's host has answered that no program listens at the port.
-    pub(super) async fn send(&self, batch: &Batch) -> Outcome {
+    pub(super) async fn send(&mut self, batch: &Batch) -> Outcome {
         let mut fates = Vec::with_capacity(batch.documents.len());
-        let mut courtesy = Courtesy::default();
         for datagram in batch.texts() {
             if fates.len() % SOME_DATAGRAMS == 0 {
-                courtesy.let_others_go_first();
+                self.courtesy.let_others_go_first();
             }
             match self.socket.send(datagram).await {
                 Ok(_) => fates.push(Fate::Taken),
