@@ -137,7 +137,7 @@ async fn ship(ground: &Arc<Ground>, plan: &Plan, shelf: &Shelf, orders: &mut wat
                     _ if told.is_err() => return,
                     Order::Finish => {
                         catalog.borrow_mut().scan(Instant::now());
-                        catalog.borrow_mut().look(Instant::now());
+                        catalog.borrow_mut().look_last(Instant::now());
                         phase.send_replace(Phase::Finish);
                     }
                     Order::Follow(config) if Plan::of(&config).as_ref() != Some(plan) => {

@@ -81,36 +81,45 @@ impl Watch {
         let Some(descriptor) = &self.descriptor else { return std::future::pending().await };
         loop {
             let Ok(mut ready) = descriptor.readable().await else { return std::future::pending().await };
-            let (seen, gone, is_empty) = read(descriptor.get_ref(), MOST_EVENTS);
-            if is_empty {
+            let read = read(descriptor.get_ref(), MOST_EVENTS);
+            if read.is_all {
                 ready.clear_ready();
             }
-            self.folders.retain(|_, watch| !gone.contains(watch));
-            if seen != Seen::default() {
-                return seen;
+            self.folders.retain(|_, watch| !read.gone.contains(watch));
+            if read.seen != Seen::default() {
+                return read.seen;
             }
         }
     }
 }
 
-/// Reads what waits: so many events, and those that have come together with the last one. With it, the watches that have ended,
-/// because their folders are gone, and whether nothing waits any more.
-fn read(descriptor: &OwnedFd, most: usize) -> (Seen, Vec<i32>, bool) {
-    let (mut seen, mut gone) = (Seen::default(), Vec::new());
+/// Some events.
+#[derive(Debug, Default)]
+struct Portion {
+    seen: Seen,
+    /// The watches that have ended, because their folders are gone.
+    gone: Vec<i32>,
+    count: usize,
+    /// Whether nothing waits any more.
+    is_all: bool,
+}
+
+/// Reads what waits: so many events, and those that have come together with the last one.
+fn read(descriptor: &OwnedFd, most: usize) -> Portion {
+    let mut portion = Portion::default();
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut reader = Reader::new(descriptor, &mut buffer);
-    let mut count = 0;
-    while count < most || !reader.is_buffer_empty() {
-        count += 1;
-        let Ok(event) = reader.next() else { return (seen, gone, true) };
+    while portion.count < most || !reader.is_buffer_empty() {
+        let Ok(event) = reader.next() else { return Portion { is_all: true, ..portion } };
+        portion.count += 1;
         let flags = event.events();
-        seen.contents |= flags.contains(ReadFlags::MODIFY);
-        seen.names |= flags != ReadFlags::MODIFY;
+        portion.seen.contents |= flags.contains(ReadFlags::MODIFY);
+        portion.seen.names |= flags != ReadFlags::MODIFY;
         if flags.contains(ReadFlags::IGNORED) {
-            gone.push(event.wd());
+            portion.gone.push(event.wd());
         }
     }
-    (seen, gone, false)
+    portion
 }
 
 #[cfg(test)]
@@ -144,11 +153,16 @@ mod tests {
             std::fs::write(root.join(nth.to_string()), "x").unwrap();
         }
         let descriptor = watch.descriptor.as_ref().unwrap().get_ref();
-        let mut portions = 0;
-        while !read(descriptor, 1).2 {
-            portions += 1;
+        let (mut portions, mut events) = (0, 0);
+        loop {
+            let portion = read(descriptor, 1);
+            (portions, events) = (portions + 1, events + portion.count);
+            if portion.is_all {
+                break;
+            }
         }
-        assert!(portions > 1, "a portion is not all");
+        assert!(portions > 2, "a portion is not all");
+        assert_eq!(events, 800, "each file appears and is written");
         std::fs::remove_dir_all(&root).unwrap();
     }
 }

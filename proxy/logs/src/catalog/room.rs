@@ -50,10 +50,19 @@ impl Catalog {
 
     /// Opens closed files that have changed, and forgets those that are gone.
     pub(super) fn look_at_closed(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.closed_looked_at) < CLOSED_EVERY {
-            return;
+        if now.saturating_duration_since(self.closed_looked_at) >= CLOSED_EVERY {
+            self.closed_looked_at = now;
+            self.look_at_all_closed(now);
         }
-        self.closed_looked_at = now;
+    }
+
+    /// Looks at all files for the last time.
+    pub(crate) fn look_last(&mut self, now: Instant) {
+        self.look_at_all_closed(now);
+        self.look(now);
+    }
+
+    fn look_at_all_closed(&mut self, now: Instant) {
         let closed = self.files.iter().filter(|(_, file)| !file.is_open());
         let rests: Vec<(u64, Rest)> = closed.map(|(key, file)| (*key, file.rest())).collect();
         for (key, rest) in rests {

@@ -193,6 +193,27 @@ async fn with_a_closed_file(root: &Path, shelf: &Shelf) -> Catalog {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_closed_file_that_grew_at_the_last_moment_is_read_to_its_end() {
+    let root = place();
+    let mut catalog = with_a_closed_file(&root.0, &Shelf::default()).await;
+    catalog.look(Instant::now()); // a moment ago
+    let mut file = fs::OpenOptions::new().append(true).open(root.0.join("a.log")).unwrap();
+    file.write_all(b"three\n").unwrap();
+    catalog.look_last(Instant::now());
+    assert_eq!((catalog.files[&0].is_open(), catalog.lag(0, 0)), (true, 6));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_file_that_cannot_be_read_stays_closed() {
+    let root = place();
+    let mut catalog = with_a_closed_file(&root.0, &Shelf::default()).await;
+    let file = catalog.files.get_mut(&0).unwrap();
+    file.identity = Identity::of(&fs::metadata(&root.0).unwrap()); // a read of a folder fails
+    file.closed_at = root.0.clone();
+    assert!(file.reopen().is_err() && !file.is_open());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_closed_file_that_was_renamed_is_read_on_where_its_writer_goes_on() {
     let root = place();
     let mut catalog = with_a_closed_file(&root.0, &Shelf::default()).await;
