@@ -1,9 +1,10 @@
 //! Which files are open: those that are quiet and read to their ends are closed when others need their descriptors, and opened
 //! again when they grow.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -65,10 +66,11 @@ impl Catalog {
     fn look_at_all_closed(&mut self, now: Instant) {
         let closed = self.files.iter().filter(|(_, file)| !file.is_open());
         let rests: Vec<(u64, Rest)> = closed.map(|(key, file)| (*key, file.rest())).collect();
+        let mut folders = HashMap::new();
         for (key, rest) in rests {
             match rest {
                 Rest::Quiet => {}
-                Rest::Moved => self.follow_moved(key),
+                Rest::Moved => self.follow_moved(key, &mut folders),
                 Rest::Changed if self.make_room(now) => self.open_again(key),
                 Rest::Changed => {}
             }
@@ -76,14 +78,17 @@ impl Catalog {
     }
 
     /// Looks in its folder for a closed file that has another name now: its writer may still have it open. It is forgotten if it
-    /// is not there.
-    fn follow_moved(&mut self, key: u64) {
+    /// is not there. A folder is read once for all files.
+    fn follow_moved(&mut self, key: u64, folders: &mut HashMap<PathBuf, Option<Names>>) {
         let Some(file) = self.files.get_mut(&key) else { return };
-        match named_now(file) {
-            Ok(Some(path)) => file.closed_at = path,
-            Ok(None) if file.is_present => {} // the next scan tells
-            Ok(None) => self.forget(key),
-            Err(_unreadable) => {} // it cannot be said
+        if !folders.contains_key(&file.folder) {
+            folders.insert(file.folder.clone(), names(&file.folder).ok());
+        }
+        match folders.get(&file.folder).and_then(Option::as_ref).map(|names| names.get(&file.identity)) {
+            Some(Some(path)) => path.clone_into(&mut file.closed_at),
+            Some(None) if file.is_present => {} // the next scan tells
+            Some(None) => self.forget(key),
+            None => {} // the folder cannot be read, so it cannot be said
         }
     }
 
@@ -105,16 +110,22 @@ impl Catalog {
     }
 }
 
-/// Where in its folder a file stands now.
-fn named_now(file: &Tailed) -> io::Result<Option<PathBuf>> {
-    let is_it = |of: &fs::Metadata| Identity::of(of) == file.identity;
-    let entries = match fs::read_dir(&file.folder) {
+/// Where the files of a folder stand.
+type Names = HashMap<Identity, PathBuf>;
+
+fn names(folder: &Path) -> io::Result<Names> {
+    let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Names::new()),
         Err(error) => return Err(error),
     };
-    let mut paths = entries.take(MOST_ENTRIES).flatten().map(|entry| entry.path());
-    Ok(paths.find(|path| fs::metadata(path).is_ok_and(|of| is_it(&of))))
+    let mut names = Names::new();
+    for path in entries.take(MOST_ENTRIES).flatten().map(|entry| entry.path()) {
+        if let Ok(of) = fs::metadata(&path) {
+            names.entry(Identity::of(&of)).or_insert(path);
+        }
+    }
+    Ok(names)
 }
 
 pub(super) fn most_open() -> usize {

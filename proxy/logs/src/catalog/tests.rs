@@ -204,6 +204,31 @@ async fn a_closed_file_that_grew_at_the_last_moment_is_read_to_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn many_closed_files_that_are_renamed_together_are_all_found_but_those_that_are_gone() {
+    let root = place();
+    let mut catalog = open(&root.0);
+    for nth in 0..20 {
+        fs::write(root.0.join(format!("{nth}.log")), "one\n").unwrap();
+    }
+    catalog.scan(Instant::now());
+    for key in 0..20 {
+        taken(&mut catalog, key, 4);
+        let file = catalog.files.get_mut(&key).unwrap();
+        file.close();
+        file.is_present = false;
+        match key {
+            0..15 => fs::rename(&file.path, file.path.with_extension("old")).unwrap(),
+            _ => fs::remove_file(&file.path).unwrap(),
+        }
+    }
+    catalog.look_last(Instant::now());
+    assert_eq!(catalog.files.len(), 15);
+    for file in catalog.files.values() {
+        assert_eq!(file.closed_at, file.path.with_extension("old"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_closed_file_that_cannot_be_read_stays_closed() {
     let root = place();
     let mut catalog = with_a_closed_file(&root.0, &Shelf::default()).await;
