@@ -64,16 +64,16 @@ pub(crate) async fn passes(check: &Check, content: &Content, path: &Path) -> Res
 }
 
 fn is_well_formed(check: &Check, what: &str, bytes: &Bytes) -> Result<(), Bad> {
-    if check.json
-        && let Err(error) = serde_json::from_slice::<IgnoredAny>(bytes)
-    {
-        return Err(Bad::Json(what.to_owned(), error.line(), error.column()));
-    }
-    if !check.yaml {
+    if !check.json && !check.yaml {
         return Ok(());
     }
     let text = std::str::from_utf8(bytes).map_err(|_bytes| Bad::NotUtf8(what.to_owned()))?;
-    is_yaml(what, text)
+    if check.json
+        && let Err(error) = serde_json::from_str::<IgnoredAny>(text)
+    {
+        return Err(Bad::Json(what.to_owned(), error.line(), error.column()));
+    }
+    if check.yaml { is_yaml(what, text) } else { Ok(()) }
 }
 
 /// Reads it to its end, in bounded memory.
@@ -135,6 +135,14 @@ mod tests {
             let judged = judged(&yaml, text).await;
             assert_eq!(judged.is_ok(), is_good, "{text} {judged:?}");
             assert!(!judged.is_err_and(|why| why.contains("secret")));
+        }
+    }
+
+    #[test]
+    fn what_is_not_utf8_is_neither_json_nor_yaml() {
+        for check in [Check { json: true, ..Check::default() }, Check { yaml: true, ..Check::default() }] {
+            let judged = is_well_formed(&check, "it ", &Bytes::from_static(b"{\"a\":\"\xff\xfe\"}"));
+            assert!(matches!(judged, Err(Bad::NotUtf8(_))), "{judged:?}");
         }
     }
 
