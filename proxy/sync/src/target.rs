@@ -21,7 +21,7 @@ use pillion_model::sync::{Owner, Sync};
 
 use super::version::Content;
 pub(crate) use disk::WriteFault;
-use disk::{Told as _, name, parent, remove, sync_folder};
+use disk::{Told as _, name, parent, remove};
 pub(crate) use place::Stamp;
 
 /// What the names of our own files begin with while they are written; of folders, with [`FOLDERS`].
@@ -40,6 +40,8 @@ pub(crate) struct Target {
     count: u64,
     /// Whether another sidecar has this process number, as the one does that this one replaces.
     is_sidecar: fn(u32) -> bool,
+    /// Has a file or a folder written to the disk.
+    pub(crate) sync: fn(&File) -> io::Result<()>,
 }
 
 /// A version that is written and not published. Dropped, it is removed.
@@ -70,6 +72,7 @@ impl Target {
             began,
             count: 0,
             is_sidecar,
+            sync: disk::sync,
         }
     }
 
@@ -114,7 +117,7 @@ impl Target {
             Content::File(_) => {
                 fs::rename(&written.path, &self.path).told("cannot replace", &self.path)?;
                 written.is_published = true;
-                Ok(sync_folder(&parent(&self.path)).err())
+                Ok(self.sync_folder(&parent(&self.path)).err())
             }
             Content::Folder(folder) => self.swap(&mut written, folder),
         }
@@ -139,7 +142,12 @@ impl Target {
         if let Some(Owner { user, group }) = self.owner {
             fchown(file, Some(user), group).told("cannot give the `owner` to", path)?;
         }
-        file.sync_all().told("cannot write", path)
+        (self.sync)(file).told("cannot write", path)
+    }
+
+    /// A rename lasts over a loss of power when its folder is written.
+    fn sync_folder(&self, path: &Path) -> Result<(), WriteFault> {
+        File::open(path).and_then(|folder| (self.sync)(&folder)).told("cannot write", path)
     }
 }
 

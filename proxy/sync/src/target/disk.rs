@@ -53,13 +53,11 @@ pub(super) fn name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// A rename lasts over a loss of power when its folder is written. Some file systems of other hosts cannot be asked for that.
-pub(super) fn sync_folder(path: &Path) -> Result<(), WriteFault> {
-    let written = File::open(path).and_then(|folder| folder.sync_all());
+/// Has a file or a folder written, so that it lasts over a loss of power. Some file systems of other hosts cannot be asked for
+/// that, least of all for folders.
+pub(super) fn sync(file: &File) -> io::Result<()> {
     let is_not_offered = |error: &io::Error| matches!(error.raw_os_error(), Some(EINVAL | EOPNOTSUPP));
-    written
-        .or_else(|error| if is_not_offered(&error) { Ok(()) } else { Err(error) })
-        .told("cannot write", path)
+    file.sync_all().or_else(|error| if is_not_offered(&error) { Ok(()) } else { Err(error) })
 }
 
 /// `None`: it cannot be read, or has more bytes.

@@ -9,7 +9,7 @@ use nix::libc::{O_DIRECTORY, O_NOFOLLOW};
 
 use super::super::version::Folder;
 use super::super::walk::DATA;
-use super::disk::{Told as _, WriteFault, make_folder, name, remove, sync_folder};
+use super::disk::{Told as _, WriteFault, make_folder, name, remove};
 use super::{FOLDERS, Target, Written};
 
 impl Target {
@@ -86,7 +86,7 @@ impl Target {
                 remove(&entry.path());
             }
         }
-        sync_folder(&self.path)
+        self.sync_folder(&self.path)
     }
 }
 
