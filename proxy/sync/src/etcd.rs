@@ -122,7 +122,7 @@ fn keys(store: &Store) -> Value {
     let mut question = json!({ "key": STANDARD.encode(&store.key) });
     if store.is_folder {
         // the first text after all that begin with the key: a slash is at its end, and 0 is the next character
-        let end = format!("{}0", store.key.trim_end_matches('/'));
+        let end = format!("{}0", store.key.strip_suffix('/').unwrap_or(&store.key));
         question["range_end"] = STANDARD.encode(end).into();
     }
     question
@@ -223,6 +223,8 @@ mod tests {
             (&range["key"], &range["range_end"]),
             (&"YXBwLw==".into(), &STANDARD.encode("app0").into())
         );
+        let range: Value = serde_json::from_str(&range_question(&store("app//"))).unwrap();
+        assert_eq!(range["range_end"], STANDARD.encode("app/0"));
         let watch: Value = serde_json::from_str(&watch_question(&store("app"), 12)).unwrap();
         assert_eq!(watch["create_request"], json!({ "key": "YXBw", "start_revision": "13" }));
     }
