@@ -180,7 +180,10 @@ mod tests {
         assert!(!bad.is_passing(), "{bad}");
         let scratch = Scratch::new();
         let killed = format!("sh {}", scratch.write("killed", "kill -9 $$").display());
-        for program in ["/no/such", &killed] {
+        let told = |code: u8| {
+            format!("sh {}", scratch.write(&format!("told-{code}"), format!("exit {code}")).display())
+        };
+        for program in ["/no/such", &killed, &told(137), &told(143)] {
             let bad = passes(&exec(program), &content, Path::new("/x")).await.unwrap_err();
             assert!(bad.is_passing(), "{bad}");
         }

@@ -33,8 +33,10 @@ pub(crate) struct Ending(ExitStatus);
 
 impl Ending {
     /// Whether something else than a fault of its own has ended it, such as the kernel when memory is short.
+    /// A shell tells of the signal that has ended its program by a code of its own, 128 higher.
     pub(crate) fn is_from_outside(self) -> bool {
-        self.0.signal().is_some_and(|signal| {
+        let signal = self.0.signal().or_else(|| Some(self.0.code()? - 128));
+        signal.is_some_and(|signal| {
             [Signal::SIGKILL, Signal::SIGTERM].map(|kind| kind as i32).contains(&signal)
         })
     }
@@ -131,19 +133,32 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_program_that_does_not_end_is_killed_with_its_children() {
         let scratch = Scratch::new();
         let path = scratch.path("pid");
         let script = "sleep 1000 & echo $! > \"$0\"; wait";
         let words = ["sh", "-c", script, "{file}"];
-        let why = run(&command(&words, 1), path.to_str().unwrap()).await.unwrap_err().to_string();
-        assert_eq!(why, "sh has not ended within 1s");
-        let pid = std::fs::read_to_string(path).unwrap();
+        let command = command(&words, 1000);
+        let begun = async {
+            loop {
+                match std::fs::read_to_string(&path) {
+                    Ok(pid) if pid.ends_with('\n') => break pid,
+                    _ => tokio::task::yield_now().await, // never idle, so that the clock stands still
+                }
+            }
+        };
+        let late = async {
+            let pid = begun.await;
+            tokio::time::advance(Duration::from_secs(1000)).await;
+            pid
+        };
+        let (ended, pid) = tokio::join!(run(&command, path.to_str().unwrap()), late);
+        assert_eq!(ended.unwrap_err().to_string(), "sh has not ended within 1000s");
         let stat = std::path::PathBuf::from(format!("/proc/{}/stat", pid.trim()));
         let is_gone = || std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "));
         while !is_gone() {
-            sleep(Duration::from_millis(2)).await;
+            std::thread::yield_now();
         }
     }
 }
