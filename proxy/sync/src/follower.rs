@@ -25,6 +25,8 @@ pub(crate) struct Follower {
     target: Target,
     /// The version in its place, and what the place looked like when it was put there.
     at_work: Option<(Digest, Option<Stamp>)>,
+    /// Whether something has failed after the version was put there, which is tried again.
+    is_unfinished: bool,
     /// When the place was looked at last.
     looked: Option<Instant>,
     /// Whether the source has had a version, as far as this is known.
@@ -49,7 +51,7 @@ impl Follower {
         let (source, target) = (Source::new(&sync), Target::new(&sync, is_sidecar));
         let metrics = asker.ground.metrics.clone();
         let (at_work, looked, is_known, refused, failures) = (None, None, false, None, 0);
-        let (is_absent, is_deletion_counted) = (false, false);
+        let (is_absent, is_deletion_counted, is_unfinished) = (false, false, false);
         Self {
             sync,
             entry,
@@ -58,6 +60,7 @@ impl Follower {
             source,
             target,
             at_work,
+            is_unfinished,
             looked,
             is_known,
             refused,
@@ -113,6 +116,9 @@ impl Follower {
     /// Asks for the whole version where another program has changed or removed the file. One that does so again and again is
     /// not answered at once.
     fn look_at_place(&mut self) {
+        if self.is_unfinished {
+            return; // it does not look as it will
+        }
         let every =
             between_looks_at_place(self.sync.every.unwrap_or_else(|| self.sync.from.usual_interval()));
         if self.looked.is_some_and(|looked| looked.elapsed() < every) {
@@ -125,7 +131,9 @@ impl Follower {
         }
         self.take_stock();
         if self.at_work.as_ref().is_none_or(|(now, _)| *now != digest) {
-            tracing::warn!(sync = self.sync.name, to = %self.sync.to.display(), "another program has changed or removed the file, which is written anew");
+            let is_written_anew = self.refused.is_none() && !self.is_absent;
+            let what = if is_written_anew { ", which is written anew" } else { "" };
+            tracing::warn!(sync = self.sync.name, to = %self.sync.to.display(), "another program has changed or removed the file{what}");
             self.source.forget();
         }
     }
@@ -137,7 +145,7 @@ impl Follower {
             return; // nothing is new, so it is still absent
         }
         let is_of_source = self.is_known || !self.sync.required;
-        if self.at_work.is_some() && is_of_source && self.refused.is_none() {
+        if self.at_work.is_some() && !self.is_unfinished && is_of_source && self.refused.is_none() {
             self.entry.up();
         }
     }
@@ -174,6 +182,9 @@ impl Follower {
             self.not_refused();
             self.keep_mark(&digest);
             self.show(&digest);
+            if self.is_unfinished && !self.finish(&content, digest).await {
+                return;
+            }
             self.answered();
             return self.tell_if_untold(&digest).await;
         }
@@ -185,9 +196,7 @@ impl Follower {
             }
             Ok(Some(fault)) => {
                 self.tell_change().await;
-                self.at_work = None; // so that it is written anew
-                self.source.forget();
-                self.failed(format!("the version is in its place, and not whole: {fault}")).await;
+                self.not_whole(&fault).await;
             }
             Err(NotTaken { outcome, why }) => {
                 self.metrics.sync_changes(&self.sync.name, outcome).inc();
@@ -203,6 +212,35 @@ impl Follower {
                 self.failures = 0;
             }
         }
+    }
+
+    /// Does what is left to do of the version in its place. Returns whether it is whole now.
+    async fn finish(&mut self, content: &Content, digest: Digest) -> bool {
+        match self.target.finish(content) {
+            Ok(()) => {
+                self.is_unfinished = false;
+                self.is_in_place(digest);
+                true
+            }
+            Err(fault) => {
+                self.not_whole(&fault).await;
+                false
+            }
+        }
+    }
+
+    /// The version in its place is neither written nor told again. The source is asked for it, to do the rest.
+    async fn not_whole(&mut self, fault: &WriteFault) {
+        self.source.forget();
+        self.failed(format!("the version is in its place, and not whole: {fault}")).await;
+    }
+
+    /// Notes a version that was just put in its place. Where another program has written there since, the next look at the
+    /// place finds it.
+    fn is_in_place(&mut self, digest: Digest) {
+        let stamp = self.target.stamp();
+        let is_ours = self.target.content().is_none_or(|now| now == digest);
+        self.at_work = Some((digest, stamp.filter(|_| is_ours)));
     }
 
     fn not_refused(&mut self) {
@@ -222,7 +260,8 @@ impl Follower {
             self.target.set_untold(&digest); // a reload or an end of the process may come before it is told
         }
         let fault = self.target.publish(written, content).map_err(|fault| failed(fault.to_string()))?;
-        self.at_work = Some((digest, self.target.stamp()));
+        self.is_unfinished = fault.is_some();
+        self.is_in_place(digest);
         self.not_refused();
         self.keep_mark(&digest);
         self.show(&digest);

@@ -123,6 +123,14 @@ impl Target {
         }
     }
 
+    /// Tries again what has failed after the version was in its place.
+    pub(crate) fn finish(&self, content: &Content) -> Result<(), WriteFault> {
+        match content {
+            Content::File(_) => self.sync_folder(&parent(&self.path)),
+            Content::Folder(folder) => self.link(folder),
+        }
+    }
+
     fn write_file(&self, path: &Path, bytes: &Bytes) -> Result<(), WriteFault> {
         // with no more rights than needed until it has its owner; a symlink in its place is not followed
         let mut file = OpenOptions::new()

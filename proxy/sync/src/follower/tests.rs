@@ -1,9 +1,10 @@
 //! What one entry does with a source that misbehaves, and with another program that writes its file. The clock is paused.
 
-use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
+use std::{fs, io};
 
 use pillion_base::ground::{Ground, Shared};
 use pillion_base::net::Network;
@@ -69,6 +70,45 @@ async fn a_store_that_answers_at_once_without_news_is_asked_ever_less_often() {
         let asked = count.load(Relaxed);
         assert!((10..40).contains(&asked), "{nth}: {asked} questions within a minute");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_program_writes_just_after_a_version_was_put_there_is_found() {
+    let (memory, scratch) = (MemoryNetwork::default(), Scratch::new());
+    let path = scratch.path("settings");
+    server(&memory, |_| consul(7));
+    let mut follower = follower(&memory, "consul://127.0.0.1:8500/k", path.clone());
+    follower.step().await;
+    let (digest, _) = follower.at_work.clone().unwrap();
+    fs::write(&path, "other").unwrap();
+    follower.is_in_place(digest); // as if it had been written between the rename and this
+    follower.looked = None;
+    follower.step().await;
+    assert_eq!(fs::read(&path).unwrap(), b"hi");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_is_not_whole_is_neither_written_nor_counted_again() {
+    static IS_BROKEN: AtomicBool = AtomicBool::new(true);
+    let (memory, scratch) = (MemoryNetwork::default(), Scratch::new());
+    let path = scratch.path("settings");
+    server(&memory, |_| consul(7));
+    let mut follower = follower(&memory, "consul://127.0.0.1:8500/k", path.clone());
+    follower.target.sync = |file| {
+        let is_folder = file.metadata()?.is_dir();
+        if is_folder && IS_BROKEN.load(Relaxed) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    };
+    follower.step().await;
+    let first = path.metadata().unwrap().ino();
+    for _ in 0..10 {
+        follower.step().await;
+        assert!(follower.is_unfinished);
+    }
+    IS_BROKEN.store(false, Relaxed);
+    follower.step().await;
+    assert!(!follower.is_unfinished && follower.failures == 0);
+    assert_eq!(path.metadata().unwrap().ino(), first);
+    assert_eq!(follower.metrics.sync_changes("settings", SyncOutcome::Applied).get(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -68,7 +68,7 @@ impl Target {
         Ok(self.link(folder).err())
     }
 
-    fn link(&self, folder: &Folder) -> Result<(), WriteFault> {
+    pub(super) fn link(&self, folder: &Folder) -> Result<(), WriteFault> {
         let tops = folder.tops();
         for top in &tops {
             let link = self.path.join(top);

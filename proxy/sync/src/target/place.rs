@@ -44,19 +44,28 @@ impl Part {
 impl Target {
     /// The content of the place, if it was written with the mode and the owner that are asked for.
     pub(crate) fn existing(&self) -> Option<Digest> {
+        self.digest(|metadata| self.is_as_asked(metadata))
+    }
+
+    /// The content of the place, with whatever mode and owner: some file systems keep neither.
+    pub(crate) fn content(&self) -> Option<Digest> {
+        self.digest(|_metadata| true)
+    }
+
+    fn digest(&self, is_good: impl Fn(&fs::Metadata) -> bool) -> Option<Digest> {
         if self.is_folder {
-            return self.existing_folder();
+            return self.digest_of_folder(is_good);
         }
         let metadata = self.path.symlink_metadata().ok()?;
-        (metadata.is_file() && self.is_as_asked(&metadata)).then_some(())?;
+        (metadata.is_file() && is_good(&metadata)).then_some(())?;
         Some(Content::file(read(&self.path, MOST_BYTES)?).ok()?.digest())
     }
 
-    fn existing_folder(&self) -> Option<Digest> {
+    fn digest_of_folder(&self, is_good: impl Fn(&fs::Metadata) -> bool) -> Option<Digest> {
         let data = self.path.join(DATA);
         let (mut files, mut left) = (Vec::new(), MOST_BYTES);
         for (path, metadata) in walk::own_files(&data).ok()? {
-            self.is_as_asked(&metadata).then_some(())?;
+            is_good(&metadata).then_some(())?;
             let bytes = read(&path, left)?;
             left -= bytes.len();
             files.push((name_below(&data, &path)?, bytes));

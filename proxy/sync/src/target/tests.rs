@@ -114,6 +114,17 @@ fn a_folder_is_swapped_whole_and_names_come_and_go() {
 }
 
 #[test]
+fn the_links_that_failed_are_made_later() {
+    let scratch = Scratch::new();
+    let mut target = target(scratch.path("conf"), true);
+    let version = folder(&[("a", "1"), ("b", "1")]);
+    put(&mut target, &version).unwrap();
+    fs::remove_file(scratch.path("conf/b")).unwrap();
+    target.finish(&version).unwrap();
+    assert_eq!(target.existing(), Some(version.digest()));
+}
+
+#[test]
 fn a_folder_is_known_again_whatever_its_names_are() {
     let scratch = Scratch::new();
     let mut target = target(scratch.path("conf"), true);
