@@ -22,7 +22,11 @@ static CHANGED: Notify = Notify::const_new();
 
 /// A child that is waited for.
 #[derive(Debug)]
-pub struct Kept(Child);
+pub struct Kept {
+    child: Child,
+    /// Whether it is in [`KEPT`]. Once it is collected, another process may have its number.
+    is_kept: bool,
+}
 
 /// Starts a program.
 ///
@@ -32,7 +36,7 @@ pub fn spawn(command: &mut Command) -> io::Result<Kept> {
     let start = |kept: &mut Vec<u32>| -> io::Result<Kept> {
         let child = command.spawn()?; // with the lock, so that its end is not collected before it is known here
         kept.push(child.id());
-        Ok(Kept(child))
+        Ok(Kept { child, is_kept: true })
     };
     change(start)
 }
@@ -45,7 +49,7 @@ fn change<T>(change: impl FnOnce(&mut Vec<u32>) -> T) -> T {
 
 impl Kept {
     pub fn id(&self) -> u32 {
-        self.0.id()
+        self.child.id()
     }
 
     /// Whether it has ended. Its number belongs to no other process before the end is collected.
@@ -58,7 +62,18 @@ impl Kept {
     /// # Errors
     /// It is no child of this process, which cannot happen.
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
-        self.0.try_wait()
+        if self.is_kept && !self.has_ended() {
+            return Ok(None);
+        }
+        let Self { child, is_kept } = self;
+        change(|all| {
+            let ended = child.try_wait(); // with the lock, so that no new child gets the number before it is let go
+            if *is_kept && !matches!(ended, Ok(None)) {
+                let_go(all, child.id());
+                *is_kept = false;
+            }
+            ended
+        })
     }
 
     /// Waits for its end, and collects it.
@@ -66,23 +81,36 @@ impl Kept {
     /// # Errors
     /// It is no child of this process, which cannot happen.
     pub fn wait(mut self) -> io::Result<ExitStatus> {
-        self.0.wait()
+        let id = number(self.id());
+        while waitid(Id::Pid(id), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
+        match self.try_wait()? {
+            Some(status) => Ok(status),
+            None => self.child.wait(),
+        }
     }
 
-    /// Collects its end on a thread of its own. It must have been killed.
-    pub fn collect_later(mut self) {
+    /// Collects its end on a thread of its own, and drops `held` after that. It must have been killed.
+    pub fn collect_later(mut self, held: impl Send + 'static) {
         if !matches!(self.try_wait(), Ok(None)) {
             return;
         }
         let collecting = std::thread::Builder::new().name("collector".into());
-        drop(collecting.spawn(move || drop(self.wait())));
+        drop(collecting.spawn(move || drop((self.wait(), held))));
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let id = self.0.id();
-        change(|all| all.retain(|kept| *kept != id));
+        if self.is_kept {
+            change(|all| let_go(all, self.child.id()));
+        }
+    }
+}
+
+/// Once: two children may have had the same number, one after the other.
+fn let_go(all: &mut Vec<u32>, id: u32) {
+    if let Some(nth) = all.iter().position(|kept| *kept == id) {
+        all.swap_remove(nth);
     }
 }
 
@@ -125,11 +153,31 @@ fn collect_one() -> bool {
             ended.is_some_and(|pid| waitpid(pid, Some(WaitPidFlag::WNOHANG)) != Err(Errno::ECHILD))
         }
         // it was ended by a real-time signal, which `nix` does not know, so that its number is not told
-        Err(Errno::EINVAL) if !kept.iter().any(|kept| has_ended(*kept)) => {
-            waitpid(None, Some(WaitPidFlag::WNOHANG)) == Err(Errno::EINVAL)
+        Err(Errno::EINVAL) => {
+            zombie(&kept).is_some_and(|pid| waitpid(pid, Some(WaitPidFlag::WNOHANG)) != Err(Errno::ECHILD))
         }
         Err(_no_child) => false,
     }
+}
+
+/// A child that has ended and is not kept, by the list of processes.
+fn zombie(kept: &[u32]) -> Option<Pid> {
+    let own = getpid().as_raw();
+    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
+        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        if is_zombie_of(&stat, own) && !kept.contains(&id) {
+            return Some(number(id));
+        }
+    }
+    None
+}
+
+/// Whether a `/proc/*/stat` is that of a child of `parent` that has ended. A name may have brackets and blanks.
+fn is_zombie_of(stat: &str, parent: i32) -> bool {
+    let Some((_, stat)) = stat.rsplit_once(')') else { return false };
+    let mut words = stat.split_whitespace();
+    words.next() == Some("Z") && words.next().and_then(|word| word.parse().ok()) == Some(parent)
 }
 
 /// An error is an end, too: that by a real-time signal.
@@ -190,6 +238,44 @@ mod tests {
         until(|| child.has_ended());
         while collect_one() {}
         assert_eq!(child.try_wait().expect("a child").and_then(|status| status.signal()), Some(40));
+    }
+
+    #[test]
+    fn an_end_that_tells_no_number_takes_no_kept_child() {
+        let mut kept = spawn(&mut shell("kill -40 $$")).expect("sh");
+        until(|| kept.has_ended());
+        let other = shell("kill -40 $$").spawn().expect("sh").id();
+        until(|| has_ended(other));
+        until(|| {
+            collect_one();
+            look(Id::Pid(number(other))) == Err(Errno::ECHILD)
+        });
+        assert_eq!(kept.try_wait().expect("a child").and_then(|status| status.signal()), Some(40));
+    }
+
+    #[test]
+    fn a_zombie_is_known_by_its_state_and_its_parent() {
+        for (stat, expected) in [
+            ("7 (a) Z 3) Z 5 7 7", true),
+            ("7 (sh) Z 6 7 7", false),
+            ("7 (sh) S 5 7 7", false),
+            ("7 (Z 5", false),
+            ("", false),
+        ] {
+            assert_eq!(is_zombie_of(stat, 5), expected, "{stat}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_let_go_once() {
+        let mut all = vec![7, 8, 7];
+        let_go(&mut all, 7);
+        all.sort_unstable();
+        assert_eq!(all, [7, 8]);
+        let mut child = spawn(&mut shell("exit 0")).expect("sh");
+        until(|| child.has_ended());
+        assert!(matches!(child.try_wait(), Ok(Some(_))));
+        assert!(!child.is_kept && child.try_wait().is_ok_and(|ended| ended.is_some()));
     }
 
     #[tokio::test]

@@ -40,7 +40,9 @@ impl Bad {
     /// Whether the same version can pass later: it was not judged at all.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
-            Self::Command(CommandFault::NotStarted(..) | CommandFault::Slow { .. }) => true,
+            Self::Command(
+                CommandFault::NotStarted(..) | CommandFault::Left(_) | CommandFault::Slow { .. },
+            ) => true,
             Self::Command(CommandFault::Failed(_, ending)) => ending.is_from_outside(),
             _ => false,
         }

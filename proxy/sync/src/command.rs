@@ -6,9 +6,10 @@ use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use pillion_base::children::{self, Kept};
 use pillion_model::sync::{Check, SyncCommand};
@@ -21,6 +22,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) enum CommandFault {
     #[error("{0} cannot be started: {1}")]
     NotStarted(String, #[source] io::Error),
+    #[error("{0} still runs from before, although it was killed")]
+    Left(String),
     #[error("{0} {1}")]
     Failed(String, Ending),
     #[error("{program} has not ended within {timeout:?}")]
@@ -52,10 +55,36 @@ impl std::fmt::Display for Ending {
     }
 }
 
-/// A program that runs. Dropped, it is killed with its process group, and its end is collected.
-struct Running(Option<Kept>);
+/// The programs that were killed and have not ended: the kernel may wait for a disk, or the program belong to another user.
+static LEFT: Mutex<Vec<Vec<String>>> = Mutex::new(Vec::new());
 
-impl Running {
+/// While it lives, the program with these words is not started again: each one that hangs keeps a thread.
+struct Left(Vec<String>);
+
+impl Left {
+    fn new(words: &[String]) -> Self {
+        LEFT.lock().unwrap_or_else(PoisonError::into_inner).push(words.to_vec());
+        Self(words.to_vec())
+    }
+
+    fn has(words: &[String]) -> bool {
+        LEFT.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|left| left == words)
+    }
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        let mut all = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(nth) = all.iter().position(|left| *left == self.0) {
+            all.swap_remove(nth);
+        }
+    }
+}
+
+/// A program that runs, by the words of the operator. Dropped, it is killed with its process group, and its end is collected.
+struct Running<'a>(Option<Kept>, &'a [String]);
+
+impl Running<'_> {
     fn has_ended(&self) -> bool {
         self.0.as_ref().is_none_or(Kept::has_ended)
     }
@@ -71,28 +100,32 @@ impl Running {
             && let Ok(group) = i32::try_from(child.id())
         {
             killpg(Pid::from_raw(group), Signal::SIGKILL).unwrap_or_default(); // it may have ended
+            kill(Pid::from_raw(group), Signal::SIGKILL).unwrap_or_default(); // it may be in another group
         }
     }
 }
 
-impl Drop for Running {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.kill();
         if let Some(child) = self.0.take() {
-            child.collect_later();
+            child.collect_later(Left::new(self.1));
         }
     }
 }
 
 /// Runs it to its end. `file` takes the place of `{file}` in its arguments.
 pub(crate) async fn run(command: &SyncCommand, file: &str) -> Result<(), CommandFault> {
-    let SyncCommand { words, timeout } = command;
-    let mut words = words.iter().map(|word| word.replace(Check::FILE, file));
+    let SyncCommand { words: written, timeout } = command;
+    let mut words = written.iter().map(|word| word.replace(Check::FILE, file));
     let program = words.next().unwrap_or_default();
+    if Left::has(written) {
+        return Err(CommandFault::Left(program));
+    }
     let mut child = Command::new(&program);
     child.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     let not_started = |error| CommandFault::NotStarted(program.clone(), error);
-    let running = Running(Some(children::spawn(&mut child).map_err(not_started)?));
+    let running = Running(Some(children::spawn(&mut child).map_err(not_started)?), written);
     let until = Instant::now() + *timeout;
     let mut pause = Duration::from_millis(2);
     while !running.has_ended() {
@@ -131,6 +164,23 @@ mod tests {
             let why = run(&command(words, 30), file).await.unwrap_err().to_string();
             assert!(why.contains(expected), "{why}");
         }
+    }
+
+    #[test]
+    fn a_program_that_has_left_its_group_is_killed() {
+        let mut child = Command::new("sleep");
+        let running = Running(Some(children::spawn(child.arg("5")).unwrap()), &[]); // it has no group of its own
+        assert_eq!(running.collect().unwrap().signal(), Some(9));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_hangs_after_its_kill_is_not_started_again() {
+        let command = command(&["true", "hangs"], 30);
+        let left = Left::new(&command.words);
+        let why = run(&command, "").await.unwrap_err();
+        assert_eq!(why.to_string(), "true still runs from before, although it was killed");
+        drop(left);
+        run(&command, "").await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
