@@ -59,8 +59,9 @@ pub(crate) struct Looks {
     read_at: Option<Vec<Stamp>>,
     seen: Option<Digest>,
     known: Option<Digest>,
-    /// Whether the last look has read nothing, because nothing had changed for a while.
-    is_settled: bool,
+    /// Whether the last look has found content that the next one is to confirm. Files that are another content at each look are
+    /// looked at soon every second time alone.
+    is_to_confirm: bool,
 }
 
 /// The metadata that shows, without a read, whether a file is another one or was written.
@@ -74,17 +75,17 @@ struct Stamp {
 
 impl Looks {
     pub(crate) const fn new(files: Files) -> Self {
-        Self { files, read_at: None, seen: None, known: None, is_settled: false }
+        Self { files, read_at: None, seen: None, known: None, is_to_confirm: false }
     }
 
     /// Forgets what is known, so that the content is a new version.
     pub(crate) fn forget(&mut self) {
-        (self.read_at, self.seen, self.known, self.is_settled) = (None, None, None, false);
+        (self.read_at, self.seen, self.known, self.is_to_confirm) = (None, None, None, false);
     }
 
-    /// How many files there are. 0 while they change, so that the next look is soon.
-    pub(crate) fn settled_files(&self) -> usize {
-        self.read_at.as_ref().filter(|_| self.is_settled).map_or(0, Vec::len)
+    /// How many files the next look is at. 0 where it is to be soon.
+    pub(crate) fn files(&self) -> usize {
+        self.read_at.as_ref().filter(|_| !self.is_to_confirm).map_or(0, Vec::len)
     }
 
     /// Blocks on file IO.
@@ -94,8 +95,7 @@ impl Looks {
             stamps => stamps?,
         };
         let is_calm = self.seen.is_some() && self.seen == self.known && !is_young(&stamps, now);
-        self.is_settled = is_calm && self.read_at.as_ref() == Some(&stamps);
-        if self.is_settled {
+        if is_calm && self.read_at.as_ref() == Some(&stamps) {
             return Ok(Look::Same);
         }
         let content = match self.read(&stamps) {
@@ -106,6 +106,7 @@ impl Looks {
         let Some(content) = content else { return Ok(self.absent()) };
         let digest = content.digest();
         let stands_still = self.seen.replace(digest) == Some(digest);
+        self.is_to_confirm = !stands_still && !self.is_to_confirm;
         if !stands_still || self.known == Some(digest) {
             return Ok(Look::Same);
         }
@@ -271,8 +272,8 @@ mod tests {
         fs::write(&path, "a").unwrap();
         let mut looks = Looks::new(Files { path: path.clone(), is_folder: false });
         let later = SystemTime::now() + Duration::from_secs(60);
-        assert_eq!([looks.look(later).unwrap(), looks.look(later).unwrap()], [Look::Same, file("a")]);
-        assert_eq!(looks.settled_files(), 0, "they are looked at again soon");
+        assert_eq!((looks.look(later).unwrap(), looks.files()), (Look::Same, 0));
+        assert_eq!((looks.look(later).unwrap(), looks.files()), (file("a"), 1));
         looks.seen = Some([0; 32]);
         looks.known = Some([0; 32]);
         assert_eq!(
@@ -280,7 +281,25 @@ mod tests {
             Look::Same,
             "a read would find another digest, and change `seen`"
         );
-        assert_eq!((looks.seen, looks.settled_files()), (Some([0; 32]), 1));
+        assert_eq!((looks.seen, looks.files()), (Some([0; 32]), 1));
+    }
+
+    #[test]
+    fn files_that_change_all_the_time_are_not_read_all_the_time() {
+        let scratch = Scratch::new();
+        let path = scratch.path("file");
+        let mut looks = Looks::new(Files { path: path.clone(), is_folder: false });
+        let now = SystemTime::now();
+        let soon = ["a", "a", "a", "b", "b", "c", "d", "e", "f"].map(|text| {
+            fs::write(&path, text).unwrap();
+            looks.look(now).unwrap();
+            looks.files() == 0
+        });
+        assert_eq!(
+            soon,
+            [true, false, false, true, false, true, false, true, false],
+            "to confirm what is new"
+        );
     }
 
     #[test]

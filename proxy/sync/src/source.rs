@@ -174,7 +174,7 @@ impl Source {
             Kind::Etcd(etcd) if etcd.is_absent => between(ABSENT, dice),
             Kind::Consul { .. } | Kind::Etcd(_) => between_questions(self.idle),
             Kind::Files(looks) if !self.is_asked_for => {
-                between(between_looks(self.every, looks.settled_files()), dice)
+                between(between_looks(self.every, looks.files()), dice)
             }
             Kind::Web { .. } | Kind::Files(_) => between(self.every, dice),
         }

@@ -18,8 +18,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use pillion_model::sync::{Owner, Sync};
+use pillion_tls::sha256;
 
-use super::version::Content;
+use super::version::{Content, Digest};
 pub(crate) use disk::WriteFault;
 use disk::{Told as _, name, parent, remove};
 pub(crate) use place::Stamp;
@@ -35,6 +36,8 @@ pub(crate) struct Target {
     is_folder: bool,
     mode: u32,
     owner: Option<Owner>,
+    /// The digest of what the source is: the same content of another one is not known.
+    from: Digest,
     /// Makes the names of versions differ, also from those of a process before this one that had the same number.
     began: u128,
     count: u64,
@@ -69,6 +72,7 @@ impl Target {
             is_folder: from.is_folder(),
             mode: *mode,
             owner: *owner,
+            from: sha256(format!("{:?}", from.source).as_bytes()), // with the query, which is not shown
             began,
             count: 0,
             is_sidecar,

@@ -41,7 +41,7 @@ pub(super) fn remove(path: &Path) {
     if let Err(error) = removed
         && error.kind() != io::ErrorKind::NotFound
     {
-        tracing::warn!(path = %path.display(), "an old file of `sync` cannot be removed: {error}");
+        tracing::warn!(path = shown(path), "an old file of `sync` cannot be removed: {error}");
     }
 }
 

@@ -5,22 +5,29 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use pillion_tls::sha256;
+
 use super::super::version::Digest;
+use super::super::walk::shown;
 use super::disk::{name, parent, read, remove};
 use super::{FILES, FOLDERS, Target};
 
 impl Target {
-    /// The file that says which version `sync` has written, for the question whether a version is there after a restart
-    /// while the source is away.
+    /// The file that says which version of which source `sync` has written, for the question whether a version is there after
+    /// a restart while the source is away.
     fn mark(&self) -> PathBuf {
-        parent(&self.path).join(format!("{FILES}mark.{}", name(&self.path)))
+        self.beside("mark")
     }
 
     /// The file that says which version the application has not been told of yet.
     fn untold(&self) -> PathBuf {
+        self.beside("untold")
+    }
+
+    fn beside(&self, what: &str) -> PathBuf {
         match self.is_folder {
-            true => self.path.join(format!("{FOLDERS}untold")),
-            false => parent(&self.path).join(format!("{FILES}untold.{}", name(&self.path))),
+            true => self.path.join(format!("{FOLDERS}{what}")),
+            false => parent(&self.path).join(format!("{FILES}{what}.{}", name(&self.path))),
         }
     }
 
@@ -37,17 +44,20 @@ impl Target {
         remove(&self.untold());
     }
 
-    /// Remembers beside a file that this content came from the source. A folder shows it by its symlink.
+    /// Remembers that this content came from the source.
     pub(crate) fn set_mark(&self, digest: &Digest) {
-        if self.is_folder || self.has_mark(digest) {
-            return;
+        if !self.has_mark(digest) {
+            write_mark(&self.mark(), &self.of_source(digest)); // without it, the next start waits for the source
         }
-        write_mark(&self.mark(), digest); // without it, the next start waits for the source
     }
 
     /// Whether this content came from the source once.
     pub(crate) fn has_mark(&self, digest: &Digest) -> bool {
-        self.is_folder || is_mark(&self.mark(), digest)
+        is_mark(&self.mark(), &self.of_source(digest))
+    }
+
+    fn of_source(&self, digest: &Digest) -> Digest {
+        sha256(&[self.from, *digest].concat())
     }
 }
 
@@ -55,7 +65,7 @@ fn write_mark(mark: &Path, digest: &Digest) {
     remove(mark); // it may be a symlink, which is not followed
     let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(mark);
     if let Err(error) = new.and_then(|mut new| new.write_all(digest)) {
-        tracing::debug!(path = %mark.display(), "a version cannot be remembered: {error}");
+        tracing::debug!(path = shown(mark), "a version cannot be remembered: {error}");
     }
 }
 

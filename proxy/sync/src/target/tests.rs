@@ -14,6 +14,7 @@ fn target(path: PathBuf, is_folder: bool) -> Target {
         is_folder,
         mode: 0o640,
         owner: None,
+        from: [0; 32],
         began: 0,
         count: 0,
         is_sidecar: |process| process == 8,
@@ -233,18 +234,29 @@ fn what_killed_processes_left_is_removed_and_what_others_write_stays() {
     );
     let mut folders = target(scratch.path("conf"), true);
     put(&mut folders, &folder(&[("a", "1")])).unwrap();
-    let at_work = fs::read_link(scratch.path("conf/..data")).unwrap();
-    fs::create_dir_all(scratch.path("conf/..pillion-7-1/deep")).unwrap();
+    let before = fs::read_link(scratch.path("conf/..data")).unwrap();
+    put(&mut folders, &folder(&[("a", "2")])).unwrap();
+    for left in ["..pillion-7-1/deep", "..pillion-7-0-0/older", "..pillion-7-1-1/half-written"] {
+        fs::create_dir_all(scratch.path("conf").join(left)).unwrap();
+    }
+    let folders_left = || fs::read_dir(scratch.path("conf")).unwrap().count();
+    assert_eq!(folders_left(), 7);
     folders.tidy();
-    assert!(scratch.path("conf").join(at_work).exists() && !scratch.path("conf/..pillion-7-1").exists());
+    assert!(scratch.path("conf").join(before).exists(), "the version before the one at work stays");
+    assert_eq!(folders_left(), 4, "with the one at work, its symlink and the name");
 }
 
 #[test]
 fn a_mark_says_that_the_content_came_from_the_source() {
     let scratch = Scratch::new();
-    let target = target(scratch.path("file"), false);
     let digest = file("x").digest();
-    assert!(!target.has_mark(&digest));
-    target.set_mark(&digest);
-    assert!(target.has_mark(&digest) && !target.has_mark(&file("y").digest()));
+    for is_folder in [false, true] {
+        let mut target = target(scratch.path(""), is_folder);
+        assert!(!target.has_mark(&digest));
+        target.set_mark(&digest);
+        target.tidy();
+        assert!(target.has_mark(&digest) && !target.has_mark(&file("y").digest()));
+        target.from = [1; 32];
+        assert!(!target.has_mark(&digest), "it came from another source");
+    }
 }
