@@ -85,13 +85,13 @@ impl Replica {
         self.running = Some(running);
     }
 
-    async fn restart(&mut self) {
+    /// Ends the sidecar as operators do, and the application with it.
+    async fn end(&mut self) {
         let mut running = self.running.take().expect("a running replica");
         let pid = running.pid().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().is_ok_and(|status| status.success()));
         let ended = eventually("the end of the replica", async || running.exited()).await;
         assert_eq!(ended.code(), Some(0), "{}", running.errors());
-        self.run().await;
     }
 }
 
@@ -293,7 +293,9 @@ async fn all_that_operators_do_fails_no_request_and_cuts_no_stream() {
             done[2] += 1;
         }
         if length.is_due(length.restarts, turn) {
-            replicas[done[3] % 2].restart().await;
+            let replica = &mut replicas[done[3] % 2];
+            replica.end().await;
+            replica.run().await;
             done[3] += 1;
         }
         asking.goes_on().await;
@@ -303,6 +305,8 @@ async fn all_that_operators_do_fails_no_request_and_cuts_no_stream() {
     assert_eq!(done, [length.reloads, length.rotations, length.takeovers, length.restarts]);
     let (of_replicas, failures) = asking.stop().await;
     let tally = load.stop().await;
+    let [one, other] = &mut replicas;
+    tokio::join!(one.end(), other.end());
     println!(
         "{done:?} reloads, rotations, takeovers and restarts in {took:.1?}: {} answers, {of_replicas} of replicas, {} echoes on {} \
          streams, {} late, slowest {:?}",

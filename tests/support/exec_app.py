@@ -104,7 +104,7 @@ def files():
 
 
 def serves(port):
-    """Answers requests until SIGTERM, and ends when it has closed its listener."""
+    """Answers requests until SIGTERM, and ends when it has closed its listener, or when its `pillion exec` was killed."""
     import http.server
     import threading
 
@@ -121,7 +121,14 @@ def serves(port):
         def log_message(self, *_words):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", int(port)), Handler)
+    class Server(http.server.ThreadingHTTPServer):
+        parent = os.getppid()
+
+        def service_actions(self):
+            if os.getppid() != self.parent:
+                os._exit(1)
+
+    server = Server(("127.0.0.1", int(port)), Handler)
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     say("started")
     server.serve_forever(0.05)

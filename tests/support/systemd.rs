@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use tokio::time::{sleep, timeout};
+
 use super::launched::binary;
 use super::program::Program;
 use super::tools::{available, run};
-use super::{Scratch, eventually};
+use super::{PATIENCE, Scratch};
 
 /// A target that asks for nothing else.
 const BEGIN: &str = "[Unit]\nDescription=the begin of a test\nDefaultDependencies=no\n";
@@ -43,20 +45,40 @@ impl Systemd {
         command.arg(scratch.path()).arg(binary()).arg(&cgroup);
         let running = Program::start(command);
         let mut made = Self { scratch, cgroup, pid: 0, running: Some(running) };
-        let begun = eventually("systemd", async || made.has_begun().await).await;
-        begun.then_some(made)
+        made.begins().await.then_some(made)
+    }
+
+    /// Whether it has begun within the time limit. Where it has not, what it said is printed.
+    async fn begins(&mut self) -> bool {
+        let begun = timeout(PATIENCE, async {
+            loop {
+                match self.has_begun().await {
+                    Some(begun) => return begun,
+                    None => sleep(Duration::from_millis(2)).await,
+                }
+            }
+        });
+        let begun = begun.await.unwrap_or(false);
+        if let (false, Some(running)) = (begun, &self.running) {
+            println!("systemd has not begun: {}", running.errors());
+        }
+        begun
     }
 
     /// Whether it has begun, or has ended instead. `None`: neither yet.
     async fn has_begun(&mut self) -> Option<bool> {
         let running = self.running.as_mut()?;
         if running.exited().is_some() {
-            println!("{}", running.errors());
             return Some(false);
         }
         let outer = running.pid();
         let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).ok()?;
         self.pid = children.trim().parse().ok()?;
+        // Until then it is a script that sees the host's files, and would ask the host's systemd.
+        let name = fs::read_to_string(format!("/proc/{}/comm", self.pid)).ok()?;
+        if name.trim() != "systemd" {
+            return None;
+        }
         let state = self.inside(&["systemctl", "is-system-running"]).await;
         let state = String::from_utf8_lossy(&state.stdout).into_owned();
         ["running", "degraded"].contains(&state.trim()).then_some(true)
