@@ -89,6 +89,8 @@ struct Shared {
 struct Began {
     inbound: Option<Instant>,
     both: Option<Instant>,
+    /// [`Phase::Closing`].
+    closing: Option<Instant>,
 }
 
 impl Drain {
@@ -131,13 +133,10 @@ impl Drain {
         loop {
             let (now, count) = (Instant::now(), self.count());
             watch.look(&count, now);
-            let facts = watch.facts(&count, now, (now - inbound_began, self.is_closing()));
+            let facts = watch.facts(&count, now, (now - inbound_began, self.closing_since()));
             match next(&self.now_planned(plan), &facts) {
                 Step::Wait => sleep(LOOK_EVERY).await,
-                Step::Close => {
-                    self.enter(Direction::Inbound, Phase::Closing);
-                    sleep(LOOK_EVERY).await; // connections at rest look whether a request has come meanwhile
-                }
+                Step::Close => self.close(),
                 Step::End(ended) => return ended,
             }
         }
@@ -149,9 +148,9 @@ impl Drain {
         loop {
             match self.next_of_inbound(plan) {
                 Step::Wait => sleep(LOOK_EVERY).await,
-                Step::Close => self.enter(Direction::Inbound, Phase::Closing),
+                Step::Close => self.close(),
                 Step::End(ended) => {
-                    self.enter(Direction::Inbound, Phase::Closing);
+                    self.close();
                     return ended;
                 }
             }
@@ -169,8 +168,19 @@ impl Drain {
 
     fn next_of_inbound(&self, plan: Plan) -> Step {
         let began = *self.0.began.lock().inbound.get_or_insert_with(Instant::now);
-        let elapsed = Instant::now() - began;
-        next(&self.now_planned(plan), &Facts::of_inbound(elapsed, self.is_closing(), self.count().inbound))
+        let (elapsed, closing) = (Instant::now() - began, self.closing_since());
+        next(&self.now_planned(plan), &Facts::of_inbound(elapsed, closing, &self.count()))
+    }
+
+    /// From now on inbound refuses new requests. Connections at rest look whether one has come, and end.
+    fn close(&self) {
+        self.0.began.lock().closing.get_or_insert_with(Instant::now);
+        self.enter(Direction::Inbound, Phase::Closing);
+    }
+
+    /// How long inbound has refused new requests.
+    fn closing_since(&self) -> Option<Duration> {
+        self.0.began.lock().closing.map(|closing| Instant::now() - closing)
     }
 
     /// The plan without `delay` if the drain is in haste.
@@ -260,18 +270,28 @@ struct Facts {
     elapsed: Duration,
     /// Time since inbound asks its clients to go elsewhere.
     announced: Duration,
-    is_closing: bool,
+    /// Time since inbound refuses new requests.
+    closing: Option<Duration>,
     /// Inbound connections at work, and listeners whose queues are not empty yet.
     inbound: usize,
     outbound: usize,
+    /// Inbound connections at rest.
+    resting: usize,
     /// Whether outbound has had no connection at work for one second.
     is_outbound_quiet: bool,
 }
 
 impl Facts {
     /// The drain of inbound alone, which does not wait for outbound.
-    const fn of_inbound(elapsed: Duration, is_closing: bool, inbound: usize) -> Self {
-        Self { elapsed, announced: elapsed, is_closing, inbound, outbound: 0, is_outbound_quiet: true }
+    const fn of_inbound(elapsed: Duration, closing: Option<Duration>, count: &Count) -> Self {
+        let &Count { inbound, resting, .. } = count;
+        Self { elapsed, announced: elapsed, closing, inbound, outbound: 0, resting, is_outbound_quiet: true }
+    }
+
+    /// Whether each connection at rest has ended, or works because a request had come to it. The workers of a busy machine
+    /// need a moment for that. One that has not after [`QUIET`] has nothing to say.
+    fn has_looked(&self) -> bool {
+        self.resting == 0 || self.closing.is_some_and(|closing| closing >= QUIET)
     }
 }
 
@@ -285,16 +305,16 @@ enum Step {
 /// The next step. Never [`Step::Close`] or [`Step::End`] before `delay` is over, unless `timeout` is shorter: load
 /// balancers need that time to learn that this endpoint ends.
 fn next(plan: &Plan, facts: &Facts) -> Step {
-    let &Facts { elapsed, announced, is_closing, inbound, outbound, is_outbound_quiet } = facts;
+    let &Facts { elapsed, announced, closing, inbound, outbound, is_outbound_quiet, .. } = facts;
     if elapsed >= plan.timeout && inbound + outbound > 0 {
         Step::End(DrainOutcome::Cut { inbound, outbound })
     } else if elapsed >= plan.timeout {
         Step::End(DrainOutcome::Finished)
     } else if announced < plan.delay {
         Step::Wait
-    } else if !is_closing {
+    } else if closing.is_none() {
         Step::Close
-    } else if inbound == 0 && outbound == 0 && is_outbound_quiet {
+    } else if inbound == 0 && outbound == 0 && is_outbound_quiet && facts.has_looked() {
         Step::End(DrainOutcome::Finished)
     } else {
         Step::Wait
@@ -324,13 +344,19 @@ impl Watch {
         self.outbound_begun = count.outbound_begun;
     }
 
-    fn facts(&self, count: &Count, now: Instant, (announced, is_closing): (Duration, bool)) -> Facts {
+    fn facts(
+        &self,
+        count: &Count,
+        now: Instant,
+        (announced, closing): (Duration, Option<Duration>),
+    ) -> Facts {
         Facts {
             elapsed: now - self.began,
             announced,
-            is_closing,
+            closing,
             inbound: count.inbound,
             outbound: count.outbound,
+            resting: count.resting,
             is_outbound_quiet: self.outbound_busy.is_none_or(|busy| now - busy >= QUIET),
         }
     }
@@ -396,25 +422,27 @@ mod tests {
 
     #[test]
     fn the_drain_ends_when_nothing_is_at_work_and_neither_before_delay_nor_after_timeout() {
-        let quiet = Facts::of_inbound(PLAN.delay, true, 0);
+        let quiet = Facts::of_inbound(PLAN.delay, Some(Duration::ZERO), &Count::default());
         let early = Duration::from_millis(4_999);
         let late = PLAN.timeout;
         for (facts, expected) in [
-            (Facts { announced: early, is_closing: false, ..quiet }, Step::Wait),
-            (Facts { elapsed: Duration::ZERO, is_closing: false, ..quiet }, Step::Close),
+            (Facts { announced: early, closing: None, ..quiet }, Step::Wait),
+            (Facts { elapsed: Duration::ZERO, closing: None, ..quiet }, Step::Close),
             (Facts { elapsed: Duration::ZERO, announced: late, ..quiet }, Step::End(DrainOutcome::Finished)),
-            (Facts { is_closing: false, ..quiet }, Step::Close),
-            (Facts { is_closing: false, inbound: 3, ..quiet }, Step::Close),
+            (Facts { closing: None, ..quiet }, Step::Close),
+            (Facts { closing: None, inbound: 3, ..quiet }, Step::Close),
             (quiet, Step::End(DrainOutcome::Finished)),
             (Facts { inbound: 1, ..quiet }, Step::Wait),
             (Facts { outbound: 1, is_outbound_quiet: false, ..quiet }, Step::Wait),
             (Facts { is_outbound_quiet: false, ..quiet }, Step::Wait),
+            (Facts { resting: 1, ..quiet }, Step::Wait),
+            (Facts { resting: 1, closing: Some(QUIET), ..quiet }, Step::End(DrainOutcome::Finished)),
             (
                 Facts { elapsed: late, inbound: 2, ..quiet },
                 Step::End(DrainOutcome::Cut { inbound: 2, outbound: 0 }),
             ),
             (
-                Facts { elapsed: late, is_closing: false, outbound: 1, ..quiet },
+                Facts { elapsed: late, closing: None, outbound: 1, ..quiet },
                 Step::End(DrainOutcome::Cut { inbound: 0, outbound: 1 }),
             ),
             (Facts { elapsed: late, is_outbound_quiet: false, ..quiet }, Step::End(DrainOutcome::Finished)),
@@ -424,15 +452,45 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_drain_with_nothing_at_work_lasts_as_long_as_delay_and_in_haste_one_look() {
+    async fn a_drain_with_no_connection_lasts_as_long_as_delay_and_in_haste_no_time() {
         let (drain, start) = (Drain::default(), Instant::now());
         drain.begin();
         assert_eq!(drain.finished(PLAN).await, DrainOutcome::Finished);
-        assert_eq!(start.elapsed(), PLAN.delay + LOOK_EVERY);
+        assert_eq!(start.elapsed(), PLAN.delay);
         let (drain, start) = (Drain::default(), Instant::now());
         drain.begin_in_haste();
         assert_eq!(drain.finished(PLAN).await, DrainOutcome::Finished);
-        assert_eq!(start.elapsed(), LOOK_EVERY);
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    /// With little CPU the workers come to a connection long after it was dismissed, and a request may have come to it.
+    #[tokio::test(start_paused = true)]
+    async fn the_end_waits_for_the_last_look_of_connections_at_rest_and_at_most_a_second() {
+        const LOOKS_AFTER: Duration = Duration::from_millis(410);
+        for (is_alone, leaves, expected) in
+            [(false, true, 54), (true, true, 54), (false, false, 60), (true, false, 60)]
+        {
+            let (drain, start) = (Drain::default(), Instant::now());
+            let work = Work::begin(&drain.roll(), Direction::Inbound);
+            let rests = tokio::spawn(async move {
+                work.dismissed(Instant::now()).await;
+                sleep(if leaves { LOOKS_AFTER } else { PLAN.timeout }).await;
+                work.wake();
+            });
+            let ended = match is_alone {
+                true => {
+                    drain.begin_inbound();
+                    drain.inbound_finished(PLAN).await
+                }
+                false => {
+                    drain.begin();
+                    drain.finished(PLAN).await
+                }
+            };
+            let tenths = start.elapsed().as_millis() / 100;
+            assert_eq!((ended, tenths), (DrainOutcome::Finished, expected), "{is_alone} {leaves}");
+            rests.abort();
+        }
     }
 
     #[tokio::test(start_paused = true)]

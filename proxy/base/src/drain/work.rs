@@ -2,7 +2,8 @@
 
 use std::iter::Sum;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -22,7 +23,7 @@ pub struct Work {
     at_work: AtomicBool,
 }
 
-/// The connections at work of one worker.
+/// The connections of one worker, at work and at rest.
 #[derive(Debug)]
 pub struct Roll {
     drain: Drain,
@@ -33,6 +34,7 @@ pub struct Roll {
 #[derive(Debug, Default)]
 struct Tally {
     at_work: AtomicUsize,
+    at_rest: AtomicUsize,
     /// How often a connection has begun to work.
     begun: AtomicU64,
 }
@@ -43,6 +45,8 @@ pub(super) struct Count {
     /// Connections at work, for each side.
     pub(super) inbound: usize,
     pub(super) outbound: usize,
+    /// Inbound connections at rest.
+    pub(super) resting: usize,
     /// How often an outbound connection has begun to work.
     pub(super) outbound_begun: u64,
 }
@@ -50,8 +54,8 @@ pub(super) struct Count {
 impl Work {
     /// Registers a connection. It counts as at work from the start.
     pub fn begin(roll: &Arc<Roll>, direction: Direction) -> Self {
-        let work = Self { roll: roll.clone(), direction, at_work: AtomicBool::new(false) };
-        work.wake();
+        let work = Self { roll: roll.clone(), direction, at_work: AtomicBool::new(true) };
+        work.tally().begin();
         work
     }
 
@@ -63,15 +67,17 @@ impl Work {
     pub fn wake(&self) {
         if !self.at_work.swap(true, Relaxed) {
             let tally = self.tally();
-            tally.begun.fetch_add(1, Relaxed);
-            tally.at_work.fetch_add(1, Relaxed);
+            tally.begin();
+            tally.at_rest.fetch_sub(1, Release); // after the other: in between it counts twice rather than not at all
         }
     }
 
     /// Marks the connection as at rest: all requests are answered.
     pub fn rest(&self) {
         if self.at_work.swap(false, Relaxed) {
-            self.tally().at_work.fetch_sub(1, Relaxed);
+            let tally = self.tally();
+            tally.at_rest.fetch_add(1, Relaxed);
+            tally.at_work.fetch_sub(1, Release);
         }
     }
 
@@ -132,7 +138,16 @@ impl Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        self.rest();
+        let tally = self.tally();
+        let counted = if self.at_work.load(Relaxed) { &tally.at_work } else { &tally.at_rest };
+        counted.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Tally {
+    fn begin(&self) {
+        self.begun.fetch_add(1, Relaxed);
+        self.at_work.fetch_add(1, Relaxed);
     }
 }
 
@@ -143,8 +158,11 @@ impl Roll {
 
     pub(super) fn count(&self) -> Count {
         let Self { inbound, outbound, .. } = self;
+        let rested = inbound.at_rest.load(Acquire); // one that wakes or goes to rest meanwhile is seen in one of the three
+        let at_work = inbound.at_work.load(Acquire);
         Count {
-            inbound: inbound.at_work.load(Relaxed),
+            inbound: at_work,
+            resting: rested.max(inbound.at_rest.load(Relaxed)),
             // Read before `begun`: a connection that begins in between is seen in one of the two.
             outbound: outbound.at_work.load(Relaxed),
             outbound_begun: outbound.begun.load(Relaxed),
@@ -157,6 +175,7 @@ impl Sum for Count {
         counts.fold(Self::default(), |sum, count| Self {
             inbound: sum.inbound + count.inbound,
             outbound: sum.outbound + count.outbound,
+            resting: sum.resting + count.resting,
             outbound_begun: sum.outbound_begun + count.outbound_begun,
         })
     }
