@@ -1,5 +1,10 @@
 //! The protocol of undeclared connections: clients and servers that are slow, silent, or speak first.
 
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
 use super::backend::OK;
 use super::mesh::{A, Mesh, Sidecar, Watch, at, identity, pass, secs, settle};
 use super::peer::Peer;
@@ -188,6 +193,50 @@ async fn opaque_bytes_of_a_slow_client_go_to_another_connection_when_the_early_o
         assert_eq!(slow.exactly(4).await, (b"\0abc".to_vec(), true), "{what}");
         assert_eq!(a.connections(), 2, "{what}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn opaque_bytes_that_come_in_the_moment_in_which_the_server_closes_go_to_another_connection() {
+    let mesh = Mesh::default();
+    let (turn, client) = (Arc::new(Notify::new()), Arc::new(Mutex::new(None::<Peer>)));
+    let (comes, speaks) = (turn.clone(), client.clone());
+    let a = mesh.scripted(A, move |mut peer: Peer, nth| {
+        let (comes, speaks) = (comes.clone(), speaks.clone());
+        async move {
+            if nth > 0 {
+                let (heard, _) = peer.exactly(4).await;
+                return peer.send(heard.to_ascii_lowercase()).await;
+            }
+            comes.notified().await;
+            let mut client = speaks.lock().take().expect("a client");
+            client.send("\0ABC").await; // no task of the sidecar runs before the end of this one
+            drop(peer);
+            *speaks.lock() = Some(client);
+        }
+    });
+    let sidecar = mesh.caller(OWN_PORT);
+    *client.lock() = Some(sidecar.direct_client().await);
+    tokio::time::sleep(secs(1) / 2).await;
+    turn.notify_one();
+    settle().await;
+    let mut client = client.lock().take().expect("a client");
+    assert_eq!(client.exactly(4).await, (b"\0abc".to_vec(), true));
+    assert_eq!(a.connections(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_bytes_of_a_server_are_kept_while_they_may_be_http_and_its_client_speaks() {
+    let mesh = Mesh::default();
+    let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        peer.send("HT").await;
+        let (heard, _) = peer.exactly(4).await;
+        peer.send(heard.to_ascii_lowercase()).await;
+    });
+    let sidecar = mesh.caller(OWN_PORT);
+    let mut client = sidecar.direct_client().await;
+    tokio::time::sleep(secs(1) / 2).await;
+    client.send("\0ABC").await;
+    assert_eq!(client.exactly(6).await, (b"HT\0abc".to_vec(), true));
 }
 
 #[tokio::test(start_paused = true)]

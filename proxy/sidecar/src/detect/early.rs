@@ -3,9 +3,10 @@
 use std::future::{Future, Ready, poll_fn};
 use std::io;
 use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
-use ::bytes::{Bytes, BytesMut};
+use ::bytes::BytesMut;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, timeout};
 
@@ -107,13 +108,16 @@ where
         Err(error) => return client.alone(work, Some(error)).await,
     };
     let since = Instant::now();
-    let first = tokio::select! { // what either reader has read is kept with its stream
+    let mut first = BytesMut::new();
+    let ended = tokio::select! { // what either reader has read is kept with its stream
         biased;
-        found = client.listen(work, Patience::Whole) => return client.settled(found?, Some(Ok(server))),
-        first = first_bytes(server.io()) => first,
+        found = client.listen(work, Patience::Whole) => {
+            let found = found?;
+            return client.settled(found, still_open(server, first).await.map(Ok));
+        }
+        ended = first_bytes(server.io(), &mut first) => ended,
     };
-    let was_reset = first.is_err();
-    let first = first.unwrap_or_default();
+    let (was_reset, first) = (ended.is_err(), first.freeze());
     // With TLS 1.3 a server may refuse our certificate after the handshake has ended on our side: that counts as a
     // failed dial.
     if let Some(error) = server.tls_failure().filter(|_| !early.expects_http && client.has_sent_nothing()) {
@@ -148,8 +152,8 @@ async fn unserved<D: EarlyServer>(
 }
 
 /// Handles a server that closed or reset the connection before either side had sent a byte. It may have been about to
-/// end, and its client slow: nothing of what such a client then says is lost, so another server is dialled for it. A
-/// silent client sees the same kind of end as it would without a sidecar.
+/// end, and its client slow: nothing of what such a client then says is lost, so it gets another connection. A silent
+/// client sees the same kind of end as it would without a sidecar.
 async fn hung_up_on<D: EarlyServer>(
     mut client: PeekedClient<'_>,
     work: &Work,
@@ -160,7 +164,10 @@ async fn hung_up_on<D: EarlyServer>(
     match found {
         _ if client.has_sent_nothing() => Err(end_like(client, server, was_reset).await),
         Some(found) => Ok(client.decided(found, None)),
-        None => client.alone(work, None).await,
+        None => {
+            drop(server);
+            client.alone(work, None).await
+        }
     }
 }
 
@@ -199,14 +206,25 @@ fn judge(first: &[u8], after: Duration, expects_http: bool) -> SpeaksFirst {
 }
 
 /// Reads the server's first bytes until they show whether they are HTTP. Empty: the server closed the connection.
-async fn first_bytes(io: &mut Io) -> io::Result<Bytes> {
-    let mut first = BytesMut::new();
-    poll_fn(|cx| poll_some(io, &mut first, cx)).await?;
-    while !first.is_empty() && bytes::server_speaks_http(&first).is_none() {
-        match timeout(SPEAKS_WITHIN, poll_fn(|cx| poll_some(io, &mut first, cx))).await {
+async fn first_bytes(io: &mut Io, first: &mut BytesMut) -> io::Result<()> {
+    poll_fn(|cx| poll_some(io, first, cx)).await?;
+    while !first.is_empty() && bytes::server_speaks_http(first).is_none() {
+        match timeout(SPEAKS_WITHIN, poll_fn(|cx| poll_some(io, first, cx))).await {
             Ok(Ok(more)) if more > 0 => {}
             _ended_or_silent => break,
         }
     }
-    Ok(first.freeze())
+    Ok(())
+}
+
+/// The server with what it has said so far. `None`: it has closed the connection in the moment in which the client spoke, and
+/// nothing was sent to it, so that another one can be dialled.
+async fn still_open<D: EarlyServer>(mut server: D, mut first: BytesMut) -> Option<D> {
+    let looked = poll_fn(|cx| Poll::Ready(poll_some(server.io(), &mut first, cx))).await;
+    match looked {
+        Poll::Ready(Ok(0) | Err(_)) if first.is_empty() => return None,
+        _ if first.is_empty() => {}
+        _ => server.io().put_back(first.freeze()),
+    }
+    Some(server)
 }
