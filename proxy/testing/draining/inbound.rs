@@ -1,18 +1,16 @@
 //! Inbound during a drain: requests are served until `delay`, those under way finish after it, and later ones are
 //! refused.
 
-use pillion_testkit::http1::Reader;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
+use pillion_base::net::memory::Pipe;
+use pillion_tls::client::Purpose;
+use tokio::io::{AsyncReadExt as _, copy_bidirectional};
 
 use super::super::backend::OK;
 use super::super::http2::{self, request};
-use super::super::mesh::{A, Mesh, application_at, parse, pass, secs, settle};
+use super::super::mesh::{A, Mesh, Pair, application, at, pass, secs, settle};
 use super::super::peer::Peer;
 use super::{End, GET, Plan, UPGRADE, chat, echoes, greeter, is_closed, slow};
-use crate::app::App;
 use pillion_base::drain::DrainOutcome;
-use pillion_base::net::Network;
 
 const APP: &str = "app: 10.0.0.1:80";
 
@@ -52,25 +50,109 @@ async fn after_delay_the_listener_is_closed_and_idle_connections_are_closed() {
     assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 10));
 }
 
-/// Over real sockets, because the kernel has the bytes before the runtime knows of them.
+/// The client's bytes are withheld from the runtime for as long as it takes all others to look.
+async fn sends_unnoticed(client: &mut Peer, bytes: impl AsRef<[u8]>) {
+    client.io.withhold(true);
+    client.send(bytes).await;
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_request_that_comes_as_its_idle_connection_is_about_to_close_is_answered() {
-    let config = parse(&application_at("127.0.0.1:0", "app: \"127.0.0.1:9\""));
-    let app = App::build_on(Network::Os, config, None).expect("a sidecar that can start");
-    let (controller, _metrics, drain) = app.start_here();
-    let address = *controller.addresses().inbound.first().expect("an inbound port");
-    let mut client = Reader::new(TcpStream::connect(address).await.expect("a listener"));
-    client.io.write_all(GET.as_bytes()).await.expect("an open connection");
-    assert_eq!(client.message().await.expect("an answer").status(), 502, "there is no application");
+async fn a_request_that_comes_as_its_silent_connection_is_about_to_close_is_answered() {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, OK);
+    let sidecar = mesh.application(APP);
+    let (mut kept, mut new) = (sidecar.client().await, sidecar.client().await);
+    kept.get("/").await;
     pass(10).await;
-    assert_eq!(client.io.try_write(GET.as_bytes()).expect("an open connection"), GET.len());
-    let plan = Plan { delay: secs(0), timeout: secs(25) };
-    drain.begin();
-    let (_ended, answer) = tokio::join!(drain.finished(plan), client.message());
-    let answer = answer.expect("an answer");
-    let why = answer.header("proxy-status").unwrap_or_default();
-    assert!(answer.status() == 503 && why.contains("draining"), "{}", answer.head);
-    assert_eq!(answer.header("connection"), Some("close"));
+    for client in [&mut kept, &mut new] {
+        sends_unnoticed(client, GET).await;
+    }
+    let end = End::planned(&sidecar, Plan { delay: secs(0), timeout: secs(25) }).await;
+    pass(2).await;
+    assert!(!end.is_over(), "they are at work");
+    for client in [&mut kept, &mut new] {
+        client.io.withhold(false);
+        let answer = client.answer().await;
+        assert_eq!(answer.status_and_reason(), (503, Some("draining")));
+        assert_eq!(answer.header("connection"), Some("close"));
+    }
+    assert_eq!((end.outcome_and_seconds().await.0, a.hits()), (DrainOutcome::Finished, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_comes_as_its_connection_has_been_idle_for_too_long_is_served() {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, OK);
+    let sidecar = mesh.sidecar(&(application(APP) + "limits: { idle_timeout: 60s }\n"), None);
+    let (mut kept, mut silent) = (sidecar.client().await, sidecar.client().await);
+    for client in [&mut kept, &mut silent] {
+        client.get("/").await;
+    }
+    pass(50).await;
+    sends_unnoticed(&mut kept, GET).await;
+    pass(15).await;
+    assert!(is_closed(&mut silent).await, "its time is over");
+    kept.io.withhold(false);
+    assert_eq!(kept.answer().await.status_and_reason(), (200, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_comes_as_its_connection_is_closed_for_its_memory_is_served() {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, OK);
+    mesh.memory.set_cgroup(Some(100 << 20));
+    mesh.memory.set_memory_used(50 << 20);
+    let sidecar = mesh.application(APP);
+    let (mut kept, mut silent) = (sidecar.client().await, sidecar.client().await);
+    for client in [&mut kept, &mut silent] {
+        client.get("/").await;
+    }
+    pass(10).await;
+    sends_unnoticed(&mut kept, GET).await;
+    mesh.memory.set_memory_used(95 << 20);
+    pass(5).await;
+    assert!(is_closed(&mut silent).await, "memory is short");
+    mesh.memory.set_memory_used(50 << 20);
+    kept.io.withhold(false);
+    assert_eq!(kept.answer().await.status_and_reason(), (200, None));
+}
+
+/// Of a record of TLS the sidecar can read nothing until it has all of it.
+#[tokio::test(start_paused = true)]
+async fn a_request_of_which_half_a_record_has_come_as_its_connection_is_about_to_close_is_answered() {
+    const AT: &str = "10.1.0.1:15006";
+    let pair = Pair::new();
+    let _a = pair.mesh.answering(A, OK);
+    let sidecar = pair.application(AT, A);
+    let mut wire = Peer::new(pair.mesh.memory.connect(at(AT)).await.expect("the sidecar listens"));
+    let (near, mut middle) = Pipe::pair(64 * 1024);
+    let asks = async {
+        let mut client = pair.shaken(near, Purpose::Http1).await;
+        assert_eq!(client.get("/").await.status_and_reason(), (200, None));
+        client
+    };
+    let mut client = tokio::select! { // nothing is on its way when the client is done
+        biased;
+        client = asks => client,
+        _ = copy_bidirectional(&mut middle, &mut wire.io) => unreachable!("both ends stay open"),
+    };
+    pass(10).await;
+    client.send(GET).await;
+    let mut record = vec![0; 4096];
+    let length = middle.read(&mut record).await.expect("an open connection");
+    sends_unnoticed(&mut wire, &record[..length / 2]).await;
+    let end = End::planned(&sidecar, Plan { delay: secs(0), timeout: secs(25) }).await;
+    wire.io.withhold(false);
+    pass(1).await;
+    wire.send(&record[length / 2..length]).await;
+    let answer = tokio::select! { // the relay ends with the test
+        biased;
+        answer = client.answer() => answer,
+        _ = copy_bidirectional(&mut middle, &mut wire.io) => client.answer().await,
+    };
+    assert_eq!(answer.status_and_reason(), (503, Some("draining")));
+    drop((client, middle, wire));
+    assert_eq!(end.outcome_and_seconds().await.0, DrainOutcome::Finished);
 }
 
 #[tokio::test(start_paused = true)]

@@ -191,7 +191,7 @@ impl Stream {
             Self::Tcp(stream, _) => {
                 matches!(SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]), Ok(1..))
             }
-            Self::Memory(..) => false,
+            Self::Memory(pipe, _) => pipe.has_come(),
         }
     }
 

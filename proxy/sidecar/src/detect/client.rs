@@ -162,11 +162,21 @@ impl<'a> PeekedClient<'a> {
             }
             read
         });
-        let read = tokio::select! { // bytes that a drained client has just sent are not read: its connection is closed
+        let read = tokio::select! { // a reader that is dropped has read nothing
             biased;
             () = given_up(unfinished) => return Err(Undecided::GivenUp),
-            read = timeout_at(until, some) => read,
-            () = work.dismissed(*since), if silent => return Err(Undecided::Drained),
+            read = timeout_at(until, some) => Some(read),
+            () = work.dismissed(*since), if silent => None,
+        };
+        let read = match read {
+            Some(read) => read,
+            // a first request that came just now gets its answer: the runtime may not have seen its bytes yet
+            None if io.has_come() => {
+                work.wake();
+                let until = until.min(Instant::now() + self.worker.limits().header_timeout);
+                timeout_at(until, poll_fn(|cx| poll_some(io, seen, cx))).await
+            }
+            None => return Err(Undecided::Drained),
         };
         if read.is_ok() {
             work.wake();

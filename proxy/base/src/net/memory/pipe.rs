@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 use tokio::task::unconstrained;
 
@@ -19,25 +20,41 @@ use crate::net::forward;
 pub struct Pipe {
     io: DuplexStream,
     aborts: AtomicBool,
-    has_reset: Arc<AtomicBool>,
-    was_reset: Arc<AtomicBool>,
+    own: Arc<End>,
+    other: Arc<End>,
+}
+
+/// What one end has done, as the other sees it.
+#[derive(Debug, Default)]
+struct End {
+    has_reset: AtomicBool,
+    withholds: AtomicBool,
+    /// The other end's reader, while it waits for what is withheld.
+    reader: Mutex<Option<Waker>>,
 }
 
 impl Pipe {
     /// Both ends of a connection. `capacity` is in bytes, for each direction.
     pub fn pair(capacity: usize) -> (Self, Self) {
         let (near, far) = duplex(capacity);
-        let (by_near, by_far) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let (by_near, by_far) = (Arc::<End>::default(), Arc::<End>::default());
         (Self::new(near, &by_near, &by_far), Self::new(far, &by_far, &by_near))
     }
 
-    fn new(io: DuplexStream, has_reset: &Arc<AtomicBool>, was_reset: &Arc<AtomicBool>) -> Self {
-        Self {
-            io,
-            aborts: AtomicBool::new(false),
-            has_reset: has_reset.clone(),
-            was_reset: was_reset.clone(),
-        }
+    fn new(io: DuplexStream, own: &Arc<End>, other: &Arc<End>) -> Self {
+        Self { io, aborts: AtomicBool::new(false), own: own.clone(), other: other.clone() }
+    }
+
+    /// While it is set, what this end sends is as bytes of a socket that the kernel has and of which the runtime does not know
+    /// yet: the other end reads nothing, and [`Pipe::has_come`] is true there.
+    pub fn withhold(&self, withholds: bool) {
+        self.own.withholds.store(withholds, Relaxed);
+        let reader = self.own.reader.lock().take();
+        reader.into_iter().for_each(Waker::wake);
+    }
+
+    pub fn has_come(&self) -> bool {
+        self.other.withholds.load(Relaxed)
     }
 
     /// Does what SO_LINGER with a time of zero does: dropping this end resets the connection.
@@ -58,14 +75,14 @@ impl Pipe {
     }
 
     fn end_or_reset(&self) -> io::Result<()> {
-        if self.was_reset.load(Relaxed) { Err(ErrorKind::ConnectionReset.into()) } else { Ok(()) }
+        if self.other.has_reset.load(Relaxed) { Err(ErrorKind::ConnectionReset.into()) } else { Ok(()) }
     }
 }
 
 impl Drop for Pipe {
     fn drop(&mut self) {
         if self.aborts.load(Relaxed) || self.has_unread() {
-            self.has_reset.store(true, Relaxed);
+            self.own.has_reset.store(true, Relaxed);
         }
     }
 }
@@ -76,6 +93,10 @@ impl AsyncRead for Pipe {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.has_come() {
+            *self.other.reader.lock() = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         let has_ended = buf.filled().len() == before && buf.remaining() > 0;

@@ -289,8 +289,9 @@ impl Watch {
             return Poll::Pending;
         }
         if io.has_come() {
-            connection.place.work.wake();
-            return Poll::Pending;
+            // A part of a record of TLS may be all that has come: from here on this is a client that sends its head.
+            self.note_read(&connection.place.work);
+            return self.poll((io, 0), (connection, worker), cx);
         }
         if is_called {
             worker.ground.metrics.memory_shed(Shed::Idle).inc();
