@@ -43,7 +43,6 @@ struct State {
     /// The clusters whose endpoints may have changed.
     touched: BTreeSet<Arc<str>>,
     /// Where the sidecar runs.
-    node: Option<Arc<str>>,
     zone: Option<Arc<str>>,
     standings: BTreeMap<(Arc<str>, Kind), Standing>,
 }
@@ -60,7 +59,7 @@ struct Standing {
 
 impl State {
     fn here(&self) -> Here<'_> {
-        Here { node: self.node.as_deref(), zone: self.zone.as_deref() }
+        Here { zone: self.zone.as_deref() }
     }
 }
 
@@ -91,7 +90,7 @@ impl Known {
                 namespace.forget(&service.name);
             }
         }
-        (state.node, state.zone) = (here.node.map(Arc::from), here.zone.map(Arc::from));
+        state.zone = here.zone.map(Arc::from);
         state.namespaces.retain(|_, namespace| !namespace.is_unused());
         state.standings.retain(|(namespace, _), _| state.namespaces.contains_key(namespace));
         self.news.notify_one();

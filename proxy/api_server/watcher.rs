@@ -36,6 +36,8 @@ const MOST_SAID: usize = 300;
 /// Follows one kind of objects of a namespace.
 pub(crate) struct Watcher {
     of: (Arc<str>, Kind),
+    /// The own one, if it is known.
+    node: Option<Arc<str>>,
     known: Arc<Known>,
     client: Arc<Client>,
     follow: Follow,
@@ -115,11 +117,22 @@ impl Ended {
 impl Watcher {
     pub(crate) fn new(
         of: (Arc<str>, Kind),
+        node: Option<Arc<str>>,
         known: Arc<Known>,
         client: Arc<Client>,
         wake: Arc<Notify>,
     ) -> Self {
-        Self { of, known, client, follow: Follow::default(), wake, told: None, left_out: 0, is_beyond: false }
+        Self {
+            of,
+            node,
+            known,
+            client,
+            follow: Follow::default(),
+            wake,
+            told: None,
+            left_out: 0,
+            is_beyond: false,
+        }
     }
 
     /// Until the task is aborted.
@@ -172,7 +185,8 @@ impl Watcher {
             Err(AskError::TooLong(_)) => return Err(Ended::failed(End::TooLong, Failure::TooLong)),
             Err(broken) => return Err(Ended::by(Failure::BrokeOff(broken))),
         };
-        let mut page = objects::page(kind, &bytes).map_err(|bad| Ended::failed(End::Unreadable, bad))?;
+        let mut page = objects::page(kind, &bytes, self.node.as_deref())
+            .map_err(|bad| Ended::failed(End::Unreadable, bad))?;
         drop(bytes);
         let (version, next) = (std::mem::take(&mut page.version), page.next.take());
         let listed = self.follow.listed(version, next, page.objects.len());
@@ -238,7 +252,8 @@ impl Watcher {
 
     fn take(&mut self, bytes: &[u8]) -> Result<(), Ended> {
         let (namespace, kind) = self.of.clone();
-        let event = objects::event(kind, bytes).map_err(|bad| Ended::failed(End::Unreadable, bad))?;
+        let event = objects::event(kind, bytes, self.node.as_deref())
+            .map_err(|bad| Ended::failed(End::Unreadable, bad))?;
         match &event {
             Event::Failed(status) => return Err(refused(status, kind, None)),
             Event::Set { version, .. } | Event::Removed { version, .. } | Event::Bookmark { version } => {

@@ -32,7 +32,7 @@ pub(crate) struct KubernetesSource {
     /// The services with more endpoints than are used, which the log has said.
     crowded: HashSet<Arc<str>>,
     /// The node of the pod.
-    node: Option<String>,
+    node: Option<Arc<str>>,
 }
 
 /// The watchers of a namespace. Each is woken when other services are followed.
@@ -46,7 +46,7 @@ impl Drop for Watched {
 
 impl KubernetesSource {
     pub(crate) fn new(known: Arc<Known>, ground: Arc<Ground>, environment: Environment) -> Self {
-        let node = environment.node.clone();
+        let node = environment.node.as_deref().map(Arc::from);
         let client = Arc::new(Client::new(ground.clone(), environment));
         Self {
             known,
@@ -74,7 +74,8 @@ impl KubernetesSource {
     fn watch(&self, namespace: &Arc<str>) -> Watched {
         let watchers = Kind::ALL.map(|kind| {
             let (waker, of) = (Arc::new(Notify::new()), (namespace.clone(), kind));
-            let watcher = Watcher::new(of, self.known.clone(), self.client.clone(), waker.clone());
+            let watcher =
+                Watcher::new(of, self.node.clone(), self.known.clone(), self.client.clone(), waker.clone());
             (waker, tokio::spawn(watcher.run()).abort_handle())
         });
         Watched(watchers)
@@ -117,7 +118,7 @@ impl EndpointSource for KubernetesSource {
         let is_followed: HashMap<_, _> = services.clone().collect();
         self.learnt.retain(|cluster, _| is_followed.contains_key(&**cluster));
         self.crowded.retain(|cluster| is_followed.contains_key(&**cluster));
-        let here = Here { node: self.node.as_deref(), zone: config.workload.zone.as_deref() };
+        let here = Here { zone: config.workload.zone.as_deref() };
         let wanted = self.known.follow(services, here);
         let mut before = std::mem::take(&mut self.namespaces);
         let had_any = !before.is_empty();

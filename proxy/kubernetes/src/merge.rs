@@ -10,7 +10,7 @@ use std::sync::Arc;
 use pillion_model::Endpoint;
 use pillion_model::endpoint::Nearness;
 
-use crate::objects::{Member, Port, Service, Slice, State};
+use crate::objects::{ForNodes, Member, Port, Service, Slice, State};
 
 /// The endpoints of one service. The first ones in sorted order are used, so that all sidecars use the same.
 const MOST: usize = 5000;
@@ -27,7 +27,6 @@ pub struct Wanted {
 /// Where the sidecar itself runs, as far as it is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Here<'a> {
-    pub node: Option<&'a str>,
     pub zone: Option<&'a str>,
 }
 
@@ -174,37 +173,39 @@ fn specs(used: &[(SocketAddr, &Member)], here: Here<'_>) -> Vec<Endpoint> {
     used.iter().map(spec).collect()
 }
 
-/// The hints of one kind, with the own node or zone.
+/// The hints of one kind.
 #[derive(Debug, Clone, Copy)]
 enum Hints<'a> {
-    ForNodes(&'a str),
+    ForNodes,
+    /// With the own zone.
     ForZones(&'a str),
 }
 
 impl Hints<'_> {
-    const fn of(self, member: &Member) -> &[Box<str>] {
+    fn has(self, member: &Member) -> bool {
         match self {
-            Self::ForNodes(_) => &member.for_nodes,
-            Self::ForZones(_) => &member.for_zones,
+            Self::ForNodes => member.for_nodes != ForNodes::Unsaid,
+            Self::ForZones(_) => !member.for_zones.is_empty(),
         }
     }
 
     fn are_for(self, member: &Member) -> bool {
-        let (Self::ForNodes(own) | Self::ForZones(own)) = self;
-        self.of(member).iter().any(|hinted| **hinted == *own)
+        match self {
+            Self::ForNodes => member.for_nodes == ForNodes::Own,
+            Self::ForZones(own) => member.for_zones.iter().any(|hinted| **hinted == *own),
+        }
     }
 
     /// Whether they decide: every endpoint has some, and one is for the own node or zone.
     fn count(self, used: &[(SocketAddr, &Member)]) -> bool {
-        used.iter().all(|(_, member)| !self.of(member).is_empty())
-            && used.iter().any(|(_, member)| self.are_for(member))
+        used.iter().all(|(_, member)| self.has(member)) && used.iter().any(|(_, member)| self.are_for(member))
     }
 }
 
 /// The hints that decide, by kube-proxy's rule: those for nodes go before those for zones. `None`: the zones of the endpoints
 /// decide.
 fn deciding<'a>(used: &[(SocketAddr, &Member)], here: Here<'a>) -> Option<Hints<'a>> {
-    let kinds = [here.node.map(Hints::ForNodes), here.zone.map(Hints::ForZones)];
+    let kinds = [Some(Hints::ForNodes), here.zone.map(Hints::ForZones)];
     kinds.into_iter().flatten().find(|hints| hints.count(used))
 }
 
@@ -307,7 +308,7 @@ mod tests {
         let of = |members: &[Member], own: Option<&str>| {
             let slices = [slice(&[("", 80)], members)];
             let wanted = Wanted { port: 80, dialled: None };
-            let here = Here { zone: own, node: Some("n1") };
+            let here = Here { zone: own };
             let found = endpoints("orders.shop", slices.iter(), None, wanted, here);
             found.endpoints.iter().map(|endpoint| endpoint.nearness).collect::<Vec<_>>()
         };
@@ -324,30 +325,25 @@ mod tests {
 
     #[test]
     fn hints_for_nodes_go_before_those_for_zones_and_count_by_the_same_rule() {
-        let on = |ip: &str, node: Option<&str>| Member {
-            for_nodes: node.into_iter().map(Into::into).collect(),
-            ..in_zone(ip, "a", &["a"])
-        };
-        let of = |members: &[Member], node: Option<&str>, zone: Option<&str>| {
+        use ForNodes::{Others, Own, Unsaid};
+        let on = |ip: &str, for_nodes| Member { for_nodes, ..in_zone(ip, "a", &["a"]) };
+        let of = |members: &[Member], zone: Option<&str>| {
             let (slices, wanted) = ([slice(&[("", 80)], members)], Wanted { port: 80, dialled: None });
-            let found = endpoints("orders.shop", slices.iter(), None, wanted, Here { node, zone });
+            let found = endpoints("orders.shop", slices.iter(), None, wanted, Here { zone });
             found.endpoints.iter().map(|endpoint| endpoint.nearness).collect::<Vec<_>>()
         };
         use Nearness::{ByZone, Far, Near};
-        let all = [on("10.0.0.1", Some("n1")), on("10.0.0.2", Some("n2"))];
-        assert_eq!(of(&all, Some("n2"), Some("a")), [Far, Near]);
-        assert_eq!(of(&all, Some("n2"), None), [Far, Near], "no zone is needed");
-        assert_eq!(
-            of(&all, Some("n3"), Some("a")),
-            [Near, Near],
-            "none is for this node: those for the zone"
-        );
-        assert_eq!(of(&all, None, Some("a")), [Near, Near]);
-        assert_eq!(of(&all, Some("n3"), Some("b")), [ByZone, ByZone]);
-        let one_without = [on("10.0.0.1", Some("n1")), on("10.0.0.2", None)];
-        assert_eq!(of(&one_without, Some("n1"), None), [ByZone, ByZone]);
-        let out = Member { state: State::NotReady, ..on("10.0.0.3", None) };
-        assert_eq!(of(&[&all[..], &[out]].concat(), Some("n1"), None), [Near, Far], "of those that are used");
+        let all = [on("10.0.0.1", Others), on("10.0.0.2", Own)];
+        assert_eq!(of(&all, Some("a")), [Far, Near]);
+        assert_eq!(of(&all, None), [Far, Near], "no zone is needed");
+        let elsewhere = [on("10.0.0.1", Others), on("10.0.0.2", Others)];
+        assert_eq!(of(&elsewhere, Some("a")), [Near, Near], "none is for this node: those for the zone");
+        assert_eq!(of(&elsewhere, Some("b")), [ByZone, ByZone]);
+        let one_without = [on("10.0.0.1", Own), on("10.0.0.2", Unsaid)];
+        assert_eq!(of(&one_without, None), [ByZone, ByZone]);
+        let out = Member { state: State::NotReady, ..on("10.0.0.3", Unsaid) };
+        let with_one_out = [on("10.0.0.1", Own), on("10.0.0.2", Others), out];
+        assert_eq!(of(&with_one_out, None), [Near, Far], "of those that are used");
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::merge::{Here, Merged, Wanted, endpoints};
 use crate::objects::{Event, Kind, Object, Page, SERVICE_LABEL, Service, Slice};
 
-/// The slices' endpoints that are kept of one namespace, at about 60 bytes each. Those beyond are not kept, whatever a
+/// The slices' endpoints that are kept of one namespace, at about 150 bytes each, and at most 1 KiB with the longest hints for
+/// eight zones. Those beyond are not kept, whatever a
 /// server sends.
 const MOST_MEMBERS: usize = 100_000;
 /// The objects of one kind that are kept of one namespace.
@@ -285,7 +286,7 @@ impl<T> Mirror<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objects::{Member, Port, State};
+    use crate::objects::{ForNodes, Member, Port, State};
     use proptest::prelude::*;
 
     const WANTED: Wanted = Wanted { port: 80, dialled: None };
@@ -296,7 +297,7 @@ mod tests {
             state: if last.is_multiple_of(3) { State::NotReady } else { State::Ready },
             zone: Some(format!("zone-{}", last % 2).into()),
             for_zones: Box::default(),
-            for_nodes: Box::default(),
+            for_nodes: ForNodes::default(),
         };
         let ports = vec![Port { name: String::new(), number: Some(8080) }];
         Slice { service: service.into(), ports, members: ips.iter().map(member).collect(), unusable: 0 }

@@ -11,9 +11,7 @@ use serde::Deserialize;
 pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// The bytes of a zone's name. Names of nodes' labels are no longer.
 const LONGEST_ZONE: usize = 63;
-/// The bytes of a node's name, which is a DNS name.
-const LONGEST_NODE: usize = 253;
-/// The zones, or the nodes, of one endpoint's hints; Kubernetes allows as many.
+/// The zones of one endpoint's hints; Kubernetes allows as many.
 const MOST_HINTS: usize = 8;
 /// The ports of a slice or of a Service; Kubernetes allows as many.
 const MOST_PORTS: usize = 100;
@@ -75,8 +73,18 @@ pub struct Member {
     pub zone: Option<Box<str>>,
     /// The zones whose clients shall use it. Empty: no hints.
     pub for_zones: Box<[Box<str>]>,
-    /// The nodes whose clients shall use it. Empty: no hints.
-    pub for_nodes: Box<[Box<str>]>,
+    pub for_nodes: ForNodes,
+}
+
+/// The nodes whose clients shall use an endpoint, as far as they matter here: of a large cluster their names take much memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ForNodes {
+    /// No hints.
+    #[default]
+    Unsaid,
+    Others,
+    /// The own node is one of them.
+    Own,
 }
 
 /// Whether an endpoint gets requests. A better state is less.
@@ -159,12 +167,14 @@ pub enum BadAnswer {
     UnknownEvent(String),
 }
 
+/// `node`: the own one, if it is known.
+///
 /// # Errors
 /// The answer is no list.
-pub fn page(kind: Kind, bytes: &[u8]) -> Result<Page, BadAnswer> {
+pub fn page(kind: Kind, bytes: &[u8], node: Option<&str>) -> Result<Page, BadAnswer> {
     let raw: RawPage = serde_json::from_slice(bytes)?;
     let meta = raw.metadata.unwrap_or_default();
-    let objects = raw.items.unwrap_or_default().into_iter().map(|raw| named(kind, raw));
+    let objects = raw.items.unwrap_or_default().into_iter().map(|raw| named(kind, raw, node));
     Ok(Page {
         objects: objects.collect::<Result<_, _>>()?,
         version: meta.resource_version.ok_or(BadAnswer::Lacks("resourceVersion"))?,
@@ -172,9 +182,11 @@ pub fn page(kind: Kind, bytes: &[u8]) -> Result<Page, BadAnswer> {
     })
 }
 
+/// `node`: the own one, if it is known.
+///
 /// # Errors
 /// The bytes are no event of a watch.
-pub fn event(kind: Kind, bytes: &[u8]) -> Result<Event, BadAnswer> {
+pub fn event(kind: Kind, bytes: &[u8], node: Option<&str>) -> Result<Event, BadAnswer> {
     let RawEvent { of, object } = serde_json::from_slice(bytes)?;
     if of == "ERROR" {
         return Ok(Event::Failed(status_of(object)));
@@ -184,7 +196,7 @@ pub fn event(kind: Kind, bytes: &[u8]) -> Result<Event, BadAnswer> {
     let version = version.ok_or(BadAnswer::Lacks("resourceVersion"))?;
     match &*of {
         "ADDED" | "MODIFIED" => {
-            named(kind, object).map(|(name, object)| Event::Set { name, object, version })
+            named(kind, object, node).map(|(name, object)| Event::Set { name, object, version })
         }
         "DELETED" => {
             let name = meta.and_then(|meta| meta.name.clone()).ok_or(BadAnswer::Lacks("name"))?;
@@ -293,7 +305,7 @@ struct RawSpec {
     ports: Option<Vec<RawPort>>,
 }
 
-fn named(kind: Kind, raw: RawObject) -> Result<(String, Object), BadAnswer> {
+fn named(kind: Kind, raw: RawObject, node: Option<&str>) -> Result<(String, Object), BadAnswer> {
     let meta = raw.metadata.unwrap_or_default();
     let name = meta.name.ok_or(BadAnswer::Lacks("name"))?;
     let object = match kind {
@@ -304,7 +316,7 @@ fn named(kind: Kind, raw: RawObject) -> Result<(String, Object), BadAnswer> {
             let all = endpoints.len();
             let members: Vec<Member> = match is_fqdn {
                 true => Vec::new(),
-                false => endpoints.into_iter().filter_map(member).collect(),
+                false => endpoints.into_iter().filter_map(|raw| member(raw, node)).collect(),
             };
             let unusable = all - members.len();
             Object::Slice(Slice { service, ports: tcp_ports(raw.ports), members, unusable })
@@ -326,7 +338,7 @@ fn tcp_ports(raw: Option<Vec<RawPort>>) -> Vec<Port> {
 
 /// The endpoint. Only its first address has a meaning (the API's reference, `Endpoint.addresses`). An address that no
 /// connection can go to is left out, as it is from DNS.
-fn member(raw: RawEndpoint) -> Option<Member> {
+fn member(raw: RawEndpoint, node: Option<&str>) -> Option<Member> {
     let ip: IpAddr = raw.addresses?.first()?.parse().ok()?;
     if ip.is_unspecified() || ip.is_multicast() {
         return None;
@@ -335,19 +347,25 @@ fn member(raw: RawEndpoint) -> Option<Member> {
     Some(Member {
         ip,
         state: state(&raw.conditions.unwrap_or_default()),
-        zone: raw.zone.filter(|zone| is_name(zone, LONGEST_ZONE)).map(Into::into),
-        for_zones: names(for_zones, LONGEST_ZONE),
-        for_nodes: names(for_nodes, LONGEST_NODE),
+        zone: raw.zone.filter(|zone| is_zone(zone)).map(Into::into),
+        for_zones: zones(for_zones.unwrap_or_default()),
+        for_nodes: nodes(&for_nodes.unwrap_or_default(), node),
     })
 }
 
-fn names(hints: Option<Vec<RawHint>>, longest: usize) -> Box<[Box<str>]> {
-    let names = hints.unwrap_or_default().into_iter().map(|hint| hint.name);
-    names.filter(|name| is_name(name, longest)).take(MOST_HINTS).map(Into::into).collect()
+fn zones(hints: Vec<RawHint>) -> Box<[Box<str>]> {
+    let names = hints.into_iter().map(|hint| hint.name).filter(|name| is_zone(name));
+    names.take(MOST_HINTS).map(Into::into).collect()
 }
 
-const fn is_name(name: &str, longest: usize) -> bool {
-    !name.is_empty() && name.len() <= longest
+fn nodes(hints: &[RawHint], own: Option<&str>) -> ForNodes {
+    let names = hints.iter().map(|hint| &*hint.name).filter(|name| !name.is_empty());
+    let each = names.map(|name| if Some(name) == own { ForNodes::Own } else { ForNodes::Others });
+    each.max().unwrap_or_default()
+}
+
+const fn is_zone(name: &str) -> bool {
+    !name.is_empty() && name.len() <= LONGEST_ZONE
 }
 
 /// An unknown `ready` counts as ready, an unknown `serving` is as `ready`, and an unknown `terminating` is false (the API's
@@ -377,7 +395,11 @@ mod tests {
     }
 
     fn event_of(text: &str) -> Event {
-        event(Kind::EndpointSlices, text.as_bytes()).unwrap()
+        event_on(text, Some("n1"))
+    }
+
+    fn event_on(text: &str, node: Option<&str>) -> Event {
+        event(Kind::EndpointSlices, text.as_bytes(), node).unwrap()
     }
 
     #[test]
@@ -400,6 +422,27 @@ mod tests {
                 "endpoints": [{ "addresses": ["10.0.0.1"], "conditions": conditions }],
             }));
             assert_eq!(of.members[0].state, expected, "{conditions}");
+        }
+    }
+
+    #[test]
+    fn of_hints_for_nodes_only_what_they_say_about_the_own_one_is_kept() {
+        use ForNodes::{Others, Own, Unsaid};
+        for (names, expected) in [
+            (json!(null), Unsaid),
+            (json!([]), Unsaid),
+            (json!([{ "name": "" }]), Unsaid),
+            (json!([{ "name": "n2" }, { "name": "n3" }]), Others),
+            (json!([{ "name": "n2" }, { "name": "n1" }]), Own),
+        ] {
+            let endpoints = json!([{ "addresses": ["10.0.0.1"], "hints": { "forNodes": names } }]);
+            let value =
+                json!({ "metadata": { "name": "a", "resourceVersion": "1" }, "endpoints": endpoints });
+            assert_eq!(slice(&value).members[0].for_nodes, expected, "{names}");
+            let event = json!({ "type": "ADDED", "object": value }).to_string();
+            let unknown = event_on(&event, None);
+            let Event::Set { object: Object::Slice(of), .. } = unknown else { unreachable!("{unknown:?}") };
+            assert_ne!(of.members[0].for_nodes, Own, "no node is known to be the own one: {names}");
         }
     }
 
@@ -454,7 +497,7 @@ mod tests {
             r#"{"type":"ADDED","object":{"metadata":{"name":"a","resourceVersion":"1"},"ports":[{"port":70000}]}}"#,
             r#"{"type":"ADDED","object":{"metadata":{"name":"a","resourceVersion":"1"},"endpoints":7}}"#,
         ] {
-            assert!(event(Kind::EndpointSlices, bad.as_bytes()).is_err(), "{bad}");
+            assert!(event(Kind::EndpointSlices, bad.as_bytes(), None).is_err(), "{bad}");
         }
     }
 
@@ -469,14 +512,14 @@ mod tests {
         });
         let ports = vec![Port { name: "http".into(), number: Some(80) }];
         let web = Object::Service(Service { ports, is_external_name: false });
-        let read = page(Kind::Services, text.to_string().as_bytes()).unwrap();
+        let read = page(Kind::Services, text.to_string().as_bytes(), None).unwrap();
         let expected =
             Page { objects: vec![("web".into(), web)], version: "9".into(), next: Some("abc".into()) };
         assert_eq!(read, expected);
         let last =
-            page(Kind::Services, br#"{"metadata":{"resourceVersion":"9","continue":""},"items":null}"#);
+            page(Kind::Services, br#"{"metadata":{"resourceVersion":"9","continue":""},"items":null}"#, None);
         assert_eq!(last.unwrap().next, None);
-        assert!(page(Kind::Services, br#"{"items":[]}"#).is_err());
+        assert!(page(Kind::Services, br#"{"items":[]}"#, None).is_err());
     }
 
     #[test]
@@ -490,7 +533,7 @@ mod tests {
         #[test]
         fn no_bytes_cause_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             for kind in Kind::ALL {
-                drop((event(kind, &bytes), page(kind, &bytes), status(500, &bytes)));
+                drop((event(kind, &bytes, None), page(kind, &bytes, None), status(500, &bytes)));
             }
         }
     }

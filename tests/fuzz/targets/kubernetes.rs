@@ -25,13 +25,13 @@ fuzz_target!(|input: (u8, &[u8])| {
         let mut namespace = Namespace::default();
         namespace.follow("orders");
         namespace.begin_list(kind);
-        if let Ok(page) = page(kind, source) {
+        if let Ok(page) = page(kind, source, Some("node")) {
             namespace.take_page(page);
         }
         Kind::ALL.into_iter().for_each(|kind| namespace.begin_list(kind));
         Kind::ALL.into_iter().for_each(|kind| namespace.end_list(kind));
         for bytes in found.iter().flatten() {
-            if let Ok(event) = event(kind, bytes) {
+            if let Ok(event) = event(kind, bytes, Some("node")) {
                 namespace.apply(kind, event);
             }
         }
