@@ -5,7 +5,7 @@
 
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -26,6 +26,10 @@ const MOST_PARTS: u64 = 8;
 /// answers of 1 KiB are found less often (46 of 100 instead of 48, where 57 would be the best possible).
 const USUAL: u64 = 2 * 1024;
 
+/// 120 bytes: what an entry takes beside itself, its key and its answers: its count of owners, its places in the table
+/// and in the list of the cache, and what a heap adds to each piece.
+const PLACE: usize = 120;
+
 /// An answer, and its body's place here.
 #[derive(Debug, Clone)]
 struct Variant {
@@ -34,13 +38,31 @@ struct Variant {
 }
 
 /// What is kept for one target.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Entry {
     /// The newest first.
     variants: Vec<Variant>,
     /// Until then, requests for the target do not wait for one another: its answers were not for all.
     passes_until: Option<Instant>,
     bytes: u64,
+    _counted: Option<Counted>,
+}
+
+/// An entry with answers, as long as it is there.
+#[derive(Debug)]
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Entry {
@@ -61,10 +83,16 @@ impl Entry {
         self.variants.iter().map(|variant| &variant.stored)
     }
 
-    fn weighed(mut self, key: &Key) -> Arc<Self> {
-        let bytes: usize = self.answers().map(|stored| stored.bytes()).sum();
-        self.bytes = (size_of::<Self>() + key.bytes() + bytes) as u64;
-        Arc::new(self)
+    fn new(
+        variants: Vec<Variant>,
+        passes_until: Option<Instant>,
+        key: &Key,
+        count: &Arc<AtomicUsize>,
+    ) -> Arc<Self> {
+        let answers: usize = variants.iter().map(|variant| variant.stored.bytes()).sum();
+        let bytes = (PLACE + size_of::<Self>() + key.bytes() + answers) as u64;
+        let counted = (!variants.is_empty()).then(|| Counted::new(count));
+        Arc::new(Self { variants, passes_until, bytes, _counted: counted })
     }
 }
 
@@ -88,6 +116,8 @@ pub struct Shelf {
     allowed: AtomicU64,
     most: AtomicU64,
     lingering: Lingering,
+    /// The number of entries with answers.
+    answered: Arc<AtomicUsize>,
 }
 
 /// The entries, in parts that evict each for itself.
@@ -96,9 +126,15 @@ struct Parts {
     count: u64,
 }
 
-/// When the parts last got less than what is allowed, because evicted bodies take the rest; `None`: they have all of it.
+/// How far the parts are below what is allowed.
 #[derive(Default)]
-struct Reserve(Option<Instant>);
+struct Reserve {
+    /// When they last got less, because evicted bodies take the rest; `None`: they have all of it.
+    since: Option<Instant>,
+    /// How often their capacity has changed since they were made. Each change rounds the list of recently evicted keys
+    /// down.
+    changes: u32,
+}
 
 /// The number of parts in which answers are kept, a power of two.
 fn parts(most: u64, largest: u64) -> u64 {
@@ -131,26 +167,43 @@ impl Shelf {
         let hasher = DefaultHashBuilder::default();
         let parts = RwLock::new(Parts::new(most, parts(most, largest), &hasher));
         let [allowed, most] = [most; 2].map(AtomicU64::new);
-        Self { parts, writing: Mutex::default(), hasher, allowed, most, lingering: Lingering::default() }
+        Self {
+            parts,
+            writing: Mutex::default(),
+            hasher,
+            allowed,
+            most,
+            lingering: Lingering::default(),
+            answered: Arc::default(),
+        }
     }
 
     /// Keeps to other bounds from now on, with what is kept so far.
     pub fn set_bounds(&self, most: u64, largest: u64) {
         let mut reserve = self.writing.lock();
-        let is_changed = self.most.swap(most, Relaxed) != most;
-        let (count, former) = (parts(most, largest), self.parts.read());
-        if count != former.count {
-            let next = Parts::new(most, count, &self.hasher);
-            former.entries.iter().for_each(|(key, entry)| next.entries.insert(key, entry));
-            drop(former);
-            let _former = std::mem::replace(&mut *self.parts.write(), next); // dropped after the lock
-        } else if is_changed {
-            former.entries.set_capacity(most);
-        } else {
+        let former = self.most.swap(most, Relaxed);
+        let (count, allowed) = (parts(most, largest), self.allowed.load(Relaxed));
+        if former == most && count == self.parts.read().count {
             return;
         }
-        self.allowed.store(most, Relaxed);
-        reserve.0 = None;
+        // while memory is short, it stays so
+        let next = if allowed < former { allowed.min(most) } else { most };
+        self.allowed.store(next, Relaxed);
+        self.renew(&mut reserve, next.max(self.floor()), count);
+        reserve.since = None;
+    }
+
+    /// Puts the entries into new parts, whose lists of recently evicted keys have their due length again: once that is
+    /// rounded down to nothing, it never grows.
+    fn renew(&self, reserve: &mut Reserve, capacity: u64, count: u64) {
+        let most = self.most.load(Relaxed);
+        let next = Parts::new(most, count, &self.hasher);
+        if capacity < most {
+            next.entries.set_capacity(capacity);
+        }
+        self.parts.read().entries.iter().for_each(|(key, entry)| next.entries.insert(key, entry));
+        let _former = std::mem::replace(&mut *self.parts.write(), next); // dropped after the lock
+        reserve.changes = 0;
     }
 
     /// The most bytes that one target may take at present.
@@ -182,7 +235,9 @@ impl Shelf {
         began: Option<&Arc<Stored>>,
         may_put: impl FnOnce() -> bool,
     ) -> bool {
-        let (mut reserve, parts) = (self.writing.lock(), self.parts.read());
+        let (mut reserve, now) = (self.writing.lock(), stored.received().at);
+        self.release(&mut reserve, now);
+        let parts = self.parts.read();
         let before = parts.entries.peek(&key);
         let all = before.as_ref().map_or(&[][..], |entry| &entry.variants);
         let is_began = |other: &Variant| began.is_some_and(|began| Arc::ptr_eq(began, &other.stored));
@@ -192,7 +247,6 @@ impl Shelf {
         if is_behind || is_over || self.allowed.load(Relaxed) == 0 || !may_put() {
             return false;
         }
-        let now = stored.received().at;
         // An answer that has to be validated each time is no reason to wait for one another.
         let passes_until =
             before.as_ref().and_then(|entry| entry.passes_until).filter(|_| !stored.begins_fresh());
@@ -207,13 +261,12 @@ impl Shelf {
         variants.truncate(MOST_VARIANTS);
         let owned = key.to_key();
         let most = parts.entries.shard_capacity();
-        let mut entry = Entry { variants, passes_until, bytes: 0 }.weighed(&owned);
+        let mut entry = Entry::new(variants, passes_until, &owned, &self.answered);
         while entry.bytes > most / 2 && entry.variants.len() > 1 {
             let fewer = entry.variants.iter().take(entry.variants.len() - 1).cloned().collect();
-            entry = Entry { variants: fewer, passes_until, bytes: 0 }.weighed(&owned);
+            entry = Entry::new(fewer, passes_until, &owned, &self.answered);
         }
         drop(before);
-        self.release(&parts, &mut reserve, now);
         parts.entries.insert(owned, entry.clone());
         let has_room = self.keep_within(&parts, &mut reserve, now);
         if !has_room {
@@ -223,15 +276,28 @@ impl Shelf {
         has_room && parts.entries.peek(&key).is_some_and(|kept| Arc::ptr_eq(&kept, &entry))
     }
 
-    /// Gives the entries back what bodies took that do not linger any more: after a while, so that this is not done for
-    /// each answer, or at once where it is much.
-    fn release(&self, parts: &Parts, reserve: &mut Reserve, now: Instant) {
-        let Some(since) = reserve.0 else { return };
-        let room = self.room();
-        let is_due = now.saturating_duration_since(since) >= RESERVED;
-        if is_due || room / 2 > parts.entries.capacity() {
-            parts.entries.set_capacity(room.max(self.floor()));
-            reserve.0 = (room < self.allowed.load(Relaxed)).then_some(now);
+    /// Gives the entries back what bodies took that do not linger any more: after a while, and only where it is more than
+    /// a little or all of it, so that slow readers that come and go change nothing; at once where it is much.
+    fn release(&self, reserve: &mut Reserve, now: Instant) {
+        let Some(since) = reserve.since else { return };
+        let (room, allowed) = (self.room(), self.allowed.load(Relaxed));
+        let (capacity, count) = {
+            let parts = self.parts.read();
+            (parts.entries.capacity(), parts.count)
+        };
+        let is_free = room == allowed;
+        let is_worth = is_free || room.saturating_sub(capacity) > allowed / RAISES;
+        let is_much = room / 2 > capacity;
+        if !is_much && !(is_worth && now.saturating_duration_since(since) >= RESERVED) {
+            return;
+        }
+        let next = if is_free { room } else { room.saturating_sub(allowed / SPARES) }.max(self.floor());
+        reserve.since = (!is_free).then_some(now);
+        if is_much || reserve.changes >= MOST_CHANGES {
+            self.renew(reserve, next, count);
+        } else {
+            self.parts.read().entries.set_capacity(next);
+            reserve.changes += 1;
         }
     }
 
@@ -246,7 +312,7 @@ impl Shelf {
             }
             // some to spare, so that this is not done for each answer
             parts.entries.set_capacity(room.saturating_sub(allowed / SPARES).max(self.floor()));
-            reserve.0 = Some(now);
+            *reserve = Reserve { since: Some(now), changes: reserve.changes.saturating_add(1) };
         }
         parts.entries.weight() <= self.room()
     }
@@ -267,7 +333,7 @@ impl Shelf {
         let before = parts.entries.peek(&key);
         let variants = before.map(|entry| entry.variants.clone()).unwrap_or_default();
         let key = key.to_key();
-        let entry = Entry { variants, passes_until: Some(until), bytes: 0 }.weighed(&key);
+        let entry = Entry::new(variants, Some(until), &key, &self.answered);
         parts.entries.insert(key, entry);
     }
 
@@ -292,40 +358,50 @@ impl Shelf {
 
     /// The bytes that are kept, with those of evicted bodies that are still read.
     pub fn bytes(&self) -> u64 {
-        self.parts.read().entries.weight() + self.lingering.bytes()
+        self.bytes_of(&self.parts.read())
     }
 
-    /// For how many targets something is kept.
+    fn bytes_of(&self, parts: &Parts) -> u64 {
+        parts.entries.weight() + self.lingering.bytes()
+    }
+
+    /// For how many targets an answer is kept. Marks of [`Self::pass`] are none.
     pub fn entries(&self) -> usize {
-        self.parts.read().entries.len()
+        self.answered.load(Relaxed)
     }
 
-    /// Gives up half of what is kept, or all of it if that is little. Returns how many bytes were given up.
+    /// Gives up half of what is kept, or all of it if that is little. Returns how many bytes are free by this: evicted
+    /// bodies that are still read are not.
     pub fn shrink(&self) -> u64 {
         let (mut reserve, parts) = (self.writing.lock(), self.parts.read());
-        let before = parts.entries.weight();
-        if before == 0 {
+        let (kept, before) = (parts.entries.weight(), self.bytes_of(&parts));
+        if kept == 0 {
             return 0;
         }
-        reserve.0 = None;
-        let half = if before < self.little() { 0 } else { before / 2 };
+        reserve.since = None;
+        let half = if kept < self.little() { 0 } else { kept / 2 };
         self.allowed.store(half, Relaxed);
         if half == 0 {
             parts.entries.clear();
         }
         parts.entries.set_capacity(half.max(self.floor()));
-        before.saturating_sub(parts.entries.weight())
+        before.saturating_sub(self.bytes_of(&parts))
     }
 
     /// Lets it keep twice as much as before, after it was shrunk. Returns whether it was.
     pub fn grow(&self) -> bool {
-        let (mut reserve, parts) = (self.writing.lock(), self.parts.read());
+        let mut reserve = self.writing.lock();
         let (allowed, most) = (self.allowed.load(Relaxed), self.most.load(Relaxed));
         if allowed < most {
             let next = allowed.saturating_mul(2).clamp(self.little(), most);
             self.allowed.store(next, Relaxed);
-            parts.entries.set_capacity(next);
-            reserve.0 = None;
+            reserve.since = None;
+            if next == most {
+                let count = self.parts.read().count;
+                self.renew(&mut reserve, most, count);
+            } else {
+                self.parts.read().entries.set_capacity(next);
+            }
         }
         allowed < most
     }
@@ -333,11 +409,15 @@ impl Shelf {
 
 /// 1 MiB: half of less is not worth being kept when memory is short.
 const LITTLE: u64 = 1024 * 1024;
-/// 10 s: so long room stays reserved for evicted bodies that are still read. Each change of the bound rounds the list of
-/// recently evicted keys down.
+/// 10 s: so long room stays reserved at least for evicted bodies that are still read.
 const RESERVED: Duration = Duration::from_secs(10);
 /// A sixteenth of the bound is kept free beside evicted bodies that are still read.
 const SPARES: u64 = 16;
+/// While bodies linger, the entries get room back where it is more than an eighth of the bound.
+const RAISES: u64 = 8;
+/// After so many changes of their capacity, the entries are put into new parts when they get room back: each costs a
+/// part about one of its hundreds of remembered keys, and new parts remember none at first.
+const MOST_CHANGES: u32 = 16;
 
 #[cfg(test)]
 mod tests;

@@ -239,3 +239,90 @@ fn it_shrinks_when_memory_is_short_and_grows_again() {
     shelf.set_bounds(2 << 20, 64 << 10);
     assert!(shelf.bytes() <= 2 << 20);
 }
+
+/// How many of 100 requests are answered, of which few targets get most.
+fn hits(shelf: &Shelf) -> u64 {
+    let (mut state, mut found) = (1_u64, 0);
+    for nth in 0..60_000 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let part = (state >> 48) * (state >> 48) / 65_536 * (state >> 48) / 65_536;
+        let target = format!("/{}", part / 2);
+        match shelf.get(key(&target)) {
+            Some(_) if nth >= 30_000 => found += 1,
+            Some(_) => {}
+            None => _ = put(shelf, key(&target), stored(&[0; 1_024], Selector::default())),
+        }
+    }
+    found / 300
+}
+
+#[test]
+fn after_a_shortage_of_memory_it_remembers_evicted_keys_as_before() {
+    let shelf = Shelf::new(8 << 20, 64 << 10);
+    let before = hits(&shelf);
+    (0..10).for_each(|_| _ = shelf.shrink());
+    while shelf.grow() {}
+    let after = hits(&shelf);
+    assert!(after + 1 >= before, "{before} of 100 before, {after} after");
+}
+
+#[test]
+fn slow_readers_that_come_and_go_do_not_change_the_room_for_ever() {
+    let (shelf, began) = (Shelf::new(4 << 20, 1 << 20), Instant::now());
+    let mut slow = None;
+    let capacities: Vec<u64> = (0..100)
+        .map(|round| {
+            let at = began + Duration::from_secs(9 * round);
+            let read = stored_at(at, &[b'x'; 60_000], Selector::default());
+            let reader = read.body.bytes().clone();
+            assert!(put(&shelf, key("/slow"), read));
+            shelf.remove(key("/slow"));
+            for nth in 0..80 {
+                let new = stored_at(at, &[b'x'; 60_000], Selector::default());
+                put(&shelf, key(&format!("/{nth}")), new);
+                assert!(shelf.bytes() <= 4 << 20);
+            }
+            slow = Some(reader); // the one before is done
+            shelf.parts.read().entries.capacity()
+        })
+        .collect();
+    assert!(slow.is_some() && capacities[3] > 3 << 20);
+    assert!(capacities[3..].iter().all(|capacity| *capacity == capacities[3]), "{capacities:?}");
+}
+
+#[test]
+fn marks_of_targets_that_pass_are_not_counted_as_kept() {
+    let shelf = Shelf::new(1 << 20, 1 << 10);
+    put(&shelf, key("/"), stored(b"1", Selector::default()));
+    shelf.pass(key("/own"), Instant::now() + Duration::from_secs(1));
+    assert_eq!(shelf.entries(), 1);
+    shelf.pass(key("/"), Instant::now() + Duration::from_secs(1));
+    put(&shelf, key("/own"), stored(b"1", Selector::default()));
+    shelf.set_bounds(4 << 20, 1 << 20);
+    assert_eq!(shelf.entries(), 2);
+    shelf.remove(key("/"));
+    assert_eq!(shelf.entries(), 1);
+}
+
+#[test]
+fn other_bounds_do_not_end_a_shortage_of_memory() {
+    let shelf = Shelf::new(8 << 20, 64 << 10);
+    put(&shelf, key("/"), stored(&[0; 8_000], Selector::default()));
+    assert!(shelf.shrink() > 0);
+    for (most, largest) in [(16 << 20, 64 << 10), (16 << 20, 1 << 20)] {
+        shelf.set_bounds(most, largest);
+        assert!(!put(&shelf, key("/"), stored(&[0; 8_000], Selector::default())));
+    }
+    assert!(shelf.grow() && put(&shelf, key("/"), stored(b"1", Selector::default())));
+}
+
+#[test]
+fn what_is_evicted_while_it_is_read_is_not_given_up_yet() {
+    let shelf = Shelf::new(8 << 20, 1 << 20);
+    let new = stored(&[0; 60_000], Selector::default());
+    let reader = new.body.bytes().clone();
+    assert!(put(&shelf, key("/"), new));
+    let freed = shelf.shrink();
+    assert!(freed > 0 && freed < 10_000, "{freed}");
+    drop(reader);
+}
