@@ -12,20 +12,22 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::Stored;
+
 /// What has become of a leader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Landed {
     /// Its answer is stored.
     Stored,
-    /// The service failed, and a stale answer stood in.
-    StoodIn,
+    /// The service failed, and this stale answer stood in. For a request that chooses another one it means nothing.
+    StoodIn(Arc<Stored>),
     /// Its answer is not for others.
     NotShared,
     /// It is gone, and there is no answer.
     Abandoned,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum State {
     /// The head of the answer has not come.
     Asked,
@@ -131,8 +133,8 @@ impl Drop for Lead {
 impl Wait {
     /// Waits for the head of the leader's answer. `None`: the answer will be stored, and its body is on its way.
     pub async fn head(&mut self) -> Option<Landed> {
-        match self.state.wait_for(|state| *state != State::Asked).await.as_deref() {
-            Ok(State::Landed(how)) => Some(*how),
+        match self.state.wait_for(|state| !matches!(state, State::Asked)).await.as_deref() {
+            Ok(State::Landed(how)) => Some(how.clone()),
             Ok(_) => None,
             Err(_gone) => Some(Landed::Abandoned),
         }
@@ -141,7 +143,7 @@ impl Wait {
     /// Waits for the end of the leader.
     pub async fn landed(&mut self) -> Landed {
         match self.state.wait_for(|state| matches!(state, State::Landed(_))).await.as_deref() {
-            Ok(State::Landed(how)) => *how,
+            Ok(State::Landed(how)) => how.clone(),
             _ => Landed::Abandoned,
         }
     }
@@ -155,7 +157,13 @@ impl Wait {
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
+    use pillion_http::message::Headers;
+
     use super::*;
+    use crate::stored::{Head, Times};
+    use crate::vary::Selector;
+    use crate::{AnswerFacts, Clock};
 
     fn lead(flights: &Flights) -> Lead {
         match flights.join(1) {
@@ -171,16 +179,34 @@ mod tests {
         }
     }
 
+    impl PartialEq for Landed {
+        fn eq(&self, other: &Self) -> bool {
+            match (self, other) {
+                (Self::StoodIn(one), Self::StoodIn(other)) => Arc::ptr_eq(one, other),
+                (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
+            }
+        }
+    }
+
+    fn stored() -> Arc<Stored> {
+        let now = Clock { at: std::time::Instant::now(), wall: 2_000_000_000 };
+        let (headers, selector) = (Headers::default(), Selector::default());
+        let facts = AnswerFacts::of(StatusCode::OK, &headers);
+        let times = Times { asked: now, received: now };
+        Arc::new(Head { status: StatusCode::OK, reason: None, headers, facts, selector, times }.with(b"x"))
+    }
+
     #[tokio::test]
     async fn those_who_wait_are_told_what_became_of_their_leader() {
         let flights = Flights::default();
-        for how in [Landed::Stored, Landed::StoodIn, Landed::NotShared] {
+        for how in [Landed::Stored, Landed::StoodIn(stored()), Landed::NotShared] {
             let leader = lead(&flights);
             let (mut early, mut other) = (wait(&flights), wait(&flights));
             leader.comes();
             assert_eq!(early.head().await, None);
-            leader.land(how);
-            assert_eq!((early.landed().await, other.head().await, flights.count()), (how, Some(how), 0));
+            leader.land(how.clone());
+            let told = (early.landed().await, other.head().await, flights.count());
+            assert_eq!(told, (how.clone(), Some(how), 0));
         }
     }
 

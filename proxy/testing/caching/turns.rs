@@ -206,3 +206,53 @@ async fn when_the_client_of_the_leader_leaves_another_request_leads() {
     }
     assert_eq!(asked.load(Relaxed), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_for_a_validation_in_the_background_that_fails_get_the_stale_answer() {
+    let mesh = Mesh::default();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let shared = asked.clone();
+    let _a = mesh.scripted(A, move |mut peer: Peer, _| {
+        let asked = shared.clone();
+        async move {
+            while peer.message().await.is_some() {
+                if asked.fetch_add(1, Relaxed) == 0 {
+                    peer.send(fixed("cache-control: max-age=1, stale-while-revalidate=4\r\n", "body")).await;
+                    continue;
+                }
+                pass(3).await;
+                peer.send(UNAVAILABLE).await;
+            }
+        }
+    });
+    let sidecar = mesh.caller(&CACHED.replace("4MiB", "4MiB, stale_if_error: 1m"));
+    ask(&sidecar, "/", "").await;
+    pass(5).await;
+    assert_eq!(cache_status(&ask(&sidecar, "/", "").await), "pillion; hit; ttl=-4");
+    pass(1).await;
+    for mut client in herd(&sidecar).await {
+        let answer = client.answer().await;
+        assert_eq!((answer.status(), &*answer.body), (Some(200), "body"));
+    }
+    assert_eq!(asked.load(Relaxed), 2, "none of them is sent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_answer_that_stands_in_says_nothing_about_another_choice_of_the_target() {
+    let mesh = Mesh::default();
+    let asked = slow_by(&mesh, |nth| match nth {
+        0 | 1 => fixed("cache-control: max-age=3\r\nvary: x\r\n", "old"),
+        2 => UNAVAILABLE,
+        _ => fixed("cache-control: max-age=3\r\nvary: x\r\n", "new"),
+    });
+    let sidecar = mesh.caller(&CACHED.replace("4MiB", "4MiB, stale_if_error: 1m"));
+    ask(&sidecar, "/", "x: 1\r\n").await;
+    ask(&sidecar, "/", "x: 2\r\n").await;
+    pass(5).await;
+    let [mut one, mut other] = [sidecar.client().await, sidecar.client().await];
+    one.send("GET / HTTP/1.1\r\nhost: orders\r\nx: 1\r\n\r\n").await;
+    settle().await;
+    other.send("GET / HTTP/1.1\r\nhost: orders\r\nx: 2\r\n\r\n").await;
+    assert_eq!((one.answer().await.body.as_str(), other.answer().await.body.as_str()), ("old", "new"));
+    assert_eq!(asked.load(Relaxed), 4);
+}

@@ -241,10 +241,14 @@ impl Request {
             match self.wait(wait, until).await {
                 Landed::Abandoned => {} // one of those who waited leads now
                 Landed::NotShared => return self.send(next, call, stored, None, why).await,
-                Landed::StoodIn => match stored.as_ref().filter(|stored| self.may_stand_in(stored)) {
-                    Some(stale) => return Ok(self.collapsed(stale, why, CacheOutcome::Stale)),
-                    None => return self.send(next, call, stored, None, why).await,
-                },
+                Landed::StoodIn(stale) => {
+                    match stored.as_ref().filter(|stored| Arc::ptr_eq(stored, &stale)) {
+                        Some(stale) if self.may_stand_in(stale) => {
+                            return Ok(self.collapsed(stale, why, CacheOutcome::Stale));
+                        }
+                        _ => return self.send(next, call, stored, None, why).await,
+                    }
+                }
                 Landed::Stored => break,
             }
         }

@@ -47,7 +47,7 @@ impl Request {
         let departure = self.departs();
         let result = self.within_patience(next, call, stored).await;
         if self.is_error(&result) && self.may_stand_in(stored) {
-            lead.into_iter().for_each(|lead| lead.land(Landed::StoodIn));
+            lead.into_iter().for_each(|lead| lead.land(Landed::StoodIn(stored.clone())));
             let status =
                 result.as_ref().ok().and_then(|answer| Some(answer.as_ref().ok()?.status().as_u16()));
             let ttl = stored.ttl(Instant::now().into_std());
@@ -67,6 +67,7 @@ impl Request {
             Err(GaveUp) => {
                 // what could stand in has grown too old while the request waited
                 self.count(CacheOutcome::Miss);
+                lead.into_iter().for_each(|lead| lead.land(Landed::NotShared));
                 let error = pillion_base::error::Error::new(
                     Reason::RequestTimeout,
                     "the service did not answer in time, and what is stored may not stand in any more",
@@ -146,7 +147,7 @@ impl Request {
     /// Whether the service could not answer: there is no answer, or one that says so (RFC 5861, 4).
     fn is_error(&self, result: &Result<Result<Response, FailedCall>, GaveUp>) -> bool {
         match result {
-            Ok(Ok(response)) => matches!(response.status().as_u16(), 500 | 502..=504),
+            Ok(Ok(response)) => says_error(response.status()),
             Ok(Err(_)) | Err(GaveUp) => true,
         }
     }
@@ -205,7 +206,8 @@ impl Request {
         call.seen = Seen::of(&call.head.headers);
         let (departure, why) = (self.departs(), Forwarded::Stale);
         let response = match next.call(call).await {
-            Err(_) => return lead.land(Landed::NotShared),
+            Err(_) => return lead.land(Landed::StoodIn(stored)), // for those for whom it may
+            Ok(response) if says_error(response.status()) => return lead.land(Landed::StoodIn(stored)),
             Ok(response) if has_asked && response.status() == StatusCode::NOT_MODIFIED => {
                 let fresh = self.freshen(&stored, response.headers(), departure);
                 return land(&self.cache, &self.key, Some(lead), fresh.begins_fresh());
@@ -232,6 +234,11 @@ fn says_what_is(status: StatusCode) -> bool {
     let is_other = status.is_success() || status.is_redirection();
     (is_other && status != StatusCode::NOT_MODIFIED)
         || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
+}
+
+/// Whether an answer with this status says that the service could not answer (RFC 5861, 4).
+fn says_error(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 500 | 502..=504)
 }
 
 /// The request was given up before its timeout.
