@@ -102,7 +102,7 @@ impl Families {
             endpoints: to.gauges("pillion_endpoints", "Known endpoints of a service by state."),
             ejections: to.counters("pillion_endpoint_ejections_total", "Ejections of endpoints."),
             cache_requests: to.counters("pillion_cache_requests_total", "Requests to a service that has a cache, by how the cache served them."),
-            cache_bytes: to.gauges("pillion_cache_bytes", "Memory that the stored answers of a service take."),
+            cache_bytes: to.gauges("pillion_cache_bytes", "Memory that the stored answers of a service take, with evicted ones that clients still read."),
             handshakes: to.counters("pillion_tls_handshakes_total", "TLS handshakes."),
             not_after: to.gauges("pillion_certificate_not_after_timestamp_seconds", "When the first certificate in use expires, in seconds since 1970."),
             config_reloads: to.counters("pillion_config_reloads_total", "Reloads of the configuration by outcome; refused certificates count as refused."),

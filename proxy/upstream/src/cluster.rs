@@ -163,6 +163,8 @@ impl Cluster {
         ejections.allow_of(endpoints.all.len(), endpoints.before_last());
         let limits = before::limits(&of.limits, before);
         let adaptive = before::adaptive(&of.limits, &limits.requests, before);
+        let metrics = metrics.service(Direction::Outbound, symbol);
+        let cache = before::cache(of.cache, before, &metrics);
         Arc::new(Self {
             name: of.name.as_str().into(),
             kind: ClusterKind::Service,
@@ -190,7 +192,7 @@ impl Cluster {
             max_body: None,
             ejections,
             health_check: of.health_check.clone().map(Arc::new),
-            cache: before::cache(of.cache, before),
+            cache,
             slots: before::slots(of.limits.max_connections, before),
             waiting: before.map(|before| before.cluster.waiting.clone()).unwrap_or_default(),
             leaving: before.map(|before| before.cluster.leaving.clone()).unwrap_or_default(),
@@ -198,7 +200,7 @@ impl Cluster {
             remembered: AtomicU8::new(before.map_or(0, |before| before.cluster.remembered.load(Relaxed))),
             tls,
             verifies_peers: matches!(of.tls, UpstreamTls::Mutual { .. }),
-            metrics: metrics.service(Direction::Outbound, symbol),
+            metrics,
             latencies: before.map(|before| before.cluster.latencies.clone()).unwrap_or_default(),
         })
     }

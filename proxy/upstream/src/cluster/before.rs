@@ -19,6 +19,7 @@ use super::{Cluster, ClusterContext, ClusterLimits};
 use crate::slots::Slots;
 use pillion_base::limits::Limit;
 use pillion_cache::Cache;
+use pillion_telemetry::ServiceMetrics;
 
 /// The cluster that had the same name until now.
 #[derive(Clone, Copy)]
@@ -126,13 +127,18 @@ pub(super) fn limits(
     limits
 }
 
-/// What is stored is kept, also where the policy changes. Without a cache now it is freed.
+/// What is stored is kept, also where the policy changes. Without a cache now it is freed, and its gauge says so.
 pub(super) fn cache(
     policy: Option<config::policy::Cache>,
     before: Option<PreviousCluster<'_>>,
+    metrics: &ServiceMetrics,
 ) -> Option<Arc<Cache>> {
-    let policy = policy?;
-    match before.and_then(|before| before.cluster.cache.as_ref()) {
+    let before = before.and_then(|before| before.cluster.cache.as_ref());
+    let Some(policy) = policy else {
+        before.iter().for_each(|_| metrics.cache_bytes().set(0));
+        return None;
+    };
+    match before {
         None => Some(Arc::new(Cache::new(policy))),
         Some(kept) if *kept.policy() == policy => Some(kept.clone()),
         Some(kept) => Some(Arc::new(kept.with(policy))),

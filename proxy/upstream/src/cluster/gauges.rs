@@ -65,5 +65,8 @@ impl Cluster {
             self.metrics.breaker_limit(*limit).set(0);
         }
         EndpointState::ALL.iter().for_each(|state| self.metrics.endpoints(*state).set(0));
+        if self.cache.is_some() {
+            self.metrics.cache_bytes().set(0);
+        }
     }
 }
