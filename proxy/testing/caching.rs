@@ -93,6 +93,26 @@ async fn a_stale_answer_is_validated_and_a_304_freshens_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_304_about_another_answer_freshens_nothing_and_the_service_is_asked_without_conditions() {
+    for lifetime in ["max-age=1", "max-age=1, stale-while-revalidate=60"] {
+        let mesh = Mesh::default();
+        let first = fixed(&format!("cache-control: {lifetime}\r\netag: \"a\"\r\n"), "old");
+        let a = mesh.http1(A, move |nth, request: &Message| match request.header("if-none-match") {
+            Some(_) => not_modified("cache-control: max-age=60\r\netag: \"b\"\r\n"),
+            None if nth == 0 => first,
+            None => fixed("cache-control: max-age=60\r\netag: \"b\"\r\n", "new"),
+        });
+        let sidecar = mesh.caller(CACHED);
+        ask(&sidecar, "/", "").await;
+        pass(5).await;
+        ask(&sidecar, "/", "").await;
+        settle().await;
+        let next = ask(&sidecar, "/", "").await;
+        assert_eq!((&*next.body, next.header("etag"), a.hits()), ("new", Some("\"b\""), 3), "{lifetime}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_head_and_a_range_are_answered_out_of_the_whole_answer() {
     let mesh = Mesh::default();
     let lines = "cache-control: max-age=60\r\ncontent-digest: x\r\ny: 1\r\n";
@@ -374,7 +394,10 @@ async fn a_reload_keeps_what_is_stored_and_one_without_the_key_frees_it() {
     sidecar.reload(&caller(&CACHED.replace("4MiB", "8MiB, stale_if_error: 1m"))).expect("a good file");
     ask(&sidecar, "/", "").await;
     assert_eq!(a.hits(), 1);
+    let kept = |sidecar: &Sidecar| sidecar.sum("pillion_cache_bytes service=orders");
+    assert!(kept(&sidecar) > 0);
     sidecar.reload(&caller("endpoints: [10.0.0.1:80]")).expect("a good file");
+    assert_eq!(kept(&sidecar), 0);
     ask(&sidecar, "/", "").await;
     sidecar.reload(&caller(CACHED)).expect("a good file");
     ask(&sidecar, "/", "").await;

@@ -198,6 +198,14 @@ impl Stored {
         OVERHEAD + fields + reason + self.facts.bytes() + self.body.len() + self.selector.bytes()
     }
 
+    /// Whether a 304 is about this answer. One with another strong entity tag is about another answer (RFC 9111, 4.3.4).
+    /// A service that compresses may have made the stored tag weak.
+    pub fn is_meant_by(&self, by: &Headers) -> bool {
+        let (own, other) = (self.headers.get(Known::Etag), by.get(Known::Etag));
+        let (Some(own), Some(other)) = (own, other) else { return true };
+        other.starts_with(b"W/") || own.strip_prefix(b"W/").unwrap_or(own) == other
+    }
+
     /// This answer with the fields of a 304, or of an answer to HEAD, which freshens it (RFC 9111, 3.2 and 4.3.4). What
     /// describes its body stays ([`OF_THE_BODY`]), and its entity tag is the one that was asked about. Fields that this answer or the
     /// newer one withholds are those of one client, and do not come in. `request` is the one that validated it: it
@@ -372,6 +380,15 @@ mod tests {
             assert_eq!(all(&of, name), [value], "{name}");
         }
         assert!(all(&of, "q").is_empty() && all(&of, "connection").is_empty() && of.body.bytes() == "body");
+    }
+
+    #[test]
+    fn a_304_with_another_strong_tag_is_about_another_answer() {
+        let is_meant = |own, other| stored(&[("etag", own)]).is_meant_by(&headers(&[("etag", other)]));
+        assert!(is_meant("\"a\"", "\"a\"") && is_meant("\"a\"", "W/\"b\"") && is_meant("W/\"a\"", "\"a\""));
+        assert!(!is_meant("\"a\"", "\"b\"") && !is_meant("W/\"a\"", "\"b\""));
+        assert!(stored(&[]).is_meant_by(&headers(&[("etag", "\"a\"")])));
+        assert!(stored(&[("etag", "\"a\"")]).is_meant_by(&headers(&[])));
     }
 
     #[test]

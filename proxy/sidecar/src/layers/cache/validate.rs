@@ -40,12 +40,19 @@ impl Request {
         lead: Option<Lead>,
         why: Forwarded,
     ) -> Result<Response, FailedCall> {
-        let has_asked = !self.is_head() && ask(call.head_mut(), stored);
+        let mut has_asked = !self.is_head() && ask(call.head_mut(), stored);
         if has_asked {
             call.seen = Seen::of(&call.head.headers);
         }
-        let departure = self.departs();
-        let result = self.within_patience(next, call, stored).await;
+        let mut departure = self.departs();
+        let mut result = self.within_patience(next.clone(), call, stored).await;
+        if let Ok(Ok(response)) = &result
+            && has_asked
+            && is_about_another(response, stored)
+        {
+            (has_asked, departure) = (false, self.departs());
+            result = self.within_patience(next, self.anew(), stored).await;
+        }
         if self.is_error(&result) && self.may_stand_in(stored) {
             lead.into_iter().for_each(|lead| lead.land(Landed::StoodIn(stored.clone())));
             let status =
@@ -76,6 +83,12 @@ impl Request {
             }
         };
         Ok(self.validated(response, stored, (departure, has_asked), lead, why))
+    }
+
+    /// The request once more, as it came.
+    fn anew(&self) -> Box<Call> {
+        let (head, seen) = (self.head.clone(), Seen::of(&self.head.headers));
+        self.common.clone().first_call(head, seen, Body::empty())
     }
 
     /// What the answer to a validation means.
@@ -202,10 +215,18 @@ impl Request {
     }
 
     async fn behind<S: HttpService>(self, mut next: S, mut call: Box<Call>, stored: Arc<Stored>, lead: Lead) {
-        let has_asked = ask(call.head_mut(), &stored);
+        let mut has_asked = ask(call.head_mut(), &stored);
         call.seen = Seen::of(&call.head.headers);
-        let (departure, why) = (self.departs(), Forwarded::Stale);
-        let response = match next.call(call).await {
+        let (mut departure, why) = (self.departs(), Forwarded::Stale);
+        let mut result = next.call(call).await;
+        if let Ok(response) = &result
+            && has_asked
+            && is_about_another(response, &stored)
+        {
+            (has_asked, departure) = (false, self.departs());
+            result = next.call(self.anew()).await;
+        }
+        let response = match result {
             Err(_) => return lead.land(Landed::StoodIn(stored)), // for those for whom it may
             Ok(response) if says_error(response.status()) => return lead.land(Landed::StoodIn(stored)),
             Ok(response) if has_asked && response.status() == StatusCode::NOT_MODIFIED => {
@@ -234,6 +255,11 @@ fn says_what_is(status: StatusCode) -> bool {
     let is_other = status.is_success() || status.is_redirection();
     (is_other && status != StatusCode::NOT_MODIFIED)
         || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
+}
+
+/// Whether a 304 does not validate the stored answer: then the request is sent as it came.
+fn is_about_another(response: &Response, stored: &Stored) -> bool {
+    response.status() == StatusCode::NOT_MODIFIED && !stored.is_meant_by(response.headers())
 }
 
 /// Whether an answer with this status says that the service could not answer (RFC 5861, 4).
