@@ -75,7 +75,8 @@ impl Request {
         };
         lead.iter().for_each(Lead::comes);
         let (cache, key) = (self.cache.clone(), self.key.clone());
-        let keeping = Keeping { cache, key, asked, head: Some(head), body: Vec::new(), room: 0, lead };
+        let mut keeping = Keeping { cache, key, asked, head: Some(head), body: Vec::new(), room: 0, lead };
+        keeping.expect(response.body().size_hint().lower());
         response.body_mut().response_tail().keeper = Some(Box::new(keeping));
         true
     }
@@ -114,19 +115,27 @@ struct Keeping {
 }
 
 impl Keeping {
-    /// Makes room for more of the body. It grows as a vector does, and counts with what it has to spare.
+    /// Makes room at once for a body whose least length is known, if there is so much; else it grows as it comes.
+    fn expect(&mut self, least: u64) {
+        let least = usize::try_from(least).unwrap_or(usize::MAX).min(self.cache.largest());
+        self.has_room(least);
+    }
+
+    /// Makes room for more of the body. It grows as a vector does, and counts with what it has to spare; where there is
+    /// not so much room, it gets what it needs.
     fn grow(&mut self, by: usize) -> bool {
         let (length, most) = (self.body.len().saturating_add(by), self.cache.largest());
-        if length <= self.room {
-            return true;
+        let ample = length.max(2 * self.room).min(most);
+        length <= self.room || length <= most && (self.has_room(ample) || self.has_room(length))
+    }
+
+    fn has_room(&mut self, room: usize) -> bool {
+        let has_room = self.cache.take_room(room.saturating_sub(self.room));
+        if has_room && room > self.room {
+            self.room = room;
+            self.body.reserve_exact(room - self.body.len());
         }
-        let room = length.max(2 * self.room).min(most);
-        if length > most || !self.cache.take_room(room - self.room) {
-            return false;
-        }
-        self.room = room;
-        self.body.reserve_exact(room - self.body.len());
-        true
+        has_room
     }
 
     fn keep_nothing(&mut self) {
@@ -198,5 +207,20 @@ mod tests {
         assert!(!keeping.grow(1 << 20), "it is larger than what is stored");
         drop(keeping);
         assert!(cache.take_room(1 << 18));
+    }
+
+    #[test]
+    fn a_body_that_fits_as_it_is_needs_no_room_to_spare() {
+        let cache = Arc::new(Cache::new(Policy { max: 1 << 20, ..Policy::default() }));
+        let key = Arc::new(KeyRef { host: b"orders", target: b"/" }.to_key());
+        let (asked, body) = (cache.moment(), Vec::new());
+        let mut keeping = Keeping { cache: cache.clone(), key, asked, head: None, body, room: 0, lead: None };
+        assert!(cache.take_room((1 << 18) - 5_000));
+        keeping.expect(3_000);
+        keeping.expect(8_000);
+        assert_eq!((keeping.room, keeping.body.capacity()), (3_000, 3_000));
+        keeping.body.extend_from_slice(&[0; 3_000]);
+        assert!(keeping.grow(1_500) && !keeping.grow(2_500));
+        assert_eq!(keeping.room, 4_500, "twice as much would not fit");
     }
 }
