@@ -37,7 +37,8 @@
     endpoints_by_state: states.reduce((all, state) => ({ ...all, [state]: (all[state] || 0) + 1 }), {}),
   });
   const sum = (direction, requests, more) => ({ direction, services: 1, requests, failed: 0, client_gone: 0, active: 0, retries: {}, rejections: {}, ...more });
-  const none = { sinks: [], logs: [], sync: [], caches: [], left_out: 0 };
+  const allShown = { sinks: 0, logs: 0, sync: 0, caches: 0 };
+  const none = { sinks: [], logs: [], sync: [], caches: [], left_out: allShown };
   let uptime = 1000000;
   const event = (more) => ({
     at_ms: Date.parse("2026-11-28T10:00:00Z"), started_ms: 1, uptime_ms: (uptime += 1000), version: "0", workload: {}, services: [service("orders", 1)],
@@ -234,10 +235,16 @@
       const down = { name: "loki", up: false, problem: "connection refused" };
       const pair = { source: "app", sink: "loki", lag: 1024, delivered: 5, refused: 1 };
       const file = { name: "settings", up: true, version: "7", last_problem: { at: "2026-11-28T09:00:00Z", problem: "no answer" } };
-      send({ companions: { sinks: [down, { name: "idle", up: true }], logs: [pair], sync: [file], caches: [], left_out: 4 } });
+      const shown = { sinks: [down, { name: "idle", up: true }], logs: [pair], sync: [file], caches: [cache(20, 11)] };
+      send({ companions: { ...shown, left_out: { ...allShown, sync: 4, caches: 5 } } });
       check("logs", byId("logs").tBodies[0].textContent, "apploki1.0 KiB51connection refused–idle0 B00works");
       check("sync", byId("sync").tBodies[0].textContent, "settings7works2026-11-28T09:00:00Z: no answer");
-      check("what is left out", byId("companions-more").textContent, "4 more are on /companions");
+      check("files that are left out", byId("companions-more").textContent, "4 more sinks and files are on /companions");
+      check("caches that are left out", byId("caches-more").textContent, "5 more caches are on /clusters");
+      check("no pair is", byId("logs-more").textContent, "");
+      send({ companions: { ...shown, left_out: { ...allShown, logs: 6 } } });
+      check("pairs that are left out", byId("logs-more").textContent, "6 more pairs are on /metrics");
+      check("a sink may have one of them", byId("logs").tBodies[0].textContent, "apploki1.0 KiB51connection refused");
       send({});
       check("none again", byId("companions").hidden, true);
     },

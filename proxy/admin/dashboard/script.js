@@ -185,8 +185,8 @@ function showServices(event, changes) {
 }
 
 // How many are not shown, and where they are.
-function tellMore(place, number, path) {
-  const words = number > 0 ? count(number) + " more are on " : "";
+function tellMore(place, number, path, kind = "") {
+  const words = number > 0 ? count(number) + " more " + kind + "are on " : "";
   if (place.textContent === words + (words && path)) return;
   const link = make("a", path);
   link.href = path;
@@ -419,7 +419,8 @@ function showCompanions(event, changes, history) {
   const { sinks, logs, sync, caches, left_out: leftOut } = event.companions;
   const state = (of) => (of === undefined ? ["–", "dim text"] : of.up ? ["works", "text state good"] : [of.problem, "long bad"]);
   const sinkOf = (name) => sinks.find((sink) => sink.name === name);
-  const idle = sinks.filter((sink) => !logs.some((pair) => pair.sink === sink.name));
+  // a sink without a pair is idle only if no pair is left out
+  const idle = sinks.filter((sink) => leftOut.logs === 0 && !logs.some((pair) => pair.sink === sink.name));
   const pairs = [...logs, ...idle.map((sink) => ({ source: "–", sink: sink.name, lag: 0, delivered: 0, refused: 0 }))];
   showTable("logs", pairs.map(({ source, sink, lag, delivered, refused }) => ({
     name: source + " " + sink,
@@ -432,7 +433,9 @@ function showCompanions(event, changes, history) {
     cells: [[cache.service], [percent(hitShare(history, cache.service))], [bytes(cache.bytes)], [bytes(cache.max)], [count(cache.entries)]],
   })));
   byId("companions").hidden = pairs.length + sync.length + caches.length === 0;
-  tellMore(byId("companions-more"), leftOut, "/companions");
+  tellMore(byId("logs-more"), leftOut.logs, "/metrics", "pairs ");
+  tellMore(byId("companions-more"), leftOut.sinks + leftOut.sync, "/companions", "sinks and files ");
+  tellMore(byId("caches-more"), leftOut.caches, "/clusters", "caches ");
 }
 
 // A table that is there only with rows.

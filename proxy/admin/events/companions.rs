@@ -25,12 +25,18 @@ pub(super) fn picture(console: &Console, board: &Board, overview: &Overview) -> 
     let mut caches: Vec<_> = snapshot.clusters().filter_map(|of| cache(of, overview)).collect();
     caches.sort_by(|one, other| one["service"].as_str().cmp(&other["service"].as_str()));
     let mut logs: Vec<_> = overview.logs.iter().map(shipped).collect();
-    let mut left_out = 0;
-    for list in [&mut sinks, &mut logs, &mut sync, &mut caches] {
-        left_out += list.len().saturating_sub(MOST);
-        list.truncate(MOST);
-    }
+    let [more_sinks, more_logs, more_sync, more_caches] =
+        [&mut sinks, &mut logs, &mut sync, &mut caches].map(shorten);
+    let left_out =
+        json!({ "sinks": more_sinks, "logs": more_logs, "sync": more_sync, "caches": more_caches });
     json!({ "sinks": sinks, "logs": logs, "sync": sync, "caches": caches, "left_out": left_out })
+}
+
+/// Leaves out those beyond the bound. Returns how many.
+fn shorten(list: &mut Vec<Value>) -> usize {
+    let more = list.len().saturating_sub(MOST);
+    list.truncate(MOST);
+    more
 }
 
 fn shipped(of: &LogsOverview) -> Value {
@@ -74,7 +80,8 @@ mod tests {
     #[tokio::test]
     async fn without_companions_the_lists_are_empty() {
         let file = "inbound: off\nservices:\n  orders: { endpoints: [\"10.0.0.1:80\"] }\n";
-        let expected = json!({ "sinks": [], "logs": [], "sync": [], "caches": [], "left_out": 0 });
+        let none = json!({ "sinks": 0, "logs": 0, "sync": 0, "caches": 0 });
+        let expected = json!({ "sinks": [], "logs": [], "sync": [], "caches": [], "left_out": none });
         assert_eq!(shown(file, &Metrics::new(1_000)), expected);
     }
 
@@ -110,6 +117,7 @@ mod tests {
                 .expect("into a string");
         }
         let shown = shown(&file, &Metrics::new(1_000));
-        assert_eq!((shown["caches"].as_array().map(Vec::len), &shown["left_out"]), (Some(MOST), &json!(3)));
+        let left_out = json!({ "sinks": 0, "logs": 0, "sync": 0, "caches": 3 });
+        assert_eq!((shown["caches"].as_array().map(Vec::len), &shown["left_out"]), (Some(MOST), &left_out));
     }
 }
