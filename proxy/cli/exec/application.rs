@@ -97,8 +97,13 @@ impl Application {
             while self.has_stopped() {
                 self.stopped();
             }
-            if let Ok(Some(status)) = self.child.try_wait() {
-                return exit_code(status);
+            match self.child.try_wait() {
+                Ok(Some(status)) => return exit_code(status),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!(%error, "the application has ended, and how is not known");
+                    return u8::MAX;
+                }
             }
             tokio::select! { // the signal only asks for another look, and the other branch never completes
                 Some(()) = self.changes.recv() => {}
