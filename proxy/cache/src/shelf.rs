@@ -288,7 +288,8 @@ impl Shelf {
         let is_free = room == allowed;
         let is_worth = is_free || room.saturating_sub(capacity) > allowed / RAISES;
         let is_much = room / 2 > capacity;
-        if !is_much && !(is_worth && now.saturating_duration_since(since) >= RESERVED) {
+        let is_due = is_much || (is_worth && now.saturating_duration_since(since) >= RESERVED);
+        if !is_due {
             return;
         }
         let next = if is_free { room } else { room.saturating_sub(allowed / SPARES) }.max(self.floor());
