@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use pillion_kubernetes::frames::Frames;
-use pillion_kubernetes::merge::Wanted;
+use pillion_kubernetes::merge::{Here, Wanted};
 use pillion_kubernetes::namespace::Namespace;
 use pillion_kubernetes::objects::{Kind, event, page, status};
 
@@ -35,7 +35,8 @@ fuzz_target!(|input: (u8, &[u8])| {
                 namespace.apply(kind, event);
             }
         }
-        let merged = namespace.endpoints("orders", "orders", Wanted { port: 80, dialled: None }, Some("a"));
+        let here = Here { zone: Some("a") };
+        let merged = namespace.endpoints("orders", "orders", Wanted { port: 80, dialled: None }, here);
         let merged = merged.expect("both kinds were listed");
         assert_eq!(merged.endpoints.is_empty(), merged.problem.is_some());
         status(500, source);
