@@ -81,7 +81,7 @@ impl<'a> PeekedClient<'a> {
     }
 
     /// For a peer that claims that its bytes are opaque. The claim is not trusted, but an undecided line that is
-    /// unlikely to be HTTP is carried without further delay, and is watched by [`Watched`].
+    /// unlikely to be HTTP is carried without further delay, and is watched by [`Watched`](super::Watched).
     pub fn said_to_be_opaque(self) -> Self {
         Self { is_said_to_be_opaque: true, ..self }
     }

@@ -24,7 +24,7 @@ impl Metrics {
         self.families.connections.of((direction, Service(service), protocol, tls, outcome))
     }
 
-    /// The gauge of open connections. Keep the handle and hold it with [`super::Held`].
+    /// The gauge of open connections. Keep the handle and hold it with [`Held`](crate::Held).
     pub fn connections_active(&self, direction: Direction, protocol: Protocol) -> IntGauge {
         self.families.connections_active.of((direction, protocol))
     }

@@ -22,7 +22,7 @@ impl Metrics {
         }
     }
 
-    /// Takes a lock that workers share. The data path uses its [`super::Recorder`] instead.
+    /// Takes a lock that workers share. The data path uses its [`Recorder`](crate::Recorder) instead.
     pub(crate) fn own(&self) -> Own {
         *self.own.read()
     }
@@ -44,12 +44,12 @@ impl Metrics {
     }
 
     /// The identity that was noted; [`Symbol::EMPTY`] without one. It takes a lock that workers share. The data path uses
-    /// its [`super::Recorder`] instead.
+    /// its [`Recorder`](crate::Recorder) instead.
     pub(crate) fn server(&self, service: Symbol, address: SocketAddr) -> Symbol {
         self.servers.of(service, address)
     }
 
-    /// Istio's series of requests. The data path uses its [`super::Recorder`] instead.
+    /// Istio's series of requests. The data path uses its [`Recorder`](crate::Recorder) instead.
     pub(crate) fn istio_requests(&self, labels: IstioLabels) -> IstioRequests {
         self.families.istio.requests(labels)
     }

@@ -10,13 +10,13 @@ use crate::symbols::Symbol;
 use pillion_model::Direction;
 
 impl Metrics {
-    /// The counter of finished requests with these labels. The data path uses its [`super::Recorder`] instead.
+    /// The counter of finished requests with these labels. The data path uses its [`Recorder`](crate::Recorder) instead.
     pub fn requests(&self, labels: RequestLabels) -> IntCounter {
         self.note_route(labels.route);
         self.families.requests.of(labels.tidy())
     }
 
-    /// The counter of tries at one endpoint. The data path uses its [`super::Recorder`] instead.
+    /// The counter of tries at one endpoint. The data path uses its [`Recorder`](crate::Recorder) instead.
     pub(crate) fn tries(&self, labels: EndpointLabels) -> IntCounter {
         self.families.endpoint_requests.of(labels)
     }
