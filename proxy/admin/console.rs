@@ -215,22 +215,30 @@ impl Console {
         self.published.load_full()
     }
 
-    pub(super) fn order(&self, order: Order) -> Result<(), NotTaken> {
-        self.orders.try_send(order).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => NotTaken::Full,
-            mpsc::error::TrySendError::Closed(_) => NotTaken::NotRunning,
-        })
+    /// Gives an order that may end the process, which must not overtake the answer to whoever has asked: it is given when the
+    /// task that answers has written and rests. Tasks of the admin thread run one at a time.
+    pub(super) fn order_after_the_answer(&self, order: Order) -> Result<(), NotTaken> {
+        let place = self.orders.clone().try_reserve_owned().map_err(not_taken)?;
+        drop(tokio::spawn(async move { drop(place.send(order)) }));
+        Ok(())
     }
 
     /// A sentence with the result of the reload.
     pub(super) async fn reload(&self) -> Result<String, NotTaken> {
         let (answer, answered) = oneshot::channel();
-        self.order(Order::Reload(answer))?;
+        self.orders.try_send(Order::Reload(answer)).map_err(not_taken)?;
         match tokio::time::timeout(RELOAD_TIMEOUT, answered).await {
             Ok(Ok(done)) => done.map_err(NotTaken::Refused),
             Ok(Err(_gone)) => Err(NotTaken::NotRunning),
             Err(_elapsed) => Err(NotTaken::TooLate),
         }
+    }
+}
+
+fn not_taken<T>(error: mpsc::error::TrySendError<T>) -> NotTaken {
+    match error {
+        mpsc::error::TrySendError::Full(_) => NotTaken::Full,
+        mpsc::error::TrySendError::Closed(_) => NotTaken::NotRunning,
     }
 }
 
@@ -282,5 +290,16 @@ mod tests {
             (&found["route"], &found["policies"]["timeout"]["from"]),
             (&json!("after"), &json!("p.yaml:3:51"))
         );
+    }
+
+    #[tokio::test]
+    async fn an_order_to_end_is_given_after_the_task_that_answers_has_rested() {
+        let store = crate::app::store(&Config::default(), &Metrics::new(0));
+        let (console, mut orders) = Console::new(store, None, Arc::default(), Drain::default());
+        console.order_after_the_answer(Order::Quit).expect("there is room");
+        assert!(orders.try_recv().is_err(), "the answer is not written yet");
+        assert!(matches!(orders.recv().await, Some(Order::Quit)));
+        drop(orders);
+        assert_eq!(console.order_after_the_answer(Order::Quit), Err(NotTaken::NotRunning));
     }
 }

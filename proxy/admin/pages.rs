@@ -251,7 +251,9 @@ impl Pages {
             Page::Logging => logging::show(),
             Page::Purge => self.purge(query).await,
             Page::Drain => self.drain(query),
-            Page::Quit => ordered(self.console.order(Order::Quit).map(|()| "ending".to_owned())),
+            Page::Quit => {
+                ordered(self.console.order_after_the_answer(Order::Quit).map(|()| "ending".to_owned()))
+            }
             Page::Reload => ordered(self.console.reload().await),
             Page::Metrics => self.metrics(request).await,
             Page::Ready => self.ready(),
@@ -283,7 +285,9 @@ impl Pages {
 
     fn drain(&self, query: &str) -> Answer {
         match Sides::parse(query) {
-            Ok(Sides::Both) => ordered(self.console.order(Order::Drain).map(|()| "draining".to_owned())),
+            Ok(Sides::Both) => {
+                ordered(self.console.order_after_the_answer(Order::Drain).map(|()| "draining".to_owned()))
+            }
             Ok(Sides::Inbound) => json(&drain::inbound(&self.console, &self.readiness)),
             Err(why) => text(StatusCode::BAD_REQUEST, format!("{why}\n")),
         }
