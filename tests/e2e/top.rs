@@ -65,12 +65,14 @@ async fn a_terminal_shows_traffic_and_failures_survives_a_restart_and_gets_its_s
     tmux.shows(&["q quit", "LAST FAILURES"]).await;
 
     tmux.press("q").await;
+    tmux.shows(&["before"]).await; // what is typed before may be taken by the program that ends
     tmux.types("echo af''ter").await;
     let screen = tmux.shows(&["before", "after"]).await;
     assert!(!screen.contains("LAST FAILURES"), "{screen}");
     tmux.types(&format!("{} top --admin http://{admin}", binary().display())).await;
     tmux.shows(&["LAST FAILURES"]).await;
     tmux.press("C-c").await;
+    tmux.shows(&["before"]).await;
     tmux.types("stty -a | grep -q -e -icanon && echo ra''w || echo coo''ked").await;
     tmux.shows(&["cooked"]).await;
 }
