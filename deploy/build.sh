@@ -19,8 +19,11 @@ if [ "${PILLION_PROFILE:-use}" = count ]; then
     flags="-C profile-generate" # for .ci/profile; the library of its counters cannot be linked statically
 else
     flags="-C target-feature=+crt-static"
-    # What real load runs (.ci/profile). Only the version of Rust that counted it can use it; others build without it.
-    if rustc -V | cmp -s - deploy/pillion.rustc; then
+    # What real load runs (.ci/profile), counted on x86-64. Only the version of Rust that counted it can use it; others, and
+    # other architectures, build without it.
+    if [ "${TARGET%%-*}" != x86_64 ]; then
+        echo "built without the profile of requests, which is for x86-64" >&2
+    elif rustc -V | cmp -s - deploy/pillion.rustc; then
         flags="$flags -C profile-use=$profile"
     else
         echo "built without the profile of requests, which is for $(cat deploy/pillion.rustc)" >&2
