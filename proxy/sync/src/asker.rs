@@ -43,6 +43,8 @@ pub(crate) enum AskFault {
 pub(crate) struct Asker {
     pub(crate) ground: Arc<Ground>,
     pub(crate) resolver: Arc<Resolver>,
+    /// Files are looked at whole intervals after this moment, so that the thread is woken once for the files of many entries.
+    pub(crate) began: Instant,
 }
 
 /// A question before it has the headers that each one has.

@@ -11,7 +11,7 @@ use pillion_telemetry::{Metrics, processes};
 use pillion_upstream::discovery::Resolver;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::asker::Asker;
 use super::follower::Follower;
@@ -22,7 +22,8 @@ const AFTER_PANIC: Duration = Duration::from_secs(5);
 /// Makes the work of this companion.
 pub fn begin(ground: Arc<Ground>) -> Box<dyn Fn(watch::Receiver<Order>) -> Work + Send> {
     Box::new(move |orders| {
-        let asker = Asker { ground: ground.clone(), resolver: Arc::new(Resolver::system()) };
+        let asker =
+            Asker { ground: ground.clone(), resolver: Arc::new(Resolver::system()), began: Instant::now() };
         Box::pin(Keeper::new(asker).run(orders))
     })
 }

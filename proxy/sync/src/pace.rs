@@ -34,7 +34,14 @@ pub(crate) fn between_looks(every: Duration, files: usize) -> Duration {
     every.saturating_mul(u32::try_from(files.div_ceil(50)).unwrap_or(u32::MAX).max(1))
 }
 
-/// The time between two looks, a tenth more or less.
+/// The time until a whole number of intervals has passed. `passed`: the time since the first moment of all entries. Entries with the
+/// same interval look at their files at the same moment.
+pub(crate) fn until_next_look(passed: Duration, every: Duration) -> Duration {
+    let rest = passed.as_nanos().checked_rem(every.as_nanos()).unwrap_or(0);
+    every.saturating_sub(Duration::from_nanos(rest.try_into().unwrap_or(0)))
+}
+
+/// The time between two questions to a server, a tenth more or less.
 pub(crate) fn between(every: Duration, dice: f64) -> Duration {
     every.mul_f64(0.9 + 0.2 * dice)
 }
@@ -56,6 +63,10 @@ mod tests {
             [0, 1, 50, 100, 1000].map(|files| between_looks(Duration::from_millis(500), files).as_millis());
         assert_eq!(looks, [500, 500, 500, 1000, 10_000]);
         let every = Duration::from_secs(10);
+        let next = [0, 1, 9_999, 10_000, 25_000]
+            .map(|ms| until_next_look(Duration::from_millis(ms), every).as_millis());
+        assert_eq!(next, [10_000, 9_999, 1, 10_000, 5_000]);
+        assert_eq!(until_next_look(every, Duration::ZERO), Duration::ZERO);
         assert!(between(every, 0.0) < every && every < between(every, 0.9));
     }
 }

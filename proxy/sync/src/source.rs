@@ -11,7 +11,7 @@ use super::asker::{AskFault, Asker, BEARER, Question};
 use super::consul;
 use super::etcd::{self, Lines, Range, Told};
 use super::files::{Look, Looks, Unread};
-use super::pace::{between, between_looks, between_questions};
+use super::pace::{between, between_looks, between_questions, until_next_look};
 use super::version::{BadVersion, Content};
 use super::walk::WalkFault;
 use super::web::{Meaning, Validators};
@@ -144,7 +144,7 @@ impl Source {
     /// Waits for the next news. Dropped, it loses nothing: the next call asks again.
     pub(crate) async fn next(&mut self, asker: &Asker) -> Result<News, Silent> {
         if let Some(asked) = self.asked {
-            sleep_until(asked + self.pause(asker)).await;
+            sleep_until(asked + self.pause(asked, asker)).await;
         }
         let asked = Instant::now();
         self.asked = Some(asked);
@@ -167,16 +167,18 @@ impl Source {
         }
     }
 
-    /// The time between two questions.
-    fn pause(&self, asker: &Asker) -> Duration {
+    /// The time from a question to the next one.
+    fn pause(&self, asked: Instant, asker: &Asker) -> Duration {
         let dice = asker.ground.rng.lock().f64();
         match &self.kind {
             Kind::Etcd(etcd) if etcd.is_absent => between(ABSENT, dice),
             Kind::Consul { .. } | Kind::Etcd(_) => between_questions(self.idle),
-            Kind::Files(looks) if !self.is_asked_for => {
-                between(between_looks(self.every, looks.files()), dice)
+            Kind::Files(looks) => {
+                let every =
+                    if self.is_asked_for { self.every } else { between_looks(self.every, looks.files()) };
+                until_next_look(asked.saturating_duration_since(asker.began), every)
             }
-            Kind::Web { .. } | Kind::Files(_) => between(self.every, dice),
+            Kind::Web { .. } => between(self.every, dice),
         }
     }
 }

@@ -212,7 +212,10 @@ async fn ipv6_that_no_interface_has_counts_as_absent() {
     shell(&pod, off).await;
     let left = shell(&pod, "grep . /proc/sys/net/ipv6/conf/*/disable_ipv6; cat /proc/net/if_inet6").await;
     let said = init(&pod, &[]).await;
-    assert!(said.contains("there are no rules for IPv6"), "init printed:\n{said}although the kernel has:\n{left}");
+    assert!(
+        said.contains("there are no rules for IPv6"),
+        "init printed:\n{said}although the kernel has:\n{left}"
+    );
 }
 
 #[tokio::test]

@@ -54,7 +54,12 @@ fn follower(memory: &MemoryNetwork, from: &str, to: PathBuf) -> Follower {
         required: false,
     };
     let ground = Ground::new((0, 1), Network::Memory(memory.clone()), metrics, Shared::default());
-    Follower::new(sync, entry, Asker { ground, resolver: Arc::new(Resolver::system()) }, |_| false)
+    Follower::new(
+        sync,
+        entry,
+        Asker { ground, resolver: Arc::new(Resolver::system()), began: Instant::now() },
+        |_| false,
+    )
 }
 
 #[tokio::test(start_paused = true)]
