@@ -7,17 +7,16 @@ is shipped.
 - idle: the resident memory (RssAnon: without pages of the program's file) and the CPU time of a minute, of a sidecar without
   companions and of one with all of them: a log source with a sink, a synced file and a synced folder, a cache, and metrics of the application's process.
 - storm: client → sidecar → nginx with 1 KiB of answer at a fixed rate (open loop), while another process writes 20 MB of lines a
-  second into a file that is shipped over HTTP, and while nobody writes. Each round measures both, every second one in
-  the other order. The figure to read is the ratio within a round. On a machine with few CPUs the writer and the receiver take CPU
-  from everything else that is measured here; `storm, not shipped` has the writer alone.
+  second into a file that is shipped over HTTP to another nginx, and while nobody writes. Each round measures all cases, every second
+  one in the other order. The figure to read is the ratio within a round. On a machine with few CPUs the writer and the receiver take
+  CPU from everything else that is measured here: `storm, not shipped` has the writer alone, and in `storm, sent by tail` the program
+  tail(1) sends the same lines to the same receiver, without reading them, and the sidecar ships nothing.
 """
 import argparse
 import contextlib
-import http.server
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from statistics import median
@@ -34,27 +33,29 @@ STORM = ("import sys, time\nwith open(sys.argv[1], 'ab', buffering=0) as file:\n
          "        time.sleep(max(0, due - time.monotonic()))\n")
 
 
-class Receiver(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers["content-length"]))
-        self.send_response(200)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
-def nginx(folder, port):
+def nginx(folder, name, servers):
+    own = folder / name
+    own.mkdir()
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    temp = " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
-    (folder / "nginx.conf").write_text(
-        f"user root; daemon off; worker_processes 1; pid {folder}/pid; error_log stderr; events {{ worker_connections 1024; }}\n"
-        f"http {{ access_log off; keepalive_requests 10000000; {temp} server {{ listen {HOST}:{port}; "
-        f"location / {{ return 200 '{'x' * load.BODY_BYTES}'; }} }} }}\n")
-    return Process(["nginx", "-e", "stderr", "-c", str(folder / "nginx.conf")], folder, "nginx.log")
+    temp = " ".join(f"{kind}_temp_path {own}/{kind};" for kind in kinds)
+    (own / "nginx.conf").write_text(
+        f"user root; daemon off; worker_processes 1; pid {own}/pid; error_log stderr; events {{ worker_connections 1024; }}\n"
+        f"http {{ access_log off; keepalive_requests 10000000; {temp} {servers} }}\n")
+    return Process(["nginx", "-e", "stderr", "-c", str(own / "nginx.conf")], folder, f"{name}.log")
+
+
+def origin(folder, port):
+    return nginx(folder, "origin", f"server {{ listen {HOST}:{port}; location / {{ return 200 '{'x' * load.BODY_BYTES}'; }} }}")
+
+
+def receiver(folder, port):
+    """Reads a batch to its end before it answers, for which it asks a second server: `return` alone answers the head. At /endless it
+    answers the head, and reads and forgets the body."""
+    answer = f"unix:{folder}/answer"
+    return nginx(folder, "receiver",
+                 f"server {{ listen {answer}; return 200; }} server {{ listen {HOST}:{port}; client_max_body_size 0; "
+                 f"client_body_buffer_size 2m; location / {{ proxy_pass http://{answer}; proxy_pass_request_body off; "
+                 "proxy_set_header content-length ''; } location /endless { lingering_time 1h; return 200; } }")
 
 
 def companions(folder, sink, app):
@@ -109,6 +110,19 @@ def storm(file):
         file.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def storm_sent_by_tail(file, sink):
+    head = "POST /endless HTTP/1.1\\r\\nhost: sink\\r\\ncontent-length: 1000000000000\\r\\n\\r\\n"
+    send = f'exec 3<>/dev/tcp/{HOST}/{sink}; printf "{head}" >&3; exec tail -q -n +1 -F "$0" >&3'
+    with storm(file):
+        sender = subprocess.Popen(["bash", "-c", send, str(file)], stderr=subprocess.DEVNULL)
+        try:
+            yield
+        finally:
+            sender.kill()
+            sender.wait()
+
+
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--binary", default=str(Path(__file__).resolve().parents[1] / "target/release/pillion"))
@@ -118,18 +132,18 @@ def main():
     chosen = options.parse_args()
     load.PILLION = chosen.binary
     print(machine())
-    receiver = http.server.ThreadingHTTPServer((HOST, 0), Receiver)
-    threading.Thread(target=receiver.serve_forever, daemon=True).start()
-    sink = receiver.server_address[1]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        app, port = free_ports(2)
-        origin = nginx(folder, app)
-        origin.until_listening(app)
+        app, sink, port = free_ports(3)
+        servers = [origin(folder, app), receiver(folder, sink)]
+        servers[0].until_listening(app)
+        servers[1].until_listening(sink)
         idle(chosen.binary, folder, app, sink, chosen.idle_seconds)
         one = sidecar(chosen.binary, folder, "storm", (port, app), True, sink)
+        elsewhere = folder / "elsewhere/app.log"
         cases = {"nobody writes": contextlib.nullcontext, "storm, shipped": lambda: storm(folder / "logs/app.log"),
-                 "storm, not shipped": lambda: storm(folder / "elsewhere/app.log")}
+                 "storm, not shipped": lambda: storm(elsewhere),
+                 "storm, sent by tail": lambda: storm_sent_by_tail(elsewhere, sink)}
         seen = {case: [] for case in cases}
         try:
             load.open_loop(port, 2, chosen.rate, 16)
@@ -140,8 +154,8 @@ def main():
                         seen[case].append(load.open_loop(port, 5, chosen.rate, 16))
                     time.sleep(2)
         finally:
-            one.end()
-            origin.end()
+            for process in [one, *servers]:
+                process.end()
         for case, rounds in seen.items():
             p50, p99 = (median(of[key] for of in rounds) for key in ("p50_ms", "p99_ms"))
             ratio = median(of["p99_ms"] / base["p99_ms"] for of, base in zip(rounds, seen["nobody writes"]))

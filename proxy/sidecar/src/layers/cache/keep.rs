@@ -76,7 +76,7 @@ impl Request {
         lead.iter().for_each(Lead::comes);
         let (cache, key) = (self.cache.clone(), self.key.clone());
         let mut keeping = Keeping { cache, key, asked, head: Some(head), body: Vec::new(), room: 0, lead };
-        keeping.expect(response.body().size_hint().lower());
+        keeping.make_room_for(response.body().size_hint().lower());
         response.body_mut().response_tail().keeper = Some(Box::new(keeping));
         true
     }
@@ -116,7 +116,7 @@ struct Keeping {
 
 impl Keeping {
     /// Makes room at once for a body whose least length is known, if there is so much; else it grows as it comes.
-    fn expect(&mut self, least: u64) {
+    fn make_room_for(&mut self, least: u64) {
         let least = usize::try_from(least).unwrap_or(usize::MAX).min(self.cache.largest());
         self.has_room(least);
     }
@@ -216,8 +216,8 @@ mod tests {
         let (asked, body) = (cache.moment(), Vec::new());
         let mut keeping = Keeping { cache: cache.clone(), key, asked, head: None, body, room: 0, lead: None };
         assert!(cache.take_room((1 << 18) - 5_000));
-        keeping.expect(3_000);
-        keeping.expect(8_000);
+        keeping.make_room_for(3_000);
+        keeping.make_room_for(8_000);
         assert_eq!((keeping.room, keeping.body.capacity()), (3_000, 3_000));
         keeping.body.extend_from_slice(&[0; 3_000]);
         assert!(keeping.grow(1_500) && !keeping.grow(2_500));
