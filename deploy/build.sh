@@ -3,44 +3,53 @@
 #
 # TARGET is a triple of Rust; the host's when left out. For a target of another architecture, Rust's standard library for it
 # and a C compiler are needed (`rustup target add TARGET`, the Debian package gcc-aarch64-linux-gnu). CARGO_TARGET_DIR and
-# PILLION_REVISION are respected; what is in CFLAGS and RUSTFLAGS comes after the flags of this script.
+# PILLION_REVISION are respected; what is in CFLAGS and RUSTFLAGS comes after the flags of this script. With PILLION_PROFILE=count the
+# binary counts what it runs and is not to be shipped; with `off` it is built without the profile.
 # The same commit, toolchain and C compiler give the same bytes in any folder (tests/long/reproducible.sh): paths of the machine
 # are replaced, and nothing in the build reads a clock.
 set -eu
 cd "$(dirname "$0")/.."
 HERE=$(pwd -P)
 CARGO=${CARGO_HOME:-$HOME/.cargo}
-HOST=$(rustc -vV | sed -n 's/^host: //p')
+RUSTC=${RUSTC:-rustc}
+HOST=$("$RUSTC" -vV | sed -n 's/^host: //p')
 TARGET=${1:-$HOST}
 
 # Naming the target keeps these flags away from build scripts and procedural macros, which cannot be static.
 profile=$HERE/deploy/pillion.profdata
-if [ "${PILLION_PROFILE:-use}" = count ]; then
-    flags="-C profile-generate" # for .ci/profile; the library of its counters cannot be linked statically
-else
-    flags="-C target-feature=+crt-static"
+static="-C target-feature=+crt-static"
+case ${PILLION_PROFILE:-use} in
+count)
+    echo "the binary counts what it runs, for .ci/profile" >&2
+    flags="-C profile-generate" # the library of its counters cannot be linked statically
+    ;;
+off) flags=$static ;;
+use)
     # What real load runs (.ci/profile), counted on x86-64. Only the version of Rust that counted it can use it; others, and
     # other architectures, build without it.
+    flags=$static
     if [ "${TARGET%%-*}" != x86_64 ]; then
         echo "built without the profile of requests, which is for x86-64" >&2
-    elif rustc -V | cmp -s - deploy/pillion.rustc; then
+    elif "$RUSTC" -V | cmp -s - deploy/pillion.rustc; then
         flags="$flags -C profile-use=$profile"
     else
         echo "built without the profile of requests, which is for $(cat deploy/pillion.rustc)" >&2
     fi
-fi
+    ;;
+*) echo "PILLION_PROFILE is $PILLION_PROFILE; it must be use, off or count" >&2; exit 1 ;;
+esac
 # The linker packs relocations and folds equal functions, and C code has no tables for unwinding: this saves 600 KB.
 flags="$flags -C link-arg=-Wl,-z,pack-relative-relocs,--icf=all"
 if [ "$TARGET" != "$HOST" ]; then
     # The linker that comes with Rust links for every target; the C compiler of the target finds the C library.
     compiler="${TARGET%%-*}-linux-gnu-gcc"
     command -v "$compiler" >/dev/null || { echo "$compiler is missing" >&2; exit 1; }
-    flags="$flags -C link-arg=-B$(rustc --print sysroot)/lib/rustlib/$HOST/bin/gcc-ld -C link-arg=-fuse-ld=lld"
+    flags="$flags -C link-arg=-B$("$RUSTC" --print sysroot)/lib/rustlib/$HOST/bin/gcc-ld -C link-arg=-fuse-ld=lld"
     variable=CARGO_TARGET_$(echo "$TARGET" | tr 'a-z-' 'A-Z_')_LINKER
     export "$variable=$compiler"
-    # Kernels for arm64 have pages of 4, 16 or 64 KiB, and jemalloc must know the largest.
-    export JEMALLOC_SYS_WITH_LG_PAGE=16
 fi
+# Kernels for arm64 have pages of 4, 16 or 64 KiB, and jemalloc must know the largest.
+case $TARGET in aarch64-*) export JEMALLOC_SYS_WITH_LG_PAGE=16 ;; esac
 # Panic messages and C code name files; so they do by short names that are the same everywhere. Cargo and C compilers split flags at spaces.
 case $HERE$CARGO in *[[:space:]]*) echo "a folder with a space in its name cannot be built in: $HERE, $CARGO" >&2; exit 1 ;; esac
 cargo fetch --locked >&2
@@ -57,5 +66,6 @@ fi
 export CFLAGS="-fno-asynchronous-unwind-tables $maps${CFLAGS:+ $CFLAGS}"
 export RUSTFLAGS="$flags${RUSTFLAGS:+ $RUSTFLAGS}"
 export CARGO_PROFILE_RELEASE_STRIP=none
-cargo build --release --locked --bin pillion --target "$TARGET" >&2
+unset CARGO_ENCODED_RUSTFLAGS # cargo would take it instead of RUSTFLAGS
+cargo build --release --locked --bin pillion --target "$TARGET" --target-dir "${CARGO_TARGET_DIR:-target}" >&2
 echo "${CARGO_TARGET_DIR:-target}/$TARGET/release/pillion"
