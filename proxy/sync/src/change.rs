@@ -50,6 +50,11 @@ impl Untold {
     pub(crate) const fn is_early(&self) -> bool {
         matches!(self, Self::NoProcess(_) | Self::NoPidFile(_) | Self::Ended(_))
     }
+
+    /// Whether nothing was tried, because a program that was killed has not ended: a reload kills the one that runs.
+    pub(crate) const fn is_to_come(&self) -> bool {
+        matches!(self, Self::Command(CommandFault::Left(_)))
+    }
 }
 
 /// Tells of the version at `file`. A signal is sent once, the others are tried three times.
@@ -59,7 +64,7 @@ pub(crate) async fn tell(how: &OnChange, file: &Path, asker: &Asker) -> Result<(
         let told = match how {
             OnChange::Signal { signal, to } => return send(*signal, to),
             OnChange::Http { call, timeout } => ask(call, *timeout, asker).await,
-            OnChange::Exec(command) => Ok(run(command, &file.to_string_lossy()).await?),
+            OnChange::Exec(command) => run(command, &file.to_string_lossy()).await.map_err(Untold::from),
         };
         match (told, pauses.next()) {
             (Err(_), Some(pause)) => sleep(pause).await,

@@ -59,10 +59,10 @@ impl std::fmt::Display for Ending {
 static LEFT: Mutex<Vec<Vec<String>>> = Mutex::new(Vec::new());
 
 /// While it lives, the program with these words is not started again: each one that hangs keeps a thread.
-struct Left(Vec<String>);
+pub(crate) struct Left(Vec<String>);
 
 impl Left {
-    fn new(words: &[String]) -> Self {
+    pub(crate) fn new(words: &[String]) -> Self {
         LEFT.lock().unwrap_or_else(PoisonError::into_inner).push(words.to_vec());
         Self(words.to_vec())
     }

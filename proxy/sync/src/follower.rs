@@ -9,7 +9,7 @@ use pillion_telemetry::{Metrics, Seldom, SyncOutcome};
 use tokio::time::{Instant, sleep};
 
 use super::asker::Asker;
-use super::change;
+use super::change::{self, Untold};
 use super::check;
 use super::pace::{after_failures, between_looks_at_place};
 use super::source::{News, Source};
@@ -83,7 +83,7 @@ impl Follower {
             self.is_known = self.target.has_mark(&digest);
             self.show(&digest);
             self.answered(); // it is there, whether or not the source is
-            self.tell_if_untold(&digest).await;
+            self.tell_if_untold(&digest).await; // what is still to come is told after the first answer of the source
         }
         loop {
             self.step().await;
@@ -185,8 +185,10 @@ impl Follower {
             if self.is_unfinished && !self.finish(&content, digest).await {
                 return;
             }
-            self.answered();
-            return self.tell_if_untold(&digest).await;
+            if self.tell_if_untold(&digest).await {
+                self.answered();
+            }
+            return;
         }
         self.source.was_new();
         match self.take(&content, digest).await {
@@ -284,20 +286,31 @@ impl Follower {
         self.metrics.sync_version(&self.sync.name).set(seconds(at));
     }
 
-    /// Tells the application where a task or a process before this one did not come to it.
-    async fn tell_if_untold(&self, digest: &Digest) {
-        if self.target.is_untold(digest) {
-            self.tell_change().await;
-        }
+    /// Tells the application where a task or a process before this one did not come to it. Returns whether nothing is to come.
+    async fn tell_if_untold(&mut self, digest: &Digest) -> bool {
+        !self.target.is_untold(digest) || self.tell_change().await
     }
 
-    /// Tells the application of the version in its place.
-    async fn tell_change(&self) {
-        let Some(how) = &self.sync.on_change else { return };
-        let name = &self.sync.name;
+    /// Tells the application of the version in its place. Returns whether that is over, and not still to come.
+    async fn tell_change(&mut self) -> bool {
+        let Some(how) = &self.sync.on_change else { return true };
         let told = change::tell(how, &self.sync.to, &self.asker).await;
-        self.target.set_told(); // also after a failure: each version is told once, with its own tries
         self.entry.note("on_change", told.as_ref().map_or_else(ToString::to_string, |()| "told".to_owned()));
+        if let Err(why) = &told
+            && why.is_to_come()
+        {
+            self.source.forget(); // the version comes again, and is told then
+            self.failed(format!("the version is in its place, and the application is not told yet: {why}"))
+                .await;
+            return false;
+        }
+        self.target.set_told(); // also after a failure: each version is told once, with its own tries
+        self.record_told(told);
+        true
+    }
+
+    fn record_told(&self, told: Result<(), Untold>) {
+        let name = &self.sync.name;
         match told {
             Ok(()) => {}
             Err(why) if why.is_early() => {

@@ -9,12 +9,13 @@ use std::{fs, io};
 use pillion_base::ground::{Ground, Shared};
 use pillion_base::net::Network;
 use pillion_base::net::memory::MemoryNetwork;
-use pillion_model::sync::{Check, SyncUrl};
+use pillion_model::sync::{Check, OnChange, SyncCommand, SyncUrl};
 use pillion_telemetry::companions::CompanionKind;
 use pillion_testkit::Scratch;
 use pillion_upstream::discovery::Resolver;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::super::command::Left;
 use super::*;
 
 /// A server that answers the first question with `answer(0)`, the next one with `answer(1)`, and so on; how many there were.
@@ -132,4 +133,44 @@ async fn a_program_that_changes_each_version_is_not_fought_without_a_pause() {
         }
     }
     assert!((5..=13).contains(&repaired), "{repaired} versions in a minute, {count:?} questions");
+}
+
+/// A program of the shell that tells the application. The clock is paused while it runs.
+fn program(script: &str) -> SyncCommand {
+    let words = ["sh", "-c", script].map(str::to_owned).to_vec();
+    SyncCommand { words, timeout: Duration::from_secs(1_000_000) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_that_fails_is_tried_again() {
+    let (memory, scratch) = (MemoryNetwork::default(), Scratch::new());
+    let tries = scratch.path("tries");
+    server(&memory, |_| consul(7));
+    let mut follower = follower(&memory, "consul://127.0.0.1:8500/k", scratch.path("settings"));
+    let fails_once = format!("echo >> {0}; test $(wc -l < {0}) = 2", tries.display());
+    follower.sync.on_change = Some(OnChange::Exec(program(&fails_once)));
+    follower.step().await;
+    assert_eq!(fs::read(&tries).unwrap(), b"\n\n");
+    assert_eq!(follower.metrics.sync_changes("settings", SyncOutcome::Untold).get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_is_told_when_the_program_that_a_reload_has_killed_has_ended() {
+    let (memory, scratch) = (MemoryNetwork::default(), Scratch::new());
+    let tries = scratch.path("tries");
+    server(&memory, |_| consul(7));
+    let mut follower = follower(&memory, "consul://127.0.0.1:8500/k", scratch.path("settings"));
+    let program = program(&format!("echo >> {}", tries.display()));
+    let left = Left::new(&program.words);
+    follower.sync.on_change = Some(OnChange::Exec(program));
+    for nth in 1..=3 {
+        follower.step().await;
+        assert!(!tries.exists());
+        assert_eq!(follower.failures, nth, "the pauses grow");
+    }
+    drop(left);
+    for _ in 0..3 {
+        follower.step().await;
+        assert_eq!((fs::read(&tries).unwrap().as_slice(), follower.failures), (&b"\n"[..], 0), "told once");
+    }
 }
