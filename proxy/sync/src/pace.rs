@@ -35,10 +35,12 @@ pub(crate) fn between_looks(every: Duration, files: usize) -> Duration {
 }
 
 /// The time until a whole number of intervals has passed. `passed`: the time since the first moment of all entries. Entries with the
-/// same interval look at their files at the same moment.
+/// same interval look at their files at the same moment. At least half an interval, because a file that is being written must have
+/// the time to become another one between two looks.
 pub(crate) fn until_next_look(passed: Duration, every: Duration) -> Duration {
-    let rest = passed.as_nanos().checked_rem(every.as_nanos()).unwrap_or(0);
-    every.saturating_sub(Duration::from_nanos(rest.try_into().unwrap_or(0)))
+    let gone = passed.as_nanos().checked_rem(every.as_nanos()).unwrap_or(0);
+    let left = every.saturating_sub(Duration::from_nanos(gone.try_into().unwrap_or(0)));
+    if left < every / 2 { left + every } else { left }
 }
 
 /// The time between two questions to a server, a tenth more or less.
@@ -65,7 +67,7 @@ mod tests {
         let every = Duration::from_secs(10);
         let next = [0, 1, 9_999, 10_000, 25_000]
             .map(|ms| until_next_look(Duration::from_millis(ms), every).as_millis());
-        assert_eq!(next, [10_000, 9_999, 1, 10_000, 5_000]);
+        assert_eq!(next, [10_000, 9_999, 10_001, 10_000, 5_000], "never just after the last one");
         assert_eq!(until_next_look(every, Duration::ZERO), Duration::ZERO);
         assert!(between(every, 0.0) < every && every < between(every, 0.9));
     }
