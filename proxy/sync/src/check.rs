@@ -16,6 +16,8 @@ use super::version::{Content, quoted};
 const MOST_MARKS: usize = 200_000;
 /// Lists and maps of YAML within each other.
 const DEEPEST: usize = 1000;
+/// Anchors of YAML. The parser keeps the name of each one to the end of the file, in some 100 bytes.
+const MOST_ANCHORS: usize = 10_000;
 
 /// Why a version is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,8 @@ pub(crate) enum Bad {
     Wide(String),
     #[error("{0}has more than {DEEPEST} lists and maps within each other")]
     Deep(String),
+    #[error("{0}has more than {MOST_ANCHORS} anchors, which `yaml` does not read: use `exec`")]
+    Anchors(String),
     #[error("its check: {0}")]
     Command(#[source] CommandFault),
 }
@@ -86,15 +90,20 @@ fn is_yaml(what: &str, text: &str) -> Result<(), Bad> {
         marks.get() <= MOST_MARKS
     });
     for event in Parser::new_from_iter(bounded) {
-        match event {
-            _ if marks.get() > MOST_MARKS => return Err(Bad::Wide(what.to_owned())),
-            Err(error) => {
-                let place = error.marker();
-                return Err(Bad::Yaml(what.to_owned(), place.line(), place.col() + 1));
-            }
-            Ok((Event::SequenceStart(..) | Event::MappingStart(..), _)) => depth += 1,
-            Ok((Event::SequenceEnd | Event::MappingEnd, _)) => depth = depth.saturating_sub(1),
-            Ok(_) => {}
+        if marks.get() > MOST_MARKS {
+            return Err(Bad::Wide(what.to_owned()));
+        }
+        let (event, _) = event.map_err(|error| {
+            let place = error.marker();
+            Bad::Yaml(what.to_owned(), place.line(), place.col() + 1)
+        })?;
+        match &event {
+            Event::SequenceStart(..) | Event::MappingStart(..) => depth += 1,
+            Event::SequenceEnd | Event::MappingEnd => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if anchor(&event) > MOST_ANCHORS {
+            return Err(Bad::Anchors(what.to_owned()));
         }
         if depth > DEEPEST {
             return Err(Bad::Deep(what.to_owned()));
@@ -102,6 +111,16 @@ fn is_yaml(what: &str, text: &str) -> Result<(), Bad> {
         marks.set(0);
     }
     Ok(())
+}
+
+/// Which anchor of the file the event has, counted from 1, or 0.
+const fn anchor(event: &Event<'_>) -> usize {
+    match event {
+        Event::Scalar(_, _, anchor, _) | Event::SequenceStart(anchor, _) | Event::MappingStart(anchor, _) => {
+            *anchor
+        }
+        _ => 0,
+    }
 }
 
 #[cfg(test)]
@@ -148,7 +167,7 @@ mod tests {
         }
     }
 
-    /// A list of 16 MiB in brackets would take gigabytes, and so would 16 MiB of dashes.
+    /// A list of 16 MiB in brackets would take gigabytes, and so would 16 MiB of dashes. Anchors would take 170 MB.
     #[test]
     fn yaml_is_read_in_bounded_memory() {
         for part in ["1,", "a: b,"] {
@@ -156,6 +175,11 @@ mod tests {
             assert!(matches!(wide, Bad::Wide(_)), "{part:?} {wide}");
         }
         assert!(matches!(is_yaml("it ", &"- ".repeat(2 * DEEPEST)), Err(Bad::Deep(_))));
+        let anchors = |count: usize| (1..=count).map(|nth| format!("- &a{nth}\n")).collect::<String>();
+        assert!(matches!(is_yaml("it ", &anchors(MOST_ANCHORS + 1)), Err(Bad::Anchors(_))));
+        let lists: String = (0..=MOST_ANCHORS).map(|nth| format!("--- &a{nth} [x]\n")).collect();
+        assert!(matches!(is_yaml("it ", &lists), Err(Bad::Anchors(_))), "also of many documents in one file");
+        assert!(is_yaml("it ", &anchors(MOST_ANCHORS)).is_ok());
         for text in ["- 1, 2\n".repeat(MOST_MARKS), format!("[{}1]", "1,".repeat(MOST_MARKS / 4))] {
             assert!(is_yaml("it ", &text).is_ok());
         }
