@@ -34,6 +34,15 @@ pub(crate) enum Unread {
 }
 
 impl Unread {
+    /// Whether there is a version that cannot be taken, because of its size, its names or its symlinks.
+    pub(crate) const fn is_of_version(&self) -> bool {
+        match self {
+            Self::Version(_) | Self::NotUtf8(_) => true,
+            Self::Walk(fault) => !matches!(fault, WalkFault::Io(..)),
+            Self::Io(..) | Self::Folder(_) => false,
+        }
+    }
+
     fn is_not_found(&self) -> bool {
         match self {
             Self::Io(_, error) | Self::Walk(WalkFault::Io(_, error)) => {
@@ -172,12 +181,9 @@ fn stamp(path: PathBuf, metadata: &Metadata) -> Stamp {
 
 /// At most so many bytes of a file below the folder `root`.
 fn read(root: &Path, path: &Path, most: usize) -> Result<Bytes, Unread> {
-    let read = || {
-        let mut bytes = Vec::new();
-        walk::open_beneath(root, path)?.take(most as u64 + 1).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = read().map_err(|error| Unread::Io(path.to_owned(), error))?;
+    let mut bytes = Vec::new();
+    let read = walk::open_beneath(root, path)?.take(most as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(|error| Unread::Io(path.to_owned(), error))?;
     if bytes.len() > most { Err(BadVersion::TooLong.into()) } else { Ok(bytes.into()) }
 }
 
@@ -192,7 +198,9 @@ fn is_young(stamps: &[Stamp], now: SystemTime) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
     use std::fs;
+    use std::os::unix::ffi::OsStrExt as _;
     use std::os::unix::fs::symlink;
 
     use pillion_testkit::Scratch;
@@ -240,9 +248,17 @@ mod tests {
         fs::create_dir(scratch.path("source")).unwrap();
         symlink(&secret, scratch.path("source/a")).unwrap();
         for (path, is_folder) in [(scratch.path("source/a"), false), (scratch.path("source"), true)] {
-            let why = Looks::new(Files { path, is_folder }).look(SystemTime::now()).unwrap_err().to_string();
-            assert!(why.contains("leads out of the folder"), "{why}");
+            let why = Looks::new(Files { path, is_folder }).look(SystemTime::now()).unwrap_err();
+            assert!(why.to_string().contains("leads out of the folder") && why.is_of_version(), "{why}");
         }
+    }
+
+    #[test]
+    fn a_name_that_is_not_utf8_is_refused_with_its_version() {
+        let scratch = Scratch::new();
+        fs::write(scratch.path("").join(OsStr::from_bytes(b"\xff")), "1").unwrap();
+        let looks = Looks::new(Files { path: scratch.path(""), is_folder: true }).look(SystemTime::now());
+        assert!(looks.is_err_and(|why| matches!(why, Unread::NotUtf8(_)) && why.is_of_version()));
     }
 
     #[test]

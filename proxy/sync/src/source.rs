@@ -13,7 +13,6 @@ use super::etcd::{self, Lines, Range, Told};
 use super::files::{Look, Looks, Unread};
 use super::pace::{between, between_looks, between_questions, until_next_look};
 use super::version::{BadVersion, Content};
-use super::walk::WalkFault;
 use super::web::{Meaning, Validators};
 use pillion_companion::asking::{AskError, Body};
 
@@ -55,17 +54,14 @@ pub(crate) enum Silent {
 impl Silent {
     /// Whether the source has a version that cannot be taken, because of its size or its names.
     pub(crate) const fn is_of_version(&self) -> bool {
-        matches!(
-            self,
+        match self {
+            Self::Files(why) => why.is_of_version(),
             Self::Version(_)
-                | Self::Ask(AskFault::Ask(AskError::TooLong(_)))
-                | Self::Consul(consul::BadAnswer::Version(_))
-                | Self::Etcd(etcd::BadAnswer::Version(_))
-                | Self::Files(
-                    Unread::Version(_)
-                        | Unread::Walk(WalkFault::TooMany(_) | WalkFault::TooDeep(_) | WalkFault::Link(_))
-                )
-        )
+            | Self::Ask(AskFault::Ask(AskError::TooLong(_)))
+            | Self::Consul(consul::BadAnswer::Version(_))
+            | Self::Etcd(etcd::BadAnswer::Version(_)) => true,
+            _ => false,
+        }
     }
 }
 

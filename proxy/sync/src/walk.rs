@@ -28,6 +28,8 @@ pub(crate) enum WalkFault {
     TooDeep(PathBuf),
     #[error("{path} is a symlink to a folder, which is not followed: put the files into the folder itself", path = shown(.0))]
     Link(PathBuf),
+    #[error("{path} leads out of the folder of the source, which is not followed", path = shown(.0))]
+    Out(PathBuf),
 }
 
 /// A path on one line of a log: whoever fills a folder chooses its names.
@@ -117,11 +119,11 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 
 /// Opens a regular file of a folder, whose path has no symlinks. What was opened is looked at, not its path, so that a
 /// link that is changed meanwhile leads nowhere else.
-pub(crate) fn open_beneath(real_root: &Path, path: &Path) -> io::Result<File> {
-    let file = open(path)?;
-    let opened = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-    let out = "it leads out of the folder of the source, which is not followed";
-    if opened.starts_with(real_root) { Ok(file) } else { Err(io::Error::other(out)) }
+pub(crate) fn open_beneath(real_root: &Path, path: &Path) -> Result<File, WalkFault> {
+    let failed = |error| WalkFault::Io(path.to_owned(), error);
+    let file = open(path).map_err(failed)?;
+    let opened = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(failed)?;
+    if opened.starts_with(real_root) { Ok(file) } else { Err(WalkFault::Out(path.to_owned())) }
 }
 
 #[cfg(test)]
