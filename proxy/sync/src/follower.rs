@@ -194,10 +194,10 @@ impl Follower {
         match self.take(&content, digest).await {
             Ok(None) => {
                 self.failures = 0;
-                self.tell_change().await;
+                self.tell_change(&digest).await;
             }
             Ok(Some(fault)) => {
-                self.tell_change().await;
+                self.tell_change(&digest).await;
                 self.not_whole(&fault).await;
             }
             Err(NotTaken { outcome, why }) => {
@@ -288,11 +288,11 @@ impl Follower {
 
     /// Tells the application where a task or a process before this one did not come to it. Returns whether nothing is to come.
     async fn tell_if_untold(&mut self, digest: &Digest) -> bool {
-        !self.target.is_untold(digest) || self.tell_change().await
+        !self.target.is_untold(digest) || self.tell_change(digest).await
     }
 
     /// Tells the application of the version in its place. Returns whether that is over, and not still to come.
-    async fn tell_change(&mut self) -> bool {
+    async fn tell_change(&mut self, digest: &Digest) -> bool {
         let Some(how) = &self.sync.on_change else { return true };
         let told = change::tell(how, &self.sync.to, &self.asker).await;
         self.entry.note("on_change", told.as_ref().map_or_else(ToString::to_string, |()| "told".to_owned()));
@@ -304,7 +304,7 @@ impl Follower {
                 .await;
             return false;
         }
-        self.target.set_told(); // also after a failure: each version is told once, with its own tries
+        self.target.set_told(digest); // also after a failure: each version is told once, with its own tries
         self.record_told(told);
         true
     }

@@ -40,8 +40,11 @@ impl Target {
         is_mark(&self.untold(), digest)
     }
 
-    pub(crate) fn set_told(&self) {
-        remove(&self.untold());
+    /// The mark of another version stays: at a takeover the other sidecar may have put it there meanwhile.
+    pub(crate) fn set_told(&self, digest: &Digest) {
+        if self.is_untold(digest) {
+            remove(&self.untold());
+        }
     }
 
     /// Remembers that this content came from the source.

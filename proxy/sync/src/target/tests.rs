@@ -189,7 +189,9 @@ fn a_version_that_was_not_told_is_known_to_the_next_process() {
         target.set_untold(&digest);
         target.tidy();
         assert!(target.is_untold(&digest) && !target.is_untold(&file("y").digest()));
-        target.set_told();
+        target.set_told(&file("y").digest());
+        assert!(target.is_untold(&digest), "another version was told");
+        target.set_told(&digest);
         assert!(!target.is_untold(&digest));
     }
 }
