@@ -241,7 +241,7 @@ impl Follower {
     /// place finds it.
     fn is_in_place(&mut self, digest: Digest) {
         let stamp = self.target.stamp();
-        let is_ours = self.target.content().is_none_or(|now| now == digest);
+        let is_ours = self.target.content().map_or(true, |now| now == Some(digest));
         self.at_work = Some((digest, stamp.filter(|_| is_ours)));
     }
 

@@ -1,7 +1,7 @@
 //! What one entry does with a source that misbehaves, and with another program that writes its file. The clock is paused.
 
-use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 use std::{fs, io};
@@ -86,11 +86,20 @@ async fn what_another_program_writes_just_after_a_version_was_put_there_is_found
     let mut follower = follower(&memory, "consul://127.0.0.1:8500/k", path.clone());
     follower.step().await;
     let (digest, _) = follower.at_work.clone().unwrap();
-    fs::write(&path, "other").unwrap();
-    follower.is_in_place(digest); // as if it had been written between the rename and this
-    follower.looked = None;
-    follower.step().await;
-    assert_eq!(fs::read(&path).unwrap(), b"hi");
+    let others: [fn(&Path); 2] = [
+        |path| fs::write(path, "other").unwrap(),
+        |path| {
+            fs::remove_file(path).unwrap();
+            symlink("elsewhere", path).unwrap();
+        },
+    ];
+    for other in others {
+        other(&path);
+        follower.is_in_place(digest); // as if it had been written between the rename and this
+        follower.looked = None;
+        follower.step().await;
+        assert_eq!(fs::read(&path).unwrap(), b"hi");
+    }
 }
 
 #[tokio::test(start_paused = true)]

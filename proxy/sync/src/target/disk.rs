@@ -60,9 +60,9 @@ pub(super) fn sync(file: &File) -> io::Result<()> {
     file.sync_all().or_else(|error| if is_not_offered(&error) { Ok(()) } else { Err(error) })
 }
 
-/// `None`: it cannot be read, or has more bytes.
-pub(super) fn read(path: &Path, most: usize) -> Option<Bytes> {
+/// `None`: it has more bytes.
+pub(super) fn read(path: &Path, most: usize) -> io::Result<Option<Bytes>> {
     let mut bytes = Vec::new();
-    walk::open(path).ok()?.take(most as u64 + 1).read_to_end(&mut bytes).ok()?;
-    (bytes.len() <= most).then(|| bytes.into())
+    walk::open(path)?.take(most as u64 + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() <= most).then(|| bytes.into()))
 }

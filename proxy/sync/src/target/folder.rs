@@ -75,8 +75,9 @@ impl Target {
             if is_our_link(&link) && !is_link_of(&link) {
                 remove(&link);
             }
-            if link.symlink_metadata().is_err() {
-                symlink(Path::new(DATA).join(top), &link).told("cannot make", &link)?;
+            if !is_link_of(&link) {
+                // it fails where another program has put a file there since the version was written
+                symlink(Path::new(DATA).join(top), &link).told("cannot make the symlink", &link)?;
             }
         }
         for entry in fs::read_dir(&self.path).told("cannot read", &self.path)?.flatten() {

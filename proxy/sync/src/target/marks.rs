@@ -73,5 +73,5 @@ fn write_mark(mark: &Path, digest: &Digest) {
 }
 
 fn is_mark(mark: &Path, digest: &Digest) -> bool {
-    read(mark, digest.len()).is_some_and(|mark| mark == digest.as_slice())
+    read(mark, digest.len()).is_ok_and(|mark| mark.as_deref() == Some(digest.as_slice()))
 }

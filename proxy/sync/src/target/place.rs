@@ -1,6 +1,7 @@
 //! What is at the place of a target: whether it is a version that was written here, and whether it is still as it was.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -8,7 +9,7 @@ use std::time::SystemTime;
 use pillion_model::sync::Owner;
 
 use super::super::version::{Content, Digest, Folder, MOST_BYTES, MOST_FILES, name_below};
-use super::super::walk::{self, DATA};
+use super::super::walk::{self, DATA, WalkFault};
 use super::Target;
 use super::disk::{name, read};
 use super::folder::{is_link_of, is_our_link};
@@ -44,34 +45,46 @@ impl Part {
 impl Target {
     /// The content of the place, if it was written with the mode and the owner that are asked for.
     pub(crate) fn existing(&self) -> Option<Digest> {
-        self.digest(|metadata| self.is_as_asked(metadata))
+        self.digest(|metadata| self.is_as_asked(metadata)).ok().flatten()
     }
 
-    /// The content of the place, with whatever mode and owner: some file systems keep neither.
-    pub(crate) fn content(&self) -> Option<Digest> {
+    /// The content of the place, with whatever mode and owner: some file systems keep neither. `None`: it is nothing that was
+    /// written here.
+    ///
+    /// # Errors
+    /// It cannot be read: it may belong to another user, as was asked for.
+    pub(crate) fn content(&self) -> io::Result<Option<Digest>> {
         self.digest(|_metadata| true)
     }
 
-    fn digest(&self, is_good: impl Fn(&fs::Metadata) -> bool) -> Option<Digest> {
+    fn digest(&self, is_good: impl Fn(&fs::Metadata) -> bool) -> io::Result<Option<Digest>> {
         if self.is_folder {
             return self.digest_of_folder(is_good);
         }
-        let metadata = self.path.symlink_metadata().ok()?;
-        (metadata.is_file() && is_good(&metadata)).then_some(())?;
-        Some(Content::file(read(&self.path, MOST_BYTES)?).ok()?.digest())
+        let metadata = self.path.symlink_metadata()?;
+        if !metadata.is_file() || !is_good(&metadata) {
+            return Ok(None);
+        }
+        let content = read(&self.path, MOST_BYTES)?.and_then(|bytes| Content::file(bytes).ok());
+        Ok(content.map(|content| content.digest()))
     }
 
-    fn digest_of_folder(&self, is_good: impl Fn(&fs::Metadata) -> bool) -> Option<Digest> {
+    fn digest_of_folder(&self, is_good: impl Fn(&fs::Metadata) -> bool) -> io::Result<Option<Digest>> {
         let data = self.path.join(DATA);
         let (mut files, mut left) = (Vec::new(), MOST_BYTES);
-        for (path, metadata) in walk::own_files(&data).ok()? {
-            is_good(&metadata).then_some(())?;
-            let bytes = read(&path, left)?;
+        let all = match walk::own_files(&data) {
+            Ok(all) => all,
+            Err(WalkFault::Io(_, error)) => return Err(error),
+            Err(_it_was_not_written_here) => return Ok(None),
+        };
+        for (path, metadata) in all {
+            let bytes = if is_good(&metadata) { read(&path, left)? } else { None };
+            let (Some(bytes), Some(name)) = (bytes, name_below(&data, &path)) else { return Ok(None) };
             left -= bytes.len();
-            files.push((name_below(&data, &path)?, bytes));
+            files.push((name, bytes));
         }
-        let folder = Folder::new(files).ok()?;
-        self.is_linked(&folder).then(|| Content::Folder(folder).digest())
+        let folder = Folder::new(files).ok().filter(|folder| self.is_linked(folder));
+        Ok(folder.map(|folder| Content::Folder(folder).digest()))
     }
 
     /// Whether each name leads to its file, and no other link was left: a process may have been killed between the swap and

@@ -209,6 +209,22 @@ fn a_file_that_was_not_made_here_is_never_replaced() {
 }
 
 #[test]
+fn a_file_that_another_program_makes_before_its_name_is_linked_is_a_fault_until_it_is_gone() {
+    let scratch = Scratch::new();
+    let mut target = target(scratch.path(""), true);
+    let version = folder(&[("own", "1")]);
+    let written = target.write(&version).unwrap();
+    let own = scratch.write("own", "of the application");
+    let why = target.publish(written, &version).unwrap().unwrap().to_string();
+    assert!(why.contains("own"), "{why}");
+    assert!(target.finish(&version).is_err());
+    assert_eq!(fs::read_to_string(&own).unwrap(), "of the application");
+    fs::remove_file(&own).unwrap();
+    target.finish(&version).unwrap();
+    assert_eq!(fs::read_to_string(&own).unwrap(), "1");
+}
+
+#[test]
 fn a_file_in_place_of_a_folder_is_told() {
     let scratch = Scratch::new();
     let why = put(&mut target(scratch.path(""), false), &file("x")).unwrap_err().to_string();
