@@ -197,7 +197,10 @@ impl Follower {
                 self.tell_change(&digest).await;
             }
             Ok(Some(fault)) => {
-                self.tell_change(&digest).await;
+                // where the disk alone is behind, all is there to be read; else it is told when it is
+                if self.target.content().is_ok_and(|now| now == Some(digest)) {
+                    self.tell_change(&digest).await;
+                }
                 self.not_whole(&fault).await;
             }
             Err(NotTaken { outcome, why }) => {

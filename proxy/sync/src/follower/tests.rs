@@ -35,7 +35,11 @@ fn server(memory: &MemoryNetwork, answer: impl Fn(usize) -> String + Send + 'sta
 
 /// An answer of Consul with the value `hi`.
 fn consul(index: usize) -> String {
-    let body = r#"[{"Key":"k","Value":"aGk="}]"#;
+    consul_with("k", index)
+}
+
+fn consul_with(key: &str, index: usize) -> String {
+    let body = format!(r#"[{{"Key":"{key}","Value":"aGk="}}]"#);
     format!("HTTP/1.1 200 OK\r\nx-consul-index: {index}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }
 
@@ -113,17 +117,43 @@ async fn a_version_that_is_not_whole_is_neither_written_nor_counted_again() {
         let is_folder = file.metadata()?.is_dir();
         if is_folder && IS_BROKEN.load(Relaxed) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     };
+    let tries = scratch.path("tries");
+    follower.sync.on_change = Some(OnChange::Exec(program(&format!("echo >> {}", tries.display()))));
     follower.step().await;
     let first = path.metadata().unwrap().ino();
     for _ in 0..10 {
         follower.step().await;
-        assert!(follower.is_unfinished);
+        assert!(follower.is_unfinished && tries.exists());
     }
     IS_BROKEN.store(false, Relaxed);
     follower.step().await;
     assert!(!follower.is_unfinished && follower.failures == 0);
     assert_eq!(path.metadata().unwrap().ino(), first);
     assert_eq!(follower.metrics.sync_changes("settings", SyncOutcome::Applied).get(), 1);
+    assert_eq!(fs::read(&tries).unwrap(), b"\n", "told once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_folder_is_told_when_all_its_names_are_there() {
+    let (memory, scratch) = (MemoryNetwork::default(), Scratch::new());
+    let (folder, tries) = (scratch.path("settings"), scratch.path("tries"));
+    server(&memory, |_| consul_with("k/name", 7));
+    let mut follower = follower(&memory, "consul://127.0.0.1:8500/k/", folder.clone());
+    let other = folder.join("name");
+    follower.sync.check.exec = Some(program(&format!("echo > {}", other.display()))); // while the version is checked
+    follower.sync.on_change = Some(OnChange::Exec(program(&format!("echo >> {}", tries.display()))));
+    for _ in 0..2 {
+        follower.step().await;
+        assert!(follower.is_unfinished && !tries.exists());
+    }
+    fs::remove_file(&other).unwrap();
+    for _ in 0..2 {
+        follower.step().await;
+        assert_eq!(
+            (fs::read(&other).unwrap().as_slice(), fs::read(&tries).unwrap().as_slice()),
+            (&b"hi"[..], &b"\n"[..])
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]
