@@ -10,19 +10,20 @@ mod marks;
 mod place;
 mod tidy;
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown};
+use std::os::unix::fs::{PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use pillion_model::sync::{Owner, Sync};
 use pillion_tls::sha256;
+use rustix::fs::CWD;
 
 use super::version::{Content, Digest};
 pub(crate) use disk::WriteFault;
-use disk::{Told as _, name, parent, remove};
+use disk::{Told as _, make_file, name, parent, remove};
 pub(crate) use place::Stamp;
 
 /// What the names of our own files begin with while they are written; of folders, with [`FOLDERS`].
@@ -96,7 +97,8 @@ impl Target {
                     path: folder.join(format!("{FILES}{number}.{}", name(&self.path))),
                     is_published: false,
                 };
-                self.write_file(&written.path, bytes)?;
+                let file = make_file(CWD, &written.path, &written.path)?;
+                self.write_file(file, &written.path, bytes)?;
                 Ok(written)
             }
             Content::Folder(folder) => {
@@ -135,14 +137,7 @@ impl Target {
         }
     }
 
-    fn write_file(&self, path: &Path, bytes: &Bytes) -> Result<(), WriteFault> {
-        // with no more rights than needed until it has its owner; a symlink in its place is not followed
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .told("cannot make", path)?;
+    fn write_file(&self, mut file: File, path: &Path, bytes: &Bytes) -> Result<(), WriteFault> {
         file.write_all(bytes).told("cannot write", path)?;
         self.give(&file, self.mode, path)
     }

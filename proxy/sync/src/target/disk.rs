@@ -1,12 +1,13 @@
 //! Files and folders on the disk, with what failed and where.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use nix::libc::{EINVAL, EOPNOTSUPP};
+use rustix::fs::{Mode, OFlags, mkdirat, openat};
 
 use super::super::walk::{self, shown};
 
@@ -30,9 +31,21 @@ impl<T> Told<T> for io::Result<T> {
     }
 }
 
-pub(super) fn make_folder(path: &Path) -> Result<PathBuf, WriteFault> {
-    DirBuilder::new().mode(0o700).create(path).told("cannot make the folder", path)?;
-    Ok(path.to_owned())
+/// Makes a folder by its name in one that is open, and opens it. `path`: how it is told.
+pub(super) fn make_folder(folder: impl AsFd, name: &Path, path: &Path) -> Result<File, WriteFault> {
+    let make = || -> io::Result<File> {
+        mkdirat(&folder, name, Mode::RWXU)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(openat(&folder, name, flags, Mode::empty())?.into())
+    };
+    make().told("cannot make the folder", path)
+}
+
+/// Makes a file, too, with no more rights than needed until it has its owner.
+pub(super) fn make_file(folder: impl AsFd, name: &Path, path: &Path) -> Result<File, WriteFault> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC; // it follows no symlink
+    let file = openat(folder, name, flags, Mode::RUSR | Mode::WUSR).map_err(io::Error::from);
+    Ok(file.told("cannot make", path)?.into())
 }
 
 pub(super) fn remove(path: &Path) {

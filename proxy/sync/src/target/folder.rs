@@ -1,40 +1,41 @@
 //! Writes the folder of a version, and swaps it in by one symlink.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use nix::libc::{O_DIRECTORY, O_NOFOLLOW};
+use bytes::Bytes;
+use rustix::fs::CWD;
 
 use super::super::version::Folder;
 use super::super::walk::DATA;
-use super::disk::{Told as _, WriteFault, make_folder, name, remove};
+use super::disk::{Told as _, WriteFault, make_file, make_folder, name, remove};
 use super::{FOLDERS, Target, Written};
 
 impl Target {
     pub(super) fn write_folder(&self, root: &Path, folder: &Folder) -> Result<(), WriteFault> {
-        let mut made = vec![make_folder(root)?];
-        for (name, bytes) in folder.files() {
-            let path = root.join(name);
-            let mut above = root.to_owned();
-            let mut parts = name.split('/').peekable();
-            while let Some(part) = parts.next() {
-                above.push(part);
-                if parts.peek().is_some() && !above.is_dir() {
-                    made.push(make_folder(&above)?);
-                }
+        let files: Vec<_> = folder.files().iter().map(|(name, bytes)| (name.as_str(), bytes)).collect();
+        self.fill(&make_folder(CWD, root, root)?, root, &files)
+    }
+
+    /// Writes files, whose names are in order, into an open folder and new ones below it. What is written at its path might be
+    /// elsewhere: another program that may write in `to` can put a symlink there.
+    fn fill(&self, folder: &File, path: &Path, files: &[(&str, &Bytes)]) -> Result<(), WriteFault> {
+        for same in files.chunk_by(|(a, _), (b, _)| top(a) == top(b)) {
+            let Some((name, bytes)) = same.first() else { continue };
+            let (top, path) = (Path::new(top(name)), path.join(top(name)));
+            let below: Vec<_> =
+                same.iter().filter_map(|(name, bytes)| Some((name.split_once('/')?.1, *bytes))).collect();
+            if below.is_empty() {
+                self.write_file(make_file(folder, top, &path)?, &path, bytes)?;
+            } else {
+                self.fill(&make_folder(folder, top, &path)?, &path, &below)?;
             }
-            self.write_file(&path, bytes)?;
         }
-        // a process that may read a file may also enter its folder
-        let mode = (0o700 | self.mode | (self.mode & 0o444) >> 2) & 0o777;
-        // the folders get their owner last, because nothing can be written in them after that; the inner ones first
-        for path in made.iter().rev() {
-            let file = OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_NOFOLLOW).open(path);
-            self.give(&file.told("cannot open the folder", path)?, mode, path)?;
-        }
-        Ok(())
+        // a process that may read a file may also enter its folder; it gets its owner last, because nothing can be written in it
+        // after that
+        self.give(folder, (0o700 | self.mode | (self.mode & 0o444) >> 2) & 0o777, path)
     }
 
     /// A name that is taken by something that was not made here is never replaced.
@@ -89,6 +90,11 @@ impl Target {
         }
         self.sync_folder(&self.path)
     }
+}
+
+/// The first part of a name.
+fn top(name: &str) -> &str {
+    name.split('/').next().unwrap_or(name)
 }
 
 /// Whether the symlink leads through the one that is swapped to the file of its own name.

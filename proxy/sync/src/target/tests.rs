@@ -2,6 +2,7 @@
 
 use pillion_testkit::Scratch;
 
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 
 use super::super::version::Folder;
@@ -222,6 +223,28 @@ fn a_file_that_another_program_makes_before_its_name_is_linked_is_a_fault_until_
     fs::remove_file(&own).unwrap();
     target.finish(&version).unwrap();
     assert_eq!(fs::read_to_string(&own).unwrap(), "1");
+}
+
+/// Else the rights of the sidecar would be those of whoever may write in `to`.
+#[test]
+fn a_symlink_that_another_program_puts_in_the_way_leads_no_file_out_of_the_folder() {
+    let scratch = Scratch::new();
+    let mut target = target(scratch.path("conf"), true);
+    fs::create_dir(scratch.path("outside")).unwrap();
+    target.sync = |file| {
+        let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        let version = path.parent().unwrap();
+        if path.ends_with("a") {
+            fs::rename(version, version.with_file_name("moved"))?;
+            symlink("../outside", version)?;
+        }
+        Ok(())
+    };
+    target.write(&folder(&[("a", "1"), ("b", "1"), ("deep/c", "1")])).unwrap();
+    assert_eq!(fs::read_dir(scratch.path("outside")).unwrap().count(), 0);
+    for name in ["a", "b", "deep/c"] {
+        assert_eq!(fs::read_to_string(scratch.path("conf/moved").join(name)).unwrap(), "1");
+    }
 }
 
 #[test]
