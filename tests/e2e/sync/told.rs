@@ -97,6 +97,28 @@ async fn a_request_tells_the_application_and_a_failure_is_told() {
     has(&path, "two").await;
 }
 
+#[tokio::test]
+async fn a_reload_that_kills_the_program_which_tells_the_application_has_it_told_all_the_same() {
+    let (consul, scratch) = (Consul::start().await, Scratch::new());
+    let [path, begun, told] = ["settings", "begun", "told"].map(|name| scratch.path().join(name));
+    let hangs_once = format!(
+        "test -e {begun} || {{ echo begun > {begun}; exec sleep 1000; }}; cat $0 >> {told}",
+        begun = begun.display(),
+        told = told.display()
+    );
+    consul.put("k", "one");
+    let keys = format!(
+        "from: \"consul://{}/k\", to: {}, on_change: {{ exec: [sh, -c, \"{hangs_once}\", \"{{file}}\"], timeout: 1m }}",
+        consul.address,
+        path.display()
+    );
+    let sidecar = plan(&keys).start().await;
+    has(&begun, "begun\n").await;
+    sidecar.configure(&sidecar.configuration().replace("on_change", "required: on, on_change"));
+    has(&told, "one").await;
+    shows(&sidecar, "\"up\":true").await;
+}
+
 /// `pillion exec` collects every child that ends, also those that another part of it waits for.
 #[tokio::test]
 async fn checks_and_programs_work_under_exec() {
