@@ -1,6 +1,7 @@
 //! The cache of a service, seen by its callers: what is asked for again, who waits for whom, and what stands in for
 //! errors.
 
+mod newer;
 mod turns;
 
 use std::sync::Arc;

@@ -70,6 +70,17 @@ pub struct Stored {
     departed: Instant,
 }
 
+/// What an answer to HEAD says of a stored answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Described {
+    /// It still holds.
+    AsItIs,
+    /// It holds no more: a validator or the length is another one.
+    Otherwise,
+    /// Nothing: there is no validator to compare.
+    Vaguely,
+}
+
 /// When a request was sent, and when its answer came.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {
@@ -260,10 +271,18 @@ impl Stored {
         by.iter().filter(|(name, _)| is_own(name)).filter_map(pair).collect()
     }
 
-    /// Whether an answer to HEAD describes this answer, so that it freshens it (RFC 9111, 4.3.5).
-    pub fn is_described_by(&self, head: &Headers) -> bool {
-        let same = |name| head.get(name).is_none_or(|other| self.headers.get(name) == Some(other));
-        same(Known::Etag) && same(Known::LastModified) && same(Known::ContentLength)
+    /// What an answer to HEAD says of this answer (RFC 9111, 4.3.5). One without the validator of this answer shows no
+    /// more than that the target is there.
+    pub fn described_by(&self, head: &Headers) -> Described {
+        let differs = |name| head.get(name).is_some_and(|other| self.headers.get(name) != Some(other));
+        if differs(Known::Etag) || differs(Known::LastModified) || differs(Known::ContentLength) {
+            return Described::Otherwise;
+        }
+        let strongest = [Known::Etag, Known::LastModified].into_iter().find(|name| self.headers.has(*name));
+        match strongest.is_some_and(|name| head.has(name)) {
+            true => Described::AsItIs,
+            false => Described::Vaguely,
+        }
     }
 }
 
@@ -428,12 +447,23 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_to_head_describes_what_has_its_validators_and_its_length() {
-        let of = stored(&[("etag", "\"a\"")]);
-        assert!(of.is_described_by(&headers(&[])));
-        assert!(of.is_described_by(&headers(&[("etag", "\"a\""), ("content-length", "4")])));
-        assert!(!of.is_described_by(&headers(&[("etag", "\"b\"")])));
-        assert!(!of.is_described_by(&headers(&[("content-length", "5")])));
+    fn an_answer_to_head_describes_the_stored_one_only_if_it_has_its_validator() {
+        let (etag, length) = (("etag", "\"a\""), ("content-length", "4"));
+        let (modified, later) = (("last-modified", "x"), ("last-modified", "y"));
+        for (own, head, expected) in [
+            (&[etag][..], &[][..], Described::Vaguely),
+            (&[], &[length], Described::Vaguely),
+            (&[], &[etag], Described::Otherwise),
+            (&[etag], &[etag, length], Described::AsItIs),
+            (&[etag], &[("etag", "\"b\"")], Described::Otherwise),
+            (&[etag], &[etag, ("content-length", "5")], Described::Otherwise),
+            (&[modified], &[modified], Described::AsItIs),
+            (&[etag, modified], &[etag], Described::AsItIs),
+            (&[etag, modified], &[modified], Described::Vaguely),
+            (&[etag, modified], &[etag, later], Described::Otherwise),
+        ] {
+            assert_eq!(stored(own).described_by(&headers(head)), expected, "{own:?} {head:?}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use http_body::Body as _;
 use pillion_cache::answer::Unstorable;
 use pillion_cache::flight::{Landed, Lead, Turn};
 use pillion_cache::status::{Forwarded, Told};
-use pillion_cache::stored::Times;
+use pillion_cache::stored::{Described, Times};
 use pillion_cache::{AnswerFacts, Stored};
 use pillion_http1::Known;
 use pillion_telemetry::CacheOutcome;
@@ -139,9 +139,10 @@ impl Request {
         if !are_ok || self.asked.has_credentials() {
             return;
         }
-        match stored.is_described_by(response.headers()) {
-            true => drop(self.freshen(stored, response.headers(), departure)),
-            false => self.cache.invalidate(self.key.borrowed()),
+        match stored.described_by(response.headers()) {
+            Described::AsItIs => drop(self.freshen(stored, response.headers(), departure)),
+            Described::Otherwise => self.cache.invalidate(self.key.borrowed()),
+            Described::Vaguely => {}
         }
     }
 
