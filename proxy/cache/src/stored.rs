@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use pillion_http::message::Headers;
 use pillion_http1::{Known, Spelling};
 
@@ -220,7 +220,8 @@ impl Stored {
     /// This answer with the fields of a 304, or of an answer to HEAD, which freshens it (RFC 9111, 3.2 and 4.3.4). What
     /// describes its body stays ([`OF_THE_BODY`]), and its entity tag is the one that was asked about. Fields that this answer or the
     /// newer one withholds are those of one client, and do not come in. `request` is the one that validated it: it
-    /// chooses the answer from now on, if the answer varies by other fields than before.
+    /// chooses the answer from now on, by the fields by which the answer varied before, and by those that `by` names. One
+    /// that varies by something unknown may not be stored any more.
     pub fn freshened(&self, by: &Headers, request: &Headers, times: Times) -> Self {
         let mut fields: HeaderMap = self.headers.clone().into_map().unwrap_or_default();
         let mut newer = by.clone();
@@ -232,30 +233,24 @@ impl Stored {
                 fields.append(name.clone(), value.clone());
             }
         }
+        let came = AnswerFacts::of(self.status, by);
+        let vary = self.facts.vary.and(&came.vary);
+        if by.has(Known::Vary)
+            && let Some(names) = vary.written().and_then(|names| HeaderValue::try_from(names).ok())
+        {
+            fields.insert(header::VARY, names);
+        }
         let mut headers = Headers::Map(fields);
         let mut facts = AnswerFacts::of(self.status, &headers);
         let withheld = [&*self.facts.directives.withheld, &*facts.directives.withheld].concat();
         remove_unstored(&mut headers, &withheld);
         detach(&mut headers);
-        let selector = self.selector_after(by, request, &mut facts);
-        let came = AnswerFacts::of(self.status, by);
+        let selector = Selector::of(&vary, request);
+        facts.vary = if selector.is_some() { vary } else { Vary::Unknown };
+        let selector = selector.unwrap_or_else(|| self.selector.clone());
         let (lifetime, age) = (facts.lifetime(times.received), came.age(times.asked, times.received));
         let (received, departed) = (times.received, times.asked.at);
         Self { headers, facts, selector, lifetime, age, received, departed, ..self.clone() }
-    }
-
-    /// What chooses this answer after `by` has freshened it. An answer that no request can choose any more varies by
-    /// something unknown, and may not be stored.
-    fn selector_after(&self, by: &Headers, request: &Headers, facts: &mut AnswerFacts) -> Selector {
-        if !by.has(Known::Vary) {
-            facts.vary.clone_from(&self.facts.vary);
-        } else if facts.vary != self.facts.vary {
-            match Selector::of(&facts.vary, request) {
-                Some(selector) => return selector,
-                None => facts.vary = Vary::Unknown,
-            }
-        }
-        self.selector.clone()
     }
 
     /// The fields of a 304 that are for the client alone whose request validated this answer: cookies, and what is
@@ -444,6 +439,20 @@ mod tests {
         assert!(again.selector == fresh.selector && again.facts.vary == fresh.facts.vary);
         let unknown = of.freshened(&headers(&[("vary", "*")]), &anna, times());
         assert_eq!(unknown.facts.vary, Vary::Unknown);
+    }
+
+    #[test]
+    fn a_304_that_varies_by_less_leaves_the_answer_to_those_who_chose_it() {
+        let anna = headers(&[("x-user", "anna"), ("accept", "a")]);
+        let of = stored(&[("cache-control", "max-age=1"), ("vary", "x-user")]);
+        let of = of.freshened(&headers(&[("vary", "X-User")]), &anna, times());
+        for (newer, expected) in [("accept", "x-user, accept"), ("", "x-user"), ("x-user", "x-user")] {
+            let fresh = of.freshened(&headers(&[("vary", newer)]), &anna, times());
+            let fresh = fresh.freshened(&headers(&[("x", "1")]), &anna, times());
+            assert!(fresh.selector.fits(&anna), "{newer}");
+            assert!(!fresh.selector.fits(&headers(&[("x-user", "berta"), ("accept", "a")])), "{newer}");
+            assert_eq!(all(&fresh, "vary"), [expected], "caches behind this one read it, too");
+        }
     }
 
     #[test]

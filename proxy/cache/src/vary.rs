@@ -24,19 +24,44 @@ impl Vary {
     /// Reads a further line of the field.
     pub(crate) fn read(&mut self, line: &[u8]) {
         for name in elements(line) {
-            let name = std::str::from_utf8(name).ok().filter(|name| *name != "*");
-            match (std::mem::take(self), name) {
-                (Self::Nothing, Some(name)) => *self = Self::Fields(vec![name.to_ascii_lowercase().into()]),
-                (Self::Fields(mut names), Some(name)) if names.len() < MOST_FIELDS => {
-                    names.push(name.to_ascii_lowercase().into());
-                    *self = Self::Fields(names);
-                }
-                _ => {
-                    *self = Self::Unknown;
-                    return;
-                }
+            match std::str::from_utf8(name) {
+                Ok(name) if name != "*" => self.add(name),
+                _ => *self = Self::Unknown,
             }
         }
+    }
+
+    fn add(&mut self, name: &str) {
+        *self = match std::mem::take(self) {
+            Self::Nothing => Self::Fields(vec![name.to_ascii_lowercase().into()]),
+            Self::Fields(mut names) if names.len() < MOST_FIELDS => {
+                names.push(name.to_ascii_lowercase().into());
+                Self::Fields(names)
+            }
+            Self::Fields(_) | Self::Unknown => Self::Unknown,
+        };
+    }
+
+    fn names(&self) -> &[Box<str>] {
+        match self {
+            Self::Fields(names) => names,
+            Self::Nothing | Self::Unknown => &[],
+        }
+    }
+
+    /// By what an answer varies that varies by `self` and by `other`.
+    pub(crate) fn and(&self, other: &Self) -> Self {
+        if *other == Self::Unknown {
+            return Self::Unknown;
+        }
+        let mut both = self.clone();
+        other.names().iter().filter(|name| !self.names().contains(name)).for_each(|name| both.add(name));
+        both
+    }
+
+    /// The field, as a head has it; `None` where it varies by nothing that can be written down.
+    pub(crate) fn written(&self) -> Option<String> {
+        (!self.names().is_empty()).then(|| self.names().join(", "))
     }
 }
 
@@ -50,11 +75,10 @@ type Choice = (Box<str>, Option<Box<[u8]>>);
 impl Selector {
     /// `None`: no request can be compared with this one.
     pub fn of(vary: &Vary, request: &Headers) -> Option<Self> {
-        let names: &[Box<str>] = match vary {
-            Vary::Nothing => &[],
-            Vary::Fields(names) => names,
-            Vary::Unknown => return None,
-        };
+        if *vary == Vary::Unknown {
+            return None;
+        }
+        let names = vary.names();
         let mut bytes = 0;
         let mut values = Vec::with_capacity(names.len());
         for name in names {
@@ -161,6 +185,16 @@ mod tests {
         assert_eq!(vary(&["Foo, bar"]), Vary::Fields(vec!["foo".into(), "bar".into()]));
         let crowd: Vec<String> = (0..100).map(|nth| format!("x{nth}")).collect();
         assert_eq!(vary(&[&crowd.join(",")]), Vary::Unknown);
+    }
+
+    #[test]
+    fn what_varies_by_two_lists_varies_by_each_name_of_both() {
+        let both = |one: &str, other: &str| vary(&[one]).and(&vary(&[other]));
+        assert_eq!(both("a, b", "B, c"), vary(&["a, b, c"]));
+        assert_eq!((both("a", ""), both("", "a")), (vary(&["a"]), vary(&["a"])));
+        assert_eq!((both("a", "*"), both("*", "a")), (Vary::Unknown, Vary::Unknown));
+        let names = |of: &str| (0..10).map(|nth| format!("{of}{nth}")).collect::<Vec<_>>().join(",");
+        assert_eq!(both(&names("x"), &names("y")), Vary::Unknown, "they are too many");
     }
 
     #[test]
