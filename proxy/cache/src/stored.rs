@@ -223,24 +223,9 @@ impl Stored {
     /// chooses the answer from now on, by the fields by which the answer varied before, and by those that `by` names. One
     /// that varies by something unknown may not be stored any more.
     pub fn freshened(&self, by: &Headers, request: &Headers, times: Times) -> Self {
-        let mut fields: HeaderMap = self.headers.clone().into_map().unwrap_or_default();
-        let mut newer = by.clone();
-        remove_unstored(&mut newer, &[]);
-        let newer = newer.into_map().unwrap_or_default();
-        for name in newer.keys().filter(|name| !OF_THE_BODY.contains(&name.as_str())) {
-            fields.remove(name);
-            for value in newer.get_all(name) {
-                fields.append(name.clone(), value.clone());
-            }
-        }
         let came = AnswerFacts::of(self.status, by);
         let vary = self.facts.vary.and(&came.vary);
-        if by.has(Known::Vary)
-            && let Some(names) = vary.written().and_then(|names| HeaderValue::try_from(names).ok())
-        {
-            fields.insert(header::VARY, names);
-        }
-        let mut headers = Headers::Map(fields);
+        let mut headers = Headers::Map(self.fields_with(by, &vary));
         let mut facts = AnswerFacts::of(self.status, &headers);
         let withheld = [&*self.facts.directives.withheld, &*facts.directives.withheld].concat();
         remove_unstored(&mut headers, &withheld);
@@ -251,6 +236,28 @@ impl Stored {
         let (lifetime, age) = (facts.lifetime(times.received), came.age(times.asked, times.received));
         let (received, departed) = (times.received, times.asked.at);
         Self { headers, facts, selector, lifetime, age, received, departed, ..self.clone() }
+    }
+
+    /// The fields of this answer, but for those that `by` has newer. A date of the answer before is never that of the
+    /// newer lifetime: without one, the lifetime begins when `by` comes.
+    fn fields_with(&self, by: &Headers, vary: &Vary) -> HeaderMap {
+        let mut fields: HeaderMap = self.headers.clone().into_map().unwrap_or_default();
+        fields.remove(header::DATE);
+        let mut newer = by.clone();
+        remove_unstored(&mut newer, &[]);
+        let newer = newer.into_map().unwrap_or_default();
+        for name in newer.keys().filter(|name| !OF_THE_BODY.contains(&name.as_str())) {
+            fields.remove(name);
+            for value in newer.get_all(name) {
+                fields.append(name.clone(), value.clone());
+            }
+        }
+        if by.has(Known::Vary)
+            && let Some(names) = vary.written().and_then(|names| HeaderValue::try_from(names).ok())
+        {
+            fields.insert(header::VARY, names);
+        }
+        fields
     }
 
     /// The fields of a 304 that are for the client alone whose request validated this answer: cookies, and what is
@@ -439,6 +446,21 @@ mod tests {
         assert!(again.selector == fresh.selector && again.facts.vary == fresh.facts.vary);
         let unknown = of.freshened(&headers(&[("vary", "*")]), &anna, times());
         assert_eq!(unknown.facts.vary, Vary::Unknown);
+    }
+
+    #[test]
+    fn a_304_without_a_date_is_fresh_until_it_expires_and_no_longer() {
+        let date = |at| httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(at)).leak();
+        let (made, now) = (times().received.wall, times().received.at);
+        let of = stored(&[("date", date(made)), ("expires", date(made + 60)), ("etag", "\"a\"")]);
+        let later = Clock { at: now + Duration::from_secs(3_600), wall: made + 3_600 };
+        let ttl = |newer: &[(&'static str, &'static str)]| {
+            let by = headers(newer);
+            of.freshened(&by, &headers(&[]), Times { asked: later, received: later }).ttl(later.at)
+        };
+        assert_eq!((of.ttl(of.received.at), ttl(&[("expires", date(made + 3_660))])), (60, 60));
+        assert_eq!(ttl(&[("expires", date(made + 3_660)), ("date", date(made + 3_590))]), 60);
+        assert_eq!(ttl(&[]), 0, "it has expired, and nothing newer is said");
     }
 
     #[test]
