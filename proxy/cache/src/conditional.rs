@@ -21,7 +21,7 @@ pub fn is_known(request: &Headers, stored: &Headers, received: u64) -> bool {
 }
 
 /// An entity tag without its mark of weakness: both sides of a comparison may be weak.
-fn opaque(tag: &[u8]) -> &[u8] {
+pub(crate) fn opaque(tag: &[u8]) -> &[u8] {
     let tag = tag.trim_ascii();
     tag.strip_prefix(b"W/").unwrap_or(tag)
 }
