@@ -120,7 +120,7 @@ impl Cache {
 
     /// Notes that the answer for a target was not for all.
     pub fn pass(&self, key: KeyRef<'_>, now: Instant) {
-        self.state.shelf.pass(key, now + PASSES);
+        self.state.shelf.pass(key, now, PASSES);
     }
 
     /// Forgets what is stored for a target, and what is on its way there.

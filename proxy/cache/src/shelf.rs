@@ -328,14 +328,18 @@ impl Shelf {
         LITTLE.max(2 * self.floor()).min(self.most.load(Relaxed))
     }
 
-    /// Lets requests for the target pass until then. Answers that are stored for it stay.
-    pub fn pass(&self, key: KeyRef<'_>, until: Instant) {
-        let (_one_writer, parts) = (self.writing.lock(), self.parts.read());
+    /// Lets requests for the target pass for so long. Answers that are stored for it stay. Where there is no room beside
+    /// evicted bodies that are still read, nothing is noted.
+    pub fn pass(&self, key: KeyRef<'_>, now: Instant, lasts: Duration) {
+        let (mut reserve, parts) = (self.writing.lock(), self.parts.read());
         let before = parts.entries.peek(&key);
         let variants = before.map(|entry| entry.variants.clone()).unwrap_or_default();
-        let key = key.to_key();
-        let entry = Entry::new(variants, Some(until), &key, &self.answered);
-        parts.entries.insert(key, entry);
+        let owned = key.to_key();
+        let entry = Entry::new(variants, Some(now + lasts), &owned, &self.answered);
+        parts.entries.insert(owned, entry);
+        if !self.keep_within(&parts, &mut reserve, now) {
+            parts.entries.remove(&key);
+        }
     }
 
     pub fn remove(&self, key: KeyRef<'_>) -> bool {

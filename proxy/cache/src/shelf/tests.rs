@@ -134,7 +134,7 @@ fn other_bounds_make_parts_of_another_size_and_keep_what_there_is() {
 fn a_target_passes_for_a_while_and_keeps_its_answers() {
     let (shelf, now) = (Shelf::new(1 << 20, 1 << 10), Instant::now());
     put(&shelf, key("/"), stored(b"1", Selector::default()));
-    shelf.pass(key("/"), now + std::time::Duration::from_secs(1));
+    shelf.pass(key("/"), now, Duration::from_secs(1));
     let entry = shelf.get(key("/")).unwrap();
     assert!(entry.passes(now) && !entry.passes(now + std::time::Duration::from_secs(1)));
     assert!(entry.find(&nothing()).is_some());
@@ -177,6 +177,21 @@ fn bodies_that_slow_readers_hold_are_within_the_bound_after_they_were_evicted() 
     assert!(!store(&mut readers, true), "there is room for nothing else");
     readers.clear();
     (0..100).for_each(|_| assert!(store(&mut readers, false), "what was held is free"));
+}
+
+#[test]
+fn marks_of_targets_that_pass_are_within_the_bound_beside_bodies_that_slow_readers_hold() {
+    let (most, shelf, now) = (4 << 20, Shelf::new(4 << 20, 1 << 20), Instant::now());
+    let mut readers = Vec::new();
+    for nth in 0..60 {
+        let new = stored(&[b'x'; 60_000], Selector::default());
+        readers.push(new.body.bytes().slice(..100));
+        assert!(put(&shelf, key(&format!("/{nth}")), new) && shelf.remove(key(&format!("/{nth}"))));
+    }
+    for nth in 0..5_000 {
+        shelf.pass(key(&format!("/passes/{nth}")), now, Duration::from_secs(1));
+        assert!(shelf.bytes() <= most, "{} after {nth} marks", shelf.bytes());
+    }
 }
 
 #[test]
@@ -294,9 +309,9 @@ fn slow_readers_that_come_and_go_do_not_change_the_room_for_ever() {
 fn marks_of_targets_that_pass_are_not_counted_as_kept() {
     let shelf = Shelf::new(1 << 20, 1 << 10);
     put(&shelf, key("/"), stored(b"1", Selector::default()));
-    shelf.pass(key("/own"), Instant::now() + Duration::from_secs(1));
+    shelf.pass(key("/own"), Instant::now(), Duration::from_secs(1));
     assert_eq!(shelf.entries(), 1);
-    shelf.pass(key("/"), Instant::now() + Duration::from_secs(1));
+    shelf.pass(key("/"), Instant::now(), Duration::from_secs(1));
     put(&shelf, key("/own"), stored(b"1", Selector::default()));
     shelf.set_bounds(4 << 20, 1 << 20);
     assert_eq!(shelf.entries(), 2);
