@@ -1,7 +1,8 @@
 //! What newer answers of the service do to what is stored: they freshen it, replace it or show that it holds no more.
 
-use super::super::mesh::{A, Mesh, Sidecar, pass};
-use super::super::peer::Message;
+use super::super::backend::UNAVAILABLE;
+use super::super::mesh::{A, Mesh, Sidecar, pass, settle};
+use super::super::peer::{Message, Peer};
 use super::{CACHED, ask, fixed};
 
 async fn head(sidecar: &Sidecar) {
@@ -28,5 +29,40 @@ async fn an_answer_to_head_freshens_a_stale_answer_only_if_it_has_its_validator(
         pass(5).await;
         head(&sidecar).await;
         assert_eq!(ask(&sidecar, "/", "").await.body, expected, "{validator}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_answer_that_is_forgotten_meanwhile_does_not_stand_in_for_an_error() {
+    let mesh = Mesh::default();
+    let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        while let Some(request) = peer.message().await {
+            if request.header("x-late").is_none() {
+                peer.send(fixed("cache-control: max-age=1\r\n", "old")).await;
+                continue;
+            }
+            pass(2).await;
+            peer.send(UNAVAILABLE).await;
+        }
+    });
+    let sidecar = mesh.caller(&CACHED.replace("4MiB", "4MiB, stale_if_error: 1m"));
+    for is_forgotten in [false, true] {
+        ask(&sidecar, "/", "").await;
+        pass(3).await;
+        let mut late = Vec::new();
+        for _leads_and_waits in 0..2 {
+            let mut client = sidecar.client().await;
+            client.send("GET / HTTP/1.1\r\nhost: orders\r\nx-late: 1\r\n\r\n").await;
+            settle().await;
+            late.push(client);
+        }
+        if is_forgotten {
+            sidecar.client().await.ask("DELETE / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+        }
+        for mut client in late {
+            let answer = client.answer().await;
+            let expected = if is_forgotten { 503 } else { 200 };
+            assert_eq!(answer.status(), Some(expected), "forgotten: {is_forgotten}");
+        }
     }
 }

@@ -241,14 +241,12 @@ impl Request {
             match self.wait(wait, until).await {
                 Landed::Abandoned => {} // one of those who waited leads now
                 Landed::NotShared => return self.send(next, call, stored, None, why).await,
-                Landed::StoodIn(stale) => {
-                    match stored.as_ref().filter(|stored| Arc::ptr_eq(stored, &stale)) {
-                        Some(stale) if self.may_stand_in(stale) => {
-                            return Ok(self.collapsed(stale, why, CacheOutcome::Stale));
-                        }
-                        _ => return self.send(next, call, stored, None, why).await,
+                Landed::StoodIn(stale) => match self.stand_in() {
+                    Some(own) if Arc::ptr_eq(&own, &stale) => {
+                        return Ok(self.collapsed(&own, why, CacheOutcome::Stale));
                     }
-                }
+                    _ => return self.send(next, call, stored, None, why).await,
+                },
                 Landed::Stored => break,
             }
         }
@@ -346,6 +344,13 @@ impl Request {
         for target in named.filter_map(|reference| same_origin(reference, key)) {
             self.cache.invalidate(KeyRef { host: key.host, target: &target });
         }
+    }
+
+    /// The stored answer that stands in for an error, if one may. What was invalidated or purged while the request was
+    /// under way does not.
+    fn stand_in(&self) -> Option<Arc<Stored>> {
+        let Found::Stored(stored) = self.find().0 else { return None };
+        self.may_stand_in(&stored).then_some(stored)
     }
 
     fn may_stand_in(&self, stored: &Stored) -> bool {

@@ -53,13 +53,15 @@ impl Request {
             (has_asked, departure) = (false, self.departs());
             result = self.within_patience(next, self.anew(), stored).await;
         }
-        if self.is_error(&result) && self.may_stand_in(stored) {
-            lead.into_iter().for_each(|lead| lead.land(Landed::StoodIn(stored.clone())));
+        if self.is_error(&result)
+            && let Some(stale) = self.stand_in()
+        {
+            lead.into_iter().for_each(|lead| lead.land(Landed::StoodIn(stale.clone())));
             let status =
                 result.as_ref().ok().and_then(|answer| Some(answer.as_ref().ok()?.status().as_u16()));
-            let ttl = stored.ttl(Instant::now().into_std());
+            let ttl = stale.ttl(Instant::now().into_std());
             return Ok(self.serving().hit_as(
-                stored,
+                &stale,
                 Told::Validated { why, status, ttl },
                 CacheOutcome::Stale,
             ));
@@ -72,7 +74,7 @@ impl Request {
                 return Err(failure);
             }
             Err(GaveUp) => {
-                // what could stand in has grown too old while the request waited
+                // what could stand in has grown too old while the request waited, or was forgotten
                 self.count(CacheOutcome::Miss);
                 lead.into_iter().for_each(|lead| lead.land(Landed::NotShared));
                 let error = pillion_base::error::Error::new(
