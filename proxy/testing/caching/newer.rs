@@ -66,3 +66,33 @@ async fn a_stale_answer_that_is_forgotten_meanwhile_does_not_stand_in_for_an_err
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_answer_that_is_not_stored_for_its_size_its_trailers_or_its_choice_takes_the_older_one_away()
+{
+    let chunked = |head: &str, body: &str, trailers: &str| {
+        let size = body.len();
+        format!(
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncache-control: max-age=60\r\n{head}\r\n{size:x}\r\n{body}\r\n0\r\n{trailers}\r\n"
+        )
+    };
+    let large = "x".repeat(2_000);
+    for (kind, newer) in [
+        ("its size", fixed("cache-control: max-age=60\r\n", &large)),
+        ("its size, that is not known", chunked("", &large, "").leak()),
+        ("its trailers", chunked("trailer: a\r\n", "new", "a: b\r\n").leak()),
+        ("its choice", fixed("cache-control: max-age=60\r\nvary: x-long\r\n", "new")),
+    ] {
+        let mesh = Mesh::default();
+        let _a = mesh.http1(A, move |nth, _: &Message| match nth {
+            0 => fixed("cache-control: max-age=60\r\n", "old"),
+            _ => newer,
+        });
+        let sidecar = mesh.caller(&CACHED.replace("4MiB", "4MiB, max_object: 1KiB"));
+        ask(&sidecar, "/", "").await;
+        let long = format!("cache-control: no-cache\r\nx-long: {}\r\n", "x".repeat(5_000));
+        ask(&sidecar, "/", &long).await;
+        settle().await;
+        assert_ne!(ask(&sidecar, "/", "").await.body, "old", "{kind}");
+    }
+}

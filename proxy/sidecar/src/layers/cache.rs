@@ -29,6 +29,7 @@ use tokio_util::either::Either;
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
+use self::keep::Over;
 use super::HttpService;
 use crate::http::call::RequestContext;
 use crate::http::{Call, FailedCall, Response, answer};
@@ -304,7 +305,7 @@ impl Request {
         match next.call(call).await {
             Ok(response) => {
                 self.count(CacheOutcome::Miss);
-                Ok(self.keep(response, departure, lead, why))
+                Ok(self.keep(response, departure, lead, why, Over::Nothing))
             }
             Err(failure) => {
                 self.count(CacheOutcome::Miss);

@@ -17,6 +17,23 @@ use super::{Departure, Request, clock, serve};
 use crate::http::Response;
 use pillion_http::transfer::{BodyEnd, Keeper};
 
+/// What an answer means for one that is stored for its request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Over {
+    /// Nothing, or nothing is stored.
+    Nothing,
+    /// The stored one holds no more: if the newer one is not stored in its place, it is forgotten.
+    Outdated,
+}
+
+impl Over {
+    fn forget(self, cache: &Cache, key: &Key) {
+        if self == Self::Outdated {
+            cache.invalidate(key.borrowed());
+        }
+    }
+}
+
 impl Request {
     /// Stores an answer, if it may be stored, and says what was done.
     pub(super) fn keep(
@@ -25,13 +42,15 @@ impl Request {
         departure: Departure,
         lead: Option<Lead>,
         why: Forwarded,
+        over: Over,
     ) -> Response {
         let kept = match self.storable(&response, departure) {
             Some(head) => {
                 let kept = if head.facts.sets_cookie { Kept::WithoutCookie } else { Kept::Yes };
-                if self.store(&mut response, head, departure.moment, lead) { kept } else { Kept::No }
+                if self.store(&mut response, head, (departure.moment, over), lead) { kept } else { Kept::No }
             }
             None => {
+                over.forget(&self.cache, &self.key);
                 self.keep_nothing(&response, lead);
                 Kept::No
             }
@@ -58,11 +77,20 @@ impl Request {
     }
 
     /// Stores an answer, or lets it be stored when its body has come. Returns whether it is, or will be.
-    fn store(&self, response: &mut Response, mut head: Head, asked: Moment, lead: Option<Lead>) -> bool {
+    fn store(
+        &self,
+        response: &mut Response,
+        mut head: Head,
+        (asked, over): (Moment, Over),
+        lead: Option<Lead>,
+    ) -> bool {
         head.reason.clone_from(&response.head_mut().reason);
         let is_shared = head.begins_fresh();
         if let Some(body) = response.body_mut().in_memory() {
             let is_small = body.len() <= self.cache.largest();
+            if !is_small {
+                over.forget(&self.cache, &self.key);
+            }
             let is_stored = is_small && self.cache.store(&self.key, asked, head.with(&body));
             land(&self.cache, &self.key, lead, is_stored && is_shared);
             return is_stored;
@@ -75,7 +103,8 @@ impl Request {
         };
         lead.iter().for_each(Lead::comes);
         let (cache, key) = (self.cache.clone(), self.key.clone());
-        let mut keeping = Keeping { cache, key, asked, head: Some(head), body: Vec::new(), room: 0, lead };
+        let mut keeping =
+            Keeping { cache, key, asked, over, head: Some(head), body: Vec::new(), room: 0, lead };
         keeping.make_room_for(response.body().size_hint().lower());
         response.body_mut().response_tail().keeper = Some(Box::new(keeping));
         true
@@ -106,6 +135,7 @@ struct Keeping {
     cache: Arc<Cache>,
     key: Arc<Key>,
     asked: Moment,
+    over: Over,
     /// `None`: its body is larger than what is stored, or too many others are on their way.
     head: Option<Head>,
     body: Vec<u8>,
@@ -159,6 +189,7 @@ impl Keeper for Keeping {
             true => self.body.extend_from_slice(data),
             false => {
                 self.keep_nothing();
+                self.over.forget(&self.cache, &self.key);
                 land(&self.cache, &self.key, self.lead.take(), false);
             }
         }
@@ -177,7 +208,11 @@ impl Keeper for Keeping {
                 );
                 land(&self.cache, &self.key, self.lead.take(), is_stored);
             }
-            BodyEnd::Trailers | BodyEnd::Cut => land(&self.cache, &self.key, self.lead.take(), false),
+            BodyEnd::Trailers => {
+                self.over.forget(&self.cache, &self.key);
+                land(&self.cache, &self.key, self.lead.take(), false);
+            }
+            BodyEnd::Cut => land(&self.cache, &self.key, self.lead.take(), false),
             BodyEnd::ClientLeft => {} // the lead is dropped
         }
     }
@@ -194,8 +229,9 @@ mod tests {
     fn a_body_on_its_way_counts_with_what_it_has_to_spare() {
         let cache = Arc::new(Cache::new(Policy { max: 1 << 20, ..Policy::default() }));
         let key = Arc::new(KeyRef { host: b"orders", target: b"/" }.to_key());
-        let (asked, body) = (cache.moment(), Vec::new());
-        let mut keeping = Keeping { cache: cache.clone(), key, asked, head: None, body, room: 0, lead: None };
+        let (asked, over, body) = (cache.moment(), Over::Nothing, Vec::new());
+        let mut keeping =
+            Keeping { cache: cache.clone(), key, asked, over, head: None, body, room: 0, lead: None };
         for _ in 0..100 {
             assert!(keeping.grow(1_000));
             keeping.body.extend_from_slice(&[0; 1_000]);
@@ -213,8 +249,9 @@ mod tests {
     fn a_body_that_fits_as_it_is_needs_no_room_to_spare() {
         let cache = Arc::new(Cache::new(Policy { max: 1 << 20, ..Policy::default() }));
         let key = Arc::new(KeyRef { host: b"orders", target: b"/" }.to_key());
-        let (asked, body) = (cache.moment(), Vec::new());
-        let mut keeping = Keeping { cache: cache.clone(), key, asked, head: None, body, room: 0, lead: None };
+        let (asked, over, body) = (cache.moment(), Over::Nothing, Vec::new());
+        let mut keeping =
+            Keeping { cache: cache.clone(), key, asked, over, head: None, body, room: 0, lead: None };
         assert!(cache.take_room((1 << 18) - 5_000));
         keeping.make_room_for(3_000);
         keeping.make_room_for(8_000);

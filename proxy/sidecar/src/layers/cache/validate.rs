@@ -8,18 +8,18 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http_body::Body as _;
+use pillion_cache::Stored;
 use pillion_cache::answer::Unstorable;
 use pillion_cache::flight::{Landed, Lead, Turn};
 use pillion_cache::status::{Forwarded, Told};
 use pillion_cache::stored::{Described, Times};
-use pillion_cache::{AnswerFacts, Stored};
 use pillion_http1::Known;
 use pillion_telemetry::CacheOutcome;
 use tokio::time::Instant;
 
 use super::super::amend::exchange_beside;
 use super::super::timeout;
-use super::keep::land;
+use super::keep::{Over, land};
 use super::{Departure, HttpService, Request, clock};
 use crate::http::call::RequestContext;
 use crate::http::{Body, Call, FailedCall, Response};
@@ -114,10 +114,9 @@ impl Request {
         self.count(CacheOutcome::Miss);
         if self.is_head() {
             self.described(stored, &response, departure);
-        } else {
-            self.forget_if_unstorable(&response);
         }
-        self.keep(response, departure, lead, why)
+        let over = self.over_stored(&response);
+        self.keep(response, departure, lead, why, over)
     }
 
     /// The stored answer with the fields of a 304, which takes its place, if it may be stored.
@@ -148,16 +147,11 @@ impl Request {
         }
     }
 
-    /// A newer answer that is not stored would leave the older one in place. An error, and an answer to one client's
-    /// credentials, say nothing about what the others get.
-    fn forget_if_unstorable(&self, response: &Response) {
-        if !says_what_is(response.status()) || self.asked.has_credentials() {
-            return;
-        }
-        let facts = AnswerFacts::of(response.status(), response.headers());
-        if facts.storable(&self.asked, clock()).is_err() {
-            self.cache.invalidate(self.key.borrowed());
-        }
+    /// What a newer answer says of the stored one. An error, and an answer to one client's credentials, say nothing
+    /// about what the others get.
+    fn over_stored(&self, response: &Response) -> Over {
+        let says = says_what_is(response.status()) && !self.asked.has_credentials() && !self.is_head();
+        if says { Over::Outdated } else { Over::Nothing }
     }
 
     /// Whether the service could not answer: there is no answer, or one that says so (RFC 5861, 4).
@@ -239,8 +233,8 @@ impl Request {
             Ok(response) if response.status().is_server_error() => return lead.land(Landed::NotShared),
             Ok(response) => response,
         };
-        self.forget_if_unstorable(&response);
-        let mut response = self.keep(response, departure, Some(lead), why);
+        let over = self.over_stored(&response);
+        let mut response = self.keep(response, departure, Some(lead), why, over);
         // The answer is read and not reset, so that it is stored. A large one is given up.
         let (mut read, most) = (0, self.cache.largest());
         let mut next = |cx: &mut std::task::Context<'_>| Pin::new(response.body_mut()).poll_frame(cx);
