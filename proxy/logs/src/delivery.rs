@@ -64,6 +64,8 @@ pub(crate) enum Outcome {
 pub(crate) enum Fate {
     Taken,
     Again(String),
+    /// It comes back however long that lasts.
+    Busy(String),
     Refused(String),
 }
 
@@ -72,10 +74,20 @@ impl Outcome {
         Self::Failed(why.to_string(), Duration::ZERO)
     }
 
+    /// Whether it has taken a record.
+    pub(crate) fn takes_any(&self) -> bool {
+        match self {
+            Self::Taken => true,
+            Self::Each(fates) => fates.contains(&Fate::Taken),
+            Self::TakenBut(..) | Self::Refused(_) | Self::Long(_) | Self::Failed(..) => false,
+        }
+    }
+
     fn map_reasons(self, change: &dyn Fn(String) -> String) -> Self {
         let fate = |fate| match fate {
             Fate::Taken => Fate::Taken,
             Fate::Again(why) => Fate::Again(change(why)),
+            Fate::Busy(why) => Fate::Busy(change(why)),
             Fate::Refused(why) => Fate::Refused(change(why)),
         };
         match self {

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::catalog::{Catalog, Now};
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, Outcome};
 use crate::encode::Batch;
 use crate::tail::{Load, Tail};
 pub(crate) use policy::Policy;
@@ -149,16 +149,7 @@ impl Pace {
                 return Some(load);
             }
             let now = Now { at: now, unix: unix_now(), is_last: phase == Phase::Finish };
-            let read = self.tail.step(&mut self.catalog.borrow_mut(), &mut load, now);
-            if let Some(lost) = read {
-                self.counts.metrics.logs_truncated().inc_by(lost);
-                if lost > 0 && self.notices.truncated.due(std::time::Instant::now()).is_some() {
-                    tracing::warn!(
-                        sink = self.name,
-                        bytes = lost,
-                        "a file was truncated before it was shipped to its end"
-                    );
-                }
+            if self.read(&mut load, now) {
                 if !load.reads.is_empty() {
                     until.get_or_insert(now.at + self.batch.every);
                 }
@@ -182,6 +173,56 @@ impl Pace {
         }
     }
 
+    /// Reads a portion of a file. Returns whether there is one.
+    fn read(&mut self, load: &mut Load, now: Now) -> bool {
+        let read = self.tail.step(&mut self.catalog.borrow_mut(), load, now);
+        let lost = read.unwrap_or(0);
+        self.counts.metrics.logs_truncated().inc_by(lost);
+        if lost > 0 && self.notices.truncated.due(std::time::Instant::now()).is_some() {
+            tracing::warn!(
+                sink = self.name,
+                bytes = lost,
+                "a file was truncated before it was shipped to its end"
+            );
+        }
+        read.is_some()
+    }
+
+    /// Sends what stands behind records that came back for long, a portion at a time, until the sink takes a record. Then those that
+    /// came back are given up when they do so once more; else the sink is at fault, and nothing is lost. What was sent is read and
+    /// sent again in its turn: such sinks have each record once. `None`: the sink was stopped.
+    async fn look_ahead(&mut self, reasons: Vec<String>) -> Option<()> {
+        let mut late = pin!(late(self.phase.clone()));
+        let mark = self.tail.mark();
+        for _ in 0..self.policy.look_ahead() {
+            let (mut load, unix) = (Load::default(), unix_now());
+            let is_read = self.read(&mut load, Now { at: Instant::now(), unix, is_last: false });
+            if !is_read {
+                break; // nobody waits for those that come back
+            }
+            if load.batch.is_empty() {
+                continue; // all of its lines are left out
+            }
+            self.catalog.borrow_mut().save_new();
+            let body = self.delivery.body(&load.batch);
+            let outcome = tokio::select! { // the answer is lost, and its records are sent again
+                biased;
+                () = &mut late => return None,
+                outcome = self.delivery.send(&load.batch, body) => outcome,
+            };
+            if outcome.takes_any() {
+                self.policy.takes_others(reasons);
+                break;
+            }
+            let is_cut = !self.pause(VAIN_PAUSE).await?;
+            if is_cut || matches!(outcome, Outcome::Failed(..)) {
+                break;
+            }
+        }
+        self.tail.back_to(mark);
+        Some(())
+    }
+
     /// Delivers a batch, whole or in parts, however often it takes. A part that is under way at a reload is sent again by the
     /// next configuration: at least once.
     async fn deliver(&mut self, batch: Batch) -> Delivered {
@@ -200,8 +241,8 @@ impl Pace {
                 self.counts.count(&batch, LogOutcome::Delivered);
                 if !matches!(next, Next::Again(..)) {
                     self.works();
-                    failures = 0;
                 }
+                failures = 0; // what comes back is less than before
             }
             let goes_on = match next {
                 Next::Part => true,
@@ -210,12 +251,15 @@ impl Pace {
                     self.pause(VAIN_PAUSE).await.is_some()
                 }
                 Next::Again(batch, why, rest) => {
-                    let goes_on = self.failed(&why, rest, &mut failures).await.is_some();
-                    if goes_on {
-                        self.counts.count(&batch, LogOutcome::Retried);
-                    }
+                    let Some(is_whole) = self.failed(&why, rest, &mut failures).await else {
+                        return Delivered::Stopped;
+                    };
+                    self.counts.count(&batch, LogOutcome::Retried);
                     work.again(batch);
-                    goes_on
+                    match work.waited(is_whole) {
+                        Some(reasons) => self.look_ahead(reasons).await.is_some(),
+                        None => true,
+                    }
                 }
                 Next::Nothing(why) => return Delivered::Nothing(why),
             };

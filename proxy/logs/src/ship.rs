@@ -318,6 +318,8 @@ mod tests {
 
     use super::*;
 
+    mod stories;
+
     fn http(url: &str) -> Destination {
         Destination::Http { url: SinkUrl::new(url).unwrap() }
     }

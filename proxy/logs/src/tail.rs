@@ -31,7 +31,7 @@ const PIECE: usize = 16 * 1024;
 const HUGE: u64 = 16 * 1024 * 1024;
 
 /// Where a sink reads a file.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Cursor {
     generation: u32,
     position: u64,
@@ -75,6 +75,9 @@ impl Cursor {
         (self.position, self.tail, self.waits) = (to, tail, None);
     }
 }
+
+/// Where a sink read its files at some time.
+pub(crate) struct Mark(BTreeMap<u64, Cursor>);
 
 /// A batch, and how far it goes in each file.
 #[derive(Debug, Default)]
@@ -188,6 +191,19 @@ impl Tail {
                 cursor.position = read.from;
             }
         }
+    }
+
+    /// Where it reads each file now.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark(self.cursors.clone())
+    }
+
+    /// Goes back to a mark. Of a file that was truncated meanwhile or that is new it goes back to where the sink is.
+    pub(crate) fn back_to(&mut self, Mark(mut cursors): Mark) {
+        cursors.retain(|key, cursor| {
+            self.cursors.get(key).is_some_and(|now| now.generation == cursor.generation)
+        });
+        self.cursors = cursors;
     }
 
     /// Where the sink is in a file, of which it was read up to `read`. If other bytes stand there now, the file was truncated.
@@ -573,6 +589,26 @@ mod tests {
         story.tail.rewind(&mut story.catalog, &load.reads, now.at);
         story.append(b"three\n");
         assert_eq!(story.take(false), ["one", "two", "three"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_read_ahead_is_read_again_from_the_mark() {
+        let mut story = Story::new(b"one\n", |_| {});
+        let (mut load, now) = (Load::default(), Now { at: Instant::now(), unix: 0, is_last: false });
+        story.tail.step(&mut story.catalog, &mut load, now);
+        let mark = story.tail.mark();
+        story.append(b"two\n");
+        fs::write(story.root.join("b.log"), "three\n").unwrap();
+        story.catalog.scan(Instant::now());
+        let (mut ahead, mut seen) = (Load::default(), 0);
+        while story.tail.step(&mut story.catalog, &mut ahead, now).is_some() {
+            seen += 1;
+        }
+        story.tail.back_to(mark);
+        assert_eq!((seen, ahead.batch.documents.len()), (2, 2));
+        let mut again = story.take(false);
+        again.sort_unstable();
+        assert_eq!(again, ["three", "two"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,8 +14,9 @@ const LONGEST_REST: Duration = Duration::from_mins(5);
 /// The code of MongoDB for a document that is there already.
 const DUPLICATE: i32 = 11000;
 /// Its codes for content that it does not take: BadValue, FailedToParse, TypeMismatch, Overflow, InvalidLength, InvalidBSON,
-/// DollarPrefixedFieldName, InvalidIdField, EmptyFieldName, DottedFieldName, DocumentValidationFailure, BSONObjectTooLarge.
-const NOT_TAKEN: [i32; 12] = [2, 9, 14, 15, 16, 22, 52, 53, 56, 57, 121, 10334];
+/// DollarPrefixedFieldName, InvalidIdField, EmptyFieldName, DottedFieldName, DocumentValidationFailure,
+/// CannotIndexParallelArrays, BSONObjectTooLarge, a place that is none (16755) and KeyTooLong (17280).
+const NOT_TAKEN: [i32; 15] = [2, 9, 14, 15, 16, 22, 52, 53, 56, 57, 121, 171, 10334, 16755, 17280];
 /// Of so many bytes of an answer a reason is made.
 const REASON: usize = 4096;
 
@@ -62,6 +63,7 @@ fn fate(item: Item) -> Fate {
     match item {
         Item::Taken => Fate::Taken,
         Item::Again(why) => Fate::Again(said(&why)),
+        Item::Busy(why) => Fate::Busy(said(&why)),
         Item::Refused(why) => Fate::Refused(said(&why)),
     }
 }

@@ -117,7 +117,7 @@ impl Datagrams {
                 }
                 Err(error) if fates.is_empty() => return Outcome::failed(error),
                 Err(error) => {
-                    fates.resize(batch.documents.len(), Fate::Again(error.to_string()));
+                    fates.resize(batch.documents.len(), Fate::Busy(error.to_string()));
                     break;
                 }
             }

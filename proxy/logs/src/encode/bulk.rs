@@ -32,6 +32,8 @@ pub(crate) enum Item {
     Taken,
     /// It is to be sent again, for this reason.
     Again(String),
+    /// It is to be sent again, because there is too much to do or no room on a disk.
+    Busy(String),
     /// It was refused for good, with the reason.
     Refused(String),
 }
@@ -52,7 +54,8 @@ fn item(of: &str) -> Item {
         Some(200..=299 | 409) => Item::Taken,
         // what concerns the document itself
         Some(400 | 413 | 422) if !is_of_index(result) => Item::Refused(reason(result)),
-        // a server that is busy, has no room or no right to write must not cost records
+        Some(429) => Item::Busy(reason(result)),
+        // a server that fails, or has no right to write, must not cost records
         _ => Item::Again(reason(result)),
     }
 }
@@ -66,6 +69,8 @@ fn is_of_index(result: &str) -> bool {
         "validation_exception" => true,
         // documents are refused with it, too
         "illegal_argument_exception" => text("reason").starts_with("no write index"),
+        // such as array_index_out_of_bounds_exception
+        kind if kind.ends_with("out_of_bounds_exception") => false,
         kind => kind.starts_with("index_") || kind.contains("_index_") || kind.contains("alias"),
     }
 }
@@ -107,10 +112,13 @@ mod tests {
     #[test]
     fn an_answer_says_what_became_of_each_document() {
         assert_eq!(items(r#"{"took":1,"errors":false}"#, 2), Some(vec![Item::Taken, Item::Taken]));
-        let answer = r#"{"errors":true,"items":[{"create":{"status":201}},{"create":{"status":403,"error":{"type":"cluster_block_exception","reason":"disk"}}},{"create":{"status":409}},{"create":{"status":400,"error":{"type":"mapper_parsing_exception","reason":"no \"n\""}}}]}"#;
+        let answer = r#"{"errors":true,"items":[{"create":{"status":201}},{"create":{"status":403,"error":{"type":"cluster_block_exception","reason":"disk"}}},{"create":{"status":409}},{"create":{"status":429,"error":{}}},{"create":{"status":400,"error":{"type":"mapper_parsing_exception","reason":"no \"n\""}}}]}"#;
         let refused = Item::Refused("mapper_parsing_exception: no \"n\"".to_owned());
         let again = Item::Again("cluster_block_exception: disk".to_owned());
-        assert_eq!(items(answer, 4), Some(vec![Item::Taken, again, Item::Taken, refused]));
+        assert_eq!(
+            items(answer, 5),
+            Some(vec![Item::Taken, again, Item::Taken, Item::Busy("{}".to_owned()), refused])
+        );
         assert_eq!((items(answer, 3), items("<html>", 1), items("{}", 1)), (None, None, None));
     }
 
@@ -134,6 +142,9 @@ mod tests {
             ("illegal_argument_exception", "mapper [n] cannot be changed from type [long] to [text]", false),
             ("document_parsing_exception", "failed to parse field [n] of type [long]", false),
             ("strict_dynamic_mapping_exception", "introduction of [a] is not allowed", false),
+            ("array_index_out_of_bounds_exception", "Index 5 out of bounds for length 3", false),
+            ("string_index_out_of_bounds_exception", "begin 0, end -1, length 0", false),
+            ("index_out_of_bounds_exception", "Index: 1, Size: 1", false),
         ] {
             let error = serde_json::json!({ "type": kind, "reason": reason });
             let answer = serde_json::json!({ "errors": true, "items": [{ "create": { "status": 400, "error": error } }] });

@@ -3,6 +3,7 @@
 //!
 //! Pure. [`super::Pace`] sends, waits and counts.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::delivery::{Fate, Outcome};
@@ -17,6 +18,15 @@ const MOST_REFUSED_WHOLE: usize = 64;
 /// So often such a sink is tried until it is believed, which takes a minute: a wrong address must not cost the backlog, and
 /// records that no server takes must not stop the others for ever.
 const VAIN_ATTEMPTS: u32 = 8;
+/// So often the same records come back one by one, with a whole pause after each time, until it is looked whether the sink takes
+/// those behind them: ten minutes.
+const MOST_RETURNS: u32 = 30;
+/// So many portions of files (128 KiB) it looks ahead the first time, and twice as many each further time, up to the most: all
+/// that is waiting may be for an index that is closed.
+const LEAST_AHEAD: usize = 64;
+const MOST_AHEAD: usize = 4096;
+/// So many reasons are known for which records are given up.
+const MOST_REASONS: usize = 64;
 
 /// What a sink's answers have told of it.
 #[derive(Debug, Default)]
@@ -27,6 +37,10 @@ pub(crate) struct Policy {
     attempts: u32,
     /// How many refusals there were since a record was taken, in whatever batch.
     vain: usize,
+    /// Records came back for these reasons for long, while the sink took others. They are refused.
+    given_up: VecDeque<String>,
+    /// How many portions it looked ahead the last time, in vain.
+    ahead: usize,
 }
 
 /// A batch that is being delivered.
@@ -39,6 +53,10 @@ pub(super) struct Work {
     suspects: Vec<(Batch, String)>,
     /// How many refusals of it there were since a record was taken.
     vain: usize,
+    /// Why records came back the last time, one by one.
+    reasons: Vec<String>,
+    /// How often the same ones came back.
+    returns: u32,
 }
 
 /// What an answer means.
@@ -63,7 +81,7 @@ pub(super) enum Next {
 
 impl Work {
     pub(super) fn new(batch: Batch) -> Self {
-        Self { waiting: vec![batch], suspects: Vec::new(), vain: 0 }
+        Self { waiting: vec![batch], suspects: Vec::new(), vain: 0, reasons: Vec::new(), returns: 0 }
     }
 
     /// What is to be sent next.
@@ -73,6 +91,14 @@ impl Work {
 
     pub(super) fn again(&mut self, batch: Batch) {
         self.waiting.push(batch);
+    }
+
+    /// The pause is over after which records are sent again. If the same ones came back for long, it says for which reasons.
+    pub(super) fn waited(&mut self, is_whole: bool) -> Option<Vec<String>> {
+        self.returns += u32::from(is_whole && !self.reasons.is_empty());
+        let is_long = self.returns >= MOST_RETURNS;
+        self.returns = if is_long { 0 } else { self.returns };
+        is_long.then(|| std::mem::take(&mut self.reasons))
     }
 
     /// Why nothing of the batch is confirmed, if that is so, after its last part.
@@ -96,10 +122,15 @@ impl Policy {
     pub(super) fn judge(&mut self, work: &mut Work, batch: Batch, outcome: Outcome) -> Verdict {
         let is_found =
             self.is_believed && work.vain >= MOST_VAIN && batch.documents.len() <= MOST_REFUSED_WHOLE;
+        let outcome = self.give_up(outcome);
+        work.reasons = reasons(&outcome);
         let Sorted { taken, refused, again, halves } = sort(batch, outcome, is_found);
         let (halves, divided) = halves.unzip();
         work.waiting.extend(halves.into_iter().flatten());
         let why = divided.flatten().or_else(|| refused.as_ref().map(|(_, why)| why.clone()));
+        if taken.is_some() || refused.is_some() {
+            work.returns = 0; // what comes back is less than before
+        }
         if taken.is_some() {
             self.takes(work);
         } else if why.is_some() {
@@ -126,6 +157,34 @@ impl Policy {
         self.is_believed = true;
         (self.vain, work.vain) = (0, 0);
         work.waiting.extend(work.suspects.drain(..).map(|(batch, _)| batch));
+    }
+
+    /// Refuses what comes back for a reason for which records are given up.
+    fn give_up(&self, outcome: Outcome) -> Outcome {
+        let fate = |fate| match fate {
+            Fate::Again(why) if self.given_up.contains(&why) => {
+                Fate::Refused(format!("came back for ten minutes while others were taken: {why}"))
+            }
+            fate => fate,
+        };
+        match outcome {
+            Outcome::Each(fates) => Outcome::Each(fates.into_iter().map(fate).collect()),
+            outcome => outcome,
+        }
+    }
+
+    /// How many portions it is to look ahead, because the same records come back.
+    pub(super) fn look_ahead(&mut self) -> usize {
+        self.ahead = (self.ahead * 2).clamp(LEAST_AHEAD, MOST_AHEAD);
+        self.ahead
+    }
+
+    /// The sink has taken a record that stands behind those that came back for these reasons.
+    pub(super) fn takes_others(&mut self, reasons: Vec<String>) {
+        (self.is_believed, self.ahead) = (true, 0);
+        self.given_up.extend(reasons);
+        let surplus = self.given_up.len().saturating_sub(MOST_REASONS);
+        self.given_up.drain(..surplus);
     }
 
     /// The sink takes nothing, and the pause after that is over. Only a whole one counts as an attempt: a sidecar that ends does
@@ -161,12 +220,15 @@ fn sort(batch: Batch, outcome: Outcome, is_found: bool) -> Sorted {
 
 fn sort_each(batch: &Batch, fates: &[Fate]) -> Sorted {
     let refused = fates.iter().find_map(|fate| if let Fate::Refused(why) = fate { Some(why) } else { None });
-    let again = fates.iter().find_map(|fate| if let Fate::Again(why) = fate { Some(why) } else { None });
+    let again = fates.iter().find_map(|fate| match fate {
+        Fate::Again(why) | Fate::Busy(why) => Some(why),
+        Fate::Taken | Fate::Refused(_) => None,
+    });
     let refused = refused.and_then(|why| {
         Some((some(batch, |nth| matches!(fates.get(nth), Some(Fate::Refused(_))))?, why.clone()))
     });
     let again = again.and_then(|why| {
-        let batch = some(batch, |nth| matches!(fates.get(nth), Some(Fate::Again(_))))?;
+        let batch = some(batch, |nth| matches!(fates.get(nth), Some(Fate::Again(_) | Fate::Busy(_))))?;
         Some((batch, why.clone(), Duration::ZERO))
     });
     Sorted {
@@ -175,6 +237,21 @@ fn sort_each(batch: &Batch, fates: &[Fate]) -> Sorted {
         again,
         ..Sorted::default()
     }
+}
+
+/// Why records come back, if the sink has said it of each.
+fn reasons(outcome: &Outcome) -> Vec<String> {
+    let Outcome::Each(fates) = outcome else { return Vec::new() };
+    let mut reasons: Vec<String> = Vec::new();
+    for fate in fates {
+        if let Fate::Again(why) = fate
+            && !reasons.contains(why)
+            && reasons.len() < MOST_REASONS
+        {
+            reasons.push(why.clone());
+        }
+    }
+    reasons
 }
 
 /// These records, if there are any.
@@ -207,6 +284,7 @@ mod tests {
         let fate = |fate| match fate {
             't' => Fate::Taken,
             'r' => Fate::Refused(why()),
+            'b' => Fate::Busy(why()),
             _ => Fate::Again(why()),
         };
         Outcome::Each(fates.chars().map(fate).collect())
@@ -258,6 +336,7 @@ mod tests {
             (false, each("tra"), "a", "b", "", "again c"),
             (false, each("rra"), "", "", "ab", "again c"),
             (true, each("aaa"), "", "", "", "again abc"),
+            (true, each("tab"), "a", "", "", "again bc"),
             (true, Outcome::Failed(why(), Duration::ZERO), "", "", "", "again abc"),
             (true, Outcome::Refused(why()), "", "", "", "part"),
             (false, Outcome::Long(why()), "", "", "", "part"),
@@ -328,6 +407,74 @@ mod tests {
             let (taken, lost, _, is_doubted) = deliver(&mut policy, &all, answer);
             assert_eq!((taken.len(), lost.len(), is_doubted), (0, 1000, false));
         }
+    }
+
+    /// Sends a batch until it is whole or the same records came back for long. Returns the reasons, and how often it was sent.
+    fn insist(
+        policy: &mut Policy,
+        work: &mut Work,
+        answer: impl Fn(usize) -> Outcome,
+    ) -> (Vec<String>, usize) {
+        let mut requests = 0;
+        while let Some(part) = work.next() {
+            requests += 1;
+            assert!(requests < 1000, "it ends");
+            if let Next::Again(batch, ..) = policy.judge(work, part, answer(requests)).next {
+                work.again(batch);
+                if let Some(reasons) = work.waited(true) {
+                    return (reasons, requests);
+                }
+            }
+        }
+        (Vec::new(), requests)
+    }
+
+    #[test]
+    fn records_that_come_back_for_long_are_given_up_if_others_are_taken() {
+        let mut policy = Policy::default();
+        let most = MOST_RETURNS as usize;
+        let (reasons, requests) = insist(&mut policy, &mut Work::new(batch("abc")), |_| each("aaa"));
+        assert_eq!((reasons, requests), (vec![why()], most));
+        // nothing behind them was taken: the sink may be set up wrongly
+        let (reasons, requests) = insist(&mut policy, &mut Work::new(batch("abc")), |_| each("aaa"));
+        assert_eq!(requests, most);
+        policy.takes_others(reasons);
+        let again = |letter: &Batch| each(if is_bad(letter) { "a" } else { "t" });
+        let (taken, lost, requests, is_doubted) = deliver(&mut policy, "B", again);
+        assert_eq!((taken.as_str(), lost.as_str(), requests, is_doubted), ("", "B", 1, false));
+        let other = |_| Outcome::Each(vec![Fate::Again("busy".to_owned())]);
+        let (_, requests) = insist(&mut policy, &mut Work::new(batch("b")), other);
+        assert_eq!(requests, most, "another reason");
+    }
+
+    #[test]
+    fn a_sink_that_is_slow_or_down_gives_up_no_record() {
+        let all = "x".repeat(400);
+        let (reasons, requests) = insist(&mut believed(), &mut Work::new(batch(&all)), |nth| match nth {
+            // of what is left it takes one at a time
+            1..=399 => each(&format!("t{}", "a".repeat(400 - nth))),
+            _ => Outcome::Taken,
+        });
+        assert_eq!((reasons.len(), requests), (0, 400));
+        for outcome in [|| Outcome::Failed(why(), Duration::ZERO), || each("bb")] {
+            let answer = |nth| if nth > 500 { Outcome::Taken } else { outcome() };
+            let (reasons, requests) = insist(&mut believed(), &mut Work::new(batch("ab")), answer);
+            assert_eq!((reasons.len(), requests), (0, 501));
+        }
+        let mut work = Work::new(batch("a"));
+        for _ in 0..100 {
+            believed().judge(&mut work, batch("a"), each("a"));
+            assert_eq!(work.waited(false), None, "the sidecar ends");
+        }
+    }
+
+    #[test]
+    fn it_looks_further_ahead_each_time_up_to_a_bound() {
+        let mut policy = Policy::default();
+        let looks: Vec<usize> = (0..8).map(|_| policy.look_ahead()).collect();
+        assert_eq!(looks, [64, 128, 256, 512, 1024, 2048, 4096, 4096]);
+        policy.takes_others((0..100).map(|nth| nth.to_string()).collect());
+        assert_eq!((policy.look_ahead(), policy.given_up.len()), (LEAST_AHEAD, MOST_REASONS));
     }
 
     #[test]
