@@ -25,7 +25,7 @@ use pillion_tls::client::{AlpnOffer, ClientTls, Purpose};
 use pillion_upstream::discovery::Resolver;
 use tokio::time::{Instant, timeout_at};
 
-use crate::encode::{Batch, Encoder};
+use crate::encode::{Batch, Encoder, MongodbAnswer};
 use stream::{Datagrams, Messages, Mongodb};
 
 /// From the connection to the last byte of the answer.
@@ -329,20 +329,23 @@ impl Delivery {
         if let Some(mut open) = open
             && let Ok(answer) = open.ask(body, batch.documents.len(), until).await
         {
-            self.open = Open::Mongodb(open);
-            return answer::of_mongodb(&answer, batch.documents.len());
+            return self.answered(open, answer, batch);
         }
         let mut open = match self.connect(Purpose::Tcp, until).await {
             Ok(transport) => Mongodb(transport),
             Err(error) => return Outcome::failed(error),
         };
         match open.ask(body, batch.documents.len(), until).await {
-            Ok(answer) => {
-                self.open = Open::Mongodb(open);
-                answer::of_mongodb(&answer, batch.documents.len())
-            }
+            Ok(answer) => self.answered(open, answer, batch),
             Err(error) => Outcome::failed(error),
         }
+    }
+
+    /// What an answer of MongoDB means, which may be too long to be read.
+    fn answered(&mut self, open: Mongodb, answer: Option<MongodbAnswer>, batch: &Batch) -> Outcome {
+        let Some(answer) = answer else { return Outcome::Long("its answer is too long".to_owned()) };
+        self.open = Open::Mongodb(open);
+        answer::of_mongodb(&answer, batch.documents.len())
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Fate, Outcome};
-use crate::encode::{Batch, MongodbAnswer, mongodb_answer};
+use crate::encode::{Batch, MongodbAnswer, mongodb_answer, mongodb_length};
 
 /// The longest answer of MongoDB has so many bytes, and others for each document that it refuses, but at most 4 MiB.
 const BYTES_OF_ANSWER: usize = 64 * 1024;
@@ -130,26 +130,27 @@ impl Datagrams {
 pub(super) struct Mongodb(pub(super) Transport);
 
 impl Mongodb {
-    /// Sends a command, and reads the answer.
+    /// Sends a command, and reads the answer. `None`: it is too long, and the connection is of no use any more.
     pub(super) async fn ask(
         &mut self,
         command: &[u8],
         documents: usize,
         until: Instant,
-    ) -> io::Result<MongodbAnswer> {
+    ) -> io::Result<Option<MongodbAnswer>> {
         let longest = documents.saturating_mul(BYTES_OF_DOCUMENT).saturating_add(BYTES_OF_ANSWER);
         let asking = async {
             self.0.write_all(command).await?;
             self.0.flush().await?;
-            let mut message = vec![0; 4];
-            self.0.read_exact(&mut message).await?;
-            let length = message.first_chunk().map_or(0, |length| u32::from_le_bytes(*length)) as usize;
-            if !(16..=longest.min(LONGEST_ANSWER)).contains(&length) {
-                return Err(not_mongodb());
+            let mut header = [0; 16];
+            self.0.read_exact(&mut header).await?;
+            let length = mongodb_length(&header).ok_or_else(not_mongodb)?;
+            if length > longest.min(LONGEST_ANSWER) {
+                return Ok(None);
             }
+            let mut message = header.to_vec();
             message.resize(length, 0);
-            self.0.read_exact(message.get_mut(4..).unwrap_or_default()).await?;
-            mongodb_answer(&message, documents).ok_or_else(not_mongodb)
+            self.0.read_exact(message.get_mut(header.len()..).unwrap_or_default()).await?;
+            mongodb_answer(&message, documents).map(Some).ok_or_else(not_mongodb)
         };
         timeout_at(until, asking).await.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
     }

@@ -8,6 +8,8 @@ use crate::json::{self, Member};
 use crate::record::{Origin, Record, Value};
 
 const OP_MSG: i32 = 2013;
+/// 48 MB: the longest message of the protocol.
+const LONGEST: usize = 48_000_000;
 /// The deepest nesting that is written. MongoDB takes 100; what is deeper becomes its JSON.
 const DEEPEST: usize = 32;
 
@@ -171,6 +173,14 @@ pub(crate) struct Answer {
     pub(crate) doubt: Option<String>,
     /// The documents that were not inserted: their places, codes and reasons.
     pub(crate) refused: Vec<(usize, i32, String)>,
+}
+
+/// How many bytes a message has, of which this is the beginning: its length, two numbers, and its kind. `None`: it is no OP_MSG, or
+/// longer than one may be.
+pub(crate) fn length(header: &[u8; 16]) -> Option<usize> {
+    let [a, b, c, d, .., e, f, g, h] = *header;
+    let length = usize::try_from(i32::from_le_bytes([a, b, c, d])).ok()?;
+    (i32::from_le_bytes([e, f, g, h]) == OP_MSG && (16..=LONGEST).contains(&length)).then_some(length)
 }
 
 /// Reads an answer: four numbers, of which the last is the kind of message, flags, and a section with one document. `None`: it
@@ -338,6 +348,7 @@ mod tests {
         }
         message.push(0);
         document(&mut message, write);
+        set_length(0, &mut message);
         message
     }
 
@@ -360,6 +371,8 @@ mod tests {
         assert_eq!(answer(&message, 2).and_then(|answer| answer.doubt).as_deref(), Some("stepped down"));
         let message = answered(|to| of_json("ok", "0.0", 1, to));
         assert_eq!(answer(&message, 2).map(|answer| answer.is_ok), Some(false));
+        assert_eq!(length(message.first_chunk().unwrap()), Some(message.len()));
+        assert_eq!(length(b"HTTP/1.0 200 OK\r"), None);
         assert_eq!(answer(b"HTTP/1.0 200 OK\r\n\r\nIt looks like", 2), None);
     }
 

@@ -10,7 +10,7 @@ use pillion_base::net::Network;
 use pillion_base::net::memory::{MemoryNetwork, Pipe};
 use pillion_companion::thread::Order;
 use pillion_model::Config;
-use pillion_model::logs::{Batch, Destination, IndexName, Logs, Sink, SinkUrl, Source};
+use pillion_model::logs::{Batch, Destination, IndexName, Logs, MongodbUrl, Sink, SinkUrl, Source};
 use pillion_telemetry::Metrics;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -126,6 +126,30 @@ impl Story {
     }
 }
 
+/// MongoDB, which has so many bytes to say of each batch. Of its answer only the beginning comes when it is a long one.
+async fn mongodb(mut io: Pipe, length: impl Fn(usize) -> usize) {
+    loop {
+        let mut header = [0; 4];
+        if io.read_exact(&mut header).await.is_err() {
+            return;
+        }
+        let mut rest = vec![0; u32::from_le_bytes(header) as usize - 4];
+        io.read_exact(&mut rest).await.unwrap();
+        let begin = rest.windows(10).position(|name| name == b"documents\0").unwrap() + 10;
+        let (mut documents, mut count) = (&rest[begin..], 0);
+        while let Some(length) = documents.first_chunk() {
+            documents = &documents[u32::from_le_bytes(*length) as usize..];
+            count += 1;
+        }
+        let mut answer = Vec::new();
+        for number in [length(count), 1, 1, 2013, 0] {
+            answer.extend_from_slice(&u32::try_from(number).unwrap().to_le_bytes());
+        }
+        answer.extend_from_slice(b"\0\x11\0\0\0\x01ok\0\0\0\0\0\0\0\xf0\x3f\0");
+        io.write_all(&answer).await.unwrap();
+    }
+}
+
 async fn answer_all(mut io: Pipe, answer: impl Fn(&str) -> (u16, String)) {
     let mut read = Vec::new();
     loop {
@@ -170,6 +194,22 @@ async fn records_for_an_index_that_is_closed_do_not_stop_the_others() {
     });
     story.ship_until(to, || story.count("delivered") == 5.0).await;
     assert_eq!((taken.lock().unwrap().len(), story.count("refused")), (5, 600.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_mongodb_that_is_too_long_is_asked_for_in_parts() {
+    let story = Story::new(&lines(1, 60));
+    let address: SocketAddr = "10.0.0.1:27017".parse().unwrap();
+    let mut listener = story.network.bind(address).unwrap();
+    tokio::spawn(async move {
+        while let Ok(arrived) = listener.accept().await {
+            tokio::spawn(mongodb(arrived.io, |count| if count > 20 { 10_000_000 } else { 38 }));
+        }
+    });
+    let url = MongodbUrl::new(&format!("mongodb://{address}")).unwrap();
+    let to = Destination::Mongodb { url, database: "logs".to_owned(), collection: "app".to_owned() };
+    story.ship_until(to, || story.count("delivered") == 60.0).await;
+    assert_eq!(story.count("refused"), 0.0);
 }
 
 #[tokio::test(start_paused = true)]
