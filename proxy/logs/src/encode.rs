@@ -16,7 +16,9 @@ use pillion_model::logs::{Destination, IndexName, SyslogOver};
 
 use crate::record::{Origin, Record};
 
-pub(crate) use bson::{Answer as MongodbAnswer, answer as mongodb_answer, length as mongodb_length};
+pub(crate) use bson::{
+    Answer as MongodbAnswer, WriteError, answer as mongodb_answer, length as mongodb_length,
+};
 pub(crate) use bulk::{Item, items as bulk_items};
 pub(crate) use otlp::rejected as otlp_rejected;
 

@@ -7,11 +7,11 @@ use http::{HeaderMap, StatusCode};
 use pillion_model::logs::Destination;
 
 use super::{Fate, Outcome};
-use crate::encode::{Item, MongodbAnswer, bulk_items, otlp_rejected};
+use crate::encode::{Item, MongodbAnswer, WriteError, bulk_items, otlp_rejected};
 
 /// The most that a sink may ask to be left alone: a wrong number must not stop shipping.
 const LONGEST_REST: Duration = Duration::from_mins(5);
-/// The code of MongoDB for a document that is there already.
+/// The code of MongoDB for a document that is there already, or of which a field that must be unique has the value of another one.
 const DUPLICATE: i32 = 11000;
 /// Its codes for content that it does not take: BadValue, FailedToParse, TypeMismatch, Overflow, InvalidLength, InvalidBSON,
 /// DollarPrefixedFieldName, InvalidIdField, EmptyFieldName, DottedFieldName, DocumentValidationFailure,
@@ -104,11 +104,13 @@ pub(super) fn of_mongodb(answer: &MongodbAnswer, records: usize) -> Outcome {
         return Outcome::failed(format!("has perhaps not kept what it took: {}", said(why)));
     }
     let mut fates = vec![Fate::Taken; records];
-    for (place, code, why) in &answer.refused {
-        if let Some(fate) = fates.get_mut(*place).filter(|_| *code != DUPLICATE) {
+    for WriteError { place, code, why, is_of_other_field } in &answer.refused {
+        let is_duplicate = *code == DUPLICATE;
+        if let Some(fate) = fates.get_mut(*place).filter(|_| !is_duplicate || *is_of_other_field) {
             let why = format!("{code}: {}", said(why));
             // a server that has no primary or no right to write must not cost records
-            *fate = if NOT_TAKEN.contains(code) { Fate::Refused(why) } else { Fate::Again(why) };
+            let is_content = is_duplicate || NOT_TAKEN.contains(code);
+            *fate = if is_content { Fate::Refused(why) } else { Fate::Again(why) };
         }
     }
     if fates.iter().all(|fate| *fate == Fate::Taken) { Outcome::Taken } else { Outcome::Each(fates) }
@@ -189,18 +191,30 @@ mod tests {
 
     #[test]
     fn a_document_that_mongodb_has_already_is_taken() {
-        let refused =
-            [(0, DUPLICATE, "dup"), (1, 121, "no"), (2, 13, "not allowed"), (3, 10107, "no primary")];
-        let refused = refused.map(|(place, code, why)| (place, code, why.to_owned())).to_vec();
+        let refused = [
+            (0, DUPLICATE, "dup"),
+            (1, 121, "no"),
+            (2, 13, "not allowed"),
+            (3, 10107, "no primary"),
+            (4, DUPLICATE, "order"),
+        ];
+        let error = |(place, code, why): (_, _, &str)| WriteError {
+            place,
+            code,
+            why: why.to_owned(),
+            is_of_other_field: why == "order",
+        };
+        let refused = refused.map(error).to_vec();
         let answer = MongodbAnswer { is_ok: true, refused, ..MongodbAnswer::default() };
         let (not_allowed, no_primary) = ("13: not allowed".to_owned(), "10107: no primary".to_owned());
         assert_eq!(
-            of_mongodb(&answer, 4),
+            of_mongodb(&answer, 5),
             Outcome::Each(vec![
                 Fate::Taken,
                 Fate::Refused("121: no".to_owned()),
                 Fate::Again(not_allowed),
-                Fate::Again(no_primary)
+                Fate::Again(no_primary),
+                Fate::Refused("11000: order".to_owned())
             ])
         );
         let failed = |code| of_mongodb(&MongodbAnswer { code, ..MongodbAnswer::default() }, 2);

@@ -171,8 +171,18 @@ pub(crate) struct Answer {
     pub(crate) message: String,
     /// Why it is not sure that what was inserted stays.
     pub(crate) doubt: Option<String>,
-    /// The documents that were not inserted: their places, codes and reasons.
-    pub(crate) refused: Vec<(usize, i32, String)>,
+    pub(crate) refused: Vec<WriteError>,
+}
+
+/// A document that was not inserted.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct WriteError {
+    /// The place of the document in the command.
+    pub(crate) place: usize,
+    pub(crate) code: i32,
+    pub(crate) why: String,
+    /// Whether another field than `_id` has the value of another document.
+    pub(crate) is_of_other_field: bool,
 }
 
 /// How many bytes a message has, of which this is the beginning: its length, two numbers, and its kind. `None`: it is no OP_MSG, or
@@ -194,11 +204,11 @@ pub(crate) fn answer(message: &[u8], documents: usize) -> Option<Answer> {
             "ok" => answer.is_ok = numeric(kind, value)? == 1.0,
             "code" => answer.code = whole(kind, value)?,
             "errmsg" => answer.message = string(value)?,
-            "writeConcernError" => answer.doubt = Some(write_error(value)?.2),
+            "writeConcernError" => answer.doubt = Some(write_error(value)?.1.why),
             "writeErrors" => {
                 for (_, _, error) in elements(value, documents)? {
-                    let (place, code, why) = write_error(error)?;
-                    answer.refused.push((place?, code, why));
+                    let (place, error) = write_error(error)?;
+                    answer.refused.push(WriteError { place: place?, ..error });
                 }
             }
             _ => {}
@@ -207,17 +217,24 @@ pub(crate) fn answer(message: &[u8], documents: usize) -> Option<Answer> {
     Some(answer)
 }
 
-fn write_error(of: &[u8]) -> Option<(Option<usize>, i32, String)> {
-    let (mut place, mut code, mut why) = (None, 0, String::new());
+fn write_error(of: &[u8]) -> Option<(Option<usize>, WriteError)> {
+    let (mut place, mut error, mut is_of_id) = (None, WriteError::default(), None);
     for (kind, name, value) in elements(of, MOST_ELEMENTS)? {
         match name {
             "index" => place = usize::try_from(whole(kind, value)?).ok(),
-            "code" => code = whole(kind, value)?,
-            "errmsg" => why = string(value)?,
+            "code" => error.code = whole(kind, value)?,
+            "errmsg" => error.why = string(value)?,
+            "keyPattern" => {
+                let fields = elements(value, MOST_ELEMENTS)?;
+                is_of_id = Some(matches!(fields.as_slice(), [(_, "_id", _)]));
+            }
             _ => {}
         }
     }
-    Some((place, code, why))
+    // servers before 4.2 name the index in the text alone, and others do not name it: they have that of _id
+    let named = error.why.split_once("index: ").map(|(_, name)| name.starts_with("_id_"));
+    error.is_of_other_field = !is_of_id.or(named).unwrap_or(true);
+    Some((place, error))
 }
 
 /// The elements of a document that has at most so many: type, name, and the bytes of the value.
@@ -359,8 +376,12 @@ mod tests {
             of_json("writeErrors", r#"[{"index":1,"code":11000,"errmsg":"duplicate"}]"#, 1, to);
             of_json("ok", "1.0", 1, to);
         });
-        let refused = vec![(1, 11000, "duplicate".to_owned())];
-        assert_eq!(answer(&message, 2), Some(Answer { is_ok: true, refused, ..Answer::default() }));
+        let error =
+            WriteError { place: 1, code: 11000, why: "duplicate".to_owned(), is_of_other_field: false };
+        assert_eq!(
+            answer(&message, 2),
+            Some(Answer { is_ok: true, refused: vec![error], ..Answer::default() })
+        );
         let errors = format!("[{}]", [r#"{"index":1,"code":1}"#; 3].join(","));
         let message = answered(|to| of_json("writeErrors", &errors, 1, to));
         assert_eq!(answer(&message, 2), None, "it names more documents than were sent");
@@ -374,6 +395,27 @@ mod tests {
         assert_eq!(length(message.first_chunk().unwrap()), Some(message.len()));
         assert_eq!(length(b"HTTP/1.0 200 OK\r"), None);
         assert_eq!(answer(b"HTTP/1.0 200 OK\r\n\r\nIt looks like", 2), None);
+    }
+
+    #[test]
+    fn a_duplicate_of_another_field_is_not_the_same_document() {
+        for (error, is_other) in [
+            (r#""keyPattern":{"_id":1}"#, false),
+            (r#""keyPattern":{"order":1}"#, true),
+            (r#""keyPattern":{"_id":1,"order":1}"#, true),
+            (r#""errmsg":"E11000 duplicate key error collection: a.b index: _id_ dup key: { : 1 }""#, false),
+            (
+                r#""errmsg":"E11000 duplicate key error collection: a.b index: order_1 dup key: { : 1 }""#,
+                true,
+            ),
+            (r#""errmsg":"index: _id_","keyPattern":{"order":1}"#, true),
+            (r#""errmsg":"E11000 duplicate key error""#, false),
+        ] {
+            let errors = format!(r#"[{{"index":0,"code":11000,{error}}}]"#);
+            let message = answered(|to| of_json("writeErrors", &errors, 1, to));
+            let refused = answer(&message, 1).unwrap().refused;
+            assert_eq!(refused[0].is_of_other_field, is_other, "{error}");
+        }
     }
 
     proptest! {
