@@ -3,6 +3,7 @@
 mod answer;
 mod stream;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -56,6 +57,8 @@ pub(crate) enum Outcome {
     Refused(String),
     /// Its answer is too long to be read. That for a part of the batch is shorter.
     Long(String),
+    /// It has said nothing in time, perhaps because the batch is too much for it or for the way to it.
+    Slow(String),
     /// It has taken nothing, and is to be asked again, after the time for which it asks.
     Failed(String, Duration),
 }
@@ -79,7 +82,19 @@ impl Outcome {
         match self {
             Self::Taken => true,
             Self::Each(fates) => fates.contains(&Fate::Taken),
-            Self::TakenBut(..) | Self::Refused(_) | Self::Long(_) | Self::Failed(..) => false,
+            Self::TakenBut(..) | Self::Refused(_) | Self::Long(_) | Self::Slow(_) | Self::Failed(..) => false,
+        }
+    }
+
+    fn unanswered(error: &AskError) -> Self {
+        let why = error.to_string();
+        if matches!(error, AskError::Slow) { Self::Slow(why) } else { Self::failed(why) }
+    }
+
+    fn broken(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut => Self::Slow(AskError::Slow.to_string()),
+            _ => Self::failed(error),
         }
     }
 
@@ -96,6 +111,7 @@ impl Outcome {
             Self::Each(fates) => Self::Each(fates.into_iter().map(fate).collect()),
             Self::Refused(why) => Self::Refused(change(why)),
             Self::Long(why) => Self::Long(change(why)),
+            Self::Slow(why) => Self::Slow(change(why)),
             Self::Failed(why, rest) => Self::Failed(change(why), rest),
         }
     }
@@ -214,14 +230,14 @@ impl Delivery {
             // the server may have closed it meanwhile: then a new connection carries the same request
             match self.ask(kept, batch, body.clone(), until).await {
                 Err(AskError::BrokeOff(_)) => {}
-                asked => return asked.unwrap_or_else(Outcome::failed),
+                asked => return asked.unwrap_or_else(|error| Outcome::unanswered(&error)),
             }
         }
         let asked = async {
             let transport = self.connect(Purpose::Http1, until).await?;
             self.ask(Box::new(Kept::new(transport).await?), batch, body, until).await
         };
-        asked.await.unwrap_or_else(Outcome::failed)
+        asked.await.unwrap_or_else(|error| Outcome::unanswered(&error))
     }
 
     async fn ask(
@@ -293,7 +309,7 @@ impl Delivery {
             Some(open) => open,
             None => match self.connect(Purpose::Tcp, until).await {
                 Ok(transport) => Messages(transport),
-                Err(error) => return Outcome::failed(error),
+                Err(error) => return Outcome::unanswered(&error),
             },
         };
         match open.send(body, until).await {
@@ -301,7 +317,7 @@ impl Delivery {
                 self.open = Open::Messages(open);
                 Outcome::Taken
             }
-            Err(error) => Outcome::failed(error),
+            Err(error) => Outcome::broken(&error),
         }
     }
 
@@ -333,11 +349,11 @@ impl Delivery {
         }
         let mut open = match self.connect(Purpose::Tcp, until).await {
             Ok(transport) => Mongodb(transport),
-            Err(error) => return Outcome::failed(error),
+            Err(error) => return Outcome::unanswered(&error),
         };
         match open.ask(body, batch.documents.len(), until).await {
             Ok(answer) => self.answered(open, answer, batch),
-            Err(error) => Outcome::failed(error),
+            Err(error) => Outcome::broken(&error),
         }
     }
 

@@ -215,7 +215,7 @@ impl Pace {
                 break;
             }
             let is_cut = !self.pause(VAIN_PAUSE).await?;
-            if is_cut || matches!(outcome, Outcome::Failed(..)) {
+            if is_cut || matches!(outcome, Outcome::Failed(..) | Outcome::Slow(_)) {
                 break;
             }
         }

@@ -113,8 +113,10 @@ struct Sorted {
     taken: Option<Batch>,
     refused: Option<(Batch, String)>,
     again: Option<(Batch, String, Duration)>,
-    /// The halves of what is divided, and the reason if they were refused together.
-    halves: Option<([Batch; 2], Option<String>)>,
+    /// Parts that are to be sent later, the next one last.
+    later: Vec<Batch>,
+    /// Why they were refused together, if that is so.
+    divided: Option<String>,
 }
 
 impl Policy {
@@ -124,10 +126,9 @@ impl Policy {
             self.is_believed && work.vain >= MOST_VAIN && batch.documents.len() <= MOST_REFUSED_WHOLE;
         let outcome = self.give_up(outcome);
         work.reasons = reasons(&outcome);
-        let Sorted { taken, refused, again, halves } = sort(batch, outcome, is_found);
-        let (halves, divided) = halves.unzip();
-        work.waiting.extend(halves.into_iter().flatten());
-        let why = divided.flatten().or_else(|| refused.as_ref().map(|(_, why)| why.clone()));
+        let Sorted { taken, refused, again, later, divided } = sort(batch, outcome, is_found);
+        work.waiting.extend(later);
+        let why = divided.or_else(|| refused.as_ref().map(|(_, why)| why.clone()));
         if taken.is_some() || refused.is_some() {
             work.returns = 0; // what comes back is less than before
         }
@@ -208,12 +209,21 @@ fn sort(batch: Batch, outcome: Outcome, is_found: bool) -> Sorted {
         Outcome::Failed(why, rest) => {
             return Sorted { again: Some((batch, why, rest)), ..Sorted::default() };
         }
+        Outcome::Slow(why) => {
+            let (batch, later) = match batch.halves() {
+                Some([later, batch]) => (batch, vec![later]),
+                None => (batch, Vec::new()),
+            };
+            return Sorted { again: Some((batch, why, Duration::ZERO)), later, ..Sorted::default() };
+        }
         Outcome::Refused(why) => (why, true),
         // that for a single record that is taken is short
         Outcome::Long(why) => (why, false),
     };
     match batch.halves().filter(|_| !(is_refusal && is_found)) {
-        Some(halves) => Sorted { halves: Some((halves, is_refusal.then_some(why))), ..Sorted::default() },
+        Some(halves) => {
+            Sorted { later: halves.into(), divided: is_refusal.then_some(why), ..Sorted::default() }
+        }
         None => Sorted { refused: Some((batch, why)), ..Sorted::default() },
     }
 }
@@ -338,6 +348,7 @@ mod tests {
             (true, each("aaa"), "", "", "", "again abc"),
             (true, each("tab"), "a", "", "", "again bc"),
             (true, Outcome::Failed(why(), Duration::ZERO), "", "", "", "again abc"),
+            (true, Outcome::Slow(why()), "", "", "", "again a"),
             (true, Outcome::Refused(why()), "", "", "", "part"),
             (false, Outcome::Long(why()), "", "", "", "part"),
         ] {
@@ -482,6 +493,19 @@ mod tests {
         let long = |batch: &Batch| if is_bad(batch) { Outcome::Long(why()) } else { Outcome::Taken };
         let (taken, lost, _, is_doubted) = deliver(&mut believed(), "aBc", long);
         assert_eq!((taken.as_str(), lost.as_str(), is_doubted), ("ac", "B", false));
+    }
+
+    #[test]
+    fn a_batch_that_takes_too_long_is_sent_in_parts() {
+        let slow = |part: &Batch| match part.documents.len() {
+            1..=3 => Outcome::Taken,
+            _ => Outcome::Slow(why()),
+        };
+        for policy in [&mut believed(), &mut Policy::default()] {
+            let (taken, lost, requests, is_doubted) = deliver(policy, "abcdefghij", slow);
+            assert_eq!((taken.as_str(), lost.as_str(), is_doubted), ("abcdefghij", "", false));
+            assert_eq!(requests, 7);
+        }
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Story {
         text.lines().find(is_meant).and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
     }
 
-    /// A server that answers requests by their bodies.
+    /// A server that answers requests by their bodies. Of one with the status 0 nothing comes.
     fn serve(&self, answer: impl Fn(&str) -> (u16, String) + Clone + Send + 'static) -> SinkUrl {
         let address: SocketAddr = "10.0.0.1:9200".parse().unwrap();
         let mut listener = self.network.bind(address).unwrap();
@@ -171,6 +171,9 @@ async fn answer_all(mut io: Pipe, answer: impl Fn(&str) -> (u16, String)) {
         }
         let (status, content) = answer(&String::from_utf8_lossy(&read[head..end]));
         read.drain(..end);
+        if status == 0 {
+            std::future::pending::<()>().await;
+        }
         let length = content.len();
         let answer = format!("HTTP/1.1 {status} -\r\ncontent-length: {length}\r\n\r\n{content}");
         if io.write_all(answer.as_bytes()).await.is_err() {
@@ -210,6 +213,13 @@ async fn an_answer_of_mongodb_that_is_too_long_is_asked_for_in_parts() {
     let to = Destination::Mongodb { url, database: "logs".to_owned(), collection: "app".to_owned() };
     story.ship_until(to, || story.count("delivered") == 60.0).await;
     assert_eq!(story.count("refused"), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_for_which_a_sink_needs_too_long_is_sent_in_parts() {
+    let story = Story::new(&lines(1, 60));
+    let url = story.serve(|body| (if body.lines().count() > 20 { 0 } else { 200 }, String::new()));
+    story.ship_until(Destination::Http { url }, || story.count("delivered") == 60.0).await;
 }
 
 #[tokio::test(start_paused = true)]
