@@ -255,8 +255,8 @@ impl Delivery {
         if kept.is_open() {
             self.open = Open::Http(kept, Instant::now());
         }
-        if let Some(why) = too_long(&self.sink.to, &answer) {
-            return Ok(Outcome::Long(why));
+        if let Some(outcome) = unreadable(&self.sink.to, &answer) {
+            return Ok(outcome);
         }
         let content = answer.body().as_deref().unwrap_or_default();
         Ok(answer::judge(
@@ -365,11 +365,14 @@ impl Delivery {
     }
 }
 
-/// Why an answer that says what became of each record cannot be read, if that is because of its length.
-fn too_long(to: &Destination, answer: &Response<Content>) -> Option<String> {
-    let says_of_each = answer.status().is_success() && matches!(to, Destination::Elasticsearch { .. });
-    let error = answer.body().as_ref().err().filter(|_| says_of_each)?;
-    matches!(error, AskError::TooLong(_)).then(|| error.to_string())
+/// What an answer means of which the content cannot be read, where that would say which records are refused.
+fn unreadable(to: &Destination, answer: &Response<Content>) -> Option<Outcome> {
+    let says_which = matches!(to, Destination::Elasticsearch { .. } | Destination::Otlp { .. });
+    let error = answer.body().as_ref().err().filter(|_| says_which && answer.status().is_success())?;
+    Some(match error {
+        AskError::TooLong(_) => Outcome::Long(error.to_string()),
+        error => Outcome::unanswered(error),
+    })
 }
 
 /// The most bytes of an answer with a good status.
@@ -398,23 +401,27 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_elasticsearch_that_is_too_long_is_no_failure_of_the_sink() {
+    fn what_cannot_be_read_of_an_answer_counts_as_taken_only_where_it_says_nothing() {
         let url = SinkUrl::new("http://sink").unwrap();
         let hook = Destination::Http { url: url.clone() };
+        let otlp = Destination::Otlp { url: url.clone() };
         let search = Destination::Elasticsearch { url, index: IndexName::new("app").unwrap() };
         let answer = |status: u16, content| Response::builder().status(status).body(content).unwrap();
         let long = || Err(AskError::TooLong(1024));
-        assert_eq!(
-            too_long(&search, &answer(200, long())),
-            Some("its answer has more than 1 KiB".to_owned())
-        );
-        for (to, answer) in [
-            (&search, answer(500, long())),
-            (&search, answer(200, Err(AskError::Slow))),
-            (&search, answer(200, Ok(Vec::new()))),
-            (&hook, answer(200, long())),
+        let broken = || Err(AskError::SlowToConnect(([127, 0, 0, 1], 1).into()));
+        for (to, answer, expected) in [
+            (&search, answer(200, long()), "Long"),
+            (&otlp, answer(200, long()), "Long"),
+            (&search, answer(200, Err(AskError::Slow)), "Slow"),
+            (&otlp, answer(200, Err(AskError::Slow)), "Slow"),
+            (&otlp, answer(200, broken()), "Failed"),
+            (&search, answer(500, long()), ""),
+            (&otlp, answer(200, Ok(Vec::new())), ""),
+            (&hook, answer(200, long()), ""),
         ] {
-            assert_eq!(too_long(to, &answer), None, "{answer:?}");
+            let said = unreadable(to, &answer).map(|outcome| format!("{outcome:?}"));
+            let said = said.as_deref().and_then(|said| said.split('(').next()).unwrap_or_default();
+            assert_eq!(said, expected, "{to:?} {answer:?}");
         }
     }
 
