@@ -33,8 +33,9 @@ use stream::{Datagrams, Messages, Mongodb};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// 16 MiB: an answer of Elasticsearch has 30 bytes for each document, and 300 for one that it refuses.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
-/// What an answer of Elasticsearch may have for each document. It names reasons of some hundred bytes.
-const BYTES_OF_DOCUMENT: usize = 512;
+/// 1 KiB: what an answer of Elasticsearch or MongoDB may have for each document. It names reasons of some hundred bytes, and of up to
+/// 600 where a queue of Elasticsearch is full.
+const BYTES_OF_DOCUMENT: usize = 1024;
 /// 64 KiB: an answer that has nothing for each document, or whose content only says what is wrong.
 const FEW_BYTES: usize = 64 * 1024;
 /// Servers close a connection that is idle for longer; five seconds is the shortest usual time.
@@ -138,6 +139,8 @@ pub(crate) struct Delivery {
     workload: Workload,
     /// A listener of the sidecar that leads to the sink's host.
     way: Option<SocketAddr>,
+    /// The most bytes of an answer: it stands in the memory beside its batch.
+    most_of_answer: usize,
     ground: Arc<Ground>,
     resolver: Resolver,
     open: Open,
@@ -158,6 +161,7 @@ impl Delivery {
         encoder: Encoder,
         workload: &Workload,
         way: Option<SocketAddr>,
+        most_of_answer: usize,
         ground: &Arc<Ground>,
     ) -> Self {
         Self {
@@ -165,6 +169,7 @@ impl Delivery {
             encoder,
             workload: workload.clone(),
             way,
+            most_of_answer,
             ground: ground.clone(),
             resolver: Resolver::system(),
             open: Open::None,
@@ -251,7 +256,11 @@ impl Delivery {
             Ok(question) => question,
             Err(error) => return Ok(Outcome::failed(error)),
         };
-        let answer = kept.ask(question, most_of_answer(&self.sink.to, batch.documents.len()), until).await?;
+        let most = match self.sink.to {
+            Destination::Elasticsearch { .. } => room(batch.documents.len(), self.most_of_answer),
+            _ => FEW_BYTES,
+        };
+        let answer = kept.ask(question, most, until).await?;
         if kept.is_open() {
             self.open = Open::Http(kept, Instant::now());
         }
@@ -338,12 +347,14 @@ impl Delivery {
     }
 
     async fn mongodb(&mut self, body: &[u8], batch: &Batch, until: Instant) -> Outcome {
+        let documents = batch.documents.len();
+        let most = room(documents, self.most_of_answer);
         let open = match std::mem::replace(&mut self.open, Open::None) {
             Open::Mongodb(open) => Some(open),
             _ => None,
         };
         if let Some(mut open) = open
-            && let Ok(answer) = open.ask(body, batch.documents.len(), until).await
+            && let Ok(answer) = open.ask(body, documents, most, until).await
         {
             return self.answered(open, answer, batch);
         }
@@ -351,7 +362,7 @@ impl Delivery {
             Ok(transport) => Mongodb(transport),
             Err(error) => return Outcome::unanswered(&error),
         };
-        match open.ask(body, batch.documents.len(), until).await {
+        match open.ask(body, documents, most, until).await {
             Ok(answer) => self.answered(open, answer, batch),
             Err(error) => Outcome::broken(&error),
         }
@@ -375,14 +386,10 @@ fn unreadable(to: &Destination, answer: &Response<Content>) -> Option<Outcome> {
     })
 }
 
-/// The most bytes of an answer with a good status.
-fn most_of_answer(to: &Destination, documents: usize) -> usize {
-    match to {
-        Destination::Elasticsearch { .. } => {
-            documents.saturating_mul(BYTES_OF_DOCUMENT).saturating_add(FEW_BYTES).min(MOST_BYTES)
-        }
-        _ => FEW_BYTES,
-    }
+/// The most bytes of an answer that says what became of each of so many documents.
+fn room(documents: usize, most: usize) -> usize {
+    let needed = documents.saturating_mul(BYTES_OF_DOCUMENT).saturating_add(FEW_BYTES);
+    needed.min(MOST_BYTES).min(most.max(FEW_BYTES))
 }
 
 #[cfg(test)]
@@ -426,12 +433,10 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_has_room_for_each_document_and_no_more() {
-        let url = SinkUrl::new("http://sink").unwrap();
-        let hook = Destination::Http { url: url.clone() };
-        let search = Destination::Elasticsearch { url, index: IndexName::new("app").unwrap() };
-        assert_eq!(most_of_answer(&hook, 1_000_000), FEW_BYTES);
-        assert_eq!(most_of_answer(&search, 100), FEW_BYTES + 100 * BYTES_OF_DOCUMENT);
-        assert_eq!(most_of_answer(&search, usize::MAX), MOST_BYTES);
+    fn an_answer_has_room_for_each_document_within_the_memory() {
+        assert_eq!(room(100, usize::MAX), FEW_BYTES + 100 * BYTES_OF_DOCUMENT);
+        assert_eq!(room(usize::MAX, usize::MAX), MOST_BYTES);
+        assert_eq!(room(10_000, 2 << 20), 2 << 20);
+        assert_eq!(room(10_000, 16), FEW_BYTES);
     }
 }

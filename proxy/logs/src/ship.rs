@@ -248,7 +248,7 @@ fn paces(
             name: sink.name.clone(),
             batch: logs.batch,
             tail: Tail::new(place, logs, encoder.clone(), most),
-            delivery: Delivery::new(sink, encoder, workload, *way, ground),
+            delivery: Delivery::new(sink, encoder, workload, *way, third(logs), ground),
             catalog: catalog.clone(),
             counts: Counts::new(metrics, &sources, metrics.intern(&sink.name)),
             entry: metrics.companions().register(CompanionKind::Logs, &sink.name, false),
@@ -261,16 +261,21 @@ fn paces(
     logs.sinks.iter().zip(ways).enumerate().map(pace).collect()
 }
 
-/// The bytes of a batch: a sink has one as its records are written, the same as it is sent, and a portion of a file.
-fn most_of_batch(logs: &Logs, to: &Destination) -> usize {
+/// A third of a sink's share of the memory, in bytes. The sink has a batch as its records are written; the same as it is sent, and a
+/// portion of a file, or an answer and what is read out of it.
+fn third(logs: &Logs) -> usize {
     let share = logs.memory / (logs.sinks.len() as u64).max(1);
-    let most = logs.batch.max.min(share / 3);
+    usize::try_from(share / 3).unwrap_or(usize::MAX)
+}
+
+/// The bytes of a batch.
+fn most_of_batch(logs: &Logs, to: &Destination) -> usize {
     let most = match to {
-        Destination::Mongodb { .. } => most.min(MOST_OF_MONGODB),
-        Destination::Elasticsearch { .. } => most.min(MOST_OF_BULK),
-        _ => most,
+        Destination::Mongodb { .. } => logs.batch.max.min(MOST_OF_MONGODB),
+        Destination::Elasticsearch { .. } => logs.batch.max.min(MOST_OF_BULK),
+        _ => logs.batch.max,
     };
-    usize::try_from(most).unwrap_or(usize::MAX)
+    usize::try_from(most).unwrap_or(usize::MAX).min(third(logs))
 }
 
 /// Looks at the files, and tells the sinks of changes.

@@ -18,10 +18,6 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{Fate, Outcome};
 use crate::encode::{Batch, MongodbAnswer, mongodb_answer, mongodb_length};
 
-/// The longest answer of MongoDB has so many bytes, and others for each document that it refuses, but at most 4 MiB.
-const BYTES_OF_ANSWER: usize = 64 * 1024;
-const BYTES_OF_DOCUMENT: usize = 512;
-const LONGEST_ANSWER: usize = 4 * 1024 * 1024;
 /// How long an address is used to which datagrams are sent: nothing says that they do not arrive.
 const LONGEST_ADDRESS: Duration = Duration::from_secs(30);
 /// How many datagrams are sent between two moments for the data path.
@@ -130,21 +126,21 @@ impl Datagrams {
 pub(super) struct Mongodb(pub(super) Transport);
 
 impl Mongodb {
-    /// Sends a command, and reads the answer. `None`: it is too long, and the connection is of no use any more.
+    /// Sends a command, and reads the answer. `None`: it has more bytes than `most`, and the connection is of no use any more.
     pub(super) async fn ask(
         &mut self,
         command: &[u8],
         documents: usize,
+        most: usize,
         until: Instant,
     ) -> io::Result<Option<MongodbAnswer>> {
-        let longest = documents.saturating_mul(BYTES_OF_DOCUMENT).saturating_add(BYTES_OF_ANSWER);
         let asking = async {
             self.0.write_all(command).await?;
             self.0.flush().await?;
             let mut header = [0; 16];
             self.0.read_exact(&mut header).await?;
             let length = mongodb_length(&header).ok_or_else(not_mongodb)?;
-            if length > longest.min(LONGEST_ANSWER) {
+            if length > most {
                 return Ok(None);
             }
             let mut message = header.to_vec();
