@@ -121,7 +121,12 @@ impl Pace {
                         let Some(is_whole) = self.failed(&why, Duration::ZERO, &mut failures).await else {
                             break;
                         };
-                        self.policy.waited(is_whole);
+                        if self.policy.waited(is_whole) {
+                            tracing::warn!(
+                                sink = self.name,
+                                "the sink has never taken a record; what it refuses from now on is lost: {why}"
+                            );
+                        }
                         continue;
                     }
                 }

@@ -15,8 +15,8 @@ const MOST_VAIN: usize = 32;
 /// So many records are refused at once after [`MOST_VAIN`] refusals of one batch: to find each of many thousand lines that are
 /// too old would stop the sink for an hour.
 const MOST_REFUSED_WHOLE: usize = 64;
-/// So often such a sink is tried until it is believed, which takes a minute: a wrong address must not cost the backlog, and
-/// records that no server takes must not stop the others for ever.
+/// So often such a sink is tried until it is believed, which takes a minute: a wrong address must not cost the backlog within
+/// that time, and records that no server takes must not stop the others for ever.
 const VAIN_ATTEMPTS: u32 = 8;
 /// So often the same records come back one by one, with a whole pause after each time, until it is looked whether the sink takes
 /// those behind them: ten minutes.
@@ -189,10 +189,12 @@ impl Policy {
     }
 
     /// The sink takes nothing, and the pause after that is over. Only a whole one counts as an attempt: a sidecar that ends does
-    /// not wait for long enough to know.
-    pub(super) fn waited(&mut self, is_whole: bool) {
+    /// not wait for long enough to know. Returns whether the sink is believed from now on.
+    pub(super) fn waited(&mut self, is_whole: bool) -> bool {
         self.attempts = self.attempts.saturating_add(u32::from(is_whole));
-        self.is_believed |= self.attempts >= VAIN_ATTEMPTS;
+        let was_believed = std::mem::replace(&mut self.is_believed, self.attempts >= VAIN_ATTEMPTS);
+        self.is_believed |= was_believed;
+        self.is_believed && !was_believed
     }
 }
 
@@ -405,16 +407,17 @@ mod tests {
             |_| Outcome::Long(why()),
         ];
         for answer in answers {
-            let (mut policy, all) = (Policy::default(), "x".repeat(1000));
+            let (mut policy, all, mut told) = (Policy::default(), "x".repeat(1000), Vec::new());
             for _ in 0..VAIN_ATTEMPTS {
                 let (taken, lost, requests, is_doubted) = deliver(&mut policy, &all, answer);
                 assert_eq!((taken.len(), lost.len(), is_doubted), (0, 0, true));
                 assert!(requests <= 2 * MOST_VAIN + 11, "{requests}");
                 for _ in 0..100 {
-                    policy.waited(false); // the sidecar ends
+                    assert!(!policy.waited(false), "the sidecar ends");
                 }
-                policy.waited(true);
+                told.push(policy.waited(true));
             }
+            assert_eq!(told.iter().position(|told| *told), Some(told.len() - 1));
             let (taken, lost, _, is_doubted) = deliver(&mut policy, &all, answer);
             assert_eq!((taken.len(), lost.len(), is_doubted), (0, 1000, false));
         }
