@@ -5,6 +5,10 @@
 //! of 10 as for one with 0, and nearly as long with SCHED_IDLE, which holds within one control group alone. So a companion with much
 //! to do works in pieces of some hundred microseconds, and sleeps for a moment after each while requests are served. Alone it does
 //! not sleep.
+//!
+//! In pieces are the lines that log shipping reads, and what it writes to connections and as datagrams. A search of folders, a
+//! checkpoint, the making of a whole batch's body and the reading of an answer are not: they are longer where there are many files
+//! or large batches.
 
 use std::time::{Duration, Instant};
 
@@ -37,9 +41,27 @@ pub struct Courtesy {
     /// they have used since the process began.
     used: Option<Duration>,
     worked: Option<Instant>,
+    /// How many bytes were worked on since the last piece ended.
+    bytes: usize,
 }
 
 impl Courtesy {
+    /// Called after work on so many bytes. When they are a piece together with those before, others go first.
+    pub fn after(&mut self, bytes: usize, piece: usize) {
+        if self.ends_piece(bytes, piece) {
+            self.let_others_go_first();
+        }
+    }
+
+    const fn ends_piece(&mut self, bytes: usize, piece: usize) -> bool {
+        self.bytes = self.bytes.saturating_add(bytes);
+        let ends = self.bytes >= piece;
+        if ends {
+            self.bytes = 0;
+        }
+        ends
+    }
+
     /// Called between two pieces of work. Blocks the thread for a moment where others have work: a timer of the runtime would
     /// wait for ten times as long.
     pub fn let_others_go_first(&mut self) {
@@ -80,6 +102,14 @@ mod tests {
         assert!(is_due(9041, 20), "they have worked lately");
         assert!(!is_due(9042, 21));
         assert!(is_due(9045, 22), "they have worked, a little at a time");
+    }
+
+    #[test]
+    fn little_work_is_collected_until_it_is_a_piece() {
+        let mut courtesy = Courtesy::default();
+        let ends: Vec<bool> =
+            [200, 15_000, 1183, 1, 40_000, 16_383].map(|bytes| courtesy.ends_piece(bytes, 16_384)).into();
+        assert_eq!(ends, [false, false, false, true, true, false]);
     }
 
     #[test]

@@ -24,6 +24,15 @@ pub fn in_pieces(io: Transport) -> Transport {
     Transport::Inside(Box::new(Pieces { io, courtesy: Courtesy::default() }))
 }
 
+impl Pieces {
+    fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.courtesy.after(bytes, PIECE);
+        }
+        written
+    }
+}
+
 impl AsyncRead for Pieces {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -36,8 +45,8 @@ impl AsyncRead for Pieces {
 
 impl AsyncWrite for Pieces {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.courtesy.let_others_go_first();
-        Pin::new(&mut self.io).poll_write(cx, buf.get(..PIECE).unwrap_or(buf))
+        let written = Pin::new(&mut self.io).poll_write(cx, buf.get(..PIECE).unwrap_or(buf));
+        self.wrote(written)
     }
 
     fn poll_write_vectored(
@@ -45,10 +54,10 @@ impl AsyncWrite for Pieces {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.courtesy.let_others_go_first();
         let mut left = PIECE;
         let piece: Vec<IoSlice<'_>> = bufs.iter().map_while(|buf| part(buf, &mut left)).collect();
-        Pin::new(&mut self.io).poll_write_vectored(cx, &piece)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, &piece);
+        self.wrote(written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -294,12 +294,8 @@ impl Tail {
         (end, may_skip, now): (End, bool, Now),
     ) -> (usize, Step) {
         let Some(reading) = self.readings.get(file.origin.source) else { return (bytes.len(), Step::Wait) };
-        let (mut used, mut piece) = (0, 0);
+        let mut used = 0;
         while !self.is_full(load) {
-            if used >= piece {
-                piece = used + PIECE;
-                self.courtesy.borrow_mut().let_others_go_first();
-            }
             let rest = bytes.get(used..).unwrap_or_default();
             let hole = lines::hole(rest);
             if hole > 0 && hole == rest.len() && !may_skip {
@@ -313,7 +309,10 @@ impl Tail {
                 self.add(reading, &text, file, (position + used as u64, now), load);
             });
             match step {
-                Step::Used(more) => used += more,
+                Step::Used(more) => {
+                    used += more;
+                    self.courtesy.borrow_mut().after(more, PIECE);
+                }
                 waits => return (used, waits),
             }
         }
