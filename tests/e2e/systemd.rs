@@ -95,6 +95,16 @@ async fn the_unit_runs_under_systemd_itself() {
     drop(answers(&systemd).await);
     assert!(systemd.journal().await.contains("Watchdog timeout"), "{}", systemd.journal().await);
 
+    // log shipping keeps its checkpoint where it does by default, with a priority that is lower than that of the data path
+    let logs = "logs:\n  sources: { app: { files: \"/var/log/app/*.log\" } }\n  sinks: { hook: { http: \"http://127.0.0.1:1\" } }\n";
+    systemd.configure(&format!("{}{logs}", config(app.address, 11)));
+    systemd.systemctl(&["restart", "pillion"]).await;
+    let pid = systemd.property("MainPID").await;
+    let is_kept = async || systemd.shell("test -s /var/lib/pillion/logs/checkpoint.json").await.then_some(());
+    eventually("a checkpoint", is_kept).await;
+    let nice = format!("sed 's/.*) //' /proc/{pid}/task/*/stat | cut -d' ' -f17 | grep -qx 10");
+    assert!(systemd.shell(&nice).await, "{}", systemd.journal().await);
+
     systemd.systemctl(&["stop", "pillion"]).await;
     assert_eq!(systemd.property("ActiveState").await, "inactive");
     assert_eq!(systemd.property("Result").await, "success", "{}", systemd.journal().await);

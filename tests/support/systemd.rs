@@ -110,6 +110,11 @@ impl Systemd {
         self.systemctl(&["show", "--value", "--property", name, "pillion"]).await
     }
 
+    /// Whether a command of the shell succeeds on this host.
+    pub(crate) async fn shell(&self, command: &str) -> bool {
+        self.inside(&["sh", "-c", command]).await.status.success()
+    }
+
     /// Whether there is a process with this number, which systemd knows.
     pub(crate) async fn has_process(&self, pid: &str) -> bool {
         self.inside(&["test", "-d", &format!("/proc/{pid}")]).await.status.success()

@@ -27,7 +27,7 @@ const LATELY: Duration = Duration::from_millis(20);
 pub fn stand_back() {
     let lowered = getpriority_process(None).and_then(|now| setpriority_process(None, now.max(NICE)));
     if let Err(error) = lowered {
-        tracing::debug!(%error, "a companion has the priority of the data path");
+        tracing::info!(%error, "a companion has the priority of the data path");
     }
 }
 
