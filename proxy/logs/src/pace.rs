@@ -13,7 +13,7 @@ use pillion_telemetry::{LogOutcome, Metrics, Seldom, Symbol};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::catalog::{Catalog, Now};
+use crate::catalog::{Catalog, Now, Read};
 use crate::delivery::{Delivery, Outcome};
 use crate::encode::Batch;
 use crate::tail::{Load, Tail};
@@ -114,11 +114,17 @@ impl Pace {
                 self.catalog.borrow_mut().save_new();
                 match self.deliver(load.batch).await {
                     Delivered::All => failures = 0,
-                    Delivered::Stopped => break,
+                    Delivered::Stopped => {
+                        self.leave(&load.reads);
+                        break;
+                    }
                     Delivered::Nothing(why) => {
                         // it is read again, with what has come meanwhile: of that the sink may take a record
-                        self.tail.rewind(&mut self.catalog.borrow_mut(), &load.reads, Instant::now());
+                        let lost =
+                            self.tail.rewind(&mut self.catalog.borrow_mut(), &load.reads, Instant::now());
+                        self.truncated(lost);
                         let Some(is_whole) = self.failed(&why, Duration::ZERO, &mut failures).await else {
+                            self.leave(&[]);
                             break;
                         };
                         if self.policy.waited(is_whole) {
@@ -148,6 +154,7 @@ impl Pace {
             let now = Instant::now();
             let is_due = until.is_some_and(|until| now >= until);
             if phase == Phase::Stop {
+                self.leave(&load.reads);
                 return None;
             }
             if self.tail.is_full(&load) || is_due {
@@ -181,7 +188,17 @@ impl Pace {
     /// Reads a portion of a file. Returns whether there is one.
     fn read(&mut self, load: &mut Load, now: Now) -> bool {
         let read = self.tail.step(&mut self.catalog.borrow_mut(), load, now);
-        let lost = read.unwrap_or(0);
+        self.truncated(read.unwrap_or(0));
+        read.is_some()
+    }
+
+    /// The sink stops, and has not taken these.
+    fn leave(&mut self, reads: &[Read]) {
+        let lost = self.tail.leave(&mut self.catalog.borrow_mut(), reads, Instant::now());
+        self.truncated(lost);
+    }
+
+    fn truncated(&mut self, lost: u64) {
         self.counts.metrics.logs_truncated().inc_by(lost);
         if lost > 0 && self.notices.truncated.due(std::time::Instant::now()).is_some() {
             tracing::warn!(
@@ -190,7 +207,6 @@ impl Pace {
                 "a file was truncated before it was shipped to its end"
             );
         }
-        read.is_some()
     }
 
     /// Sends what stands behind records that came back for long, a portion at a time, until the sink takes a record. Then those that

@@ -152,10 +152,11 @@ impl Tail {
                 Looked::Nothing if lost == 0 => continue,
                 Looked::Nothing => {}
                 Looked::Taken => {
-                    let known = load.reads.iter().position(|known| known.file == key);
-                    let known = known.map(|known| load.reads.swap_remove(known));
-                    let same = known.filter(|known| known.generation == read.generation);
-                    read.from = same.map_or(from, |known| known.from);
+                    // what was read before a truncation stays in the load
+                    let is_same = |known: &Read| (known.file, known.generation) == (key, read.generation);
+                    if let Some(known) = load.reads.iter().position(is_same) {
+                        read.from = load.reads.swap_remove(known).from;
+                    }
                     load.reads.push(read);
                 }
                 Looked::Truncated => {
@@ -176,9 +177,10 @@ impl Tail {
         None
     }
 
-    /// Goes back to where the sink is in these files: what was read of them was not taken. If a file was truncated meanwhile, the
-    /// next step counts that as lost.
-    pub(crate) fn rewind(&mut self, catalog: &mut Catalog, reads: &[Read], now: Instant) {
+    /// Goes back to where the sink is in these files: what was read of them was not taken. Returns how many of these bytes were
+    /// lost by truncations before others were read; if a file was truncated later, the next step tells what is lost.
+    pub(crate) fn rewind(&mut self, catalog: &mut Catalog, reads: &[Read], now: Instant) -> u64 {
+        let mut lost = 0_u64;
         for read in reads {
             let Some(file) = catalog.files.get_mut(&read.file) else { continue };
             if file.generation == read.generation {
@@ -189,8 +191,22 @@ impl Tail {
                 && cursor.generation == read.generation
             {
                 cursor.position = read.from;
+            } else {
+                lost = lost.saturating_add(read.place.offset.saturating_sub(read.from));
             }
         }
+        lost
+    }
+
+    /// The sink stops, and what was read of these files was not taken. Returns how many bytes were lost by truncations: the next
+    /// tail knows nothing of them.
+    pub(crate) fn leave(&mut self, catalog: &mut Catalog, reads: &[Read], now: Instant) -> u64 {
+        let lost = self.rewind(catalog, reads, now);
+        let unread = self.cursors.iter().filter_map(|(key, cursor)| {
+            let file = catalog.files.get(key).filter(|file| file.generation != cursor.generation)?;
+            Some(file.lost_size.saturating_sub(cursor.position))
+        });
+        unread.fold(lost, u64::saturating_add)
     }
 
     /// Where it reads each file now.
@@ -633,6 +649,32 @@ mod tests {
             story.tail.rewind(&mut story.catalog, &load.reads, now.at);
             assert_eq!(story.take(false), [new]);
             assert_eq!(story.lost, 9, "{taken} {new} {is_seen}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_one_load_has_of_both_sides_of_a_truncation_is_counted_if_it_is_not_taken() {
+        for (is_stopped, new_lost) in [(false, 0), (true, 0), (true, 7)] {
+            let mut story = Story::new(b"one\n", |_| {});
+            story.take(false);
+            story.append(b"two\nlost\n");
+            let (mut load, now) = (Load::default(), Now { at: Instant::now(), unix: 0, is_last: false });
+            story.tail.step(&mut story.catalog, &mut load, now);
+            fs::write(story.path(), "new\n").unwrap();
+            story.catalog.look(Instant::now());
+            let mut lost = story.tail.step(&mut story.catalog, &mut load, now).unwrap();
+            assert_eq!((lost, load.batch.documents.len()), (0, 3), "nothing is lost yet");
+            if new_lost > 0 {
+                story.append(b"xy\n");
+                fs::write(story.path(), "z\n").unwrap();
+                story.catalog.look(Instant::now());
+            }
+            lost += match is_stopped {
+                false => story.tail.rewind(&mut story.catalog, &load.reads, now.at),
+                true => story.tail.leave(&mut story.catalog, &load.reads, now.at),
+            };
+            assert_eq!(lost, 9 + new_lost);
+            assert_eq!(story.take(false), [if new_lost > 0 { "z" } else { "new" }]);
         }
     }
 
