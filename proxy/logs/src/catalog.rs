@@ -51,6 +51,8 @@ pub(crate) struct Catalog {
     pub(crate) folders: HashSet<PathBuf>,
     /// What the last process has left of files that could not be opened yet.
     left: Vec<Kept>,
+    /// Those of them that were not in their folders when these could be read. They are gone if that is so once more.
+    missed: Vec<Kept>,
     shelf: Shelf,
     most_open: usize,
     most_files: usize,
@@ -60,7 +62,7 @@ pub(crate) struct Catalog {
     pub(crate) has_new: bool,
     /// Why the checkpoint could not be written.
     pub(crate) problem: Option<String>,
-    /// The bytes of files that were gone when the shipper began, which sinks had not got.
+    /// The bytes of files of the last process that were gone, which sinks had not got, until they are counted.
     pub(crate) lost: u64,
     notices: Seldom,
 }
@@ -80,6 +82,7 @@ impl Catalog {
             next: 0,
             folders: HashSet::new(),
             left: Vec::new(),
+            missed: Vec::new(),
             shelf: shelf.clone(),
             most_open: room::most_open(),
             most_files: room::MOST_FILES,
@@ -223,7 +226,7 @@ impl Catalog {
             file.head = file.head_now();
         }
         let known = self.files.values().map(|file| file.kept(&self.sources, &self.sinks));
-        let kept: Vec<Kept> = known.chain(self.left.iter().cloned()).collect();
+        let kept: Vec<Kept> = known.chain(self.left.iter().chain(&self.missed).cloned()).collect();
         match checkpoint::write(&self.checkpoint, &kept) {
             Ok(()) => {
                 self.has_new = false;

@@ -114,8 +114,8 @@ async fn run(ground: Arc<Ground>, shelf: Shelf, mut orders: watch::Receiver<Orde
 async fn ship(ground: &Arc<Ground>, plan: &Plan, shelf: &Shelf, orders: &mut watch::Receiver<Order>) {
     let Some(_lock) = locked(ground, plan, shelf, orders).await else { return };
     let Some(catalog) = opened(ground, plan, shelf, orders).await else { return };
-    ground.metrics.logs_truncated().inc_by(catalog.lost);
     let catalog = Rc::new(RefCell::new(catalog));
+    count_lost(ground, &catalog);
     let (phase, phases) = watch::channel(Phase::Work);
     let (changed, changes) = watch::channel(0);
     let mut sinks = JoinSet::new();
@@ -137,6 +137,7 @@ async fn ship(ground: &Arc<Ground>, plan: &Plan, shelf: &Shelf, orders: &mut wat
                     _ if told.is_err() => return,
                     Order::Finish => {
                         catalog.borrow_mut().scan(Instant::now());
+                        count_lost(ground, &catalog);
                         catalog.borrow_mut().look_last(Instant::now());
                         phase.send_replace(Phase::Finish);
                     }
@@ -294,12 +295,19 @@ async fn look(ground: Arc<Ground>, logs: Logs, catalog: Rc<RefCell<Catalog>>, ch
         }
         let now = Instant::now();
         let is_new = names && catalog.borrow_mut().scan(now);
+        count_lost(&ground, &catalog);
         let is_busy = catalog.borrow_mut().look(now);
         if is_new || is_busy {
             changed.send_modify(|changes| *changes += 1);
         }
         tell_lag(&ground, &logs, &catalog.borrow());
     }
+}
+
+/// Counts what was lost of files that were gone.
+fn count_lost(ground: &Ground, catalog: &RefCell<Catalog>) {
+    let lost = std::mem::take(&mut catalog.borrow_mut().lost);
+    ground.metrics.logs_truncated().inc_by(lost);
 }
 
 fn tell_lag(ground: &Ground, logs: &Logs, catalog: &Catalog) {

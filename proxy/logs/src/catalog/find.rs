@@ -31,10 +31,14 @@ impl Catalog {
     /// Looks for new files, and for those that are gone. Returns whether there are any.
     pub(crate) fn scan(&mut self, now: Instant) -> bool {
         let mut kept = std::mem::take(&mut self.left);
+        let missed: HashSet<Identity> = self.missed.iter().map(|kept| kept.identity).collect();
+        kept.append(&mut self.missed);
         let is_changed = self.scan_with(now, &mut kept);
         let known = self.files.len();
         let still = self.find_renamed(now, kept);
-        self.left.extend(still);
+        let (gone, missed) = still.into_iter().partition(|kept| missed.contains(&kept.identity));
+        self.missed = missed;
+        self.tell_gone(gone);
         is_changed || self.files.len() != known
     }
 
