@@ -288,7 +288,7 @@ impl Delivery {
                 (
                     (
                         format!(
-                            "{path}?filter_path=errors,items.*.status,items.*.error.type,items.*.error.reason"
+                            "{path}?filter_path=errors,items.*.status,items.*.error.type,items.*.error.reason,items.*.error.index"
                         ),
                         authority,
                     ),

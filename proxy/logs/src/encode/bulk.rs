@@ -79,7 +79,11 @@ fn reason(result: &str) -> String {
     let error = json::member(result, "error").unwrap_or("null");
     let text = |key| json::member(error, key).and_then(json::string);
     match (text("type"), text("reason")) {
-        (Some(kind), Some(reason)) => format!("{kind}: {reason}"),
+        (Some(kind), Some(reason)) => match text("index") {
+            // records are given up by the reason: that for one index must not be that for another
+            Some(index) if !reason.contains(&*index) => format!("{kind}: {reason} (index {index})"),
+            _ => format!("{kind}: {reason}"),
+        },
         _ => error.to_owned(),
     }
 }
@@ -120,6 +124,21 @@ mod tests {
             Some(vec![Item::Taken, again, Item::Taken, Item::Busy("{}".to_owned()), refused])
         );
         assert_eq!((items(answer, 3), items("<html>", 1), items("{}", 1)), (None, None, None));
+    }
+
+    #[test]
+    fn a_reason_names_the_index() {
+        let of = |error: &str| {
+            let result = format!(r#"{{"create":{{"status":404,"error":{error}}}}}"#);
+            items(&format!(r#"{{"errors":true,"items":[{result}]}}"#), 1)
+        };
+        for (error, reason) in [
+            (r#"{"type":"a","reason":"closed","index":"app-1"}"#, "a: closed (index app-1)"),
+            (r#"{"type":"a","reason":"no such index [app-1]","index":"app-1"}"#, "a: no such index [app-1]"),
+            (r#"{"type":"a","reason":"closed"}"#, "a: closed"),
+        ] {
+            assert_eq!(of(error), Some(vec![Item::Again(reason.to_owned())]));
+        }
     }
 
     #[test]

@@ -39,6 +39,9 @@ pub(crate) struct Policy {
     vain: usize,
     /// Records came back for these reasons for long, while the sink took others. They are refused.
     given_up: VecDeque<String>,
+    /// The sink takes others than those that came back for these reasons. They are given up if that is so once more: the sink may
+    /// take all again.
+    on_trial: Vec<String>,
     /// How many portions it looked ahead the last time, in vain.
     ahead: usize,
 }
@@ -124,6 +127,7 @@ impl Policy {
     pub(super) fn judge(&mut self, work: &mut Work, batch: Batch, outcome: Outcome) -> Verdict {
         let is_found =
             self.is_believed && work.vain >= MOST_VAIN && batch.documents.len() <= MOST_REFUSED_WHOLE;
+        self.decide(&outcome);
         let outcome = self.give_up(outcome);
         work.reasons = reasons(&outcome);
         let Sorted { taken, refused, again, later, divided } = sort(batch, outcome, is_found);
@@ -160,6 +164,17 @@ impl Policy {
         work.waiting.extend(work.suspects.drain(..).map(|(batch, _)| batch));
     }
 
+    /// Decides for which reasons records are given up, when the sink has answered for the first time after it took others.
+    fn decide(&mut self, outcome: &Outcome) {
+        if matches!(outcome, Outcome::Failed(..) | Outcome::Slow(_)) {
+            return; // it has not said anything of them
+        }
+        let still = reasons(outcome);
+        self.given_up.extend(self.on_trial.drain(..).filter(|why| still.contains(why)));
+        let surplus = self.given_up.len().saturating_sub(MOST_REASONS);
+        self.given_up.drain(..surplus);
+    }
+
     /// Refuses what comes back for a reason for which records are given up.
     fn give_up(&self, outcome: Outcome) -> Outcome {
         let fate = |fate| match fate {
@@ -182,10 +197,7 @@ impl Policy {
 
     /// The sink has taken a record that stands behind those that came back for these reasons.
     pub(super) fn takes_others(&mut self, reasons: Vec<String>) {
-        (self.is_believed, self.ahead) = (true, 0);
-        self.given_up.extend(reasons);
-        let surplus = self.given_up.len().saturating_sub(MOST_REASONS);
-        self.given_up.drain(..surplus);
+        (self.is_believed, self.ahead, self.on_trial) = (true, 0, reasons);
     }
 
     /// The sink takes nothing, and the pause after that is over. Only a whole one counts as an attempt: a sidecar that ends does
@@ -487,8 +499,31 @@ mod tests {
         let mut policy = Policy::default();
         let looks: Vec<usize> = (0..8).map(|_| policy.look_ahead()).collect();
         assert_eq!(looks, [64, 128, 256, 512, 1024, 2048, 4096, 4096]);
-        policy.takes_others((0..100).map(|nth| nth.to_string()).collect());
-        assert_eq!((policy.look_ahead(), policy.given_up.len()), (LEAST_AHEAD, MOST_REASONS));
+        policy.takes_others(Vec::new());
+        assert_eq!(policy.look_ahead(), LEAST_AHEAD);
+    }
+
+    #[test]
+    fn a_sink_that_was_mended_while_it_was_looked_ahead_costs_nothing_at_its_next_fault() {
+        let mut policy = believed();
+        policy.takes_others(vec![why()]);
+        let sent = Outcome::Failed(why(), Duration::ZERO);
+        policy.judge(&mut Work::new(Batch::default()), batch("a"), sent);
+        assert_eq!(policy.on_trial, [why()], "it is not known yet");
+        policy.judge(&mut Work::new(Batch::default()), batch("a"), Outcome::Taken);
+        let verdict = policy.judge(&mut Work::new(Batch::default()), batch("a"), each("a"));
+        assert!(verdict.lost.is_none() && matches!(verdict.next, Next::Again(..)));
+    }
+
+    #[test]
+    fn the_reasons_for_which_records_are_given_up_have_a_bound() {
+        let mut policy = believed();
+        for nth in 0..100 {
+            policy.takes_others(vec![nth.to_string()]);
+            policy.decide(&Outcome::Each(vec![Fate::Again(nth.to_string())]));
+        }
+        assert_eq!(policy.given_up.len(), MOST_REASONS);
+        assert_eq!(policy.given_up.back().map(String::as_str), Some("99"));
     }
 
     #[test]
