@@ -14,9 +14,21 @@ CARGO=${CARGO_HOME:-$HOME/.cargo}
 RUSTC=${RUSTC:-rustc}
 HOST=$("$RUSTC" -vV | sed -n 's/^host: //p')
 TARGET=${1:-$HOST}
+OUT=${CARGO_TARGET_DIR:-target}
+case $OUT in /*) ;; *) OUT=$HERE/$OUT ;; esac
+
+# A file that is the same keeps its time, so that nothing is compiled anew.
+unpack_profile() {
+    mkdir -p "$OUT"
+    gzip -dc deploy/pillion.profdata.gz >"$OUT/pillion.profdata.new"
+    if cmp -s "$OUT/pillion.profdata.new" "$OUT/pillion.profdata"; then
+        rm "$OUT/pillion.profdata.new"
+    else
+        mv "$OUT/pillion.profdata.new" "$OUT/pillion.profdata"
+    fi
+}
 
 # Naming the target keeps these flags away from build scripts and procedural macros, which cannot be static.
-profile=$HERE/deploy/pillion.profdata
 static="-C target-feature=+crt-static"
 case ${PILLION_PROFILE:-use} in
 count)
@@ -31,7 +43,8 @@ use)
     if [ "${TARGET%%-*}" != x86_64 ]; then
         echo "built without the profile of requests, which is for x86-64" >&2
     elif "$RUSTC" -V | cmp -s - deploy/pillion.rustc; then
-        flags="$flags -C profile-use=$profile"
+        unpack_profile
+        flags="$flags -C profile-use=$OUT/pillion.profdata"
     else
         echo "built without the profile of requests, which is for $(cat deploy/pillion.rustc)" >&2
     fi
@@ -59,13 +72,11 @@ for crates in "$CARGO"/registry/src/*; do
     flags="$flags --remap-path-prefix=$crates=/crates"
     maps="$maps -ffile-prefix-map=$crates=/crates"
 done
-if [ -n "${CARGO_TARGET_DIR:-}" ]; then
-    flags="$flags --remap-path-prefix=$CARGO_TARGET_DIR=/pillion/target"
-    maps="$maps -ffile-prefix-map=$CARGO_TARGET_DIR=/pillion/target"
-fi
+flags="$flags --remap-path-prefix=$OUT=/pillion/target"
+maps="$maps -ffile-prefix-map=$OUT=/pillion/target"
 export CFLAGS="-fno-asynchronous-unwind-tables $maps${CFLAGS:+ $CFLAGS}"
 export RUSTFLAGS="$flags${RUSTFLAGS:+ $RUSTFLAGS}"
 export CARGO_PROFILE_RELEASE_STRIP=none
 unset CARGO_ENCODED_RUSTFLAGS # cargo would take it instead of RUSTFLAGS
-cargo build --release --locked --bin pillion --target "$TARGET" --target-dir "${CARGO_TARGET_DIR:-target}" >&2
-echo "${CARGO_TARGET_DIR:-target}/$TARGET/release/pillion"
+cargo build --release --locked --bin pillion --target "$TARGET" --target-dir "$OUT" >&2
+echo "$OUT/$TARGET/release/pillion"
