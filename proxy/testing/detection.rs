@@ -155,24 +155,47 @@ async fn a_silent_client_is_closed_when_its_server_closes_at_once() {
     assert_eq!(a.connections(), 1);
 }
 
+/// Closes connections without a word, and then answers.
+fn closes_the_first(mesh: &Mesh) -> super::backend::Backend {
+    mesh.scripted(A, |mut peer: Peer, nth| async move {
+        if nth > 0 {
+            peer.message().await;
+            peer.send(OK).await;
+            pass(1).await;
+        }
+    })
+}
+
 /// As a sidecar does that is about to end. Until now no connection has shown what the destination speaks.
 #[tokio::test(start_paused = true)]
 async fn a_slow_client_gets_another_connection_when_its_server_has_closed_the_early_one() {
     for nth in 0..2 {
         let mesh = Mesh::default();
-        let a = mesh.scripted(A, |mut peer: Peer, nth| async move {
-            if nth > 0 {
-                peer.message().await;
-                peer.send(OK).await;
-                pass(1).await;
-            }
-        });
+        let a = closes_the_first(&mesh);
         let (sidecar, what) = both(&mesh).into_iter().nth(nth).expect("two directions");
         let mut slow = sidecar.direct_client().await;
         tokio::time::sleep(secs(1) / 2).await;
         assert_eq!(a.connections(), 1, "{what}: the early connection");
         assert_eq!(slow.get("/").await.status_and_reason(), (200, None), "{what}");
         assert_eq!(a.connections(), 2, "{what}");
+    }
+}
+
+/// Here the runtime has not seen the client's bytes at the end of the second for which the sidecar waits.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_speaks_just_as_its_second_is_over_is_answered() {
+    for (is_there, expected) in [(true, 200), (false, 502)] {
+        for nth in 0..2 {
+            let mesh = Mesh::default();
+            let _a = is_there.then(|| closes_the_first(&mesh));
+            let (sidecar, what) = both(&mesh).into_iter().nth(nth).expect("two directions");
+            let mut slow = sidecar.direct_client().await;
+            tokio::time::sleep(secs(1) / 2).await;
+            slow.send_unnoticed(GET).await;
+            pass(1).await;
+            slow.io.withhold(false);
+            assert_eq!(slow.answer().await.status(), Some(expected), "{what}");
+        }
     }
 }
 

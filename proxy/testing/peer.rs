@@ -66,6 +66,12 @@ impl Peer {
         self.io.write_all(bytes.as_ref()).await
     }
 
+    /// Sends bytes of which the other end's runtime does not know until they are withheld no more.
+    pub(super) async fn send_unnoticed(&mut self, bytes: impl AsRef<[u8]>) {
+        self.io.withhold(true);
+        self.send(bytes).await;
+    }
+
     /// One piece, then a pause, and so on.
     pub(super) async fn trickle(&mut self, pieces: &[&str], pause: Duration) {
         for piece in pieces {

@@ -50,12 +50,6 @@ async fn after_delay_the_listener_is_closed_and_idle_connections_are_closed() {
     assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 10));
 }
 
-/// The client's bytes are withheld from the runtime for as long as it takes all others to look.
-async fn sends_unnoticed(client: &mut Peer, bytes: impl AsRef<[u8]>) {
-    client.io.withhold(true);
-    client.send(bytes).await;
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_request_that_comes_as_its_silent_connection_is_about_to_close_is_answered() {
     let mesh = Mesh::default();
@@ -65,7 +59,7 @@ async fn a_request_that_comes_as_its_silent_connection_is_about_to_close_is_answ
     kept.get("/").await;
     pass(10).await;
     for client in [&mut kept, &mut new] {
-        sends_unnoticed(client, GET).await;
+        client.send_unnoticed(GET).await;
     }
     let end = End::planned(&sidecar, Plan { delay: secs(0), timeout: secs(25) }).await;
     pass(2).await;
@@ -88,12 +82,17 @@ async fn a_request_that_comes_as_its_connection_has_been_idle_for_too_long_is_se
     for client in [&mut kept, &mut silent] {
         client.get("/").await;
     }
+    let mut new = sidecar.client().await; // and its first request
     pass(50).await;
-    sends_unnoticed(&mut kept, GET).await;
+    for client in [&mut kept, &mut new] {
+        client.send_unnoticed(GET).await;
+    }
     pass(15).await;
     assert!(is_closed(&mut silent).await, "its time is over");
-    kept.io.withhold(false);
-    assert_eq!(kept.answer().await.status_and_reason(), (200, None));
+    for client in [&mut kept, &mut new] {
+        client.io.withhold(false);
+        assert_eq!(client.answer().await.status_and_reason(), (200, None));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -108,7 +107,7 @@ async fn a_request_that_comes_as_its_connection_is_closed_for_its_memory_is_serv
         client.get("/").await;
     }
     pass(10).await;
-    sends_unnoticed(&mut kept, GET).await;
+    kept.send_unnoticed(GET).await;
     mesh.memory.set_memory_used(95 << 20);
     pass(5).await;
     assert!(is_closed(&mut silent).await, "memory is short");
@@ -140,7 +139,7 @@ async fn a_request_of_which_half_a_record_has_come_as_its_connection_is_about_to
     client.send(GET).await;
     let mut record = vec![0; 4096];
     let length = middle.read(&mut record).await.expect("an open connection");
-    sends_unnoticed(&mut wire, &record[..length / 2]).await;
+    wire.send_unnoticed(&record[..length / 2]).await;
     let end = End::planned(&sidecar, Plan { delay: secs(0), timeout: secs(25) }).await;
     wire.io.withhold(false);
     pass(1).await;

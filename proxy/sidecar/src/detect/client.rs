@@ -162,21 +162,21 @@ impl<'a> PeekedClient<'a> {
             }
             read
         });
-        let read = tokio::select! { // a reader that is dropped has read nothing
+        let ended = tokio::select! { // a reader that is dropped has read nothing
             biased;
             () = given_up(unfinished) => return Err(Undecided::GivenUp),
-            read = timeout_at(until, some) => Some(read),
-            () = work.dismissed(*since), if silent => None,
+            read = timeout_at(until, some) => read.map_err(|_elapsed| Ok(None)),
+            () = work.dismissed(*since), if silent => Err(Err(Undecided::Drained)),
         };
-        let read = match read {
-            Some(read) => read,
+        let read = match ended {
+            Ok(read) => Ok(read),
             // a first request that came just now gets its answer: the runtime may not have seen its bytes yet
-            None if io.has_come() => {
+            Err(_) if silent && io.has_come() => {
                 work.wake();
-                let until = until.min(Instant::now() + self.worker.limits().header_timeout);
+                let until = Instant::now() + self.worker.limits().header_timeout;
                 timeout_at(until, poll_fn(|cx| poll_some(io, seen, cx))).await
             }
-            None => return Err(Undecided::Drained),
+            Err(ended) => return ended,
         };
         if read.is_ok() {
             work.wake();
