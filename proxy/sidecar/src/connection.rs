@@ -85,6 +85,8 @@ pub struct Connection {
     pub authorization: Option<Decided>,
     /// The current rules do not admit it any more, or it is too old for them: it is closed after the answers under way.
     pub is_dismissed: AtomicBool,
+    /// Its HTTP/2 client was idle for too long, and the driver does not know it yet.
+    pub is_idle: AtomicBool,
     /// The holder to which its exchanges are counted; set by the first exchange.
     pub holder: OnceLock<Arc<Holder>>,
     /// See [`Self::authority`].
@@ -240,6 +242,7 @@ impl Connection {
             is_outdated: AtomicBool::new(false),
             authorization: None,
             is_dismissed: AtomicBool::new(false),
+            is_idle: AtomicBool::new(false),
             holder: OnceLock::new(),
             last_authority: Mutex::default(),
         }

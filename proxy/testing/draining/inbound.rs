@@ -286,7 +286,7 @@ async fn an_http2_client_that_ignores_goaway_is_refused_and_then_closed() {
     let a = mesh.answering(A, OK);
     let sidecar = mesh.application(APP);
     let mut deaf = sidecar.client().await;
-    deaf.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+    deaf.send(PREFACE).await;
     pass(1).await;
     let end = End::begin(&sidecar).await;
     end.before_delay().await;
@@ -338,26 +338,61 @@ async fn an_opaque_connection_that_ends_ends_the_drain() {
     assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 15));
 }
 
+/// What an HTTP/2 client sends first.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+fn get(stream: u8) -> Vec<u8> {
+    [b"\0\0\x0b\x01\x05\0\0\0", &[stream][..], b"\x82\x86\x84\x41\x06orders"].concat()
+}
+
+/// Without error: the sidecar has processed nothing after this stream.
+fn goaway(last: u8) -> Vec<u8> {
+    [b"\0\0\x08\x07\0\0\0\0\0\0\0\0", &[last][..], b"\0\0\0\0"].concat()
+}
+
+fn has(heard: &[u8], frame: &[u8]) -> bool {
+    heard.windows(frame.len()).any(|part| part == frame)
+}
+
 /// A client that was stalled for longer than a deserted connection is kept. It may send elsewhere whatever it has sent
 /// meanwhile, with any method, because GOAWAY tells which of its streams were processed.
 #[tokio::test(start_paused = true)]
 async fn an_http2_client_that_returns_too_late_learns_which_streams_were_processed() {
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    let head =
-        |stream: u8| [b"\0\0\x0b\x01\x05\0\0\0", &[stream][..], b"\x82\x86\x84\x41\x06orders"].concat();
     let mesh = Mesh::default();
     let app = mesh.answering(A, OK);
     let sidecar = mesh.application(APP);
     let mut client = sidecar.client().await;
-    client.send([PREFACE, &head(1)].concat()).await;
+    client.send(&[PREFACE, &get(1)].concat()).await;
     settle().await;
     let end = End::planned(&sidecar, Plan { delay: secs(0), timeout: secs(25) }).await;
     pass(2).await;
-    drop(client.try_send(head(3)).await); // it has read nothing yet, and nobody has heard this
+    drop(client.try_send(get(3)).await); // it has read nothing yet, and nobody has heard this
     let heard = client.rest().await;
-    let last_words = b"\0\0\x08\x07\0\0\0\0\0\0\0\0\x01\0\0\0\0"; // GOAWAY: nothing after stream 1, and no error
-    assert!(heard.windows(last_words.len()).any(|frame| frame == last_words), "{heard:?}");
+    assert!(has(&heard, &goaway(1)), "{heard:?}");
     assert_eq!(app.hits(), 1);
     drop(client);
     assert_eq!(end.outcome_and_seconds().await.0, DrainOutcome::Finished);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_http2_client_that_was_idle_for_too_long_learns_which_streams_were_processed() {
+    const ANSWER: &[u8] = b"\0\0\x02\0\x01\0\0\0\x03ok"; // on stream 3
+    let mesh = Mesh::default();
+    let app = mesh.answering(A, OK);
+    let sidecar = mesh.sidecar(&(application(APP) + "limits: { idle_timeout: 60s }\n"), None);
+    for (seconds, is_answered) in [(1, true), (2, false)] {
+        let before = app.hits();
+        let mut client = sidecar.client().await;
+        client.send([PREFACE, &get(1)].concat()).await;
+        tokio::time::sleep(secs(119) / 2).await;
+        client.send_unnoticed(get(3)).await; // it is on its way when the client has been idle for too long
+        pass(seconds).await;
+        client.io.withhold(false);
+        let heard = client.rest().await;
+        assert_eq!(has(&heard, ANSWER), is_answered, "{heard:?}");
+        assert!(has(&heard, &goaway(if is_answered { 3 } else { 1 })), "{heard:?}");
+        assert_eq!(app.hits() - before, if is_answered { 2 } else { 1 });
+    }
+    settle().await;
+    assert_eq!(sidecar.sum("pillion_connections_active direction=inbound protocol=http2"), 0);
 }

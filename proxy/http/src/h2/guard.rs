@@ -26,6 +26,8 @@ use pillion_base::unfinished::{READER, Share};
 /// 1 s: how long the sidecar waits for a client to close its connection after the last GOAWAY. The kernel resets a
 /// connection that is closed with unread bytes, and the reset could destroy the GOAWAY before the client has read it.
 const LEAVES_WITHIN: Duration = Duration::from_secs(1);
+/// 1 s: how long the sidecar waits for a sign of an idle client that it has asked to leave.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// 64 KiB: how many bytes are read before the readers of the streams get their turn; see [`super::DATA_FRAME_BUDGET`].
 pub const READ_AT_ONCE: usize = 64 * 1024;
@@ -70,6 +72,9 @@ pub trait Downstream: Send {
     fn header_timeout(&self) -> Duration;
     /// How long a client that has no request under way may be silent.
     fn idle_timeout(&self) -> Duration;
+    /// Notes that the client was silent for so long. The connection's driver, which polls the stream, then asks it to leave,
+    /// and ends the connection after a second call: no answer has come.
+    fn note_idle(&self);
     /// Begins the share of an incomplete head in the memory for all of them.
     fn begin_head(&self) -> Share;
     /// The most bytes of a head that count as held, since later ones are not kept.
@@ -80,7 +85,8 @@ pub trait Downstream: Send {
     fn head_late(&self);
 }
 
-/// The watch over a client: its connection ends when it is idle, or when a head takes too long or too much memory.
+/// The watch over a client: it is asked to leave when it is idle, and its connection ends when a head takes too long or too
+/// much memory.
 struct GuardedClient {
     downstream: Box<dyn Downstream>,
     timers: Timers,
@@ -88,6 +94,8 @@ struct GuardedClient {
     /// The client had requests under way at the last check.
     was_busy: bool,
     idle: Option<Deadline>,
+    /// The client was asked to leave, because it was idle.
+    is_asked: bool,
     frames: Frames,
     /// When a head began that is not complete yet.
     head_since: Option<Instant>,
@@ -281,6 +289,7 @@ impl GuardedClient {
             last_read: Instant::now(),
             was_busy: false,
             idle: None,
+            is_asked: false,
             frames: Frames::default(),
             head_since: None,
             head_bytes: 0,
@@ -306,7 +315,20 @@ impl GuardedClient {
         if std::mem::take(&mut self.was_busy) {
             self.last_read = Instant::now(); // the client may have been silent for long while it waited for an answer
         }
-        self.poll_until(self.last_read + self.downstream.idle_timeout(), cx)
+        self.poll_idle(cx)
+    }
+
+    /// Never an error: `h2` would send no GOAWAY, and the client of a request that is on its way could not know that it was
+    /// not processed.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let patience = if self.is_asked { ANSWERS_WITHIN } else { self.downstream.idle_timeout() };
+        let _late = ready!(self.poll_until(self.last_read + patience, cx));
+        self.downstream.note_idle();
+        if !std::mem::replace(&mut self.is_asked, true) {
+            self.last_read = Instant::now();
+            return self.poll_until(self.last_read + ANSWERS_WITHIN, cx); // sets the timer
+        }
+        Poll::Pending
     }
 
     /// Ready when an incomplete head has to make room for others.

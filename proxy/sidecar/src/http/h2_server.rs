@@ -159,16 +159,18 @@ pub async fn serve<S: AnsweringService>(
         was_warned: false,
         was_dismissed: false,
     };
-    tokio::select! { // only the waits for the drain and for short memory can be dropped here
+    tokio::select! { // only the waits for the drain, for short memory and for idleness can be dropped here
         biased;
         () = poll_fn(|cx| driver.poll(cx)) => return,
         () = connection.place.work.goaway_due() => driver.send_goaway(),
         () = called(&connection, &worker) => driver.send_goaway(),
+        () = idle(&connection) => driver.send_goaway(),
     }
-    tokio::select! { // only the wait for silence can be dropped here
+    tokio::select! { // only the waits for silence can be dropped here
         biased;
         () = poll_fn(|cx| driver.poll(cx)) => return,
         () = deserted(&connection) => driver.end(),
+        () = idle(&connection) => driver.end(),
     }
     drop(timeout(LAST_WORDS, poll_fn(|cx| driver.poll(cx))).await);
 }
@@ -182,6 +184,13 @@ async fn called(connection: &Connection, worker: &Worker) {
             return worker.ground.metrics.memory_shed(Shed::Idle).inc();
         }
     }
+}
+
+/// Returns when the client was idle for too long. Nothing wakes it: the driver, which is polled just before it, notes that.
+async fn idle(connection: &Connection) {
+    let is_idle = &connection.is_idle;
+    poll_fn(|_cx| if is_idle.load(Relaxed) { Poll::Ready(()) } else { Poll::Pending }).await;
+    is_idle.store(false, Relaxed);
 }
 
 /// The limit of open streams that is announced to a client. Where memory is short, it is as many as the client's
@@ -486,6 +495,10 @@ impl Downstream for GuardedClient {
 
     fn idle_timeout(&self) -> Duration {
         self.worker.limits().idle_timeout
+    }
+
+    fn note_idle(&self) {
+        self.connection.is_idle.store(true, Relaxed);
     }
 
     fn begin_head(&self) -> Share {

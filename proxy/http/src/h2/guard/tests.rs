@@ -44,6 +44,8 @@ impl Downstream for Silent {
         Duration::from_secs(60)
     }
 
+    fn note_idle(&self) {}
+
     fn begin_head(&self) -> Share {
         Arc::new(Unfinished::default()).begin(Side::Peers)
     }
