@@ -18,6 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The interval between looks whether the connections have ended.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// 10 s, or half of a `drain.timeout` that is shorter than twice that: how long before the end idle connections are closed, so
+/// that a request that then comes on one, as the last, is answered.
+const LAST_REQUESTS: Duration = Duration::from_secs(10);
+
 /// A takeover by a successor that accepts connections. It cannot be taken back. A signal may interrupt [`Self::finish`] at
 /// each wait, and a further call goes on from there.
 pub(super) struct HandOver {
@@ -128,17 +132,20 @@ impl Running {
 
     /// Ends after the connections of a sidecar whose successor serves. Answers announce that the connection will close,
     /// and no request is refused. An idle connection stays until its client uses or closes it, because a request may be
-    /// on its way; nothing but memory is saved by closing it sooner than at `drain.timeout`. `keeper` keeps endpoints and
-    /// certificates current meanwhile.
+    /// on its way; nothing but memory is saved by closing it sooner than [`LAST_REQUESTS`] before `drain.timeout`. `keeper`
+    /// keeps endpoints and certificates current meanwhile.
     pub(crate) async fn end_after_connections(&mut self, keeper: &mut Keeper) {
         let (began, limit) = (Instant::now(), self.controller.config().drain.timeout);
+        let dismissing = limit - LAST_REQUESTS.min(limit / 2);
         self.say_goodbye();
         let open = loop {
             match self.controller.under_way() {
                 0 => break 0,
                 open if began.elapsed() >= limit => break open,
-                _ => keeper.follow_until(self, sleep(LOOK_EVERY)).await,
+                _ if began.elapsed() >= dismissing => self.drain.dismiss(),
+                _ => {}
             }
+            keeper.follow_until(self, sleep(LOOK_EVERY)).await;
         };
         match open {
             0 => tracing::info!("all connections have ended"),

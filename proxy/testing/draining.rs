@@ -4,6 +4,7 @@
 mod inbound;
 mod outbound;
 mod pair;
+mod taken_over;
 
 use pillion_model::listener::Drain as Plan;
 use tokio::task::JoinHandle;
@@ -19,6 +20,23 @@ const UPGRADE: &str = "GET /chat HTTP/1.1\r\nhost: orders\r\nconnection: Upgrade
                        sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
                         sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+/// What an HTTP/2 client sends first.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// An HTTP/2 request for `orders`, whose other fields are all in the static table.
+fn stream(stream: u8) -> Vec<u8> {
+    [b"\0\0\x0b\x01\x05\0\0\0", &[stream][..], b"\x82\x86\x84\x41\x06orders"].concat()
+}
+
+/// Without error: the sidecar has processed nothing after this stream.
+fn goaway(last: u8) -> Vec<u8> {
+    [b"\0\0\x08\x07\0\0\0\0\0\0\0\0", &[last][..], b"\0\0\0\0"].concat()
+}
+
+fn has(heard: &[u8], frame: &[u8]) -> bool {
+    heard.windows(frame.len()).any(|part| part == frame)
+}
 
 /// A drain with the usual plan: `delay` is 5 s, `timeout` 25 s.
 struct End {

@@ -1,6 +1,7 @@
 //! The drain of a sidecar, in two steps: first it asks its clients to go elsewhere while it serves on, then inbound
 //! refuses new requests. It drains both sides before the process ends. Inbound alone may drain earlier, while the
-//! application still needs outbound.
+//! application still needs outbound. A process whose successor serves refuses nothing, and closes its idle connections
+//! of both sides before it ends ([`Drain::dismiss`]).
 //!
 //! [`Drain`] holds the current phase of each side. Every task may read it, at the cost of one atomic load. A connection that must
 //! not be cut off holds a [`Work`]. Each worker counts its own, and the code that ends the process checks at short
@@ -37,6 +38,8 @@ pub enum Phase {
     Serving,
     /// The side accepts and serves. It announces to its clients that the connection will close.
     Announcing,
+    /// Connections at rest look once more whether a request has come, and are closed. The side still serves.
+    Dismissing,
     /// Inbound accepts nothing new. Outbound never comes to this phase, because the application may need it in order to
     /// finish.
     Closing,
@@ -71,16 +74,22 @@ pub struct Drain(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    inbound: AtomicU8,
-    outbound: AtomicU8,
+    inbound: Side,
+    outbound: Side,
     /// Whether `delay` is skipped.
     in_haste: AtomicBool,
     began: Mutex<Began>,
-    /// Notified when a phase begins: [`Phase::Announcing`] and [`Phase::Closing`] of inbound, and [`Phase::Announcing`]
-    /// of outbound.
-    notifiers: [Notify; 3],
     /// The roll of each worker that still exists.
     rolls: Mutex<Vec<Weak<Roll>>>,
+}
+
+/// How far one side has come, and who waits for each further phase.
+#[derive(Debug, Default)]
+struct Side {
+    phase: AtomicU8,
+    announcing: Notify,
+    dismissing: Notify,
+    closing: Notify,
 }
 
 /// When the drain began. `delay` counts from the beginning of inbound's, and `timeout` of the process from that of both
@@ -121,9 +130,20 @@ impl Drain {
         self.begin();
     }
 
+    /// Closes connections at rest of both sides, of a process that ends soon and to which no client connects any more. No
+    /// request is refused.
+    pub fn dismiss(&self) {
+        self.enter(Direction::Inbound, Phase::Dismissing);
+        self.enter(Direction::Outbound, Phase::Dismissing);
+    }
+
     /// Whether this side asks its clients to go elsewhere.
     pub fn has_begun(&self, direction: Direction) -> bool {
-        self.0.phase(direction, Ordering::Relaxed) >= Phase::Announcing
+        self.has_come_to(direction, Phase::Announcing)
+    }
+
+    fn has_come_to(&self, direction: Direction, phase: Phase) -> bool {
+        self.0.side(direction).phase(Ordering::Relaxed) >= phase
     }
 
     /// Waits from [`Drain::begin`] until no connection is at work any more, but not beyond `plan.timeout`.
@@ -198,7 +218,7 @@ impl Drain {
 
     /// Whether inbound refuses new requests.
     pub fn is_closing(&self) -> bool {
-        self.0.phase(Direction::Inbound, Ordering::Relaxed) == Phase::Closing
+        self.has_come_to(Direction::Inbound, Phase::Closing)
     }
 
     /// A future that becomes ready when the drain of this side has reached `phase`.
@@ -214,22 +234,25 @@ impl Drain {
     }
 
     fn enter(&self, direction: Direction, phase: Phase) {
-        if self.0.cell(direction).fetch_max(phase as u8, Ordering::SeqCst) >= phase as u8 {
+        let side = self.0.side(direction);
+        if side.phase.fetch_max(phase as u8, Ordering::SeqCst) >= phase as u8 {
             return;
         }
         let Count { inbound, outbound, .. } = self.count();
-        match (direction, phase) {
-            (Direction::Inbound, Phase::Closing) => {
-                tracing::info!(inbound, outbound, "inbound accepts nothing new");
+        let direction = direction.as_str();
+        match phase {
+            Phase::Closing => tracing::info!(inbound, outbound, "inbound accepts nothing new"),
+            Phase::Dismissing => {
+                tracing::info!(direction, "idle connections are closed, requests are still served");
             }
-            _ => tracing::info!(
-                direction = direction.as_str(),
+            Phase::Serving | Phase::Announcing => tracing::info!(
+                direction,
                 inbound,
                 outbound,
                 "draining: clients are asked to go elsewhere, requests are still served"
             ),
         }
-        self.0.notifier(direction, phase).notify_waiters();
+        side.notify(phase);
     }
 
     fn count(&self) -> Count {
@@ -238,27 +261,38 @@ impl Drain {
 }
 
 impl Shared {
-    const fn cell(&self, direction: Direction) -> &AtomicU8 {
+    const fn side(&self, direction: Direction) -> &Side {
         match direction {
             Direction::Inbound => &self.inbound,
             Direction::Outbound => &self.outbound,
         }
     }
+}
 
-    fn phase(&self, direction: Direction, ordering: Ordering) -> Phase {
-        match self.cell(direction).load(ordering) {
+impl Side {
+    fn phase(&self, ordering: Ordering) -> Phase {
+        match self.phase.load(ordering) {
             0 => Phase::Serving,
             1 => Phase::Announcing,
+            2 => Phase::Dismissing,
             _ => Phase::Closing,
         }
     }
 
-    const fn notifier(&self, direction: Direction, phase: Phase) -> &Notify {
-        let [announcing, closing, outbound] = &self.notifiers;
-        match (direction, phase) {
-            (Direction::Outbound, _) => outbound,
-            (Direction::Inbound, Phase::Closing) => closing,
-            (Direction::Inbound, Phase::Serving | Phase::Announcing) => announcing,
+    /// Notifies those who wait for this phase, and for the ones that it passes over.
+    fn notify(&self, phase: Phase) {
+        for passed in [Phase::Announcing, Phase::Dismissing, Phase::Closing] {
+            if passed <= phase {
+                self.notifier(passed).notify_waiters();
+            }
+        }
+    }
+
+    const fn notifier(&self, phase: Phase) -> &Notify {
+        match phase {
+            Phase::Serving | Phase::Announcing => &self.announcing,
+            Phase::Dismissing => &self.dismissing,
+            Phase::Closing => &self.closing,
         }
     }
 }
@@ -376,7 +410,8 @@ impl Future for Reached {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if self.notified.is_none() {
             let (shared, direction, phase) = (self.shared.clone(), self.direction, self.phase);
-            let mut notified = Box::pin(async move { shared.notifier(direction, phase).notified().await });
+            let mut notified =
+                Box::pin(async move { shared.side(direction).notifier(phase).notified().await });
             // Joins the waiters before it reads the phase: a phase that begins in between is seen in one of the two
             // ways. The task's waker does not change, so joining once is enough.
             let entered = notified.as_mut().poll(cx).is_ready();
@@ -385,7 +420,7 @@ impl Future for Reached {
                 return Poll::Ready(());
             }
         }
-        match self.shared.phase(self.direction, Ordering::SeqCst) >= self.phase {
+        match self.shared.side(self.direction).phase(Ordering::SeqCst) >= self.phase {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }

@@ -9,7 +9,7 @@ use super::super::backend::OK;
 use super::super::http2::{self, request};
 use super::super::mesh::{A, Mesh, Pair, application, at, pass, secs, settle};
 use super::super::peer::Peer;
-use super::{End, GET, Plan, UPGRADE, chat, echoes, greeter, is_closed, slow};
+use super::{End, GET, PREFACE, Plan, UPGRADE, chat, echoes, goaway, greeter, has, is_closed, slow, stream};
 use pillion_base::drain::DrainOutcome;
 
 const APP: &str = "app: 10.0.0.1:80";
@@ -277,9 +277,6 @@ async fn http2_streams_finish_and_their_client_opens_no_further_ones() {
     assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 12));
 }
 
-/// An HTTP/2 request whose fields are all in the static table, except the authority.
-const STREAM: &[u8] = b"\0\0\x06\x01\x05\0\0\0\x01\x82\x86\x84\x41\x01a";
-
 #[tokio::test(start_paused = true)]
 async fn an_http2_client_that_ignores_goaway_is_refused_and_then_closed() {
     let mesh = Mesh::default();
@@ -290,13 +287,11 @@ async fn an_http2_client_that_ignores_goaway_is_refused_and_then_closed() {
     pass(1).await;
     let end = End::begin(&sidecar).await;
     end.before_delay().await;
-    deaf.send(STREAM).await;
+    deaf.send(stream(1)).await;
     settle().await;
     assert_eq!(a.hits(), 1, "until `delay` it is served");
     end.after_delay().await;
-    let mut second = STREAM.to_vec();
-    second[8] = 3; // the next stream
-    deaf.send(second).await;
+    deaf.send(stream(3)).await;
     settle().await;
     assert_eq!(sidecar.sum("pillion_requests_total direction=inbound reason=draining status=503"), 1);
     assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 6));
@@ -338,22 +333,6 @@ async fn an_opaque_connection_that_ends_ends_the_drain() {
     assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 15));
 }
 
-/// What an HTTP/2 client sends first.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-
-fn get(stream: u8) -> Vec<u8> {
-    [b"\0\0\x0b\x01\x05\0\0\0", &[stream][..], b"\x82\x86\x84\x41\x06orders"].concat()
-}
-
-/// Without error: the sidecar has processed nothing after this stream.
-fn goaway(last: u8) -> Vec<u8> {
-    [b"\0\0\x08\x07\0\0\0\0\0\0\0\0", &[last][..], b"\0\0\0\0"].concat()
-}
-
-fn has(heard: &[u8], frame: &[u8]) -> bool {
-    heard.windows(frame.len()).any(|part| part == frame)
-}
-
 /// A client that was stalled for longer than a deserted connection is kept. It may send elsewhere whatever it has sent
 /// meanwhile, with any method, because GOAWAY tells which of its streams were processed.
 #[tokio::test(start_paused = true)]
@@ -362,11 +341,11 @@ async fn an_http2_client_that_returns_too_late_learns_which_streams_were_process
     let app = mesh.answering(A, OK);
     let sidecar = mesh.application(APP);
     let mut client = sidecar.client().await;
-    client.send(&[PREFACE, &get(1)].concat()).await;
+    client.send(&[PREFACE, &stream(1)].concat()).await;
     settle().await;
     let end = End::planned(&sidecar, Plan { delay: secs(0), timeout: secs(25) }).await;
     pass(2).await;
-    drop(client.try_send(get(3)).await); // it has read nothing yet, and nobody has heard this
+    drop(client.try_send(stream(3)).await); // it has read nothing yet, and nobody has heard this
     let heard = client.rest().await;
     assert!(has(&heard, &goaway(1)), "{heard:?}");
     assert_eq!(app.hits(), 1);
@@ -383,9 +362,9 @@ async fn an_http2_client_that_was_idle_for_too_long_learns_which_streams_were_pr
     for (seconds, is_answered) in [(1, true), (2, false)] {
         let before = app.hits();
         let mut client = sidecar.client().await;
-        client.send([PREFACE, &get(1)].concat()).await;
+        client.send([PREFACE, &stream(1)].concat()).await;
         tokio::time::sleep(secs(119) / 2).await;
-        client.send_unnoticed(get(3)).await; // it is on its way when the client has been idle for too long
+        client.send_unnoticed(stream(3)).await; // it is on its way when the client has been idle for too long
         pass(seconds).await;
         client.io.withhold(false);
         let heard = client.rest().await;

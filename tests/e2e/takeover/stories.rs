@@ -111,6 +111,19 @@ async fn a_former_process_takes_new_certificates_and_binds_no_address() {
     ask(&mut Wire::connect(successor.orders()).await).await;
 }
 
+/// Not at the moment in which the process ends: a request could come to it just before.
+#[tokio::test]
+async fn a_former_process_closes_the_connections_that_stay_idle_before_its_time_is_over() {
+    let app = Backend::echo().await;
+    let plan = Plan::calling(app.address, "protocol: http1").with("drain: { delay: 0s, timeout: 4s }");
+    let mut former = plan.with_takeover().start().await;
+    let mut idle = Wire::connect(former.orders()).await;
+    ask(&mut idle).await;
+    let _successor = former.successor().await;
+    assert_eq!(former.exit().await.code(), Some(0));
+    assert!(former.errors().contains("all connections have ended"), "{}", former.errors());
+}
+
 #[tokio::test]
 async fn a_second_signal_ends_a_former_process_at_once() {
     let app = Backend::echo().await;

@@ -82,23 +82,24 @@ impl Work {
     }
 
     /// For a connection whose client has been silent since `silent_since`: marks it as at rest after one second of
-    /// silence. Returns when the drain closes such connections, which happens for inbound connections alone. An
-    /// outbound one is never closed so, and the future never returns.
+    /// silence. Returns when the drain closes such connections.
     pub async fn dismissed(&self, silent_since: Instant) {
         if self.at_work.load(Relaxed) {
             sleep_until(silent_since + QUIET).await;
             self.rest();
         }
-        match self.dismissal() {
-            Some(reached) => reached.await,
-            None => std::future::pending().await,
-        }
+        self.dismissal().await;
     }
 
-    /// Ready when the drain closes connections at rest. `None` for an outbound one, which is never closed so.
-    pub fn dismissal(&self) -> Option<Reached> {
-        (self.direction == Direction::Inbound)
-            .then(|| self.roll.drain.reached(Direction::Inbound, Phase::Closing))
+    /// Ready when the drain closes connections at rest. Those of outbound are only closed by a process whose successor
+    /// serves.
+    pub fn dismissal(&self) -> Reached {
+        self.roll.drain.reached(self.direction, Phase::Dismissing)
+    }
+
+    /// Whether the drain closes connections at rest.
+    pub fn dismisses(&self) -> bool {
+        self.roll.drain.has_come_to(self.direction, Phase::Dismissing)
     }
 
     /// Returns when an HTTP/2 client must be asked to go elsewhere (GOAWAY): when the drain begins. A client that

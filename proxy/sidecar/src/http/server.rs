@@ -60,7 +60,7 @@ pub(super) async fn deserted(connection: &Connection) {
             work.wake();
         } else if since.elapsed() >= QUIET {
             work.rest();
-            if work.refuses() {
+            if work.dismisses() {
                 return;
             }
         }

@@ -226,7 +226,7 @@ impl Watch {
         self.timer = None;
         let work = &connection.place.work;
         work.rest();
-        self.dismissed = self.dismissed.take().or_else(|| work.dismissal());
+        self.dismissed.get_or_insert_with(|| work.dismissal());
         self.seat = Some(worker.ground.ceiling.resting.sit(self.last, cx.waker().clone()));
         let until = self.last + REST_AFTER + worker.limits().idle_timeout;
         match &mut self.idle {
