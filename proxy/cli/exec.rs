@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use super::admin::{AdminPort, USUAL};
 use super::drain::{Failure, failure};
 use super::ending::lasting;
-use super::output::print_failure;
+use super::output::{print_failure, warn};
 use super::run::{Run, Started, broken};
 use super::wait::until_ready;
 use crate::app::{End, with_causes};
@@ -152,8 +152,11 @@ impl Exec {
         let asked = self.admin.ask(Method::POST, "/quitquitquit").await;
         match asked.and_then(|answer| answer.accepted()) {
             Ok(()) => {}
-            // a sidecar without connections may end before its answer is sent
-            Err(why) if failure(&why) == Failure::Broken => {}
+            // an older sidecar may end before its answer is sent
+            Err(why) if failure(&why) == Failure::Broken => warn(&format!(
+                "the sidecar did not answer the order to end, and its log says whether it has ended in order: {}",
+                with_causes(&why)
+            )),
             Err(why) => print_failure(&format!("the sidecar was not ended: {}", with_causes(&why))),
         }
         code

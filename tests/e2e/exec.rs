@@ -255,6 +255,21 @@ async fn the_end_of_an_application_ends_the_sidecar_beside_it() {
     assert_eq!(orders.requests().len(), 3);
 }
 
+#[tokio::test]
+async fn a_sidecar_that_gives_no_answer_to_the_order_to_end_is_told_of() {
+    let crashes = Backend::serving(async |mut wire, _, _| {
+        if wire.message().await.is_some_and(|asked| asked.head.starts_with("GET /ready ")) {
+            wire.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+        }
+    })
+    .await;
+    let mut job = pillion();
+    job.args(["exec", "--admin", &format!("http://{}", crashes.address), "--", "true"]);
+    let (code, _, stderr) = said(&run(job).await);
+    assert_eq!(code, Some(0), "the application's own code: {stderr}");
+    assert!(stderr.contains("the sidecar did not answer the order to end"), "{stderr}");
+}
+
 /// Orders of the admin port end both.
 #[tokio::test]
 async fn an_order_to_end_ends_the_application_too() {
