@@ -116,9 +116,16 @@ async fn a_request_that_comes_as_its_connection_is_closed_for_its_memory_is_serv
     assert_eq!(kept.answer().await.status_and_reason(), (200, None));
 }
 
-/// Of a record of TLS the sidecar can read nothing until it has all of it.
+/// Of a record of TLS the sidecar can read nothing until it has all of it. The first half is still in the kernel, or in the
+/// session of TLS already.
 #[tokio::test(start_paused = true)]
 async fn a_request_of_which_half_a_record_has_come_as_its_connection_is_about_to_close_is_answered() {
+    for is_noticed in [false, true] {
+        half_a_record_has_come(is_noticed).await;
+    }
+}
+
+async fn half_a_record_has_come(is_noticed: bool) {
     const AT: &str = "10.1.0.1:15006";
     let pair = Pair::new();
     let _a = pair.mesh.answering(A, OK);
@@ -140,6 +147,8 @@ async fn a_request_of_which_half_a_record_has_come_as_its_connection_is_about_to
     let mut record = vec![0; 4096];
     let length = middle.read(&mut record).await.expect("an open connection");
     wire.send_unnoticed(&record[..length / 2]).await;
+    wire.io.withhold(!is_noticed);
+    settle().await;
     let end = End::planned(&sidecar, Plan { delay: secs(0), timeout: secs(25) }).await;
     wire.io.withhold(false);
     pass(1).await;

@@ -15,6 +15,8 @@ pub struct Prefixed<T> {
     prefix: Option<Box<Bytes>>,
     inner: T,
     written: u64,
+    /// How many bytes were read. It starts again after four thousand million.
+    read: u32,
     /// Bytes that may still be read. See [`Self::read_at_most`].
     readable: usize,
     /// Whether a read has already waited because `readable` was zero.
@@ -25,7 +27,8 @@ pub struct Prefixed<T> {
 
 impl<T> Prefixed<T> {
     pub const fn new(inner: T) -> Self {
-        Self { prefix: None, inner, written: 0, readable: usize::MAX, has_paused: false, is_awaited: false }
+        let readable = usize::MAX;
+        Self { prefix: None, inner, written: 0, read: 0, readable, has_paused: false, is_awaited: false }
     }
 
     pub const fn get_ref(&self) -> &T {
@@ -67,6 +70,7 @@ impl<T> Prefixed<T> {
     }
 
     fn note_read(&mut self, bytes: usize) {
+        self.read = self.read.wrapping_add(bytes as u32);
         if self.readable < usize::MAX {
             self.readable = self.readable.saturating_sub(bytes);
         }
@@ -122,6 +126,15 @@ impl Prefixed<Transport> {
     /// since a request would get a reset. It costs a system call.
     pub fn has_come(&self) -> bool {
         self.at_rest().is_some_and(Stream::has_come)
+    }
+
+    /// A count of the bytes that have come. Where it has changed and nothing could be read, a part of a record of TLS has come.
+    pub fn received(&self) -> u32 {
+        match &self.inner {
+            Transport::Plain(io) => io.read,
+            Transport::Accepted(tls) => tls.get_ref().get_ref().0.read,
+            Transport::Connected(_) | Transport::Inside(_) => self.read,
+        }
     }
 
     fn at_rest(&self) -> Option<&Stream> {

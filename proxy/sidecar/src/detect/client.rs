@@ -30,6 +30,8 @@ pub struct PeekedClient<'a> {
     worker: &'a Worker,
     /// When the detection began.
     since: Instant,
+    /// What [`Io::received`] was then.
+    received: u32,
     seen: BytesMut,
     /// Made with the limits that held when the first bytes came.
     reader: Reader,
@@ -65,6 +67,7 @@ impl<'a> PeekedClient<'a> {
     /// `began`: when the client's first byte came, if it came before this call.
     pub fn new(io: Io, worker: &'a Worker, side: Side, began: Option<Instant>) -> Self {
         Self {
+            received: io.received(),
             io,
             worker,
             since: Instant::now(),
@@ -154,7 +157,7 @@ impl<'a> PeekedClient<'a> {
     ) -> Result<Option<ClientRead>, Undecided> {
         let (silent, is_first) = (self.has_sent_nothing(), self.seen.is_empty());
         self.account();
-        let Self { io, seen, unfinished, since, resets, .. } = self;
+        let Self { io, seen, unfinished, since, received, resets, .. } = self;
         let some = poll_fn(|cx| {
             let read = poll_some(io, seen, cx);
             if read.is_pending() && !std::mem::replace(resets, true) {
@@ -171,7 +174,7 @@ impl<'a> PeekedClient<'a> {
         let read = match ended {
             Ok(read) => Ok(read),
             // a first request that came just now gets its answer: the runtime may not have seen its bytes yet
-            Err(_) if silent && io.has_come() => {
+            Err(_) if silent && (io.received() != *received || io.has_come()) => {
                 work.wake();
                 let until = Instant::now() + self.worker.limits().header_timeout;
                 timeout_at(until, poll_fn(|cx| poll_some(io, seen, cx))).await

@@ -53,6 +53,8 @@ pub(super) struct Watch {
     timer: Option<Deadline>,
     /// Whether the client is silent: the drain does not wait for the connection.
     is_at_rest: bool,
+    /// What [`Io::received`] was when the client became silent.
+    received: u32,
     /// For a silent client: until its connection has been idle for too long. It stays set while requests come, because
     /// moving it to a later moment costs nothing.
     idle: Option<Deadline>,
@@ -194,6 +196,7 @@ impl Watch {
             has_moved: false,
             timer: None,
             is_at_rest: false,
+            received: 0,
             idle: None,
             dismissed: None,
             seat: None,
@@ -221,8 +224,8 @@ impl Watch {
     }
 
     /// The client is silent. From now on the drain does not wait for the connection, and may close it.
-    fn rest(&mut self, (connection, worker): (&Connection, &Worker), cx: &mut Context<'_>) {
-        self.is_at_rest = true;
+    fn rest(&mut self, io: &Io, (connection, worker): (&Connection, &Worker), cx: &mut Context<'_>) {
+        (self.is_at_rest, self.received) = (true, io.received());
         self.timer = None;
         let work = &connection.place.work;
         work.rest();
@@ -278,7 +281,7 @@ impl Watch {
                 self.last = Instant::now();
                 ready!(self.poll_timer(self.last + REST_AFTER, worker, cx));
             }
-            self.rest((connection, worker), cx);
+            self.rest(io, (connection, worker), cx);
         }
         let is_dismissed =
             self.dismissed.as_mut().is_some_and(|reached| Pin::new(reached).poll(cx).is_ready());
@@ -288,7 +291,7 @@ impl Watch {
         if !is_over {
             return Poll::Pending;
         }
-        if io.has_come() {
+        if io.received() != self.received || io.has_come() {
             // A part of a record of TLS may be all that has come: from here on this is a client that sends its head.
             self.note_read(&connection.place.work);
             return self.poll((io, 0), (connection, worker), cx);
