@@ -53,6 +53,8 @@ pub(crate) struct Catalog {
     left: Vec<Kept>,
     /// Those of them that were not in their folders when these could be read. They are gone if that is so once more.
     missed: Vec<Kept>,
+    /// When a scan has last found which ones these are.
+    missed_at: Option<Instant>,
     shelf: Shelf,
     most_open: usize,
     most_files: usize,
@@ -83,6 +85,7 @@ impl Catalog {
             folders: HashSet::new(),
             left: Vec::new(),
             missed: Vec::new(),
+            missed_at: None,
             shelf: shelf.clone(),
             most_open: room::most_open(),
             most_files: room::MOST_FILES,

@@ -197,6 +197,11 @@ impl Delivery {
         outcome.map_reasons(&|why| without(&self.sink.headers, why))
     }
 
+    /// Whether the sink tells what it has taken: the kernel takes datagrams for anyone.
+    pub(crate) fn is_answered(&self) -> bool {
+        !matches!(&self.sink.to, Destination::Syslog { url } if url.over == SyslogOver::Udp)
+    }
+
     /// Ends the connection that is open.
     pub(crate) async fn close(self) {
         if let Open::Messages(open) = self.open {

@@ -11,6 +11,7 @@ use pillion_model::logs;
 use pillion_telemetry::companions::Entry;
 use pillion_telemetry::{LogOutcome, Metrics, Seldom, Symbol};
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::catalog::{Catalog, Now, Read};
@@ -209,12 +210,19 @@ impl Pace {
         }
     }
 
-    /// Sends what stands behind records that came back for long, a portion at a time, until the sink takes a record. Then those that
-    /// came back are given up when they do so once more; else the sink is at fault, and nothing is lost. What was sent is read and
-    /// sent again in its turn: such sinks have each record once. `None`: the sink was stopped.
-    async fn look_ahead(&mut self, reasons: Vec<String>) -> Option<()> {
-        let mut late = pin!(late(self.phase.clone()));
+    /// Whether the sink takes a record that stands behind those that came back for long. Then these are given up when they come back
+    /// once more; else the sink is at fault, and nothing is lost. What was sent is read and sent again in its turn: such sinks have
+    /// each record once, but one without a time of its own that goes to the index of another day. `None`: the sink was stopped.
+    async fn look_ahead(&mut self) -> Option<bool> {
         let mark = self.tail.mark();
+        let takes_others = self.send_ahead().await;
+        self.tail.back_to(mark);
+        takes_others
+    }
+
+    /// Sends portions of what is to be read next, until the sink takes a record.
+    async fn send_ahead(&mut self) -> Option<bool> {
+        let mut late = pin!(late(self.phase.clone()));
         for _ in 0..self.policy.look_ahead() {
             let (mut load, unix) = (Load::default(), unix_now());
             let is_read = self.read(&mut load, Now { at: Instant::now(), unix, is_last: false });
@@ -222,7 +230,12 @@ impl Pace {
                 break; // nobody waits for those that come back
             }
             if load.batch.is_empty() {
-                continue; // all of its lines are left out
+                // all of its lines are left out
+                tokio::select! {
+                    biased;
+                    () = &mut late => return None,
+                    () = yield_now() => continue,
+                }
             }
             self.catalog.borrow_mut().save_new();
             let body = self.delivery.body(&load.batch);
@@ -232,16 +245,14 @@ impl Pace {
                 outcome = self.delivery.send(&load.batch, body) => outcome,
             };
             if outcome.takes_any() {
-                self.policy.takes_others(reasons);
-                break;
+                return Some(true);
             }
             let is_cut = !self.pause(VAIN_PAUSE).await?;
             if is_cut || matches!(outcome, Outcome::Failed(..) | Outcome::Slow(_)) {
                 break;
             }
         }
-        self.tail.back_to(mark);
-        Some(())
+        Some(false)
     }
 
     /// Delivers a batch, whole or in parts, however often it takes. A part that is under way at a reload is sent again by the
@@ -256,6 +267,7 @@ impl Pace {
                 () = &mut late => return Delivered::Stopped,
                 outcome = self.delivery.send(&batch, body) => outcome,
             };
+            self.policy.expire(Instant::now());
             let Verdict { taken, lost, next } = self.policy.judge(&mut work, batch, outcome);
             lost.iter().for_each(|(batch, why)| self.lost(batch, why));
             if let Some(batch) = taken {
@@ -263,7 +275,9 @@ impl Pace {
                 if !matches!(next, Next::Again(..)) {
                     self.works();
                 }
-                failures = 0; // what comes back is less than before
+                if self.delivery.is_answered() {
+                    failures = 0; // what comes back is less than before
+                }
             }
             let goes_on = match next {
                 Next::Part => true,
@@ -278,7 +292,14 @@ impl Pace {
                     self.counts.count(&batch, LogOutcome::Retried);
                     work.again(batch);
                     match work.waited(is_whole) {
-                        Some(reasons) => self.look_ahead(reasons).await.is_some(),
+                        Some(reasons) => match self.look_ahead().await {
+                            Some(true) => {
+                                self.policy.takes_others(&mut work, reasons, Instant::now());
+                                true
+                            }
+                            Some(false) => true,
+                            None => false,
+                        },
                         None => true,
                     }
                 }

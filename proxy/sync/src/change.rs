@@ -59,17 +59,19 @@ impl Untold {
 
 /// Tells of the version at `file`. A signal is sent once, the others are tried three times.
 pub(crate) async fn tell(how: &OnChange, file: &Path, asker: &Asker) -> Result<(), Untold> {
-    let mut pauses = AGAIN.into_iter();
+    let (mut pauses, mut failed) = (AGAIN.into_iter(), None);
     loop {
         let told = match how {
             OnChange::Signal { signal, to } => return send(*signal, to),
             OnChange::Http { call, timeout } => ask(call, *timeout, asker).await,
             OnChange::Exec(command) => run(command, &file.to_string_lossy()).await.map_err(Untold::from),
         };
-        match (told, pauses.next()) {
-            (Err(_), Some(pause)) => sleep(pause).await,
-            (told, _) => return told,
-        }
+        let Err(why) = told else { return Ok(()) };
+        // a program that outlives its end stands in the way of the next try: then the first one has failed, and is not to come
+        let why = if why.is_to_come() { failed.take().unwrap_or(why) } else { why };
+        let Some(pause) = pauses.next() else { return Err(why) };
+        failed = Some(why);
+        sleep(pause).await;
     }
 }
 

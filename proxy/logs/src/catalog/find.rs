@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use pillion_model::logs::Source;
 use tokio::time::Instant;
@@ -17,6 +18,8 @@ use crate::glob;
 use crate::record::Origin;
 use crate::rotation::{self, HEAD, Head, Identity};
 
+/// How long a file is missed until it counts as gone: a folder may be mounted anew meanwhile.
+const MISSED_FOR: Duration = Duration::from_mins(1);
 /// The most entries of a folder among which a file is looked for that was renamed.
 pub(super) const MOST_ENTRIES: usize = 10_000;
 
@@ -36,9 +39,16 @@ impl Catalog {
         let is_changed = self.scan_with(now, &mut kept);
         let known = self.files.len();
         let still = self.find_renamed(now, kept);
-        let (gone, missed) = still.into_iter().partition(|kept| missed.contains(&kept.identity));
-        self.missed = missed;
-        self.tell_gone(gone);
+        let (again, first) = still.into_iter().partition(|kept| missed.contains(&kept.identity));
+        let is_due = self.missed_at.is_none_or(|at| now.saturating_duration_since(at) >= MISSED_FOR);
+        if is_due {
+            (self.missed, self.missed_at) = (first, Some(now));
+            self.has_new |= !again.is_empty();
+            self.tell_gone(again);
+        } else {
+            self.missed = again;
+            self.left.extend(first);
+        }
         is_changed || self.files.len() != known
     }
 

@@ -17,6 +17,10 @@ const DUPLICATE: i32 = 11000;
 /// DollarPrefixedFieldName, InvalidIdField, EmptyFieldName, DottedFieldName, DocumentValidationFailure,
 /// CannotIndexParallelArrays, BSONObjectTooLarge, a place that is none (16755) and KeyTooLong (17280).
 const NOT_TAKEN: [i32; 15] = [2, 9, 14, 15, 16, 22, 52, 53, 56, 57, 121, 171, 10334, 16755, 17280];
+/// Its codes for a server that cannot be reached, has no primary, gives no right to write, or is short of time or room: that must not
+/// cost records, however long it lasts.
+const OF_SERVER: [i32; 19] =
+    [6, 7, 13, 18, 50, 64, 89, 91, 112, 133, 189, 202, 262, 9001, 10_107, 11_600, 11_602, 13_435, 13_436];
 /// Of so many bytes of an answer a reason is made.
 const REASON: usize = 4096;
 
@@ -108,9 +112,11 @@ pub(super) fn of_mongodb(answer: &MongodbAnswer, records: usize) -> Outcome {
         let is_duplicate = *code == DUPLICATE;
         if let Some(fate) = fates.get_mut(*place).filter(|_| !is_duplicate || *is_of_other_field) {
             let why = format!("{code}: {}", said(why));
-            // a server that has no primary or no right to write must not cost records
-            let is_content = is_duplicate || NOT_TAKEN.contains(code);
-            *fate = if is_content { Fate::Refused(why) } else { Fate::Again(why) };
+            *fate = match code {
+                _ if is_duplicate || NOT_TAKEN.contains(code) => Fate::Refused(why),
+                code if OF_SERVER.contains(code) => Fate::Busy(why),
+                _ => Fate::Again(why),
+            };
         }
     }
     if fates.iter().all(|fate| *fate == Fate::Taken) { Outcome::Taken } else { Outcome::Each(fates) }
@@ -184,7 +190,7 @@ mod tests {
             judged(
                 r#"{"errors":true,"items":[{"create":{"status":503}},{"create":{"status":400,"error":{"type":"a","reason":"b"}}}]}"#
             ),
-            Outcome::Each(vec![Fate::Again("null".to_owned()), Fate::Refused("a: b".to_owned())])
+            Outcome::Each(vec![Fate::Busy("null".to_owned()), Fate::Refused("a: b".to_owned())])
         );
         assert!(matches!(judged("<html>"), Outcome::Failed(..)));
     }
@@ -212,8 +218,8 @@ mod tests {
             Outcome::Each(vec![
                 Fate::Taken,
                 Fate::Refused("121: no".to_owned()),
-                Fate::Again(not_allowed),
-                Fate::Again(no_primary),
+                Fate::Busy(not_allowed),
+                Fate::Busy(no_primary),
                 Fate::Refused("11000: order".to_owned())
             ])
         );

@@ -54,10 +54,19 @@ fn item(of: &str) -> Item {
         Some(200..=299 | 409) => Item::Taken,
         // what concerns the document itself
         Some(400 | 413 | 422) if !is_of_index(result) => Item::Refused(reason(result)),
-        Some(429) => Item::Busy(reason(result)),
-        // a server that fails, or has no right to write, must not cost records
-        _ => Item::Again(reason(result)),
+        Some(400 | 403 | 404) if is_of_one_index(result) => Item::Again(reason(result)),
+        // a server that fails, is full, or gives no right to write must not cost records
+        _ => Item::Busy(reason(result)),
     }
+}
+
+/// Whether a refusal has to do with one index, which it names: others may take their documents.
+fn is_of_one_index(result: &str) -> bool {
+    let error = json::member(result, "error").unwrap_or("null");
+    let text = |key| json::member(error, key).and_then(json::string).unwrap_or_default();
+    let kind = text("type");
+    let is_named = !text("index").is_empty() || text("reason").contains('[');
+    is_named && kind != "validation_exception" && (kind == "cluster_block_exception" || is_of_index(result))
 }
 
 /// Whether a refusal has to do with the index alone: there is no room for its shards, it is closed, or its alias leads nowhere. An
@@ -80,9 +89,9 @@ fn reason(result: &str) -> String {
     let text = |key| json::member(error, key).and_then(json::string);
     match (text("type"), text("reason")) {
         (Some(kind), Some(reason)) => match text("index") {
-            // records are given up by the reason: that for one index must not be that for another
-            Some(index) if !reason.contains(&*index) => format!("{kind}: {reason} (index {index})"),
-            _ => format!("{kind}: {reason}"),
+            // records are given up by the reason: that for one index must not be that for another, also when it is cut
+            Some(index) => format!("{kind} (index {index}): {reason}"),
+            None => format!("{kind}: {reason}"),
         },
         _ => error.to_owned(),
     }
@@ -116,9 +125,9 @@ mod tests {
     #[test]
     fn an_answer_says_what_became_of_each_document() {
         assert_eq!(items(r#"{"took":1,"errors":false}"#, 2), Some(vec![Item::Taken, Item::Taken]));
-        let answer = r#"{"errors":true,"items":[{"create":{"status":201}},{"create":{"status":403,"error":{"type":"cluster_block_exception","reason":"disk"}}},{"create":{"status":409}},{"create":{"status":429,"error":{}}},{"create":{"status":400,"error":{"type":"mapper_parsing_exception","reason":"no \"n\""}}}]}"#;
+        let answer = r#"{"errors":true,"items":[{"create":{"status":201}},{"create":{"status":403,"error":{"type":"cluster_block_exception","reason":"index [app-1] blocked"}}},{"create":{"status":409}},{"create":{"status":429,"error":{}}},{"create":{"status":400,"error":{"type":"mapper_parsing_exception","reason":"no \"n\""}}}]}"#;
         let refused = Item::Refused("mapper_parsing_exception: no \"n\"".to_owned());
-        let again = Item::Again("cluster_block_exception: disk".to_owned());
+        let again = Item::Again("cluster_block_exception: index [app-1] blocked".to_owned());
         assert_eq!(
             items(answer, 5),
             Some(vec![Item::Taken, again, Item::Taken, Item::Busy("{}".to_owned()), refused])
@@ -132,12 +141,27 @@ mod tests {
             let result = format!(r#"{{"create":{{"status":404,"error":{error}}}}}"#);
             items(&format!(r#"{{"errors":true,"items":[{result}]}}"#), 1)
         };
-        for (error, reason) in [
-            (r#"{"type":"a","reason":"closed","index":"app-1"}"#, "a: closed (index app-1)"),
-            (r#"{"type":"a","reason":"no such index [app-1]","index":"app-1"}"#, "a: no such index [app-1]"),
-            (r#"{"type":"a","reason":"closed"}"#, "a: closed"),
+        let again = |reason: &str| Some(vec![Item::Again(reason.to_owned())]);
+        let busy = |reason: &str| Some(vec![Item::Busy(reason.to_owned())]);
+        for (error, expected) in [
+            (
+                r#"{"type":"index_closed_exception","reason":"closed","index":"app-1"}"#,
+                again("index_closed_exception (index app-1): closed"),
+            ),
+            (
+                r#"{"type":"index_closed_exception","reason":"closed"}"#,
+                busy("index_closed_exception: closed"),
+            ),
+            (
+                r#"{"type":"security_exception","reason":"no right on [app-1]"}"#,
+                busy("security_exception: no right on [app-1]"),
+            ),
+            (
+                r#"{"type":"validation_exception","reason":"this cluster has [1000]/[1000] shards"}"#,
+                busy("validation_exception: this cluster has [1000]/[1000] shards"),
+            ),
         ] {
-            assert_eq!(of(error), Some(vec![Item::Again(reason.to_owned())]));
+            assert_eq!(of(error), expected);
         }
     }
 
@@ -168,8 +192,8 @@ mod tests {
             let error = serde_json::json!({ "type": kind, "reason": reason });
             let answer = serde_json::json!({ "errors": true, "items": [{ "create": { "status": 400, "error": error } }] });
             let said = format!("{kind}: {reason}");
-            let expected = if is_again { Item::Again(said) } else { Item::Refused(said) };
-            assert_eq!(items(&answer.to_string(), 1), Some(vec![expected]));
+            let is_refused = items(&answer.to_string(), 1) == Some(vec![Item::Refused(said)]);
+            assert_eq!(is_refused, !is_again, "{kind}");
         }
     }
 }

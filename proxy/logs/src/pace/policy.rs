@@ -6,6 +6,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::delivery::{Fate, Outcome};
 use crate::encode::Batch;
 
@@ -25,6 +27,8 @@ const MOST_RETURNS: u32 = 30;
 /// that is waiting may be for an index that is closed.
 const LEAST_AHEAD: usize = 64;
 const MOST_AHEAD: usize = 4096;
+/// So long records are refused at once for a reason that was found. After that they come back for ten minutes again.
+const GIVEN_UP_FOR: Duration = Duration::from_hours(1);
 /// So many reasons are known for which records are given up.
 const MOST_REASONS: usize = 64;
 
@@ -39,6 +43,8 @@ pub(crate) struct Policy {
     vain: usize,
     /// Records came back for these reasons for long, while the sink took others. They are refused.
     given_up: VecDeque<String>,
+    /// Until then.
+    given_up_until: Option<Instant>,
     /// The sink takes others than those that came back for these reasons. They are given up if that is so once more: the sink may
     /// take all again.
     on_trial: Vec<String>,
@@ -196,8 +202,19 @@ impl Policy {
     }
 
     /// The sink has taken a record that stands behind those that came back for these reasons.
-    pub(super) fn takes_others(&mut self, reasons: Vec<String>) {
-        (self.is_believed, self.ahead, self.on_trial) = (true, 0, reasons);
+    pub(super) fn takes_others(&mut self, work: &mut Work, reasons: Vec<String>, now: Instant) {
+        self.takes(work);
+        (self.ahead, self.on_trial) = (0, reasons);
+        self.given_up_until = Some(now + GIVEN_UP_FOR);
+    }
+
+    /// Records are not given up for ever for a reason that was found once.
+    pub(super) fn expire(&mut self, now: Instant) {
+        if self.given_up_until.is_some_and(|until| now >= until) {
+            self.given_up_until = None;
+            self.given_up.clear();
+            self.on_trial.clear();
+        }
     }
 
     /// The sink takes nothing, and the pause after that is over. Only a whole one counts as an attempt: a sidecar that ends does

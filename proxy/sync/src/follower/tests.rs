@@ -193,6 +193,27 @@ async fn a_program_that_fails_is_tried_again() {
     assert_eq!(follower.metrics.sync_changes("settings", SyncOutcome::Untold).get(), 0);
 }
 
+/// Else it would be started again and again, as long as each start outlives its end.
+#[tokio::test(start_paused = true)]
+async fn a_program_that_failed_and_does_not_end_is_not_started_for_ever() {
+    let (memory, scratch) = (MemoryNetwork::default(), Scratch::new());
+    let tries = scratch.path("tries");
+    server(&memory, |_| consul(7));
+    let mut follower = follower(&memory, "consul://127.0.0.1:8500/k", scratch.path("settings"));
+    let program = program(&format!("echo >> {}; exit 1", tries.display()));
+    let words = program.words.clone();
+    follower.sync.on_change = Some(OnChange::Exec(program));
+    let stays = async {
+        sleep(Duration::from_millis(1)).await; // the first try has begun
+        Left::new(&words)
+    };
+    let ((), left) = tokio::join!(follower.step(), stays);
+    drop(left);
+    follower.step().await;
+    assert_eq!(fs::read(&tries).unwrap(), b"\n");
+    assert_eq!(follower.metrics.sync_changes("settings", SyncOutcome::Untold).get(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_version_is_told_when_the_program_that_a_reload_has_killed_has_ended() {
     let (memory, scratch) = (MemoryNetwork::default(), Scratch::new());

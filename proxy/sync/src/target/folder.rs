@@ -69,8 +69,9 @@ impl Target {
         Ok(self.link(folder).err())
     }
 
+    /// One name that cannot be linked keeps no other one from its file. Returns the first fault.
     pub(super) fn link(&self, folder: &Folder) -> Result<(), WriteFault> {
-        let tops = folder.tops();
+        let (tops, mut linked) = (folder.tops(), Ok(()));
         for top in &tops {
             let link = self.path.join(top);
             if is_our_link(&link) && !is_link_of(&link) {
@@ -78,7 +79,8 @@ impl Target {
             }
             if !is_link_of(&link) {
                 // it fails where another program has put a file there since the version was written
-                symlink(Path::new(DATA).join(top), &link).told("cannot make the symlink", &link)?;
+                let made = symlink(Path::new(DATA).join(top), &link).told("cannot make the symlink", &link);
+                linked = linked.and(made);
             }
         }
         for entry in fs::read_dir(&self.path).told("cannot read", &self.path)?.flatten() {
@@ -88,7 +90,8 @@ impl Target {
                 remove(&entry.path());
             }
         }
-        self.sync_folder(&self.path)
+        let synced = self.sync_folder(&self.path);
+        linked.and(synced)
     }
 }
 

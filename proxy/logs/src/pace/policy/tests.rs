@@ -175,7 +175,7 @@ fn records_that_come_back_for_long_are_given_up_if_others_are_taken() {
     // nothing behind them was taken: the sink may be set up wrongly
     let (reasons, requests) = insist(&mut policy, &mut Work::new(batch("abc")), |_| each("aaa"));
     assert_eq!(requests, most);
-    policy.takes_others(reasons);
+    policy.takes_others(&mut Work::new(Batch::default()), reasons, Instant::now());
     let again = |letter: &Batch| each(if is_bad(letter) { "a" } else { "t" });
     let (taken, lost, requests, is_doubted) = deliver(&mut policy, "B", again);
     assert_eq!((taken.as_str(), lost.as_str(), requests, is_doubted), ("", "B", 1, false));
@@ -210,14 +210,14 @@ fn it_looks_further_ahead_each_time_up_to_a_bound() {
     let mut policy = Policy::default();
     let looks: Vec<usize> = (0..8).map(|_| policy.look_ahead()).collect();
     assert_eq!(looks, [64, 128, 256, 512, 1024, 2048, 4096, 4096]);
-    policy.takes_others(Vec::new());
+    policy.takes_others(&mut Work::new(Batch::default()), Vec::new(), Instant::now());
     assert_eq!(policy.look_ahead(), LEAST_AHEAD);
 }
 
 #[test]
 fn a_sink_that_was_mended_while_it_was_looked_ahead_costs_nothing_at_its_next_fault() {
     let mut policy = believed();
-    policy.takes_others(vec![why()]);
+    policy.takes_others(&mut Work::new(Batch::default()), vec![why()], Instant::now());
     let sent = Outcome::Failed(why(), Duration::ZERO);
     policy.judge(&mut Work::new(Batch::default()), batch("a"), sent);
     assert_eq!(policy.on_trial, [why()], "it is not known yet");
@@ -227,10 +227,22 @@ fn a_sink_that_was_mended_while_it_was_looked_ahead_costs_nothing_at_its_next_fa
 }
 
 #[test]
+fn records_are_given_up_for_an_hour_and_then_come_back_again() {
+    let (mut policy, mut work, now) = (believed(), Work::new(Batch::default()), Instant::now());
+    work.suspects.push((batch("s"), why()));
+    policy.takes_others(&mut work, vec![why()], now);
+    assert!(work.suspects.is_empty(), "what was refused before is sent once more");
+    policy.expire(now + GIVEN_UP_FOR - Duration::from_secs(1));
+    assert!(policy.judge(&mut work, batch("a"), each("a")).lost.is_some());
+    policy.expire(now + GIVEN_UP_FOR);
+    assert!(policy.judge(&mut work, batch("a"), each("a")).lost.is_none());
+}
+
+#[test]
 fn the_reasons_for_which_records_are_given_up_have_a_bound() {
     let mut policy = believed();
     for nth in 0..100 {
-        policy.takes_others(vec![nth.to_string()]);
+        policy.takes_others(&mut Work::new(Batch::default()), vec![nth.to_string()], Instant::now());
         policy.decide(&Outcome::Each(vec![Fate::Again(nth.to_string())]));
     }
     assert_eq!(policy.given_up.len(), MOST_REASONS);

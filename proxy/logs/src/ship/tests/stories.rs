@@ -117,7 +117,7 @@ impl Story {
                         kept.push(message);
                     }
                     let reason = format!("of {index}");
-                    json!({ "create": { "status": status, "error": { "type": why, "reason": reason } } })
+                    json!({ "create": { "status": status, "error": { "type": why, "reason": reason, "index": index } } })
                 })
                 .collect();
             (200, json!({ "errors": true, "items": items }).to_string())
