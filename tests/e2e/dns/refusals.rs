@@ -18,7 +18,7 @@ async fn refused(pod: &Namespace, yaml: &str) -> String {
 
 #[tokio::test]
 async fn a_resolv_conf_that_names_the_proxy_itself_is_a_loop() {
-    let Some(Hosts { pod, .. }) = hosts() else { return };
+    let Some(Hosts { pod, world: _world }) = hosts() else { return };
     pod.resolve_by("nameserver 10.97.0.2\nnameserver 127.0.0.1\n");
     let listen = "listen: [\"127.0.0.1:53\", \"[::1]:53\"]";
     let output = refused(&pod, &yaml(&format!("{{ {listen} }}"))).await;

@@ -41,7 +41,7 @@ fn holds(whole: &str, part: &str) -> bool {
 #[tokio::test]
 async fn a_second_run_changes_nothing_and_undo_leaves_nothing() {
     for backend in BACKENDS {
-        let Some(Hosts { pod, .. }) = hosts() else { return };
+        let Some(Hosts { pod, world: _world }) = hosts() else { return };
         if backend == "iptables-legacy" {
             shell(
                 &pod,
@@ -70,7 +70,7 @@ async fn a_second_run_changes_nothing_and_undo_leaves_nothing() {
 #[tokio::test]
 async fn rules_of_others_stay_as_they_were() {
     for backend in BACKENDS {
-        let Some(Hosts { pod, .. }) = hosts() else { return };
+        let Some(Hosts { pod, world: _world }) = hosts() else { return };
         shell(&pod, &format!("{FOREIGN}{LEGACY}")).await;
         let before = everything(&pod).await;
         for words in all(backend) {
@@ -91,7 +91,7 @@ async fn rules_of_others_stay_as_they_were() {
 #[tokio::test]
 async fn undo_removes_nothing_while_a_foreign_rule_jumps_to_ours() {
     for variant in ["nft", "legacy"] {
-        let Some(Hosts { pod, .. }) = hosts() else { return };
+        let Some(Hosts { pod, world: _world }) = hosts() else { return };
         let iptables = format!("iptables-{variant}");
         init(&pod, &["--backend", &iptables]).await;
         shell(&pod, &format!("{iptables} -t nat -N X; {iptables} -t nat -A X -j PILLION_OUTPUT")).await;
@@ -107,7 +107,7 @@ async fn undo_removes_nothing_while_a_foreign_rule_jumps_to_ours() {
 #[tokio::test]
 async fn runs_at_the_same_time_wait_for_each_other() {
     for backend in BACKENDS {
-        let Some(Hosts { pod, .. }) = hosts() else { return };
+        let Some(Hosts { pod, world: _world }) = hosts() else { return };
         let words = ["--backend", backend, "--mode", "tproxy"];
         let (one, two, three) = tokio::join!(init(&pod, &words), init(&pod, &words), init(&pod, &words));
         let unchanged = [one, two, three].iter().filter(|said| said.contains("nothing changed")).count();
@@ -117,7 +117,7 @@ async fn runs_at_the_same_time_wait_for_each_other() {
 
 #[tokio::test]
 async fn rules_that_iptables_cannot_read_are_reported() {
-    let Some(Hosts { pod, .. }) = hosts() else { return };
+    let Some(Hosts { pod, world: _world }) = hosts() else { return };
     init(&pod, &["--backend", "iptables-nft"]).await;
     shell(&pod, "nft add rule ip nat OUTPUT ct state new accept").await;
     let said = init(&pod, &["--undo"]).await;
@@ -188,7 +188,7 @@ async fn a_plan_run_by_a_shell_is_what_a_run_does() {
 
 #[tokio::test]
 async fn a_plan_needs_no_privilege() {
-    let Some(Hosts { pod, .. }) = hosts() else { return };
+    let Some(Hosts { pod, world: _world }) = hosts() else { return };
     let mut nobody = pod.enter();
     nobody.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
     let planned = init_behind(nobody, &["--plan"]).await;
@@ -202,13 +202,12 @@ async fn without_ipv6(host: &Namespace) {
     shell(host, "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1").await;
 }
 
-/// A namespace without IPv6, as in a container that never had it.
+/// A namespace without IPv6, as in a container that never had it. Both hosts stay to the end: the link between them, whose files
+/// are written here, goes with either one.
 #[tokio::test]
 async fn ipv6_that_no_interface_has_counts_as_absent() {
-    let Some(Hosts { pod, .. }) = hosts() else { return };
-    // `default` first: an interface that the kernel adds meanwhile has no IPv6 either.
-    let off = "cd /proc/sys/net/ipv6/conf; echo 1 >default/disable_ipv6; \
-        for of in *; do [ $of = all ] || echo 1 >$of/disable_ipv6; done";
+    let Some(Hosts { pod, world: _world }) = hosts() else { return };
+    let off = "cd /proc/sys/net/ipv6/conf; for of in *; do [ $of = all ] || echo 1 >$of/disable_ipv6; done";
     shell(&pod, off).await;
     let left = shell(&pod, "grep . /proc/sys/net/ipv6/conf/*/disable_ipv6; cat /proc/net/if_inet6").await;
     let said = init(&pod, &[]).await;

@@ -58,7 +58,7 @@ fn says(said: &str, words: &[&str]) {
 
 #[tokio::test]
 async fn without_the_capability() {
-    let Some(Hosts { pod, .. }) = hosts() else { return };
+    let Some(Hosts { pod, world: _world }) = hosts() else { return };
     let before = everything(&pod).await;
     for words in [&[][..], &["--undo"], &["--backend", "iptables"]] {
         let mut powerless = pod.enter();
@@ -70,7 +70,7 @@ async fn without_the_capability() {
 
 #[tokio::test]
 async fn without_a_program() {
-    let Some(Hosts { pod, .. }) = hosts() else { return };
+    let Some(Hosts { pod, world: _world }) = hosts() else { return };
     let before = everything(&pod).await;
     type Words = &'static [&'static str];
     let cases: [(&[Words], Words, Words); 5] = [
@@ -98,7 +98,7 @@ async fn without_nft_iptables_is_used_and_reported() {
         ),
     ];
     for (programs, expected) in cases {
-        let Some(Hosts { pod, .. }) = hosts() else { return };
+        let Some(Hosts { pod, world: _world }) = hosts() else { return };
         let output = init_behind(Programs::of(programs).enter(&pod), &[]).await;
         says(&text(&output.stderr), &[expected, "are installed"]);
         assert!(output.status.success() && everything(&pod).await.contains("PILLION_OUTPUT"));
@@ -108,7 +108,7 @@ async fn without_nft_iptables_is_used_and_reported() {
 /// The error has the program's own text and what to do. Where the backend is not given, another one is tried.
 #[tokio::test]
 async fn a_missing_feature_of_the_kernel_is_named() {
-    let Some(Hosts { pod, .. }) = hosts() else { return };
+    let Some(Hosts { pod, world: _world }) = hosts() else { return };
     let before = everything(&pod).await;
     let complaint = "Error: Could not process rule: Operation not supported";
     let broken = Programs::of(&[IP]).broken("nft", complaint);
@@ -167,7 +167,7 @@ async fn each_missing_requirement_is_named() {
         ),
     ];
     for (there, words, expected) in cases {
-        let Some(Hosts { pod, .. }) = hosts() else { return };
+        let Some(Hosts { pod, world: _world }) = hosts() else { return };
         shell(&pod, there).await;
         let before = everything(&pod).await;
         let said = refused(pod.enter(), words).await;
@@ -179,7 +179,7 @@ async fn each_missing_requirement_is_named() {
 
 #[tokio::test]
 async fn without_raw_sockets() {
-    let Some(Hosts { pod, .. }) = hosts() else { return };
+    let Some(Hosts { pod, world: _world }) = hosts() else { return };
     for (backend, works) in [("nft", true), ("iptables-nft", true), ("iptables-legacy", false)] {
         let mut weak = pod.enter();
         weak.args(["--bounding-set=-net_raw", "--inh-caps=-net_raw"]);
@@ -191,7 +191,7 @@ async fn without_raw_sockets() {
 
 #[tokio::test]
 async fn rules_of_a_missing_program_are_reported_as_unreadable() {
-    let Some(Hosts { pod, .. }) = hosts() else { return };
+    let Some(Hosts { pod, world: _world }) = hosts() else { return };
     assert!(init_behind(pod.enter(), &[]).await.status.success());
     let output = init_behind(Programs::of(&[IP, IPTABLES_NFT]).enter(&pod), &["--undo"]).await;
     says(
@@ -202,7 +202,7 @@ async fn rules_of_a_missing_program_are_reported_as_unreadable() {
 
 #[tokio::test]
 async fn unknown_options_are_wrong_usage() {
-    let Some(Hosts { pod, .. }) = hosts() else { return };
+    let Some(Hosts { pod, world: _world }) = hosts() else { return };
     let before = everything(&pod).await;
     let cases: [(&[&str], &str); 15] = [
         (&["--mode", "nat"], "redirect or tproxy"),
