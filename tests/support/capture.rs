@@ -60,6 +60,8 @@ pub(crate) struct Flow {
     /// The sequence number of the first byte.
     begin: u32,
     pub(crate) bytes: Vec<u8>,
+    /// Segments that came before those in front of them, by their places: two processors forward what crosses a link.
+    early: BTreeMap<usize, Vec<u8>>,
 }
 
 /// The flows of a record that has whole connections only.
@@ -72,7 +74,7 @@ pub(crate) fn flows(packets: &[u8]) -> Vec<Flow> {
             let begin = segment.number.wrapping_add(1);
             let is_again = open.get(&key).is_some_and(|flow| flow.begin == begin);
             if !is_again {
-                let flow = Flow { from: key.0, to: key.1, begin, bytes: Vec::new() };
+                let flow = Flow { from: key.0, to: key.1, begin, bytes: Vec::new(), early: BTreeMap::new() };
                 all.extend(open.insert(key, flow));
             }
         } else if !segment.payload.is_empty() {
@@ -81,16 +83,23 @@ pub(crate) fn flows(packets: &[u8]) -> Vec<Flow> {
         }
     }
     all.extend(open.into_values());
+    all.iter().for_each(|flow| assert!(flow.early.is_empty(), "a gap in {} to {}", flow.from, flow.to));
     all
 }
 
 impl Flow {
-    /// Adds a segment. On a link segments come in order, some of them more than once.
+    /// Adds a segment. It may come more than once, and in another order.
     fn add(&mut self, segment: &Segment<'_>) {
-        let at = segment.number.wrapping_sub(self.begin) as usize;
-        assert!(at <= self.bytes.len(), "a gap in {} to {}", self.from, self.to);
-        let new = segment.payload.get(self.bytes.len() - at..).unwrap_or_default();
-        self.bytes.extend_from_slice(new);
+        let at = segment.number.wrapping_sub(self.begin).cast_signed();
+        let Ok(at) = usize::try_from(at) else { return }; // a question whether the other end is alive
+        let is_longer = self.early.get(&at).is_none_or(|known| known.len() < segment.payload.len());
+        if is_longer {
+            self.early.insert(at, segment.payload.to_vec());
+        }
+        while let Some(next) = self.early.first_entry().filter(|next| *next.key() <= self.bytes.len()) {
+            let (at, payload) = next.remove_entry();
+            self.bytes.extend_from_slice(payload.get(self.bytes.len() - at..).unwrap_or_default());
+        }
     }
 
     /// Asserts TLS 1.3 from the first byte to the last, as far as an observer can see (RFC 8446, 4.2.1 and 5.1).
@@ -200,4 +209,27 @@ fn frames(file: &[u8]) -> impl Iterator<Item = &[u8]> {
         rest = &rest[16 + length..];
         Some(frame)
     })
+}
+
+#[test]
+fn segments_in_any_order_are_one_stream() {
+    let address: SocketAddr = ([127, 0, 0, 1], 80).into();
+    let begin = u32::MAX - 1; // the numbers wrap
+    let segment = |at: u32, payload| {
+        let number = begin.wrapping_add(at);
+        Segment { from: address, to: address, number, is_first: false, payload }
+    };
+    let all = [(0, &b"ab"[..]), (2, b"cd"), (4, b"ef"), (2, b"cdef"), (2, b"c")];
+    for first in 0..all.len() {
+        for step in [1, 2, 3, 4] {
+            let mut flow =
+                Flow { from: address, to: address, begin, bytes: Vec::new(), early: BTreeMap::new() };
+            for nth in 0..all.len() {
+                let (at, payload) = all[(first + nth * step) % all.len()];
+                flow.add(&segment(at, payload));
+            }
+            flow.add(&segment(u32::MAX, b"?"));
+            assert_eq!((&*flow.bytes, flow.early.len()), (&b"abcdef"[..], 0), "{first} {step}");
+        }
+    }
 }

@@ -157,14 +157,14 @@ impl Follower {
         }
         let (name, from) = (&self.sync.name, &self.sync.from);
         if self.is_known {
-            tracing::warn!(sync = name, %from, "the source does not have it any more: what is there stays");
             self.entry.down("the source does not have it any more: what is there stays");
             if !std::mem::replace(&mut self.is_deletion_counted, true) {
                 self.metrics.sync_changes(name, SyncOutcome::Deleted).inc();
             }
+            tracing::warn!(sync = name, %from, "the source does not have it any more: what is there stays");
         } else {
-            tracing::warn!(sync = name, %from, "the source does not have it yet");
             self.entry.down("the source does not have it yet");
+            tracing::warn!(sync = name, %from, "the source does not have it yet");
         }
     }
 
@@ -209,12 +209,12 @@ impl Follower {
                     self.source.forget(); // it is tried again
                     return self.failed(why).await;
                 }
-                tracing::warn!(sync = self.sync.name, version = %short(&digest), "a version is refused, and the old one stays: {why}");
-                let why = format!("version {} is refused, and the old one stays: {why}", short(&digest));
-                self.entry.down(why.as_str());
+                let shown = format!("version {} is refused, and the old one stays: {why}", short(&digest));
+                self.entry.down(shown.as_str());
                 self.entry.note("refused_version", short(&digest));
-                self.refused = Some((digest, why));
+                self.refused = Some((digest, shown));
                 self.failures = 0;
+                tracing::warn!(sync = self.sync.name, version = %short(&digest), "a version is refused, and the old one stays: {why}");
             }
         }
     }
@@ -271,8 +271,8 @@ impl Follower {
         self.keep_mark(&digest);
         self.show(&digest);
         self.metrics.sync_changes(&self.sync.name, SyncOutcome::Applied).inc();
-        tracing::info!(sync = self.sync.name, version = %short(&digest), to = %self.sync.to.display(), "a new version is in its place");
         self.entry.up();
+        tracing::info!(sync = self.sync.name, version = %short(&digest), to = %self.sync.to.display(), "a new version is in its place");
         Ok(fault)
     }
 
@@ -320,8 +320,8 @@ impl Follower {
                 tracing::info!(sync = name, "nothing is told of the new version: {why}")
             }
             Err(why) => {
-                tracing::warn!(sync = name, "the application is not told of the new version: {why}");
                 self.metrics.sync_changes(name, SyncOutcome::Untold).inc();
+                tracing::warn!(sync = name, "the application is not told of the new version: {why}");
             }
         }
     }
