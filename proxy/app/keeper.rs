@@ -436,29 +436,29 @@ impl Keeper {
                 running.kubernetes.follow(controller.config());
                 self.workload.follow(controller.config());
                 running.follow_companions();
-                tracing::info!(because, generation, "configuration reloaded");
                 self.tell(running, Some(SystemTime::now()));
                 self.keep_written(running);
                 publish_identity(running);
+                tracing::info!(because, generation, "configuration reloaded");
                 Ok(format!("reloaded; this is generation {generation}"))
             }
             Ok(Applied::Unchanged) => {
-                tracing::info!(because, generation, "configuration reloaded without changes");
                 self.tell(running, None);
                 self.keep_written(running);
+                tracing::info!(because, generation, "configuration reloaded without changes");
                 Ok(format!("nothing has changed; this is generation {generation}"))
             }
             Err(why) => {
-                tracing::error!(
-                    because,
-                    generation,
-                    "configuration refused, the old one stays in use: {why}"
-                );
                 if let Some(again) = &mut self.again {
                     again.said.clone_from(&why);
                 }
                 let refusal = Refusal { at: SystemTime::now(), why: why.clone() };
                 running.console.amend(|published| published.last_refusal = Some(refusal));
+                tracing::error!(
+                    because,
+                    generation,
+                    "configuration refused, the old one stays in use: {why}"
+                );
                 Err(why)
             }
         }
@@ -516,8 +516,8 @@ fn look_at_material(running: &mut Running, now: SystemTime) -> bool {
     }
     for why in &refused {
         let said = with_causes(why);
-        tracing::error!("certificates of a service refused, the old ones stay in use: {said}");
         refused_certificates(running, &said);
+        tracing::error!("certificates of a service refused, the old ones stay in use: {said}");
     }
     is_applied || !refused.is_empty()
 }
@@ -529,18 +529,18 @@ fn note_swap(running: &Running) {
 
 /// Reports why a Workload API has issued nothing.
 fn report_failure(running: &mut Running, why: &Failure) {
-    let said = why.to_string();
-    match (running.controller.awaits().is_some(), why.is_bad_answer()) {
-        (true, _) => {
-            tracing::warn!("still waiting for certificates: {said}");
-            running.controller.still_awaits(&said);
-        }
-        (false, true) => tracing::error!("certificates refused, the old ones stay in use: {said}"),
-        (false, false) => tracing::warn!("no new certificates can come, the old ones stay in use: {said}"),
+    let (said, awaits) = (why.to_string(), running.controller.awaits().is_some());
+    if awaits {
+        running.controller.still_awaits(&said);
     }
     if why.is_bad_answer() {
         running.controller.note_answer(true);
         refused_certificates(running, &said);
+    }
+    match (awaits, why.is_bad_answer()) {
+        (true, _) => tracing::warn!("still waiting for certificates: {said}"),
+        (false, true) => tracing::error!("certificates refused, the old ones stay in use: {said}"),
+        (false, false) => tracing::warn!("no new certificates can come, the old ones stay in use: {said}"),
     }
 }
 
@@ -548,14 +548,13 @@ fn report_failure(running: &mut Running, why: &Failure) {
 /// for and do not count as refused.
 fn refuse_certificates(running: &Running, why: &anyhow::Error) {
     let (awaits, said) = (running.controller.awaits().is_some(), with_causes(why));
+    if !(awaits && why.downcast_ref::<CredentialsError>().is_some_and(CredentialsError::is_missing)) {
+        refused_certificates(running, &said);
+    }
     match awaits {
         true => tracing::warn!("still waiting for certificates: {said}"),
         false => tracing::error!("certificates refused, the old ones stay in use: {said}"),
     }
-    if awaits && why.downcast_ref::<CredentialsError>().is_some_and(CredentialsError::is_missing) {
-        return;
-    }
-    refused_certificates(running, &said);
 }
 
 /// Reports refused certificates in the metric and on the admin port.
