@@ -36,9 +36,10 @@ pub(super) struct HandOver {
 }
 
 impl HandOver {
-    /// Begins to close all listeners, because the successor accepts from its own copies.
+    /// Begins to close all listeners, because the successor accepts from its own copies, and asks clients to connect again.
     pub(super) fn begin(running: &mut Running, pid: Option<u32>, answer: oneshot::Sender<()>) -> Self {
         let all_closed = running.controller.close();
+        running.say_goodbye();
         Self { pid, answer: Some(answer), all_closed, latest: Instant::now() + PATIENCE }
     }
 
@@ -126,7 +127,7 @@ impl Running {
     }
 
     /// Asks the clients of both sides to connect again, because a successor serves. No request is refused.
-    pub(crate) fn say_goodbye(&self) {
+    fn say_goodbye(&self) {
         self.drain.begin();
     }
 
@@ -137,12 +138,16 @@ impl Running {
     pub(crate) async fn end_after_connections(&mut self, keeper: &mut Keeper) {
         let (began, limit) = (Instant::now(), self.controller.config().drain.timeout);
         let dismissing = limit - LAST_REQUESTS.min(limit / 2);
+        let mut is_dismissed = false; // also where the machine has stalled until the limit
         self.say_goodbye();
         let open = loop {
-            match self.controller.under_way() {
-                0 => break 0,
-                open if began.elapsed() >= limit => break open,
-                _ if began.elapsed() >= dismissing => self.drain.dismiss(),
+            match (self.controller.under_way(), began.elapsed()) {
+                (0, _) => break 0,
+                (open, elapsed) if is_dismissed && elapsed >= limit => break open,
+                (_, elapsed) if elapsed >= dismissing => {
+                    self.drain.dismiss();
+                    is_dismissed = true;
+                }
                 _ => {}
             }
             keeper.follow_until(self, sleep(LOOK_EVERY)).await;

@@ -25,7 +25,7 @@ use crate::manager::{News as ManagerNews, ServiceManager};
 use crate::takeover::{Socket, Successors, Wish};
 use crate::workload::{Failure, News, dial_unix};
 use pillion_base::memory::program;
-use pillion_telemetry::{Metrics, ReloadOutcome};
+use pillion_telemetry::ReloadOutcome;
 use pillion_tls::identity::credentials::{Credentials, CredentialsError};
 use pillion_upstream::cluster::update::EndpointSource as _;
 use tidying::Tidying;
@@ -426,34 +426,41 @@ impl Keeper {
         applied: Result<Applied, String>,
     ) -> Result<String, String> {
         std::mem::take(&mut self.warnings).iter().for_each(|warning| (self.source.warn)(warning));
-        let controller = &mut running.controller;
-        let metrics: &Metrics = &controller.around.metrics;
-        metrics.config_reloads(outcome(&applied)).inc();
-        let generation = controller.generation();
-        match applied {
+        let (outcome, generation) = (outcome(&applied), running.controller.generation());
+        match &applied {
             Ok(Applied::Changed) => {
-                self.names.follow(controller.config());
-                running.kubernetes.follow(controller.config());
-                self.workload.follow(controller.config());
+                self.names.follow(running.controller.config());
+                running.kubernetes.follow(running.controller.config());
+                self.workload.follow(running.controller.config());
                 running.follow_companions();
                 self.tell(running, Some(SystemTime::now()));
                 self.keep_written(running);
                 publish_identity(running);
-                tracing::info!(because, generation, "configuration reloaded");
-                Ok(format!("reloaded; this is generation {generation}"))
             }
             Ok(Applied::Unchanged) => {
                 self.tell(running, None);
                 self.keep_written(running);
+            }
+            Err(why) => {
+                if let Some(again) = &mut self.again {
+                    again.said.clone_from(why);
+                }
+                let refusal = Refusal { at: SystemTime::now(), why: why.clone() };
+                running.console.amend(|published| published.last_refusal = Some(refusal));
+            }
+        }
+        // after all that is so now: whoever waits for them looks at the rest at once
+        running.controller.around.metrics.config_reloads(outcome).inc();
+        match applied {
+            Ok(Applied::Changed) => {
+                tracing::info!(because, generation, "configuration reloaded");
+                Ok(format!("reloaded; this is generation {generation}"))
+            }
+            Ok(Applied::Unchanged) => {
                 tracing::info!(because, generation, "configuration reloaded without changes");
                 Ok(format!("nothing has changed; this is generation {generation}"))
             }
             Err(why) => {
-                if let Some(again) = &mut self.again {
-                    again.said.clone_from(&why);
-                }
-                let refusal = Refusal { at: SystemTime::now(), why: why.clone() };
-                running.console.amend(|published| published.last_refusal = Some(refusal));
                 tracing::error!(
                     because,
                     generation,

@@ -31,6 +31,8 @@ pub(crate) struct KubernetesSource {
     learnt: HashMap<Arc<str>, EndpointUpdate>,
     /// The services with more endpoints than are used, which the log has said.
     crowded: HashSet<Arc<str>>,
+    /// What the log is to say of the last update.
+    untold: Option<Line>,
     /// The node of the pod.
     node: Option<Arc<str>>,
 }
@@ -55,6 +57,7 @@ impl KubernetesSource {
             namespaces: BTreeMap::new(),
             learnt: HashMap::new(),
             crowded: HashSet::new(),
+            untold: None,
             node,
         }
     }
@@ -88,24 +91,38 @@ impl KubernetesSource {
             Some(why) => EndpointUpdate::none(cluster.clone(), Problem::None(why.into())),
             None => EndpointUpdate::known(cluster.clone(), endpoints),
         };
-        let service = &*cluster;
-        if self.learnt.get(service) == Some(&update) {
+        if self.learnt.get(&cluster) == Some(&update) {
             return None;
         }
-        let endpoints = update.endpoints.len();
         let is_crowded = left_out > 0 && self.crowded.insert(cluster.clone());
         if left_out == 0 {
-            self.crowded.remove(service);
+            self.crowded.remove(&cluster);
         }
-        match &update.problem {
+        let left_out = if is_crowded { left_out } else { 0 };
+        self.untold = Some(Line { update: update.clone(), left_out });
+        self.learnt.insert(cluster, update.clone());
+        Some(update)
+    }
+}
+
+/// What the log says of an update when its cluster has learnt it, which is before the next one is asked for.
+struct Line {
+    update: EndpointUpdate,
+    /// The number of endpoints that are not used, unless the log has said so.
+    left_out: usize,
+}
+
+impl Line {
+    fn write(self) {
+        let Self { update, left_out } = self;
+        let (service, endpoints) = (&*update.cluster, update.endpoints.len());
+        match update.problem {
             Some(why) => tracing::warn!(service, why = why.text(), "the service has no endpoints"),
-            None if is_crowded => {
+            None if left_out > 0 => {
                 tracing::warn!(service, endpoints, left_out, "the service has more endpoints than are used");
             }
             None => tracing::info!(service, endpoints, "endpoints changed"),
         }
-        self.learnt.insert(cluster.clone(), update.clone());
-        Some(update)
     }
 }
 
@@ -141,6 +158,9 @@ impl EndpointSource for KubernetesSource {
     }
 
     async fn next(&mut self) -> Option<EndpointUpdate> {
+        if let Some(line) = self.untold.take() {
+            line.write();
+        }
         loop {
             let (cluster, merged) = self.known.next().await;
             // nothing is awaited until the update is returned, so that none is lost

@@ -347,11 +347,10 @@ impl Started {
     /// Keeps the sidecar until it must end. May be dropped and called again.
     pub(super) async fn keep(&mut self) -> End {
         let end = self.keeper.keep(&mut self.running, &mut self.hangup).await;
-        if end == End::TakenOver {
-            if let Some(upgrades) = self.upgrades.take() {
-                upgrades.abort(); // a further successor is the matter of the one that serves
-            }
-            self.running.say_goodbye();
+        if end == End::TakenOver
+            && let Some(upgrades) = self.upgrades.take()
+        {
+            upgrades.abort(); // a further successor is the matter of the one that serves
         }
         end
     }

@@ -102,9 +102,10 @@ async fn a_herd_of_a_hundred_sends_one_request() {
     let sidecar = Plan::calling(app.address, "cache: {}").start().await;
     let mut clients = Vec::new();
     for _ in 0..100 {
-        let mut client = Wire::connect(sidecar.outbound()).await;
+        clients.push(Wire::connect(sidecar.outbound()).await);
+    }
+    for client in &mut clients {
         client.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
-        clients.push(client);
     }
     eventually("all of them are under way", async || {
         (sidecar.scrape().await.sum("pillion_requests_active", &[("service", "orders")]) == 100.0)

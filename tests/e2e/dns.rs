@@ -106,9 +106,10 @@ async fn dig_gets_services_from_the_sidecar_and_other_names_from_the_name_server
             }
         }
     }
-    let mut asked = Vec::new();
-    for _ in 0..6 {
+    let mut asked: Vec<String> = Vec::new();
+    while asked.len() < 6 {
         asked.push(names.line().await);
+        asked.dedup(); // a server that does not answer for three seconds is asked at its other address
     }
     let expected = ["udp A news.test.", "udp AAAA news.test.", "udp A large.test.", "tcp A large.test."];
     let expected = [&expected[..], &["udp A a.orders.test.", "udp A nowhere.test."]].concat();

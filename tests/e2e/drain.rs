@@ -106,10 +106,10 @@ async fn twenty_application_sidecars_end_under_load_and_no_request_fails() {
 }
 
 /// The sidecar of the caller, whose clients reconnect when they are asked to.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_callers_sidecar_ends_after_its_clients_and_fails_no_request() {
     let app = Backend::echo().await;
-    let mut pair = Pair::ending(app.address, "", DRAIN).await;
+    let mut pair = Pair::ending(app.address, "", "drain: { delay: 200ms, timeout: 60s }").await;
     let caller = &mut pair.caller;
     let load = Load::on(caller);
     load.goes_on(200).await;

@@ -142,14 +142,17 @@ async fn prometheus_answers_every_query_of_the_dashboard() {
     load.goes_on(200).await;
 
     for (title, query) in queries(&dashboard) {
-        let all = has_data(&prometheus, &title, &filled(&query, ".*")).await;
-        let both = has_data(&prometheus, &title, &filled(&query, &chosen(&instances))).await;
-        assert_eq!(all.len(), both.len(), "{title}: {query}");
-        if title == "Share of requests that fail" && query.contains("outbound") {
+        // a scrape that took too long leaves series out for a moment
+        eventually(&format!("{title}: {query}"), async || {
+            let all = has_data(&prometheus, &title, &filled(&query, ".*")).await;
+            let both = has_data(&prometheus, &title, &filled(&query, &chosen(&instances))).await;
+            let is_share = title == "Share of requests that fail" && query.contains("outbound");
             let share = |service: &str| all.iter().find(|(labels, _)| labels["service"] == service);
             let shares = ["orders", "gone", "calls"].map(|service| share(service).map(|(_, share)| *share));
-            assert_eq!(shares, [Some(0.0), Some(1.0), Some(1.0)], "{all:?}");
-        }
+            let are_right = !is_share || shares == [Some(0.0), Some(1.0), Some(1.0)];
+            (all.len() == both.len() && are_right).then_some(())
+        })
+        .await;
     }
     let tally = load.stop().await;
     assert!(tally.failures.lock().is_empty(), "{:?}", tally.failures.lock());

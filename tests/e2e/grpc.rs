@@ -116,11 +116,11 @@ async fn a_deadline_is_passed_on_reduced() {
     .await;
     let pair = Pair::start(app, "", "").await;
     let mut request = http2::grpc("orders", Piped::empty());
-    request.headers_mut().insert("grpc-timeout", http::HeaderValue::from_static("5S"));
+    request.headers_mut().insert("grpc-timeout", http::HeaderValue::from_static("60S"));
     let answer = Client::connect(pair.caller.outbound()).await.send(request).await;
     let left = answer.headers()["x-left"].to_str().expect("text");
     let left = left.strip_suffix('u').and_then(|left| left.parse::<u64>().ok()).expect("microseconds");
-    assert!((1..5_000_000).contains(&left), "{left}");
+    assert!((1..60_000_000).contains(&left), "{left}");
 }
 
 /// A sidecar keeps the caller's deadline even when neither the caller nor the application does.

@@ -120,7 +120,7 @@ async fn pods_come_and_go_under_load_and_no_request_fails() {
     let at = |round: usize| apps[round % apps.len()].0;
     kube.server.apply(service("orders", 80));
     kube.server.apply(one(0, at(0)));
-    let caller = kube.caller("retry: off").await;
+    let caller = kube.caller("retry: off, connect_timeout: 20s").await;
     has_endpoints(&caller, vec![at(0)]).await;
     let load =
         Load::start([caller.outbound(), caller.orders()], Size { rate: 200, clients: 10, streams: 2 }).await;

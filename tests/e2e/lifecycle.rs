@@ -56,13 +56,10 @@ async fn wait_that_gives_up_says_the_last_reason() {
     let sidecar = Program::start(sidecar);
     sidecar.has_logged("not ready yet").await;
     for (port, expected) in [(metrics, "waiting for certificates: "), (gone, "nothing listens at http://")] {
-        let wait = ["wait", "--timeout", "300ms", "--metrics", &url(port)];
+        let wait = ["wait", "--timeout", "3s", "--metrics", &url(port)];
         let (code, said) = ended(&run(pillion(&wait)).await);
         assert_eq!(code, Some(1), "{said}");
-        assert!(
-            said.starts_with("the sidecar is not ready after 300ms: ") && said.contains(expected),
-            "{said}"
-        );
+        assert!(said.starts_with("the sidecar is not ready after 3s: ") && said.contains(expected), "{said}");
     }
     for wrong in [["--metrics", "15020"], ["--timeout", "soon"]] {
         assert_eq!(run(pillion(&[&["wait"], &wrong[..]].concat())).await.status.code(), Some(2), "{wrong:?}");
@@ -232,8 +229,9 @@ async fn a_start_with_a_bad_or_absent_file_uses_the_last_good_one_and_says_so() 
 /// The file stays as it is, and the address that it names gets free.
 #[tokio::test]
 async fn a_file_that_was_refused_for_a_fault_that_passes_is_tried_again() {
-    let (scratch, taken) = (Scratch::new(), TcpListener::bind("127.0.0.1:0").await.expect("a free port"));
-    let (address, kept) = (taken.local_addr().expect("bound"), scratch.path().join("kept.yaml"));
+    let (scratch, address) = (Scratch::new(), free());
+    let (taken, kept) =
+        (TcpListener::bind(address).await.expect("a free port"), scratch.path().join("kept.yaml"));
     let yaml = |outbound: &str| {
         format!(
             "inbound: off\noutbound: {{ listen: \"{outbound}\" }}\nadmin: {{ listen: 127.0.0.1:0 }}\n\
@@ -266,8 +264,9 @@ async fn exec_starts_with_the_kept_configuration() {
         "inbound: off\noutbound: { listen: 127.0.0.1:0 }\nmetrics: off\nadmin: { listen: 127.0.0.1:0 }\n",
     );
     for code in [3, 4] {
+        let app = format!("until [ -s \"$0\" ]; do sleep 0.01; done; exit {code}");
         let mut exec = pillion(&["exec", "-c"]);
-        exec.arg(&file).arg("--snapshot").arg(&kept).args(["--", "sh", "-c", &format!("exit {code}")]);
+        exec.arg(&file).arg("--snapshot").arg(&kept).args(["--", "sh", "-c", &app]).arg(&kept);
         let (status, said) = ended(&run(exec).await);
         assert_eq!(status, Some(code), "{said}");
         assert_eq!(said.contains("the kept one is in use"), code == 4, "{said}");

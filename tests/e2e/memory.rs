@@ -56,7 +56,7 @@ async fn survives(side: &str, services: impl Fn(&Backend) -> String, is_whole: b
 
 fn outbound(app: &Backend) -> String {
     format!(
-        "inbound: off\noutbound: {{ listen: 127.0.0.1:0 }}\nservices:\n  orders:\n    endpoints: [\"{}\"]\n    \
+        "inbound: off\noutbound: {{ listen: 127.0.0.1:0 }}\nservices:\n  orders:\n    endpoints: [\"{}\"]\n    timeout: off\n    \
          circuit_breaker: {{ max_connections: 5000, max_pending_requests: 5000, max_requests: 5000 }}\n",
         app.address
     )

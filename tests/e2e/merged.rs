@@ -12,7 +12,7 @@ use crate::support::tools::{require, require_python, run};
 async fn merging(source: &str) -> Sidecar {
     let yaml = format!(
         "inbound: off\noutbound: {{ listen: 127.0.0.1:0 }}\nadmin: {{ listen: 127.0.0.1:0 }}\n\
-         metrics: {{ listen: 127.0.0.1:0, merge: [{{ name: app, url: \"http://{source}/metrics\" }}] }}\n"
+         metrics: {{ listen: 127.0.0.1:0, merge: [{{ name: app, url: \"http://{source}/metrics\", timeout: 20s }}] }}\n"
     );
     Plan::exactly(&yaml).start().await
 }

@@ -532,12 +532,13 @@ async fn the_metrics_port_changes_nothing() {
 /// (256 - 64) / 2 inbound connections are allowed; the hundredth is closed.
 #[tokio::test]
 async fn c8_too_few_descriptors_are_logged_at_start_and_when_a_connection_is_closed() {
-    let (scratch, inbound) = (Scratch::new(), free());
+    let (scratch, inbound, app) = (Scratch::new(), free(), Backend::deaf().await);
     let file = scratch.write(
         "pillion.yaml",
         format!(
-            "inbound: {{ listen: \"{inbound}\", app: 127.0.0.1:1 }}\noutbound: {{ listen: 127.0.0.1:0 }}\n\
-             admin: {{ listen: 127.0.0.1:0 }}\nmetrics: {{ listen: 127.0.0.1:0 }}\n"
+            "inbound: {{ listen: \"{inbound}\", app: \"{app}\" }}\noutbound: {{ listen: 127.0.0.1:0 }}\n\
+             admin: {{ listen: 127.0.0.1:0 }}\nmetrics: {{ listen: 127.0.0.1:0 }}\n",
+            app = app.address
         ),
     );
     let mut command = Command::new("sh");

@@ -22,7 +22,8 @@ async fn stranger(application: &Sidecar, own: &IssuedPem, orders: &str) -> (Side
         spiffe("orders"),
         trusted.display()
     );
-    let plan = Plan::calling(application.inbound(), &format!("{tls}, retry: off, {orders}"));
+    let plan =
+        Plan::calling(application.inbound(), &format!("{tls}, retry: off, connect_timeout: 20s, {orders}"));
     (plan.identified(&Authority::new(), "web").start().await, scratch)
 }
 

@@ -52,7 +52,7 @@ async fn rotations_fail_no_request(rotations: usize, size: Size) {
     };
     let (orders, web) = (start("orders"), start("web"));
     let application = Plan::application(app.0, "").with(&orders.2).start().await;
-    let service = format!("tls: \"{}\", retry: off", spiffe("orders"));
+    let service = format!("tls: \"{}\", retry: off, connect_timeout: 20s", spiffe("orders"));
     let caller = Plan::calling(application.inbound(), &service).with(&web.2).start().await;
     let load = Load::start([caller.outbound(), caller.orders()], size).await;
     load.goes_on(size.rate as usize).await;
@@ -93,7 +93,7 @@ async fn rotations_of_leaf_and_bundle_fail_no_request() {
 async fn a_root_is_replaced_in_the_files_of_both_sidecars_and_the_old_one_is_out() {
     let (old, new, app) = (Authority::new(), Authority::new(), application().await);
     let application = Plan::application(app.0, "").identified(&old, "orders").start().await;
-    let service = format!("tls: \"{}\", retry: off", spiffe("orders"));
+    let service = format!("tls: \"{}\", retry: off, connect_timeout: 20s", spiffe("orders"));
     let calling = |by: &Authority| Plan::calling(application.inbound(), &service).identified(by, "web");
     let (caller, stale) = (calling(&old).start().await, calling(&old).start().await);
     assert_eq!(Wire::connect(stale.orders()).await.get("orders", "/").await.status(), 200);

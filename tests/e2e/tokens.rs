@@ -104,7 +104,7 @@ async fn a_server_of_python_allows_and_denies_and_is_not_waited_for() {
     let mut authorizer = Program::start(Program::script(Command::new("env"), "authorizer.py", &[]));
     let port = authorizer.event().await["port"].clone();
     let app = Backend::echo().await;
-    let ext_authz = format!("ext_authz: {{ http: \"http://127.0.0.1:{port}/check\", timeout: 2s }}");
+    let ext_authz = format!("ext_authz: {{ http: \"http://127.0.0.1:{port}/check\", timeout: 10s }}");
     let sidecar =
         Plan::application(app.address, &format!("authorization: {{ default: allow, {ext_authz} }}"))
             .start()

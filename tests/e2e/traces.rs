@@ -16,7 +16,7 @@ use crate::support::wire::{Message, Wire};
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const SPAN: &str = "00f067aa0ba902b7";
 /// Longer than an answer over connections that are made takes on a busy machine.
-const HEDGE_AFTER: &str = "3s";
+const HEDGE_AFTER: &str = "10s";
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy";
 

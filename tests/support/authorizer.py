@@ -16,7 +16,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         print(json.dumps({"method": self.command, "path": self.path, "headers": headers}), flush=True)
         if self.path.endswith("/slow"):
-            time.sleep(5)
+            time.sleep(30)
         allowed = headers.get("authorization") == "Bearer good"
         content = b"{}" if allowed else b'{"error": "who are you?"}'
         self.send_response(200 if allowed else 401)

@@ -1,8 +1,8 @@
 //! Back-ends of many kinds: some answer, some are slow, send wrong data, break off, or do not speak HTTP at all.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 
 use parking_lot::Mutex;
 use socket2::{Domain, Socket, Type};
@@ -204,15 +204,28 @@ pub(crate) fn nobody() -> SocketAddr {
     address
 }
 
+/// The ports of one run. It listens on the first of them to its end, so that another run has others.
+const PORTS: u16 = 1000;
+
 /// A port for a program that cannot choose a free one itself. It is below the ports that the kernel gives out, so that
 /// no other listener or connection takes it first.
 pub(crate) fn free() -> SocketAddr {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let first = std::process::id() as usize * 64; // another run most likely has other ports
-    let ports = std::iter::repeat_with(|| 20_000 + (first + NEXT.fetch_add(1, Relaxed)) % 12_000);
-    let addresses = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port as u16)));
+    static NEXT: AtomicUsize = AtomicUsize::new(1);
+    static BLOCK: LazyLock<std::net::TcpListener> = LazyLock::new(|| {
+        let first = (0..12).map(|block| local(20_000 + block * PORTS));
+        first
+            .filter_map(|address| std::net::TcpListener::bind(address).ok())
+            .next()
+            .expect("fewer than twelve runs at once")
+    });
+    let first = BLOCK.local_addr().expect("a bound socket").port();
+    let next = || local(first + 1 + (NEXT.fetch_add(1, Relaxed) % usize::from(PORTS - 1)) as u16);
     let free = |address: &SocketAddr| std::net::TcpListener::bind(address).is_ok();
-    addresses.take(12_000).find(free).expect("a free port")
+    std::iter::repeat_with(next).take(PORTS.into()).find(free).expect("a free port")
+}
+
+fn local(port: u16) -> SocketAddr {
+    ([127, 0, 0, 1], port).into()
 }
 
 /// A listener whose queue is full, so that every connecting client waits.

@@ -10,13 +10,14 @@ use super::program::Program;
 use super::tools::printed;
 use super::{Scratch, eventually};
 
-/// The kernel buffer for tcpdump: on loopback, mebibytes come faster than tcpdump writes them.
+/// The kernel buffer for tcpdump: on loopback, mebibytes come faster than tcpdump writes them. It holds as many bytes only
+/// without `--immediate-mode`, with which each packet takes the room of the longest one.
 const BUFFER_KIB: &str = "32768";
 /// Sent by the test to the discard port after all other traffic, as the mark of the end.
 const END: &str = "the end of the record";
 
 pub(crate) struct Capture {
-    _tcpdump: Program,
+    tcpdump: Program,
     file: PathBuf,
     _scratch: Scratch,
 }
@@ -27,24 +28,28 @@ impl Capture {
         let scratch = Scratch::new();
         let file = scratch.path().join("packets");
         let mut tcpdump = host.enter();
-        tcpdump
-            .args(["tcpdump", "-Z", "root", "-i", device, "--immediate-mode", "-U", "-B", BUFFER_KIB, "-w"])
-            .arg(&file);
+        tcpdump.args(["tcpdump", "-Z", "root", "-i", device, "-U", "-B", BUFFER_KIB, "-w"]).arg(&file);
         tcpdump.arg("tcp or udp port 9");
         let tcpdump = Program::start(tcpdump);
         eventually("tcpdump listens", async || tcpdump.errors().contains("listening on").then_some(())).await;
-        Self { _tcpdump: tcpdump, file, _scratch: scratch }
+        Self { tcpdump, file, _scratch: scratch }
     }
 
-    /// All packets so far. `to` is an address behind the link, to which the end mark is sent.
+    /// All packets so far. `to` is an address behind the link, to which the end mark is sent. tcpdump gets packets within a
+    /// second.
     pub(crate) async fn end(self, mut host: Command, to: IpAddr) -> Vec<u8> {
         host.args(["bash", "-c", &format!("echo '{END}' >/dev/udp/{to}/9")]);
         printed(host).await;
-        eventually("the last packet in the record", async || {
+        let packets = eventually("the last packet in the record", async || {
             let packets = std::fs::read(&self.file).ok()?;
             contains(&packets, END).then_some(packets)
         })
-        .await
+        .await;
+        self.tcpdump.signal("INT").await;
+        self.tcpdump.has_logged("dropped by kernel").await;
+        let said = self.tcpdump.errors();
+        assert!(said.lines().any(|line| line.starts_with("0 packets dropped by kernel")), "{said}");
+        packets
     }
 }
 

@@ -35,7 +35,7 @@ struct Store {
 
 impl Consul {
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener = TcpListener::bind(super::backend::free()).await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
         let store = Store { index: 10, ..Store::default() };
         let mut consul = Self {

@@ -21,7 +21,7 @@ def signals():
         signal.signal(getattr(signal, "SIG" + name), seen)
     say("started")
     while True:
-        signal.pause()
+        time.sleep(0.05)  # pause() can sleep on a signal that has just come
 
 
 def calls(port):
@@ -34,7 +34,7 @@ def calls(port):
     signal.signal(signal.SIGTERM, end)
     say("started")
     while True:
-        signal.pause()
+        time.sleep(0.05)  # pause() can sleep on a signal that has just come
 
 
 def stubborn():
@@ -42,7 +42,7 @@ def stubborn():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     say(f"started {os.getpid()}")
     while True:
-        signal.pause()
+        time.sleep(0.05)  # pause() can sleep on a signal that has just come
 
 
 def zombies():

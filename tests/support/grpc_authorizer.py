@@ -73,7 +73,7 @@ def check(request, context):
         case "/error":
             return bytes(CheckResponse(status=Status(code=13), error_response=DeniedHttpResponse(body="broken")))
         case "/slow":
-            time.sleep(5)
+            time.sleep(15)
         case "/garbage":
             return b"\x0a\xff"
         case "/empty":

@@ -50,7 +50,8 @@ def remaining(request, context):
 
 def wait(request, context):
     ended = threading.Event()
-    context.add_callback(ended.set)
+    if not context.add_callback(ended.set):
+        ended.set()  # it has ended already
     say("waiting")
     ended.wait(30)
     say("cancelled" if ended.is_set() else "left waiting")

@@ -6,7 +6,6 @@ use std::process::Command;
 
 use super::certs::Authority;
 use super::program::Program;
-use super::tools::printed;
 use super::{Scratch, eventually};
 
 /// A running sidecar, which is killed at the end of the test.
@@ -78,13 +77,12 @@ impl Launched {
 
     /// Replaces the configuration file.
     pub(crate) fn rewrite(&self, yaml: &str) {
-        self.scratch.write("pillion.yaml", yaml);
+        let next = self.scratch.write("next.yaml", yaml); // never half of it
+        std::fs::rename(next, self.scratch.path().join("pillion.yaml")).expect("the test's directory");
     }
 
     pub(crate) async fn signal(&self, name: &str) {
-        let mut kill = Command::new("sh");
-        kill.args(["-c", &format!("kill -{name} {}", self.pid())]);
-        printed(kill).await;
+        self.program.signal(name).await;
     }
 
     /// Sends SIGTERM, and waits for the end.
@@ -93,10 +91,13 @@ impl Launched {
         eventually("the end of the sidecar", async || self.has_ended().then_some(())).await;
     }
 
-    /// Whether the process has ended, reaped or not.
+    /// Whether the process has ended with all its threads, reaped or not. The last one closes its ports.
     fn has_ended(&self) -> bool {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()));
-        stat.map_or(true, |stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
+        let process = format!("/proc/{}", self.pid());
+        let stat = std::fs::read_to_string(format!("{process}/stat"));
+        let threads = std::fs::read_dir(format!("{process}/task")).map_or(0, Iterator::count);
+        threads <= 1
+            && stat.map_or(true, |stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
     }
 
     pub(crate) fn pid(&self) -> u32 {

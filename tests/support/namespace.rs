@@ -132,7 +132,7 @@ impl Namespace {
             ["iptables-nft", "ip6tables-nft"],
         ];
         let works = |pair: &[&str; 2]| {
-            pair.iter().try_for_each(|tool| self.run(&[tool, "-t", "nat", "-S"]).map(drop))
+            pair.iter().try_for_each(|tool| self.run(&[tool, "-w", "30", "-t", "nat", "-S"]).map(drop))
         };
         let why = works(&pairs[0]).err().unwrap_or_default();
         pairs.into_iter().find(|pair| works(pair).is_ok()).ok_or(why)
@@ -173,7 +173,7 @@ impl Namespace {
     pub(crate) fn table(&self, family: Family, words: &[&str]) {
         let [v4, v6] = self.tables;
         let tool = if family.pod.is_ipv4() { v4 } else { v6 };
-        self.run(&[&[tool], words].concat()).unwrap_or_else(|error| unreachable!("{error}"));
+        self.run(&[&[tool, "-w", "30"], words].concat()).unwrap_or_else(|error| unreachable!("{error}"));
     }
 
     /// A prefix that runs a command in this namespace as root, like an application. The command is killed when the test

@@ -88,7 +88,10 @@ impl Variant {
     /// Whether the machine and its kernel support the variant.
     fn is_there(self, host: &Namespace) -> bool {
         let works = |program: &&str| {
-            let words: &[&str] = if *program == "nft" { &["list", "ruleset"] } else { &["-t", "nat", "-S"] };
+            let words: &[&str] = match *program {
+                "nft" => &["list", "ruleset"],
+                _ => &["-w", "30", "-t", "nat", "-S"], // all namespaces have one lock
+            };
             let mut look = host.enter();
             look.arg(program).args(words);
             look.output().is_ok_and(|output| output.status.success())
@@ -239,7 +242,7 @@ pub(crate) fn service(name: &str, port: u16, pods: &[&Pod], at: u16, account: &s
     let one = |version: Version| {
         let endpoints: Vec<String> = pods.iter().map(|pod| format!("\"{}\"", pod.at(version, at))).collect();
         format!(
-            "  {name}-{}: {{ addresses: [\"{}\"], endpoints: [{}], tls: \"{}\" }}\n",
+            "  {name}-{}: {{ addresses: [\"{}\"], endpoints: [{}], tls: \"{}\", connect_timeout: 20s }}\n",
             version.digit(),
             version.service(port),
             endpoints.join(", "),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use super::tools::printed;
 use super::{eventually, soon};
 
 pub(crate) struct Program {
@@ -76,6 +77,12 @@ impl Program {
     pub(crate) fn write(&mut self, text: &str) {
         let input = self.child.stdin.as_mut().expect("an input that the test writes");
         input.write_all(text.as_bytes()).expect("a running program");
+    }
+
+    pub(crate) async fn signal(&self, name: &str) {
+        let mut kill = Command::new("sh");
+        kill.args(["-c", &format!("kill -{name} {}", self.pid())]);
+        printed(kill).await;
     }
 
     pub(crate) fn exited(&mut self) -> Option<ExitStatus> {

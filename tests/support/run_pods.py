@@ -243,7 +243,8 @@ def main(binary, secrets, *manifests):
     import yaml
 
     mount("--make-rprivate", "/")
-    mount("-t", "tmpfs", "tmpfs", "/run/netns") if os.path.isdir("/run/netns") else None
+    os.makedirs("/run/netns", exist_ok=True)
+    mount("-t", "tmpfs", "tmpfs", "/run/netns")
     os.makedirs("/tmp/pods", exist_ok=True)
     mount("-t", "tmpfs", "tmpfs", "/tmp/pods")
     for words in (["link", "add", "bridge", "type", "bridge"], ["address", "add", f"{NETWORK}.254/24", "dev", "bridge"],

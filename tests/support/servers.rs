@@ -127,7 +127,9 @@ impl Server {
         postgres.args(["-c", "fsync=off", "-c", "ssl=on"]);
         postgres.arg("-c").arg(option("ssl_cert_file=", &certificate.chain));
         postgres.arg("-c").arg(option("ssl_key_file=", &certificate.key));
-        Some(Self::start(as_user("postgres", &postgres), place, scratch, "QUIT").await)
+        let server = Self::start(as_user("postgres", &postgres), place, scratch, "QUIT").await;
+        server.has_logged("database system is ready to accept connections").await; // it listens before
+        Some(server)
     }
 
     pub(crate) async fn sshd() -> Option<Self> {
@@ -245,6 +247,12 @@ impl Server {
         })
         .await;
         server
+    }
+
+    async fn has_logged(&self, text: &str) {
+        let log = self.scratch.path().join("log");
+        let has = async || fs::read_to_string(&log).is_ok_and(|log| log.contains(text)).then_some(());
+        eventually(text, has).await;
     }
 
     fn signal(&self, name: &str) {

@@ -180,6 +180,12 @@ impl Starting {
         eventually(text, async || self.errors.lock().contains(text).then_some(())).await;
     }
 
+    /// Waits until its log contains one of these texts, and tells which.
+    pub(crate) async fn has_said_one_of(&self, texts: [&str; 2]) -> usize {
+        let which = async || texts.iter().position(|text| self.errors.lock().contains(text));
+        eventually(&texts.join(" or "), which).await
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         signal(self.child.as_ref().expect("a running process"), name);
     }

@@ -1,8 +1,10 @@
 //! Programs of others: found by name, run to their end, their output compared.
 
 use std::process::{Command, Output};
+use std::time::Duration;
 
-use super::soon;
+/// The time limit of a program. Installers of databases and compilers write much, and a disk may be slow.
+const PROGRAMS: Duration = Duration::from_secs(180);
 
 /// Whether `tool` exists. With `PILLION_TEST_REQUIRE=all`, as in CI, a missing one is a failure.
 pub(crate) fn require(tool: &str) -> bool {
@@ -29,7 +31,10 @@ pub(crate) fn available(what: &str, is_there: bool) -> bool {
 pub(crate) async fn run(mut command: Command) -> Output {
     let what = format!("{command:?}");
     let output = tokio::task::spawn_blocking(move || command.output());
-    soon(&what, output).await.expect("no panic").expect("a program that starts")
+    match tokio::time::timeout(PROGRAMS, output).await {
+        Ok(output) => output.expect("no panic").expect("a program that starts"),
+        Err(_elapsed) => unreachable!("{what}: not within {PROGRAMS:?}"),
+    }
 }
 
 /// What a program printed. It must succeed.

@@ -200,6 +200,9 @@ mod tests {
 
     use super::*;
 
+    /// Held by each test that has children: what is kept, and all children, belong to the whole process.
+    static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
     fn shell(script: &str) -> Command {
         let mut shell = Command::new("sh");
         shell.args(["-c", script]);
@@ -214,6 +217,7 @@ mod tests {
 
     #[test]
     fn the_end_of_a_child_is_taken_by_whoever_waits_for_it_alone() {
+        let _alone = ALONE.blocking_lock();
         let mut child = spawn(&mut shell("exit 3")).expect("sh");
         until(|| child.has_ended());
         while collect_one() {}
@@ -223,6 +227,7 @@ mod tests {
 
     #[test]
     fn a_child_that_nobody_waits_for_is_collected_whatever_has_ended_it() {
+        let _alone = ALONE.blocking_lock();
         for script in ["exit 3", "kill -9 $$", "kill -40 $$"] {
             let id = shell(script).spawn().expect("sh").id();
             until(|| {
@@ -234,6 +239,7 @@ mod tests {
 
     #[test]
     fn the_end_by_a_real_time_signal_is_known() {
+        let _alone = ALONE.blocking_lock();
         let mut child = spawn(&mut shell("kill -40 $$")).expect("sh");
         until(|| child.has_ended());
         while collect_one() {}
@@ -242,6 +248,7 @@ mod tests {
 
     #[test]
     fn an_end_that_tells_no_number_takes_no_kept_child() {
+        let _alone = ALONE.blocking_lock();
         let mut kept = spawn(&mut shell("kill -40 $$")).expect("sh");
         until(|| kept.has_ended());
         let other = shell("kill -40 $$").spawn().expect("sh").id();
@@ -268,6 +275,7 @@ mod tests {
 
     #[test]
     fn a_number_is_let_go_once() {
+        let _alone = ALONE.blocking_lock();
         let mut all = vec![7, 8, 7];
         let_go(&mut all, 7);
         all.sort_unstable();
@@ -280,6 +288,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_child_behind_one_that_is_waited_for_is_collected_after_it() {
+        let _alone = ALONE.lock().await;
         let mut others = Others::watch().expect("a signal");
         let child = spawn(&mut shell("exit 0")).expect("sh");
         until(|| child.has_ended());

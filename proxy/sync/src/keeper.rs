@@ -102,8 +102,8 @@ impl Keeper {
         let Some(nth) = self.followed.iter().position(|followed| followed.task.id() == task) else { return };
         let Some(Followed { sync, entry, .. }) = self.followed.get(nth) else { return };
         let (sync, entry) = (sync.clone(), entry.clone());
-        tracing::error!(sync = sync.name, again_in = ?AFTER_PANIC, "a task has panicked, which is a fault of Pillion; it is begun anew");
         entry.down("its task has panicked, and is begun anew");
+        tracing::error!(sync = sync.name, again_in = ?AFTER_PANIC, "a task has panicked, which is a fault of Pillion; it is begun anew");
         let task = self.spawn(&sync, &entry, AFTER_PANIC);
         if let Some(followed) = self.followed.get_mut(nth) {
             followed.task = task;

@@ -104,6 +104,10 @@ fn search(by: &ProcessMetrics, proc: &Path) -> Result<Option<i32>, Hidden> {
     }
 }
 
+/// Held while a test starts a program, which has copies of all descriptors until it is that program.
+#[cfg(test)]
+pub(crate) static STARTING: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
@@ -130,7 +134,10 @@ mod tests {
         let path = std::env::temp_dir().join(name);
         // a copy cannot be executed while another test has forked a process that still has it open for writing
         std::os::unix::fs::symlink("/bin/sleep", &path).unwrap();
-        let program = Program(Command::new(&path).arg("1000").spawn().unwrap());
+        let program = {
+            let _starting = STARTING.lock();
+            Program(Command::new(&path).arg("1000").spawn().unwrap())
+        };
         // the kernel lets this process go on before the new program has its name
         let comm = format!("/proc/{}/comm", program.0.id());
         while std::fs::read_to_string(&comm).unwrap().trim() != name {
@@ -163,6 +170,7 @@ mod tests {
 
     #[test]
     fn a_process_is_found_by_the_port_on_which_it_listens() {
+        let _starting = STARTING.lock();
         // the child has the listener as its standard input, and this process is never the application
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -178,6 +186,7 @@ mod tests {
 
     #[test]
     fn a_process_that_may_not_be_read_is_told_once() {
+        let _starting = STARTING.lock();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut search = search(ProcessMetrics::Port(listener.local_addr().unwrap().port()));
         let start = Instant::now();

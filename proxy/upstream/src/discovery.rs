@@ -112,8 +112,8 @@ async fn follow<A>(
         let answer = ask().await;
         let before = known.membership.endpoints.clone();
         let effect = known.apply(answer, Instant::now());
-        log(&name, &before, &known.membership, &effect);
         publish(&tell, &known.membership, effect.changed);
+        log(&name, &before, &known.membership, &effect);
         sleep(known.pause(fastrand::f64())).await;
     }
 }

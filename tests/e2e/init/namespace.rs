@@ -45,7 +45,7 @@ async fn a_second_run_changes_nothing_and_undo_leaves_nothing() {
         if backend == "iptables-legacy" {
             shell(
                 &pod,
-                "for v in iptables ip6tables; do for t in raw mangle nat; do $v-legacy -t $t -S; done; done",
+                "for v in iptables ip6tables; do for t in raw mangle nat; do $v-legacy -w 30 -t $t -S; done; done",
             )
             .await;
         }
@@ -130,7 +130,7 @@ async fn rules_that_iptables_cannot_read_are_reported() {
 async fn another_backend_and_other_options_replace_the_rules_of_the_last_run() {
     let Some(Hosts { pod: fresh, world: walked }) = hosts() else { return };
     let legacy_tables =
-        "for v in iptables ip6tables; do for t in raw mangle nat; do $v-legacy -t $t -S; done; done";
+        "for v in iptables ip6tables; do for t in raw mangle nat; do $v-legacy -w 30 -t $t -S; done; done";
     for host in [&fresh, &walked] {
         shell(host, legacy_tables).await;
     }

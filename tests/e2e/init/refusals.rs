@@ -134,8 +134,7 @@ async fn a_failure_half_way_leaves_nothing() {
         let words = ["--mode", "tproxy", "--dns", "--backend", &backend];
         // The legacy tables stay once they were used; those of nftables are removed.
         for host in [&pod, &world] {
-            let tables =
-                "for t in raw mangle nat; do iptables-legacy -t $t -S; ip6tables-legacy -t $t -S; done";
+            let tables = "for t in raw mangle nat; do iptables-legacy -w 30 -t $t -S; ip6tables-legacy -w 30 -t $t -S; done";
             shell(host, tables).await;
         }
         init(&world, &["--backend", &backend]).await;

@@ -61,7 +61,7 @@ async fn a_plaintext_http_client_gets_the_reason_from_the_sidecar_alone() {
 async fn a_caller_with_an_untrusted_certificate_does_not_reach_the_application() {
     let app = greeter().await;
     let pair = Pair::start(app.address, "", "").await;
-    let stranger = Plan::calling(pair.application.inbound(), "retry: off");
+    let stranger = Plan::calling(pair.application.inbound(), "retry: off, connect_timeout: 20s");
     let stranger = stranger.identified(&Authority::new(), "web").start().await;
     let mut silent = Wire::connect(stranger.orders()).await;
     assert!(soon("the end", silent.rest()).await.is_empty());

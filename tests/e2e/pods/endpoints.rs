@@ -6,8 +6,10 @@ use crate::support::launched::Launched;
 use crate::support::pod::{Node, Pod, Variant, Version, service};
 use crate::support::program::Program;
 
-/// Far more requests than are under way before a test notices a change.
-const REQUESTS: usize = 1000;
+/// Far more requests than are under way before a test notices a change, also where the test is stopped for seconds.
+const REQUESTS: usize = 20_000;
+/// So many answers of the other pod, one after the other, show that a pod is asked no more.
+const ENOUGH: usize = 300;
 
 /// How a pod ends.
 #[derive(Debug, Clone, Copy)]
@@ -86,11 +88,15 @@ async fn is_not_noticed(variant: Variant, version: Version, end: End) {
         {
             other.end(end).await;
         }
+        if other.is_none() && answers - last_by_the_other >= ENOUGH {
+            drop(one);
+            return;
+        }
     }
-    assert_eq!(answers, REQUESTS, "{}", client.errors());
-    assert!(other.is_none(), "both were asked");
-    assert!(last_by_the_other < REQUESTS, "{last_by_the_other}: it has stopped, and was asked no more");
-    drop(one);
+    unreachable!(
+        "{answers} answers, {by_the_other} of the pod that stops, the last one {last_by_the_other}: {}",
+        client.errors()
+    );
 }
 
 #[tokio::test]

@@ -100,7 +100,7 @@ async fn max_duration_bounds_the_whole_exchange() {
 #[tokio::test]
 async fn an_upstream_that_reads_no_body_is_a_stream_idle_timeout() {
     let backend = Backend::deaf().await;
-    let caller = Plan::calling(backend.address, "retry: off, stream_idle_timeout: 200ms").start().await;
+    let caller = Plan::calling(backend.address, "retry: off, stream_idle_timeout: 2s").start().await;
     let client = Wire::connect(caller.outbound()).await.into_io();
     let (reading, mut writing) = client.into_split();
     let upload = tokio::spawn(async move {

@@ -49,7 +49,9 @@ impl Etcd {
 
     async fn ask(&self, words: &[&str]) -> String {
         let mut command = Command::new("etcdctl");
-        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.address.to_string()]).args(words);
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.address.to_string()]);
+        // its own limits of 2 s and 5 s are short where the disk is busy
+        command.args(["--dial-timeout=30s", "--command-timeout=30s"]).args(words);
         printed(command).await
     }
 

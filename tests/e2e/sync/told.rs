@@ -77,7 +77,7 @@ async fn a_request_tells_the_application_and_a_failure_is_told() {
     let app = Backend::echo().await;
     let keys = |url: String| {
         format!(
-            "from: \"consul://{}/k\", to: {}, on_change: {{ http: \"POST {url}\", timeout: 1s }}",
+            "from: \"consul://{}/k\", to: {}, on_change: {{ http: \"POST {url}\", timeout: 10s }}",
             consul.address,
             path.display()
         )

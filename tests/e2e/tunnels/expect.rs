@@ -6,11 +6,11 @@ use std::process::Command;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use crate::support::Scratch;
 use crate::support::backend::Backend;
 use crate::support::curl::curl;
 use crate::support::sidecar::{Pair, Plan};
 use crate::support::tools::{printed, require};
+use crate::support::{Scratch, eventually};
 
 const MIB: usize = 1024 * 1024;
 
@@ -45,8 +45,11 @@ async fn a_body_that_waited_for_a_100_arrives_intact() {
         assert_eq!(digest(&SHA256, &arrived.body).as_ref(), digest(&SHA256, &body).as_ref(), "{way}");
     }
     let received = [("direction", "inbound"), ("service", "app"), ("flow", "received")];
-    let counted = pair.application.scrape().await.sum("pillion_bytes_total", &received);
-    assert_eq!(counted, 2.0 * 5_242_880.0);
+    eventually("both bodies are counted", async || {
+        let counted = pair.application.scrape().await.sum("pillion_bytes_total", &received);
+        (counted == 2.0 * 5_242_880.0).then_some(())
+    })
+    .await;
 }
 
 /// The upload is refused, and no more bytes were sent than buffers hold.

@@ -127,7 +127,7 @@ const HI: &[u8] = b"\x81\x02hi";
 #[tokio::test]
 async fn an_idle_websocket_outlives_the_timeout_of_requests() {
     let Some(server) = WebSockets::start().await else { return };
-    let pair = Pair::start(server.address, "timeout: 1s, retry: off", "timeout: 1s").await;
+    let pair = Pair::start(server.address, "timeout: 5s, retry: off", "timeout: 5s").await;
     let mut socket = Wire::connect(pair.caller.orders()).await;
     socket.send(HANDSHAKE).await;
     let head = soon("the 101", socket.head()).await.expect("an answer");

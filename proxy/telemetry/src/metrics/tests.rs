@@ -201,7 +201,10 @@ fn promtool(text: &str) -> Option<(bool, String)> {
     let piped = Stdio::piped;
     let mut command = Command::new("promtool");
     command.args(["check", "metrics"]).stdin(piped()).stdout(piped()).stderr(piped());
-    let mut child = command.spawn().ok()?;
+    let mut child = {
+        let _starting = crate::application::STARTING.lock();
+        command.spawn().ok()?
+    };
     child.stdin.take().expect("stdin is piped").write_all(text.as_bytes()).expect("promtool reads");
     let ended = child.wait_with_output().expect("promtool ends");
     let said = [ended.stdout, ended.stderr].concat();
