@@ -190,6 +190,7 @@ impl Keeper {
                 return Some(end);
             }
         }
+        program::give_back(); // before companions begin to work, which would have their memory besides that of the start
         self.looks.reset(); // the threads that have just started use parts of the program, too
         self.tidying.begin();
         None

@@ -4,6 +4,7 @@
 use std::process::Command;
 
 use crate::support::backend::Backend;
+use crate::support::eventually;
 use crate::support::metrics::Scrape;
 use crate::support::program::Program;
 use crate::support::sidecar::{Plan, Sidecar};
@@ -12,16 +13,19 @@ use crate::support::tools::{require, require_python, run};
 async fn merging(source: &str) -> Sidecar {
     let yaml = format!(
         "inbound: off\noutbound: {{ listen: 127.0.0.1:0 }}\nadmin: {{ listen: 127.0.0.1:0 }}\n\
-         metrics: {{ listen: 127.0.0.1:0, merge: [{{ name: app, url: \"http://{source}/metrics\", timeout: 20s }}] }}\n"
+         metrics: {{ listen: 127.0.0.1:0, merge: [{{ name: app, url: \"http://{source}/metrics\", timeout: 4s }}] }}\n"
     );
     Plan::exactly(&yaml).start().await
 }
 
 /// The exposition has the application's own series, and the sidecar's; promtool finds nothing that Prometheus would refuse.
 async fn is_merged(sidecar: &Sidecar) -> Scrape {
-    let scrape = sidecar.scrape().await;
+    let scrape = eventually("the application answers within four seconds", async || {
+        let scrape = sidecar.scrape().await;
+        scrape.text.contains("pillion_merge_up{source=\"app\"} 1\n").then_some(scrape)
+    })
+    .await;
     for line in [
-        "pillion_merge_up{source=\"app\"} 1",
         "shop_orders_total{kind=\"a\\\"b\\\\c\\nd\"} 3",
         "shop_duration_seconds_bucket{le=\"1\"} 1",
         "shop_duration_seconds_count 1",

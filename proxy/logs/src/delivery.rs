@@ -178,7 +178,7 @@ impl Delivery {
 
     /// What is sent for a batch.
     pub(crate) fn body(&self, batch: &Batch) -> Bytes {
-        self.encoder.body(batch, &self.workload).into()
+        self.encoder.body(batch, &self.workload)
     }
 
     /// Sends a batch.

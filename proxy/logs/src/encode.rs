@@ -10,7 +10,9 @@ mod proto;
 mod syslog;
 
 use std::fmt;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use pillion_model::Workload;
 use pillion_model::logs::{Destination, IndexName, SyslogOver};
 
@@ -27,10 +29,23 @@ const MOST_DOCUMENTS: usize = 100_000;
 /// The most streams of Loki in one batch: labels come from lines, and each stream is an object of its own.
 const MOST_STREAMS: usize = 64;
 
+/// The room that is left for one more record where a batch is almost full. A longer one takes more.
+const USUAL_RECORD: usize = 4096;
+
+/// The bytes of records. Most sinks are sent them as they are, without a copy.
+#[derive(Debug, Default, Clone)]
+struct Written(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Written {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 /// Records that are sent together.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    pub(crate) bytes: Vec<u8>,
+    written: Written,
     pub(crate) documents: Vec<Document>,
     /// The labels of Loki's streams.
     streams: Vec<String>,
@@ -66,11 +81,29 @@ impl Batch {
         self.documents.is_empty()
     }
 
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.written.as_ref()
+    }
+
+    /// To be written to before the batch is sent.
+    fn writing(&mut self) -> &mut Vec<u8> {
+        Arc::make_mut(&mut self.written.0)
+    }
+
+    /// Makes room for a record as a vector does, but not for twice the bytes that a batch may have.
+    pub(crate) fn make_room(&mut self, most: usize) {
+        let (bytes, full) = (self.writing(), most.saturating_add(USUAL_RECORD));
+        if bytes.capacity() - bytes.len() < USUAL_RECORD && bytes.len() < full {
+            let aim = (2 * bytes.capacity()).clamp(USUAL_RECORD, full);
+            bytes.reserve_exact(aim.saturating_sub(bytes.len()));
+        }
+    }
+
     fn document(&self, nth: usize) -> &[u8] {
         let begin =
             nth.checked_sub(1).and_then(|before| self.documents.get(before)).map_or(0, |before| before.end);
         let end = self.documents.get(nth).map_or(begin, |document| document.end);
-        self.bytes.get(begin..end).unwrap_or_default()
+        self.bytes().get(begin..end).unwrap_or_default()
     }
 
     fn each(&self) -> impl Iterator<Item = (&Document, &[u8])> {
@@ -78,7 +111,7 @@ impl Batch {
     }
 
     fn end(&mut self, source: usize, stream: usize) {
-        self.documents.push(Document { end: self.bytes.len(), source, stream });
+        self.documents.push(Document { end: self.bytes().len(), source, stream });
     }
 
     /// A batch of some of these records.
@@ -86,7 +119,7 @@ impl Batch {
         let mut kept = Self { streams: self.streams.clone(), ..Self::default() };
         for (nth, (document, bytes)) in self.each().enumerate() {
             if is_kept(nth) {
-                kept.bytes.extend_from_slice(bytes);
+                kept.writing().extend_from_slice(bytes);
                 kept.end(document.source, document.stream);
             }
         }
@@ -103,7 +136,7 @@ impl Batch {
     pub(crate) fn of_texts(texts: impl Iterator<Item = String>) -> Self {
         let mut batch = Self::default();
         for text in texts {
-            batch.bytes.extend_from_slice(text.as_bytes());
+            batch.writing().extend_from_slice(text.as_bytes());
             batch.end(0, 0);
         }
         batch
@@ -152,31 +185,31 @@ impl Encoder {
     pub(crate) fn add(&self, record: &Record<'_>, origin: &Origin, id: Id, batch: &mut Batch) {
         let mut stream = 0;
         match self {
-            Self::Bulk { index } => bulk::write(record, origin, index, id, &mut batch.bytes),
+            Self::Bulk { index } => bulk::write(record, origin, index, id, batch.writing()),
             Self::Lines => {
-                record.write_json(origin, &mut batch.bytes);
-                batch.bytes.push(b'\n');
+                record.write_json(origin, batch.writing());
+                batch.writing().push(b'\n');
             }
             Self::Loki { labels } => {
                 stream = loki::stream(&loki::labels(record, origin, labels), &mut batch.streams);
-                loki::write(record, &mut batch.bytes);
+                loki::write(record, batch.writing());
             }
-            Self::Otlp => otlp::write(record, origin, &mut batch.bytes),
+            Self::Otlp => otlp::write(record, origin, batch.writing()),
             Self::Syslog { host, is_counted } => {
-                syslog::write(record, origin, host, *is_counted, &mut batch.bytes)
+                syslog::write(record, origin, host, *is_counted, batch.writing())
             }
-            Self::Bson { .. } => bson::write(record, origin, id, &mut batch.bytes),
+            Self::Bson { .. } => bson::write(record, origin, id, batch.writing()),
         }
         batch.end(origin.source, stream);
     }
 
     /// What is sent for a whole batch.
-    pub(crate) fn body(&self, batch: &Batch, workload: &Workload) -> Vec<u8> {
+    pub(crate) fn body(&self, batch: &Batch, workload: &Workload) -> Bytes {
         match self {
-            Self::Loki { .. } => loki::body(batch),
-            Self::Otlp => otlp::body(batch, workload),
-            Self::Bson { database, collection } => bson::insert(batch, database, collection),
-            Self::Bulk { .. } | Self::Lines | Self::Syslog { .. } => batch.bytes.clone(),
+            Self::Loki { .. } => loki::body(batch).into(),
+            Self::Otlp => otlp::body(batch, workload).into(),
+            Self::Bson { database, collection } => bson::insert(batch, database, collection).into(),
+            Self::Bulk { .. } | Self::Lines | Self::Syslog { .. } => Bytes::from_owner(batch.written.clone()),
         }
     }
 }
@@ -235,11 +268,25 @@ mod tests {
         while let Some(batch) = waiting.pop() {
             match batch.halves() {
                 Some(halves) => waiting.extend(halves),
-                None => singles.push(batch.bytes),
+                None => singles.push(batch.bytes().to_vec()),
             }
         }
         assert_eq!(singles, [b"0", b"1", b"2", b"3", b"4"]);
         assert!(Batch::default().halves().is_none());
+    }
+
+    #[test]
+    fn a_full_batch_has_no_room_for_another_one_and_is_sent_without_a_copy() {
+        let (most, mut batch) = (1 << 20, Batch::default());
+        while batch.bytes().len() < most {
+            batch.make_room(most);
+            batch.writing().extend_from_slice(&[b'x'; 150]);
+            batch.end(0, 0);
+        }
+        assert!(batch.writing().capacity() <= most + USUAL_RECORD, "{}", batch.writing().capacity());
+        assert_eq!(Encoder::Lines.body(&batch, &Workload::default()).as_ptr(), batch.bytes().as_ptr());
+        batch.make_room(most);
+        assert!(batch.writing().capacity() <= most + USUAL_RECORD);
     }
 
     #[test]

@@ -127,7 +127,7 @@ impl Tail {
     }
 
     pub(crate) fn is_full(&self, load: &Load) -> bool {
-        load.batch.bytes.len() >= self.most || self.encoder.is_full(&load.batch)
+        load.batch.bytes().len() >= self.most || self.encoder.is_full(&load.batch)
     }
 
     /// Takes a portion of the next file that has one. Returns how many bytes were lost by truncations, or `None` if no file has
@@ -351,6 +351,7 @@ impl Tail {
         let line = String::from_utf8_lossy(content);
         let record = record::parse(text, &line, reading.source.format, &file.origin, now.unix);
         let id = Id { file: file.id, offset: position + text.begin as u64, length: text.content.len() };
+        load.batch.make_room(self.most);
         self.encoder.add(&record, &file.origin, id, &mut load.batch);
     }
 

@@ -139,7 +139,7 @@ fn number(name: &str, value: &str, to: &mut Vec<u8>) {
 
 /// The command that inserts a batch. It is not ordered: a document that is refused does not stop the others.
 pub(super) fn insert(batch: &Batch, database: &str, collection: &str) -> Vec<u8> {
-    let mut message = Vec::with_capacity(batch.bytes.len() + 256);
+    let mut message = Vec::with_capacity(batch.bytes().len() + 256);
     message.extend_from_slice(&[0; 4]); // its length
     for number in [1_i32, 0, OP_MSG] {
         message.extend_from_slice(&number.to_le_bytes());
@@ -156,7 +156,7 @@ pub(super) fn insert(batch: &Batch, database: &str, collection: &str) -> Vec<u8>
     let begin = message.len();
     message.extend_from_slice(&[0; 4]);
     message.extend_from_slice(b"documents\0");
-    message.extend_from_slice(&batch.bytes);
+    message.extend_from_slice(batch.bytes());
     set_length(begin, &mut message);
     set_length(0, &mut message);
     message
@@ -354,7 +354,7 @@ mod tests {
             command.iter().map(|(_, name, _)| *name).collect::<Vec<_>>(),
             ["insert", "ordered", "$db"]
         );
-        assert!(message.ends_with(&batch.bytes));
+        assert!(message.ends_with(batch.bytes()));
     }
 
     /// An answer, as a server writes it.

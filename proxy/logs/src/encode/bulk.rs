@@ -109,7 +109,7 @@ mod tests {
     fn a_document_has_an_index_by_its_date_and_an_id_by_its_place() {
         let encoder = Encoder::Bulk { index: IndexName::new("app-%Y.%m.%d-%H").unwrap() };
         let batch = batch(&encoder, &["one", "2026-02-03T04:05:06Z two"]);
-        let body = String::from_utf8(encoder.body(&batch, &Workload::default())).unwrap();
+        let body = String::from_utf8(encoder.body(&batch, &Workload::default()).to_vec()).unwrap();
         let lines: Vec<&str> = body.lines().collect();
         assert_eq!(
             lines[0],

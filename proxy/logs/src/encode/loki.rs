@@ -55,7 +55,7 @@ pub(super) fn write(record: &Record<'_>, to: &mut Vec<u8>) {
 }
 
 pub(super) fn body(batch: &Batch) -> Vec<u8> {
-    let mut body = Vec::with_capacity(batch.bytes.len() + batch.documents.len() + 64);
+    let mut body = Vec::with_capacity(batch.bytes().len() + batch.documents.len() + 64);
     body.extend_from_slice(b"{\"streams\":[");
     let mut is_first = true;
     for (place, labels) in batch.streams.iter().enumerate() {

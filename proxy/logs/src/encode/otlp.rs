@@ -71,7 +71,7 @@ fn any_value(value: &Value<'_>, to: &mut Vec<u8>) {
 
 /// An `ExportLogsServiceRequest`.
 pub(super) fn body(batch: &Batch, workload: &Workload) -> Vec<u8> {
-    let mut body = Vec::with_capacity(batch.bytes.len() + 256);
+    let mut body = Vec::with_capacity(batch.bytes().len() + 256);
     message(1, &mut body, |to| {
         message(1, to, |to| {
             let named = [("service.name", &workload.name), ("service.namespace", &workload.namespace)];
@@ -84,7 +84,7 @@ pub(super) fn body(batch: &Batch, workload: &Workload) -> Vec<u8> {
         });
         message(2, to, |to| {
             message(1, to, |to| bytes(1, b"pillion", to));
-            to.extend_from_slice(&batch.bytes);
+            to.extend_from_slice(batch.bytes());
         });
     });
     body

@@ -93,7 +93,7 @@ mod tests {
     fn a_message_has_its_length_its_priority_and_its_fields() {
         let encoder = Encoder::Syslog { host: "pod one".to_owned(), is_counted: true };
         let batch = batch(&encoder, &[r#"{"level":"error","msg":"no ]","q":"\"x]"}"#, "plain"]);
-        let body = String::from_utf8(encoder.body(&batch, &Workload::default())).unwrap();
+        let body = String::from_utf8(encoder.body(&batch, &Workload::default()).to_vec()).unwrap();
         let first = "<11>1 2025-11-28T17:40:01.000Z pod_one web - - [pillion@32473 source=\"app\" file=\"/var/log/app/a.log\" workload=\"web\" team=\"shop\" q=\"\\\"x\\]\"] no ]";
         let (length, rest) = body.split_once(' ').unwrap();
         assert_eq!((length.parse::<usize>().unwrap(), &rest[..first.len()]), (first.len(), first));
