@@ -10,7 +10,9 @@ use pillion_base::net::Network;
 use pillion_base::net::memory::{MemoryNetwork, Pipe};
 use pillion_companion::thread::Order;
 use pillion_model::Config;
-use pillion_model::logs::{Batch, Destination, IndexName, Logs, MongodbUrl, Sink, SinkUrl, Source};
+use pillion_model::logs::{
+    Batch, Destination, IndexName, Logs, MongodbUrl, Sink, SinkUrl, Source, SyslogUrl,
+};
 use pillion_telemetry::Metrics;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -241,4 +243,18 @@ async fn an_elasticsearch_that_takes_nothing_costs_no_record_however_long_that_l
     });
     story.ship_until(to, || story.count("delivered") == 500.0).await;
     assert_eq!((taken.lock().unwrap().len(), story.count("refused")), (500, 0.0));
+}
+
+/// The kernel takes the first datagram of each attempt, and reports at the second one that nobody has got it.
+#[tokio::test(start_paused = true)]
+async fn a_receiver_of_datagrams_that_is_not_there_is_waited_for_longer_and_longer() {
+    let story = Story::new(&lines(1, 12));
+    let other = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    other.connect("127.0.0.1:9").unwrap(); // from there alone it gets datagrams
+    let url = SyslogUrl::new(&format!("udp://{}", other.local_addr().unwrap())).unwrap();
+    let time = story.ship_until(Destination::Syslog { url }, || story.count("delivered") == 12.0).await;
+    assert!(
+        time > Duration::from_mins(1),
+        "eleven pauses of half a second at most would be too few: {time:?}"
+    );
 }
