@@ -258,3 +258,25 @@ async fn a_receiver_of_datagrams_that_is_not_there_is_waited_for_longer_and_long
         "eleven pauses of half a second at most would be too few: {time:?}"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_index_that_is_closed_again_after_an_hour_gets_its_ten_minutes_again() {
+    static BEGUN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    BEGUN.set(Instant::now()).unwrap();
+    let minutes = || BEGUN.get().unwrap().elapsed().as_secs() / 60;
+    let story = Story::new(&format!("{}{}", lines(1, 300), lines(3, 5)));
+    let (to, _) = story.elasticsearch(|index, _| {
+        let is_closed = index == "app-2026.01" && BEGUN.get().unwrap().elapsed() < Duration::from_mins(95);
+        if is_closed { (400, "index_closed_exception") } else { (201, "null") }
+    });
+    let (written, late) = (std::cell::Cell::new(false), story.root.join("b.log"));
+    let is_so = || {
+        if minutes() >= 90 && !written.replace(true) {
+            assert_eq!(story.count("refused"), 300.0, "they came back for ten minutes");
+            std::fs::write(&late, lines(1, 5)).unwrap();
+        }
+        story.count("delivered") == 10.0
+    };
+    story.ship_until(to, is_so).await;
+    assert_eq!(story.count("refused"), 300.0);
+}
