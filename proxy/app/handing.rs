@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pillion_base::accept::Closed;
+use pillion_base::memory::program;
 use pillion_model::Direction;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -21,6 +22,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// 10 s, or half of a `drain.timeout` that is shorter than twice that: how long before the end idle connections are closed, so
 /// that a request that then comes on one, as the last, is answered.
 const LAST_REQUESTS: Duration = Duration::from_secs(10);
+/// 1 s, or half of a shorter `drain.timeout`: the least time for that, also where the machine has stalled until the limit.
+const LEAST_FOR_LAST_REQUESTS: Duration = Duration::from_secs(1);
 
 /// A takeover by a successor that accepts connections. It cannot be taken back. A signal may interrupt [`Self::finish`] at
 /// each wait, and a further call goes on from there.
@@ -103,6 +106,7 @@ impl Running {
     /// Lets all threads accept connections from now on.
     pub(crate) fn open(&mut self) {
         self.controller.open();
+        program::give_back(); // what companions need is then not added to what the start has needed
         self.follow_companions();
     }
 
@@ -138,15 +142,15 @@ impl Running {
     pub(crate) async fn end_after_connections(&mut self, keeper: &mut Keeper) {
         let (began, limit) = (Instant::now(), self.controller.config().drain.timeout);
         let dismissing = limit - LAST_REQUESTS.min(limit / 2);
-        let mut is_dismissed = false; // also where the machine has stalled until the limit
-        self.say_goodbye();
+        let least = LEAST_FOR_LAST_REQUESTS.min(limit / 2);
+        let mut dismissed: Option<Instant> = None;
         let open = loop {
-            match (self.controller.under_way(), began.elapsed()) {
+            match (self.controller.under_way(), dismissed) {
                 (0, _) => break 0,
-                (open, elapsed) if is_dismissed && elapsed >= limit => break open,
-                (_, elapsed) if elapsed >= dismissing => {
+                (open, Some(since)) if began.elapsed() >= limit && since.elapsed() >= least => break open,
+                (_, None) if began.elapsed() >= dismissing => {
                     self.drain.dismiss();
-                    is_dismissed = true;
+                    dismissed = Some(Instant::now());
                 }
                 _ => {}
             }

@@ -190,7 +190,6 @@ impl Keeper {
                 return Some(end);
             }
         }
-        program::give_back(); // before companions begin to work, which would have their memory besides that of the start
         self.looks.reset(); // the threads that have just started use parts of the program, too
         self.tidying.begin();
         None
@@ -531,6 +530,8 @@ fn look_at_material(running: &mut Running, now: SystemTime) -> bool {
 }
 
 fn note_swap(running: &Running) {
+    forget_refusal(running);
+    publish_identity(running);
     let ends = running.certificate_ends();
     tracing::info!(generation = running.controller.generation(), ends, "certificates swapped");
 }

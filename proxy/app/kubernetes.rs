@@ -70,7 +70,15 @@ impl KubernetesSource {
         while let Some((cluster, merged)) = self.known.take() {
             if let Some(update) = self.update(cluster, merged) {
                 controller.learn(update);
+                self.tell();
             }
+        }
+    }
+
+    /// Logs the last update, which its cluster has learnt meanwhile.
+    fn tell(&mut self) {
+        if let Some(line) = self.untold.take() {
+            line.write();
         }
     }
 
@@ -158,9 +166,7 @@ impl EndpointSource for KubernetesSource {
     }
 
     async fn next(&mut self) -> Option<EndpointUpdate> {
-        if let Some(line) = self.untold.take() {
-            line.write();
-        }
+        self.tell();
         loop {
             let (cluster, merged) = self.known.next().await;
             // nothing is awaited until the update is returned, so that none is lost

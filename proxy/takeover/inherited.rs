@@ -159,7 +159,9 @@ mod tests {
         let (socket, address) = listener(Role::Outbound, "127.0.0.1:0");
         Inherited::new(vec![socket]).close();
         // a program that another test starts has a copy until it is another program
-        while TcpListener::bind(address).is_err() {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while let Err(error) = TcpListener::bind(address) {
+            assert!(std::time::Instant::now() < deadline, "{error}");
             std::thread::yield_now();
         }
     }

@@ -131,9 +131,9 @@ impl Nginx {
         let config = scratch.write("nginx.conf", config);
         let mut nginx = Command::new("nginx");
         nginx.arg("-e").arg("stderr").arg("-c").arg(config).stdout(Stdio::null());
-        let child = nginx.spawn().expect("nginx starts");
+        let server = Self { child: nginx.spawn().expect("nginx starts"), address, _scratch: scratch };
         eventually("nginx listens", async || tokio::net::TcpStream::connect(address).await.ok()).await;
-        Self { child, address, _scratch: scratch }
+        server
     }
 }
 

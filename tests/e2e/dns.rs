@@ -111,6 +111,9 @@ async fn dig_gets_services_from_the_sidecar_and_other_names_from_the_name_server
         asked.push(names.line().await);
         asked.dedup(); // a server that does not answer for three seconds is asked at its other address
     }
+    while !names.is_silent() {
+        assert_eq!(Some(names.line().await), asked.last().cloned(), "nothing else is asked");
+    }
     let expected = ["udp A news.test.", "udp AAAA news.test.", "udp A large.test.", "tcp A large.test."];
     let expected = [&expected[..], &["udp A a.orders.test.", "udp A nowhere.test."]].concat();
     assert_eq!(asked, expected, "each question is forwarded once; later answers come from the cache");

@@ -43,9 +43,9 @@ pub(crate) struct Dialled {
 }
 
 impl Dialled {
-    /// Whether the other side closed the connection. `unreachable`: connect(2) itself reported the end.
+    /// Whether the other side closed the connection.
     pub(crate) fn is_closed(&self) -> bool {
-        ["eof", "reset", "unreachable"].contains(&&*self.end)
+        ["eof", "reset"].contains(&&*self.end)
     }
 }
 

@@ -93,7 +93,7 @@ async fn pair(app: &Backend, tracing: &str) -> [Sidecar; 2] {
     let application = Plan::application(app.address, "").identified(&authority, "orders");
     let application = application.with(&rest("orders")).start().await;
     let orders = format!(
-        "tls: \"{}\", retry: {{ attempts: 1, hedge_after: {HEDGE_AFTER} }}, outlier_detection: off",
+        "tls: \"{}\", retry: {{ attempts: 1, hedge_after: {HEDGE_AFTER} }}, timeout: 60s, outlier_detection: off",
         spiffe("orders")
     );
     let caller = Plan::calling(application.inbound(), &orders).identified(&authority, "web");

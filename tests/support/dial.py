@@ -37,6 +37,8 @@ def talk():
                 return received, "eof"
             except (ConnectionResetError, BrokenPipeError):
                 return received, "reset"
+    except ConnectionResetError:
+        return received, "reset"
     except ConnectionRefusedError:
         return received, "refused"
     except TimeoutError:

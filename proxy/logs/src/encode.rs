@@ -29,8 +29,8 @@ const MOST_DOCUMENTS: usize = 100_000;
 /// The most streams of Loki in one batch: labels come from lines, and each stream is an object of its own.
 const MOST_STREAMS: usize = 64;
 
-/// The room that is left for one more record where a batch is almost full. A longer one takes more.
-const USUAL_RECORD: usize = 4096;
+/// What a sink's form adds to the text of a record, as a rule.
+const FORM: usize = 4096;
 
 /// The bytes of records. Most sinks are sent them as they are, without a copy.
 #[derive(Debug, Default, Clone)]
@@ -90,12 +90,13 @@ impl Batch {
         Arc::make_mut(&mut self.written.0)
     }
 
-    /// Makes room for a record as a vector does, but not for twice the bytes that a batch may have.
-    pub(crate) fn make_room(&mut self, most: usize) {
-        let (bytes, full) = (self.writing(), most.saturating_add(USUAL_RECORD));
-        if bytes.capacity() - bytes.len() < USUAL_RECORD && bytes.len() < full {
-            let aim = (2 * bytes.capacity()).clamp(USUAL_RECORD, full);
-            bytes.reserve_exact(aim.saturating_sub(bytes.len()));
+    /// Makes room for a record with so long a text as a vector does, but not for twice the bytes that a batch may have.
+    pub(crate) fn make_room(&mut self, text: usize, most: usize) {
+        let bytes = self.writing();
+        let needed = bytes.len().saturating_add(text).saturating_add(FORM);
+        if bytes.capacity() < needed {
+            let ample = (2 * bytes.capacity()).min(most.saturating_add(FORM));
+            bytes.reserve_exact(needed.max(ample) - bytes.len());
         }
     }
 
@@ -278,15 +279,18 @@ mod tests {
     #[test]
     fn a_full_batch_has_no_room_for_another_one_and_is_sent_without_a_copy() {
         let (most, mut batch) = (1 << 20, Batch::default());
-        while batch.bytes().len() < most {
-            batch.make_room(most);
-            batch.writing().extend_from_slice(&[b'x'; 150]);
+        let mut add = |length: usize| {
+            batch.make_room(length, most);
+            batch.writing().extend(std::iter::repeat_n(b'x', length));
             batch.end(0, 0);
-        }
-        assert!(batch.writing().capacity() <= most + USUAL_RECORD, "{}", batch.writing().capacity());
+            (batch.bytes().len(), batch.writing().capacity())
+        };
+        while add(150).0 < most - 150 {}
+        let (_, capacity) = add(150);
+        assert!(capacity <= most + 150 + FORM, "{capacity}");
+        let (length, capacity) = add(8 * 1024);
+        assert!(capacity <= length + FORM, "{capacity}");
         assert_eq!(Encoder::Lines.body(&batch, &Workload::default()).as_ptr(), batch.bytes().as_ptr());
-        batch.make_room(most);
-        assert!(batch.writing().capacity() <= most + USUAL_RECORD);
     }
 
     #[test]

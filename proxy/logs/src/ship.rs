@@ -262,8 +262,8 @@ fn paces(
     logs.sinks.iter().zip(ways).enumerate().map(pace).collect()
 }
 
-/// A third of a sink's share of the memory, in bytes. The sink has a batch as its records are written; the same as it is sent, and a
-/// portion of a file, or an answer and what is read out of it.
+/// A third of a sink's share of the memory, in bytes. The sink has a batch as its records are written; where it is sent in another
+/// form, as to Loki, OTLP and MongoDB, the same once more; and a portion of a file, or an answer and what is read out of it.
 fn third(logs: &Logs) -> usize {
     let share = logs.memory / (logs.sinks.len() as u64).max(1);
     usize::try_from(share / 3).unwrap_or(usize::MAX)

@@ -270,8 +270,8 @@ impl Follower {
         self.not_refused();
         self.keep_mark(&digest);
         self.show(&digest);
-        self.metrics.sync_changes(&self.sync.name, SyncOutcome::Applied).inc();
         self.entry.up();
+        self.metrics.sync_changes(&self.sync.name, SyncOutcome::Applied).inc();
         tracing::info!(sync = self.sync.name, version = %short(&digest), to = %self.sync.to.display(), "a new version is in its place");
         Ok(fault)
     }

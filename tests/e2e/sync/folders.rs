@@ -41,11 +41,11 @@ async fn a_hundred_files_change_at_once() {
     let watched = folder.clone();
     let reader = Reader::start(move || {
         // the folder of a version stays until the next but one is there, which a slow reader may meet
-        let at = || std::fs::read_link(watched.join("..data")).ok();
+        let at = || std::fs::read_link(watched.join("..data")).map_err(|error| error.to_string());
         loop {
-            let before = at();
+            let before = at()?;
             match version_in(&watched) {
-                Err(fault) if fault.contains("os error 2") && at() != before => {}
+                Err(fault) if fault.contains("os error 2") && at()? != before => {}
                 seen => break seen,
             }
         }

@@ -33,15 +33,17 @@ impl WebSockets {
             return None;
         }
         let mut python = script("websocket_server.py", &[]);
-        let mut child = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3 starts");
-        let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        let child = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3 starts");
+        let mut server = Self { address: ([127, 0, 0, 1], 0).into(), child };
+        let mut stdout = BufReader::new(server.child.stdout.take().expect("a pipe"));
         let first = tokio::task::spawn_blocking(move || {
             let mut line = String::new();
             stdout.read_line(&mut line).map(|_length| line)
         });
         let line = soon("the server's port", first).await.expect("no panic").expect("a line");
         let port = line.trim_end().strip_prefix("port ").and_then(|port| port.parse().ok());
-        Some(Self { address: ([127, 0, 0, 1], port.expect("a port")).into(), child })
+        server.address.set_port(port.expect("a port"));
+        Some(server)
     }
 }
 
