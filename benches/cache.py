@@ -135,7 +135,7 @@ def measured(cache, seconds, seed):
 
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--binary", default=str(Path(__file__).resolve().parents[1] / "target/release/pillion"))
+    options.add_argument("--binary", type=lambda path: str(Path(path).resolve()), default=str(Path(__file__).resolve().parents[1] / "target/release/pillion"))
     options.add_argument("--seconds", type=int, default=3)
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--json", action="store_true")

@@ -125,7 +125,7 @@ def storm_sent_by_tail(file, sink):
 
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--binary", default=str(Path(__file__).resolve().parents[1] / "target/release/pillion"))
+    options.add_argument("--binary", type=lambda path: str(Path(path).resolve()), default=str(Path(__file__).resolve().parents[1] / "target/release/pillion"))
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--rate", type=int, default=1000)
     options.add_argument("--idle-seconds", type=int, default=60)

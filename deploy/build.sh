@@ -44,7 +44,7 @@ use)
         echo "built without the profile of requests, which is for x86-64" >&2
     elif "$RUSTC" -V | cmp -s - deploy/pillion.rustc; then
         unpack_profile
-        # What is outside 99.99 % of all counts is kept small; the compiler would say 99.9999 %, for 90 KB more and no gain seen.
+        # What is outside 99.99 % of all counts is kept small; the compiler would say 99.9999 %, for 90 KB more and no gain in .ci/costs.
         flags="$flags -C profile-use=$OUT/pillion.profdata -C llvm-args=-profile-summary-cutoff-cold=999900"
     else
         echo "built without the profile of requests, which is for $(cat deploy/pillion.rustc)" >&2

@@ -529,6 +529,7 @@ fn look_at_material(running: &mut Running, now: SystemTime) -> bool {
     is_applied || !refused.is_empty()
 }
 
+/// What the admin port shows comes first, so that it is so when the log tells of it.
 fn note_swap(running: &Running) {
     forget_refusal(running);
     publish_identity(running);
@@ -568,9 +569,9 @@ fn refuse_certificates(running: &Running, why: &anyhow::Error) {
 
 /// Reports refused certificates in the metric and on the admin port.
 fn refused_certificates(running: &Running, why: &str) {
-    running.controller.around.metrics.config_reloads(ReloadOutcome::Refused).inc();
     let refusal = Refusal { at: SystemTime::now(), why: format!("certificates: {why}") };
     running.console.amend(|published| published.certificates_refused = Some(refusal));
+    running.controller.around.metrics.config_reloads(ReloadOutcome::Refused).inc();
 }
 
 /// Publishes the state of the identity for probes and on the admin port.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http_body::Frame;
 use http_body_util::BodyExt as _;
 use tokio::sync::oneshot;
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
 use crate::support::backend::Backend;
 use crate::support::http2::{self, Client, Piped, collect, grpc};
@@ -17,7 +17,7 @@ use crate::support::wire::Wire;
 
 #[tokio::test]
 async fn a_client_that_goes_away_cancels_the_upstream() {
-    for orders in ["protocol: http1", "protocol: http2"] {
+    for orders in ["protocol: http1, timeout: off", "protocol: http2, timeout: off"] {
         let (cancelled, mut hears) = tokio::sync::mpsc::unbounded_channel();
         let app = Backend::serving(move |mut wire, _, _| {
             let cancelled = cancelled.clone();
@@ -38,10 +38,6 @@ async fn a_client_that_goes_away_cancels_the_upstream() {
         let ended = soon("the end", hears.recv()).await.flatten().expect("an end");
         let took = ended - left;
         println!("{orders}: the upstream was cancelled {took:?} after its client had gone");
-        assert!(
-            took < Duration::from_secs(10),
-            "{took:?}: by the timeout of requests and not by the client's end"
-        );
         for (sidecar, direction) in [(&pair.caller, "outbound"), (&pair.application, "inbound")] {
             sidecar
                 .counted(1, &[("direction", direction), ("reason", "client_gone"), ("status", "499")])

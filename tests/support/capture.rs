@@ -48,7 +48,7 @@ impl Capture {
         self.tcpdump.has_logged("dropped by kernel").await;
         let said = self.tcpdump.errors();
         assert!(said.lines().any(|line| line.starts_with("0 packets dropped by kernel")), "{said}");
-        std::fs::read(&self.file).expect("what tcpdump has written") // also what the mark has overtaken
+        std::fs::read(&self.file).expect("what tcpdump has written") // also what came shortly after the mark
     }
 }
 

@@ -29,8 +29,10 @@ const MOST_DOCUMENTS: usize = 100_000;
 /// The most streams of Loki in one batch: labels come from lines, and each stream is an object of its own.
 const MOST_STREAMS: usize = 64;
 
-/// What a sink's form adds to the text of a record, as a rule.
+/// What a sink's form adds to the text of a record, as a rule, where that is written `TIMES` over: as the message with its quotes
+/// escaped, and as the fields that were read out of it.
 const FORM: usize = 4096;
+const TIMES: usize = 3;
 
 /// The bytes of records. Most sinks are sent them as they are, without a copy.
 #[derive(Debug, Default, Clone)]
@@ -90,10 +92,10 @@ impl Batch {
         Arc::make_mut(&mut self.written.0)
     }
 
-    /// Makes room for a record with so long a text as a vector does, but not for twice the bytes that a batch may have.
-    pub(crate) fn make_room(&mut self, text: usize, most: usize) {
+    /// Makes room for a record of this text as a vector does, but not for twice the bytes that a batch may have.
+    pub(crate) fn make_room(&mut self, text: &str, most: usize) {
         let bytes = self.writing();
-        let needed = bytes.len().saturating_add(text).saturating_add(FORM);
+        let needed = bytes.len() + TIMES * text.len() + FORM;
         if bytes.capacity() < needed {
             let ample = (2 * bytes.capacity()).min(most.saturating_add(FORM));
             bytes.reserve_exact(needed.max(ample) - bytes.len());
@@ -279,17 +281,18 @@ mod tests {
     #[test]
     fn a_full_batch_has_no_room_for_another_one_and_is_sent_without_a_copy() {
         let (most, mut batch) = (1 << 20, Batch::default());
-        let mut add = |length: usize| {
-            batch.make_room(length, most);
-            batch.writing().extend(std::iter::repeat_n(b'x', length));
-            batch.end(0, 0);
+        let mut add = |line: &str| {
+            batch.make_room(line, most);
+            let (origin, text, id) = (origin(), text(line), Id { file: 7, offset: 0, length: line.len() });
+            Encoder::Lines.add(&parse(&text, line, LineFormat::Auto, &origin, 0), &origin, id, &mut batch);
             (batch.bytes().len(), batch.writing().capacity())
         };
-        while add(150).0 < most - 150 {}
-        let (_, capacity) = add(150);
-        assert!(capacity <= most + 150 + FORM, "{capacity}");
-        let (length, capacity) = add(8 * 1024);
-        assert!(capacity <= length + FORM, "{capacity}");
+        let long = format!(r#"{{"a":"{}"}}"#, r#"\""#.repeat(4096)); // it has no message
+        while add("a line").0 < most - 1024 {}
+        for line in ["a line", &*long] {
+            let capacity = add(line).1;
+            assert!(capacity <= most + TIMES * line.len() + FORM, "{capacity}");
+        }
         assert_eq!(Encoder::Lines.body(&batch, &Workload::default()).as_ptr(), batch.bytes().as_ptr());
     }
 

@@ -351,7 +351,7 @@ impl Tail {
         let line = String::from_utf8_lossy(content);
         let record = record::parse(text, &line, reading.source.format, &file.origin, now.unix);
         let id = Id { file: file.id, offset: position + text.begin as u64, length: text.content.len() };
-        load.batch.make_room(content.len(), self.most);
+        load.batch.make_room(&line, self.most);
         self.encoder.add(&record, &file.origin, id, &mut load.batch);
     }
 
