@@ -1,6 +1,7 @@
 //! Keeps a running sidecar up to date with its file, its operators and other sources. Changes are handled one after the
 //! other, and each is applied as a whole or refused.
 
+mod certificates;
 mod tidying;
 
 use std::path::PathBuf;
@@ -23,10 +24,12 @@ use super::watch::{EVERY, Watch};
 use crate::admin::{Order, Refusal};
 use crate::manager::{News as ManagerNews, ServiceManager};
 use crate::takeover::{Socket, Successors, Wish};
-use crate::workload::{Failure, News, dial_unix};
+use crate::workload::{News, dial_unix};
+use certificates::{
+    forget_refusal, look_at_certificates, note_swap, publish_identity, refuse_certificates, report_failure,
+};
 use pillion_base::memory::program;
 use pillion_telemetry::ReloadOutcome;
-use pillion_tls::identity::credentials::{Credentials, CredentialsError};
 use pillion_upstream::cluster::update::EndpointSource as _;
 use tidying::Tidying;
 
@@ -484,111 +487,6 @@ async fn next_wish(successors: Option<&mut Successors>) -> Wish {
         Some(successors) => successors.next().await,
         None => std::future::pending().await,
     }
-}
-
-/// Applies certificates of files that are newer, or that now exist: of the identity, and of services.
-fn look_at_certificates(running: &mut Running) {
-    let now = SystemTime::now();
-    let changed = [look_at_identity(running, now), look_at_material(running, now)];
-    // the certificates in use may have been written over refused ones
-    forget_refusal(running);
-    if changed.contains(&true) {
-        publish_identity(running);
-    }
-}
-
-/// Takes a refusal off the admin port when all certificates that were offered last are in use.
-fn forget_refusal(running: &Running) {
-    if !running.controller.refuses_certificates() {
-        running.console.forget_refused_certificates();
-    }
-}
-
-/// Returns whether something was applied or refused.
-fn look_at_identity(running: &mut Running, now: SystemTime) -> bool {
-    match running.controller.look_at_identity(now) {
-        Ok(false) => return false,
-        Ok(true) => note_swap(running),
-        Err(why) => refuse_certificates(running, &why),
-    }
-    true
-}
-
-/// Returns whether something was applied or refused.
-fn look_at_material(running: &mut Running, now: SystemTime) -> bool {
-    let (is_applied, refused) = running.controller.look_at_material(now);
-    if is_applied {
-        let generation = running.controller.generation();
-        tracing::info!(generation, "certificates of services swapped");
-    }
-    for why in &refused {
-        let said = with_causes(why);
-        refused_certificates(running, &said);
-        tracing::error!("certificates of a service refused, the old ones stay in use: {said}");
-    }
-    is_applied || !refused.is_empty()
-}
-
-/// What the admin port shows comes first, so that it is so when the log tells of it.
-fn note_swap(running: &Running) {
-    forget_refusal(running);
-    publish_identity(running);
-    let ends = running.certificate_ends();
-    tracing::info!(generation = running.controller.generation(), ends, "certificates swapped");
-}
-
-/// Reports why a Workload API has issued nothing.
-fn report_failure(running: &mut Running, why: &Failure) {
-    let (said, awaits) = (why.to_string(), running.controller.awaits().is_some());
-    if awaits {
-        running.controller.still_awaits(&said);
-    }
-    if why.is_bad_answer() {
-        running.controller.note_answer(true);
-        refused_certificates(running, &said);
-    }
-    match (awaits, why.is_bad_answer()) {
-        (true, _) => tracing::warn!("still waiting for certificates: {said}"),
-        (false, true) => tracing::error!("certificates refused, the old ones stay in use: {said}"),
-        (false, false) => tracing::warn!("no new certificates can come, the old ones stay in use: {said}"),
-    }
-}
-
-/// Reports refused certificates in the log, in the metric and on the admin port. Files that do not exist yet are waited
-/// for and do not count as refused.
-fn refuse_certificates(running: &Running, why: &anyhow::Error) {
-    let (awaits, said) = (running.controller.awaits().is_some(), with_causes(why));
-    if !(awaits && why.downcast_ref::<CredentialsError>().is_some_and(CredentialsError::is_missing)) {
-        refused_certificates(running, &said);
-    }
-    match awaits {
-        true => tracing::warn!("still waiting for certificates: {said}"),
-        false => tracing::error!("certificates refused, the old ones stay in use: {said}"),
-    }
-}
-
-/// Reports refused certificates in the metric and on the admin port.
-fn refused_certificates(running: &Running, why: &str) {
-    let refusal = Refusal { at: SystemTime::now(), why: format!("certificates: {why}") };
-    running.console.amend(|published| published.certificates_refused = Some(refusal));
-    running.controller.around.metrics.config_reloads(ReloadOutcome::Refused).inc();
-}
-
-/// Publishes the state of the identity for probes and on the admin port.
-fn publish_identity(running: &Running) {
-    match running.controller.awaits() {
-        Some(why) => running.readiness.set_waiting(format!("certificates: {why}")),
-        None => running.readiness.stop_waiting(),
-    }
-    running.readiness.set_certificate(running.controller.credentials().map(Credentials::validity));
-    let credentials = running.controller.credentials().map(Credentials::to_json);
-    let others = running.controller.other_certificates();
-    let certificates = running.controller.certificates();
-    running.console.amend(|published| {
-        published.credentials = credentials.into_iter().collect();
-        published.other_certificates = others;
-        published.certificates = certificates;
-    });
 }
 
 const fn outcome(applied: &Result<Applied, String>) -> ReloadOutcome {

@@ -107,7 +107,8 @@ impl KubernetesSource {
             self.crowded.remove(&cluster);
         }
         let left_out = if is_crowded { left_out } else { 0 };
-        self.untold = Some(Line { update: update.clone(), left_out });
+        let (endpoints, problem) = (update.endpoints.len(), update.problem.clone());
+        self.untold = Some(Line { service: cluster.clone(), endpoints, left_out, problem });
         self.learnt.insert(cluster, update.clone());
         Some(update)
     }
@@ -115,16 +116,18 @@ impl KubernetesSource {
 
 /// What the log says of an update when its cluster has learnt it, which is before the next one is asked for.
 struct Line {
-    update: EndpointUpdate,
+    service: Arc<str>,
+    endpoints: usize,
+    problem: Option<Problem>,
     /// The number of endpoints that are not used, unless the log has said so.
     left_out: usize,
 }
 
 impl Line {
     fn write(self) {
-        let Self { update, left_out } = self;
-        let (service, endpoints) = (&*update.cluster, update.endpoints.len());
-        match update.problem {
+        let Self { service, endpoints, problem, left_out } = self;
+        let service = &*service;
+        match problem {
             Some(why) => tracing::warn!(service, why = why.text(), "the service has no endpoints"),
             None if left_out > 0 => {
                 tracing::warn!(service, endpoints, left_out, "the service has more endpoints than are used");

@@ -180,14 +180,21 @@ fn program(script: &str) -> SyncCommand {
     SyncCommand { words, timeout: Duration::from_secs(1_000_000) }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_program_that_fails_is_tried_again() {
-    let (memory, scratch) = (MemoryNetwork::default(), Scratch::new());
-    let tries = scratch.path("tries");
+/// A follower that tells a program of each version, the file that the script names TRIES, and the words of the program.
+fn telling(scratch: &Scratch, script: &str) -> (Follower, PathBuf, Vec<String>) {
+    let (memory, tries) = (MemoryNetwork::default(), scratch.path("tries"));
     server(&memory, |_| consul(7));
     let mut follower = follower(&memory, "consul://127.0.0.1:8500/k", scratch.path("settings"));
-    let fails_once = format!("echo >> {0}; test $(wc -l < {0}) = 2", tries.display());
-    follower.sync.on_change = Some(OnChange::Exec(program(&fails_once)));
+    let program = program(&script.replace("TRIES", &tries.display().to_string()));
+    let words = program.words.clone();
+    follower.sync.on_change = Some(OnChange::Exec(program));
+    (follower, tries, words)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_that_fails_is_tried_again() {
+    let scratch = Scratch::new();
+    let (mut follower, tries, _) = telling(&scratch, "echo >> TRIES; test $(wc -l < TRIES) = 2");
     follower.step().await;
     assert_eq!(fs::read(&tries).unwrap(), b"\n\n");
     assert_eq!(follower.metrics.sync_changes("settings", SyncOutcome::Untold).get(), 0);
@@ -196,13 +203,8 @@ async fn a_program_that_fails_is_tried_again() {
 /// Else it would be started again and again, as long as each start outlives its end.
 #[tokio::test(start_paused = true)]
 async fn a_program_that_failed_and_does_not_end_is_not_started_for_ever() {
-    let (memory, scratch) = (MemoryNetwork::default(), Scratch::new());
-    let tries = scratch.path("tries");
-    server(&memory, |_| consul(7));
-    let mut follower = follower(&memory, "consul://127.0.0.1:8500/k", scratch.path("settings"));
-    let program = program(&format!("echo >> {}; exit 1", tries.display()));
-    let words = program.words.clone();
-    follower.sync.on_change = Some(OnChange::Exec(program));
+    let scratch = Scratch::new();
+    let (mut follower, tries, words) = telling(&scratch, "echo >> TRIES; exit 1");
     let stays = async {
         sleep(Duration::from_millis(1)).await; // the first try has begun
         Left::new(&words)
@@ -216,13 +218,9 @@ async fn a_program_that_failed_and_does_not_end_is_not_started_for_ever() {
 
 #[tokio::test(start_paused = true)]
 async fn a_version_is_told_when_the_program_that_a_reload_has_killed_has_ended() {
-    let (memory, scratch) = (MemoryNetwork::default(), Scratch::new());
-    let tries = scratch.path("tries");
-    server(&memory, |_| consul(7));
-    let mut follower = follower(&memory, "consul://127.0.0.1:8500/k", scratch.path("settings"));
-    let program = program(&format!("echo >> {}", tries.display()));
-    let left = Left::new(&program.words);
-    follower.sync.on_change = Some(OnChange::Exec(program));
+    let scratch = Scratch::new();
+    let (mut follower, tries, words) = telling(&scratch, "echo >> TRIES");
+    let left = Left::new(&words);
     for nth in 1..=3 {
         follower.step().await;
         assert!(!tries.exists());
